@@ -1,0 +1,133 @@
+"""What surrounds the running code: the open forge, the running generation, and on whose behalf.
+
+ContextVars follow tasks, `asyncio.to_thread` and anyio; `inject` and `extract` carry them to workers in other
+processes. Nothing here starts or stops anything.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate
+
+from forge_otel.types import Call, Cost, Step
+
+__all__ = [
+    "Generation",
+    "Identity",
+    "bind_identity",
+    "current_call",
+    "current_generation",
+    "extract",
+    "identity",
+    "inject",
+]
+
+_HEADERS = {"user_id": "forge-user", "session_id": "forge-session", "tenant": "forge-tenant"}
+_MAX_ID_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """On whose behalf the running code works; every span below carries it."""
+
+    user_id: str | None = None
+    session_id: str | None = None
+    tenant: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Generation:
+    """The generation that is running; layers, spans and model calls note here what the record will say.
+
+    Safe to use from the threads that a pipeline starts.
+    """
+
+    id: str
+    started_at: datetime
+    """Aware, UTC."""
+    started_s: float
+    """Monotonic clock."""
+    costs: list[Cost] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    misses: dict[str, str] = field(default_factory=dict)
+    degraded: list[str] = field(default_factory=list)
+    trace_id: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def note_cost(self, cost: Cost) -> None:
+        """Add what one paid call cost."""
+        with self._lock:
+            self.costs.append(cost)
+
+    def note_step(self, step: Step) -> None:
+        """Add a finished agent, tool or step."""
+        with self._lock:
+            self.steps.append(step)
+
+    def note_miss(self, layer: str, reason: str) -> None:
+        """Say why a cache layer could not answer."""
+        self.misses[layer] = reason
+
+    def note_degraded(self, what: str) -> None:
+        """Say which fallback served this generation, once each."""
+        with self._lock:
+            if what not in self.degraded:
+                self.degraded.append(what)
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """The sum of the known costs."""
+        with self._lock:
+            return sum((cost.amount_usd for cost in self.costs if cost.amount_usd is not None), Decimal(0))
+
+
+current_generation: ContextVar[Generation | None] = ContextVar("forge_generation", default=None)
+current_call: ContextVar[Call | None] = ContextVar("forge_call", default=None)
+identity: ContextVar[Identity] = ContextVar("forge_identity", default=Identity())  # noqa: B039 - frozen
+
+
+@contextmanager
+def bind_identity(who: Identity) -> Iterator[None]:
+    """Work on behalf of `who` inside the block."""
+    token = identity.set(who)
+    try:
+        yield
+    finally:
+        identity.reset(token)
+
+
+def inject(carrier: MutableMapping[str, str]) -> None:
+    """Write the running trace and identity into `carrier`, for example the headers of a job.
+
+    Args:
+        carrier: W3C ``traceparent`` and the like, and ``forge-user``, ``forge-session``, ``forge-tenant`` are set.
+    """
+    propagate.inject(carrier)
+    who = identity.get()
+    for name, header in _HEADERS.items():
+        value = getattr(who, name)
+        if value is not None:
+            carrier[header] = value
+
+
+@contextmanager
+def extract(carrier: Mapping[str, str]) -> Iterator[None]:
+    """Continue the trace and identity that `inject` wrote into `carrier`, inside the block.
+
+    Args:
+        carrier: must come from a sender that is trusted; over-long ids are left out.
+    """
+    found = {name: carrier.get(header) for name, header in _HEADERS.items()}
+    who = Identity(**{name: value for name, value in found.items() if value and len(value) <= _MAX_ID_CHARS})
+    token = otel_context.attach(propagate.extract(carrier))
+    try:
+        with bind_identity(who):
+            yield
+    finally:
+        otel_context.detach(token)

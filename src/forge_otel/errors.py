@@ -1,0 +1,179 @@
+"""The error tree: each message says what happened and what to do, the facts are attributes.
+
+ForgeError
+├── ConfigurationError        settings are wrong; every fault is listed at once
+│   └── MissingExtra          an optional package is not installed
+├── NotOpen                   a call needs an open Forge
+├── BadRequest           400  the request cannot be understood or is not allowed
+│   ├── NotFound         404
+│   └── PayloadTooLarge  413
+├── Unauthorized         401
+├── GenerationFailed     502  the pipeline raised
+├── ServiceUnavailable   503  a service that the answer needs is down
+│   └── CircuitOpen      503  its breaker refuses calls for now
+└── GenerationTimeout    504  the pipeline did not finish in time
+
+``status``, ``code`` and ``title`` become the members of a problem+json answer (RFC 9457); ``code`` is stable.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+__all__ = [
+    "BadRequest",
+    "CircuitOpen",
+    "ConfigurationError",
+    "ForgeError",
+    "GenerationFailed",
+    "GenerationTimeout",
+    "MissingExtra",
+    "NotFound",
+    "NotOpen",
+    "PayloadTooLarge",
+    "ServiceUnavailable",
+    "Unauthorized",
+    "needs",
+]
+
+
+class ForgeError(Exception):
+    """The base of every error that forge-otel raises on purpose."""
+
+    status = 500
+    code = "internal"
+    title = "Internal error"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ConfigurationError(ForgeError):
+    """Settings are wrong.
+
+    Args:
+        faults: one plain sentence a fault; secrets are masked before they get here.
+    """
+
+    code = "configuration"
+    title = "Configuration error"
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        lines = "\n".join(f"  - {fault}" for fault in self.faults)
+        count = len(self.faults)
+        super().__init__(f"{count} setting{'s' if count != 1 else ''} cannot be used:\n{lines}")
+
+
+class MissingExtra(ConfigurationError):
+    """An optional package is not installed.
+
+    Args:
+        extra: the name of the extra that brings it.
+        package: the module that could not be imported.
+    """
+
+    code = "missing_extra"
+
+    def __init__(self, extra: str, *, package: str) -> None:
+        self.extra = extra
+        self.package = package
+        super().__init__([f"the package {package!r} is not installed: pip install 'forge-otel[{extra}]'"])
+
+
+class NotOpen(ForgeError):
+    """A call needs an open Forge; enter it with ``async with forge:`` or add ForgeMiddleware to the application."""
+
+    code = "not_open"
+    title = "Forge is not open"
+
+
+class BadRequest(ForgeError):
+    """The request cannot be understood or is not allowed; nothing was stored."""
+
+    status = 400
+    code = "bad_request"
+    title = "Bad request"
+
+
+class NotFound(BadRequest):
+    """The thing asked for does not exist."""
+
+    status = 404
+    code = "not_found"
+    title = "Not found"
+
+
+class PayloadTooLarge(BadRequest):
+    """The request body is larger than the limit."""
+
+    status = 413
+    code = "payload_too_large"
+    title = "Payload too large"
+
+
+class Unauthorized(ForgeError):
+    """The route needs the admin token."""
+
+    status = 401
+    code = "unauthorized"
+    title = "Unauthorized"
+
+
+class GenerationFailed(ForgeError):
+    """The pipeline raised; the cause is chained."""
+
+    status = 502
+    code = "generation_failed"
+    title = "Generation failed"
+
+
+class ServiceUnavailable(ForgeError):
+    """A service that the answer needs is down."""
+
+    status = 503
+    code = "service_unavailable"
+    title = "Service unavailable"
+
+
+class CircuitOpen(ServiceUnavailable):
+    """A circuit breaker refuses calls to a service for now.
+
+    Args:
+        name: the service's name.
+        retry_after_s: seconds until the breaker lets a probe through.
+    """
+
+    code = "circuit_open"
+    title = "Circuit open"
+
+    def __init__(self, name: str, *, retry_after_s: float) -> None:
+        self.name = name
+        super().__init__(
+            f"calls to {name!r} are suspended after repeated failures; retry in {retry_after_s:.0f} s",
+            retry_after_s=retry_after_s,
+        )
+
+
+class GenerationTimeout(ForgeError):
+    """The pipeline did not finish in time and was cancelled."""
+
+    status = 504
+    code = "generation_timeout"
+    title = "Generation timed out"
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Turn an ImportError inside the block into `MissingExtra`.
+
+    Args:
+        extra: the extra whose packages the block imports.
+
+    Raises:
+        MissingExtra: a package of the extra is not installed.
+    """
+    try:
+        yield
+    except ImportError as exc:
+        raise MissingExtra(extra, package=exc.name or str(exc)) from exc

@@ -1,0 +1,73 @@
+"""Usage → money, exactly.
+
+An override table comes first, then the offline data of ``genai-prices``. A price that is not known is None, never 0.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+
+from forge_otel.types import Usage
+
+__all__ = ["ModelPrice", "PriceBook"]
+
+_MILLION = Decimal(1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPrice:
+    """What a model costs, in USD per million tokens; cached tokens cost as much as others where nothing is said."""
+
+    input_usd: Decimal
+    output_usd: Decimal
+    cache_read_usd: Decimal | None = None
+    cache_write_usd: Decimal | None = None
+
+    def of(self, usage: Usage) -> Decimal:
+        """Return the price of one call."""
+        read = self.input_usd if self.cache_read_usd is None else self.cache_read_usd
+        write = self.input_usd if self.cache_write_usd is None else self.cache_write_usd
+        total = (
+            usage.input_uncached * self.input_usd
+            + usage.cache_read * read
+            + usage.cache_write * write
+            + usage.output_tokens * self.output_usd
+        )
+        return total / _MILLION
+
+
+class PriceBook:
+    """Prices of models.
+
+    Args:
+        overrides: model name to price; wins over the data of ``genai-prices``.
+    """
+
+    def __init__(self, overrides: Mapping[str, ModelPrice] | None = None) -> None:
+        self._overrides = dict(overrides or {})
+
+    def price(self, usage: Usage, *, model: str, provider: str | None = None) -> Decimal | None:
+        """Return what `usage` costs in USD, or None where the model's price is not known."""
+        override = self._overrides.get(model)
+        if override is not None:
+            return override.of(usage)
+        return _listed(usage, model, provider)
+
+
+@lru_cache(maxsize=1024)
+def _listed(usage: Usage, model: str, provider: str | None) -> Decimal | None:
+    # Imported here: it loads the price table, some hundred milliseconds that only a model call should pay.
+    from genai_prices import Usage as ListedUsage
+    from genai_prices import calc_price
+
+    tokens = ListedUsage(
+        input_tokens=usage.input_tokens,
+        cache_read_tokens=usage.cache_read,
+        cache_write_tokens=usage.cache_write,
+        output_tokens=usage.output_tokens,
+    )
+    try:
+        return calc_price(tokens, model_ref=model, provider_id=provider).total_price
+    except LookupError:
+        return _listed(usage, model, None) if provider is not None else None
