@@ -7,7 +7,7 @@ No other module spells a telemetry name. GenAI names are our own table, because 
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["CATALOG", "Attr", "Instrument", "Metric"]
+__all__ = ["CATALOG", "SCOPE", "Attr", "Instrument", "Metric", "Operation"]
 
 SCOPE: Final = "forge_otel"
 """The instrumentation scope of everything that the library records."""
@@ -40,7 +40,7 @@ class Attr:
     CACHE_OUTCOME: Final = "cache.outcome"
     CACHE_OPERATION: Final = "cache.operation"
     CACHE_MISS_REASON: Final = "cache.miss.reason"
-    CACHE_AGE_S: Final = "cache.age"
+    CACHE_STORE_SKIPPED: Final = "cache.store.skipped"
     # Who
     USER_ID: Final = "user.id"
     SESSION_ID: Final = "session.id"
@@ -82,11 +82,25 @@ class Attr:
     # Helpers
     BREAKER_NAME: Final = "forge.breaker.name"
     BREAKER_STATE: Final = "forge.breaker.state"
+    FALLBACK: Final = "forge.fallback"
     BREAKER_FROM: Final = "from"
     BREAKER_TO: Final = "to"
     OUTBOX_SINK: Final = "forge.sink"
     REASON: Final = "reason"
     VERSION: Final = "version"
+
+
+class Operation:
+    """Values of ``gen_ai.operation.name``."""
+
+    INVOKE_WORKFLOW: Final = "invoke_workflow"
+    INVOKE_AGENT: Final = "invoke_agent"
+    EXECUTE_TOOL: Final = "execute_tool"
+    CHAT: Final = "chat"
+    TEXT_COMPLETION: Final = "text_completion"
+    GENERATE_CONTENT: Final = "generate_content"
+    EMBEDDINGS: Final = "embeddings"
+    RETRIEVAL: Final = "retrieval"
 
 
 # Bounds hold the targets exactly, so that no alert interpolates: 60 and 90 s are generation limits.
@@ -260,10 +274,24 @@ class Metric:
     )
     BREAKER_CALLS: Final = Instrument(
         name="forge.breaker.calls",
-        kind="counter",
+        kind="observable_counter",
         unit="{call}",
         description="Calls through circuit breakers by outcome.",
         attributes=(Attr.BREAKER_NAME, Attr.OUTCOME),
+    )
+    RETRIES: Final = Instrument(
+        name="forge.retry.attempts",
+        kind="counter",
+        unit="{attempt}",
+        description="Attempts after the first, by service; exhausted where the retry budget said no.",
+        attributes=(Attr.BREAKER_NAME, Attr.OUTCOME),
+    )
+    FALLBACKS: Final = Instrument(
+        name="forge.fallback.activations",
+        kind="counter",
+        unit="{activation}",
+        description="Answers that a fallback gave in place of a service.",
+        attributes=(Attr.BREAKER_NAME, Attr.FALLBACK),
     )
     OUTBOX_PRODUCED: Final = Instrument(
         name="forge.outbox.produced",
@@ -292,6 +320,13 @@ class Metric:
         unit="{record}",
         description="Records on local disk that a sink has not stored yet.",
         attributes=(Attr.OUTBOX_SINK,),
+    )
+    PAGE_ADAPTED: Final = Instrument(
+        name="forge.scrape.adapted",
+        kind="observable_counter",
+        unit="{metric}",
+        description="Metrics that could not be shown on the page as they were recorded, by reason.",
+        attributes=(Attr.REASON,),
     )
     BUILD_INFO: Final = Instrument(
         name="forge.build_info",

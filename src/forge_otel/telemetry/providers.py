@@ -1,0 +1,260 @@
+"""Where spans and points go: opened once, closed once within a deadline.
+
+The library is a guest. Where the application has set global OpenTelemetry providers, they are used: our processors
+stand behind a switchboard that stays, our reader is added and removed. Only where none is set are providers made and
+made global; those cannot be unset, so they stay alive for the next `Telemetry` of the process. Where a provider is
+given explicitly, the globals are neither read nor set.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from typing import Final, Protocol, TypeVar, runtime_checkable
+from weakref import WeakSet
+
+from opentelemetry import metrics, trace
+from opentelemetry.environment_variables import OTEL_TRACES_EXPORTER
+from opentelemetry.metrics import Meter, MeterProvider, NoOpMeter
+from opentelemetry.sdk import metrics as sdk_metrics
+from opentelemetry.sdk import trace as sdk_trace
+from opentelemetry.sdk.environment_variables import (
+    OTEL_EXPORTER_OTLP_ENDPOINT,
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+    OTEL_SDK_DISABLED,
+)
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.trace import TracerProvider
+
+from forge_otel.errors import MissingExtra
+from forge_otel.names import SCOPE, Attr, Metric
+from forge_otel.settings import Settings
+from forge_otel.telemetry.genai import GenAI
+from forge_otel.telemetry.identity import IdentityProcessor
+from forge_otel.telemetry.instruments import Instruments
+from forge_otel.telemetry.late import LateTracer
+from forge_otel.telemetry.prometheus import PrometheusPage
+from forge_otel.telemetry.recent import RecentTraces
+from forge_otel.telemetry.switchboard import AcceptsProcessors, switchboard
+
+__all__ = ["Telemetry"]
+
+logger = logging.getLogger(__name__)
+
+P = TypeVar("P", TracerProvider, MeterProvider)
+
+
+@runtime_checkable
+class AcceptsReaders(Protocol):
+    """A meter provider whose readers come and go."""
+
+    def add_metric_reader(self, metric_reader: MetricReader, /) -> None:
+        """Collect for a reader from now on."""
+        ...
+
+    def remove_metric_reader(self, metric_reader: MetricReader, /) -> None:
+        """Shut a reader down and collect for it no more."""
+        ...
+
+
+class Telemetry:
+    """Spans, metrics, the metrics page and the recent traces of one Forge.
+
+    What it offers can be handed out at once; nothing is recorded until `start` and after `shutdown`.
+
+    Args:
+        settings: whether contents are captured, what models cost, which component types there are.
+        resource: describes the process; only for providers that are made here.
+        tracer_provider: used in place of the global one.
+        meter_provider: used in place of the global one.
+        span_processors: see every span from start to shutdown, and are shut down with it.
+        metric_readers: the same for points.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        resource: Resource | None = None,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        span_processors: Sequence[SpanProcessor] = (),
+        metric_readers: Sequence[MetricReader] = (),
+    ) -> None:
+        self.settings = settings
+        self.tracer: Final = LateTracer()
+        self.instruments: Final = Instruments(component_types=settings.component_types)
+        self.genai: Final = GenAI(self.instruments, prices=settings.prices)
+        self.prometheus: Final = PrometheusPage()
+        # Spans wait there with their contents.
+        self.recent_traces: Final = RecentTraces(max_queued=1000 if settings.capture_content else 4000)
+        self._meter: Meter | None = None
+        self._resource = resource
+        self._given = (tracer_provider, meter_provider)
+        self._span_processors = tuple(span_processors)
+        self._metric_readers = tuple(metric_readers)
+        self._lock = threading.Lock()
+        # What is undone at once, and what may take until the deadline; both last in, first out.
+        self._attached: ExitStack | None = None
+        self._closing = ExitStack()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether spans and points are recorded."""
+        return self._attached is not None
+
+    @property
+    def meter(self) -> Meter:
+        """Makes instruments of the application's own on the same provider; without effect while not open."""
+        return self._meter or NoOpMeter(SCOPE)
+
+    def start(self) -> None:
+        """Find or make the providers and attach to them; takes half a second, so call it off the event loop."""
+        with self._lock:
+            if self._attached is not None:
+                return
+            self.genai.warm()
+            with ExitStack() as attaching:
+                self._attach(attaching)
+                self._attached = attaching.pop_all()
+
+    def shutdown(self, timeout_s: float | None = None) -> bool:
+        """Detach, and flush what is under way.
+
+        Args:
+            timeout_s: how long it may take, in seconds; that of the settings where it is left out.
+
+        Returns:
+            Whether everything was flushed and closed in time. What was not goes on in a daemon thread.
+        """
+        with self._lock:
+            attached, self._attached = self._attached, None
+            closing, self._closing = self._closing, ExitStack()
+        if attached is None:
+            return True
+        attached.close()
+        thread = threading.Thread(target=_close, args=(closing,), name="forge-telemetry-shutdown", daemon=True)
+        thread.start()
+        thread.join(self.settings.shutdown_timeout_s if timeout_s is None else timeout_s)
+        return not thread.is_alive()
+
+    def _attach(self, attaching: ExitStack) -> None:
+        tracer_provider, is_ours = self._find_tracer_provider()
+        meter_provider = self._find_meter_provider()
+        release = version("forge-otel")
+
+        self._meter = meter_provider.get_meter(SCOPE, release)
+        attaching.callback(setattr, self, "_meter", None)
+        self._attach_readers(meter_provider, attaching)
+        self.instruments.bind(self._meter)
+        attaching.callback(self.instruments.unbind)
+        attaching.callback(self.instruments.observe(Metric.PAGE_ADAPTED, self._adapted))
+
+        exporters = (*self._span_processors, *(_otlp() if is_ours else ()))
+        for processor in exporters:
+            self._closing.callback(processor.shutdown)
+        # Identity first, so that the others see it.
+        processors = (IdentityProcessor(), self.genai, self.recent_traces, *exporters)
+        self._attach_processors(tracer_provider, processors, attaching)
+        self.tracer.bind(tracer_provider.get_tracer(SCOPE, release))
+        attaching.callback(self.tracer.bind, None)
+
+    def _attach_processors(
+        self, provider: TracerProvider, processors: Sequence[SpanProcessor], attaching: ExitStack
+    ) -> None:
+        board = switchboard(provider)
+        if board is None:
+            logger.warning(
+                "The tracer provider %s takes no span processors: model calls and recent traces are not read",
+                type(provider).__name__,
+            )
+            return
+        for processor in processors:
+            board.attach(processor)
+            attaching.callback(board.detach, processor)
+
+    def _attach_readers(self, provider: MeterProvider, attaching: ExitStack) -> None:
+        if not isinstance(provider, AcceptsReaders):
+            logger.warning(
+                "The meter provider %s takes no metric readers: the metrics page stays empty", type(provider).__name__
+            )
+            return
+        page = self.prometheus.reader()
+        provider.add_metric_reader(page)
+        attaching.callback(provider.remove_metric_reader, page)
+        for reader in self._metric_readers:
+            provider.add_metric_reader(reader)
+            self._closing.callback(provider.remove_metric_reader, reader)
+
+    def _adapted(self) -> list[tuple[float, dict[str, str | bool | int | float]]]:
+        return [(count, {Attr.REASON: reason}) for reason, count in self.prometheus.adapted.items()]
+
+    def _find_tracer_provider(self) -> tuple[TracerProvider, bool]:
+        """Return the tracer provider, and whether it is one of ours."""
+        given, other = self._given
+        if given is not None:
+            return given, False
+        if other is not None:
+            own = self._make_tracer_provider()
+            self._closing.callback(own.shutdown)
+            return own, True
+        found = trace.get_tracer_provider()
+        if not isinstance(found, AcceptsProcessors):
+            own = self._make_tracer_provider()
+            found = _set_global(own, trace.set_tracer_provider, trace.get_tracer_provider)
+        return found, found in _ours
+
+    def _find_meter_provider(self) -> MeterProvider:
+        other, given = self._given
+        if given is not None:
+            return given
+        if other is not None:
+            own = self._make_meter_provider()
+            self._closing.callback(own.shutdown)
+            return own
+        found = metrics.get_meter_provider()
+        if isinstance(found, AcceptsReaders):
+            return found
+        return _set_global(self._make_meter_provider(), metrics.set_meter_provider, metrics.get_meter_provider)
+
+    def _make_tracer_provider(self) -> sdk_trace.TracerProvider:
+        return sdk_trace.TracerProvider(resource=self._resource)
+
+    def _make_meter_provider(self) -> sdk_metrics.MeterProvider:
+        return sdk_metrics.MeterProvider(resource=self._resource)
+
+
+_ours: WeakSet[TracerProvider | MeterProvider] = WeakSet()
+"""The global providers that were made here; a later `Telemetry` finds them set and has to know them."""
+
+
+def _set_global(own: P, set_global: Callable[[P], None], get_global: Callable[[], P]) -> P:
+    """Make `own` global; return what is global then, because another thread or a no-op provider may have been first."""
+    _ours.add(own)
+    set_global(own)
+    return get_global()
+
+
+def _otlp() -> tuple[SpanProcessor, ...]:
+    wanted = any(os.environ.get(name) for name in (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT))
+    exporter = os.environ.get(OTEL_TRACES_EXPORTER, "").strip().lower()
+    disabled = os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
+    if not wanted or disabled or exporter not in {"", "otlp"}:
+        return ()
+    try:
+        from forge_otel.telemetry.otlp import span_processor
+    except MissingExtra as exc:
+        logger.warning("Traces are not sent to the OTLP endpoint: %s", exc.faults[0])
+        return ()
+    return (span_processor(),)
+
+
+def _close(closing: ExitStack) -> None:
+    try:
+        closing.close()
+    except Exception:
+        logger.exception("Telemetry could not be closed cleanly")

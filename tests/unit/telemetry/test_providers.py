@@ -1,0 +1,303 @@
+"""The library is a guest: what it finds it uses, what it adds it removes, and it closes in time."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import NoOpTracerProvider
+from tests.unit.telemetry.recorder import Recorder
+
+from forge_otel.names import Attr, Metric
+from forge_otel.settings import Settings
+from forge_otel.telemetry.providers import Telemetry
+from forge_otel.telemetry.spans import Spans
+
+PREAMBLE = """
+import asyncio, json, logging
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from forge_otel.settings import Settings
+from forge_otel.telemetry.providers import Telemetry
+from forge_otel.telemetry.spans import Spans
+
+def page(telemetry):
+    return asyncio.run(telemetry.prometheus.render())[0].decode()
+
+def agents(telemetry):
+    name = "gen_ai_invoke_agent_duration_seconds_count"
+    return [float(line.rpartition(" ")[2]) for line in page(telemetry).splitlines() if line.startswith(name)]
+"""
+
+
+def in_process(code: str, **environ: str) -> Any:
+    """Run `code` where no global provider is set yet, and return what it prints as JSON."""
+    script = PREAMBLE + textwrap.dedent(code)
+    found = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
+
+
+def test_providers_are_made_and_kept_where_none_are_set() -> None:
+    """A second telemetry after the first finds ours, records into them, and counts nothing twice."""
+    found = in_process("""
+        seen = []
+        for _ in range(3):
+            telemetry = Telemetry(Settings())
+            telemetry.start()
+            Spans(lambda: telemetry).agent("a")(lambda: None)()
+            seen.append([id(trace.get_tracer_provider()), id(metrics.get_meter_provider()), agents(telemetry)])
+            seen[-1].append(len(telemetry.recent_traces.latest()))
+            telemetry.shutdown()
+        print(json.dumps(seen))
+    """)
+    assert [item[2:] for item in found] == [[[1.0], 1]] * 3
+    assert len({tuple(item[:2]) for item in found}) == 1
+
+
+def test_providers_of_the_application_are_used() -> None:
+    """Its processors see our spans, our reader sees its metrics, and it stays as it was."""
+    found = in_process("""
+        tracers, meters = TracerProvider(), MeterProvider()
+        trace.set_tracer_provider(tracers), metrics.set_meter_provider(meters)
+        meters.get_meter("host").create_counter("host.before").add(1)
+        telemetry = Telemetry(Settings())
+        telemetry.start()
+        meters.get_meter("host").create_counter("host.after").add(1)
+        tracers.get_tracer("host").start_span("GET").end()
+        shown = page(telemetry)
+        print(json.dumps([
+            trace.get_tracer_provider() is tracers, metrics.get_meter_provider() is meters,
+            "host_after_total 1.0" in shown, [row.name for row in telemetry.recent_traces.latest()],
+        ]))
+        telemetry.shutdown()
+    """)
+    assert found == [True, True, True, ["GET"]]
+
+
+def test_a_disabled_sdk_disables_everything() -> None:
+    """OTEL_SDK_DISABLED keeps its meaning; decorated functions run."""
+    found = in_process(
+        """
+        telemetry = Telemetry(Settings())
+        telemetry.start()
+        result = Spans(lambda: telemetry).agent("a")(lambda: 7)()
+        print(json.dumps([result, agents(telemetry), telemetry.shutdown()]))
+        """,
+        OTEL_SDK_DISABLED="true",
+    )
+    assert found == [7, [], True]
+
+
+def test_the_variables_of_opentelemetry_keep_their_meaning() -> None:
+    """Service name and sampler are read by the providers that are made here."""
+    found = in_process(
+        """
+        telemetry = Telemetry(Settings())
+        telemetry.start()
+        span = telemetry.tracer.start_span("x")
+        print(json.dumps([trace.get_tracer_provider().resource.attributes["service.name"], span.is_recording()]))
+        telemetry.shutdown()
+        """,
+        OTEL_SERVICE_NAME="shop",
+        OTEL_TRACES_SAMPLER="always_off",
+    )
+    assert found == ["shop", False]
+
+
+class Collector:
+    """Takes OTLP over HTTP and keeps the bodies."""
+
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self.bodies: list[bytes] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                time.sleep(delay_s)
+                collector.bodies.append(body)
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A collector on a free port."""
+    made = Collector()
+    yield made
+    made.close()
+
+
+def test_traces_go_to_the_otlp_endpoint(collector: Collector) -> None:
+    """Where the variable is set and the provider is ours, spans are sent by the shutdown at the latest."""
+    code = """
+        telemetry = Telemetry(Settings())
+        telemetry.start()
+        Spans(lambda: telemetry).agent("painter")(lambda: None)()
+        print(json.dumps(telemetry.shutdown()))
+    """
+    assert in_process(code, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) is True
+    assert b"invoke_agent painter" in b"".join(collector.bodies)
+    collector.bodies.clear()
+    in_process(code, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_TRACES_EXPORTER="none")
+    assert collector.bodies == []
+
+
+def test_a_dead_endpoint_does_not_hold_the_exit() -> None:
+    """The deadline holds whatever is down."""
+    slow = Collector(delay_s=3.0)
+    code = """
+        import time
+        telemetry = Telemetry(Settings())
+        telemetry.start()
+        Spans(lambda: telemetry).agent("painter")(lambda: None)()
+        started = time.monotonic()
+        print(json.dumps([telemetry.shutdown(0.3), time.monotonic() - started < 1]))
+        logging.disable()
+    """
+    assert in_process(code, OTEL_EXPORTER_OTLP_ENDPOINT=slow.url) == [False, True]
+    slow.close()
+
+
+def test_given_providers_leave_the_globals_alone(recorder: Recorder) -> None:
+    """Nothing global is set by a telemetry with providers of its own."""
+    before = trace.get_tracer_provider(), metrics.get_meter_provider()
+    own = recorder.another()
+    own.start()
+    own.shutdown()
+    assert (trace.get_tracer_provider(), metrics.get_meter_provider()) == before
+
+
+def test_one_given_provider_brings_a_private_other() -> None:
+    """The missing one is made, described by the resource, and closed with us."""
+    reader = InMemoryMetricReader()
+    tracers = TracerProvider(shutdown_on_exit=False)
+    resource = Resource({"service.name": "shop"})
+    telemetry = Telemetry(Settings(), resource=resource, tracer_provider=tracers, metric_readers=[reader])
+    telemetry.start()
+    Spans(lambda: telemetry).agent("a")(lambda: None)()
+    data: Any = reader.get_metrics_data()
+    assert data.resource_metrics[0].resource.attributes["service.name"] == "shop"
+    assert telemetry.shutdown()
+    telemetry.meter.create_counter("late").add(1)
+
+
+def test_nothing_is_left_behind(recorder: Recorder) -> None:
+    """After the shutdown neither spans nor points of the provider reach us."""
+    telemetry = recorder.telemetry
+    seen = InMemorySpanExporter()
+    extra = Telemetry(
+        Settings(),
+        tracer_provider=recorder.tracers,
+        meter_provider=recorder.meters,
+        span_processors=[SimpleSpanProcessor(seen)],
+    )
+    extra.start()
+    recorder.tracers.get_tracer("host").start_span("while open").end()
+    assert extra.shutdown()
+    assert telemetry.shutdown()
+    recorder.tracers.get_tracer("host").start_span("after").end()
+    assert [span.name for span in seen.get_finished_spans()] == ["while open"]
+    assert [row.name for row in telemetry.recent_traces.latest()] == ["while open"]
+
+
+def test_two_telemetries_on_one_provider_count_a_call_once(recorder: Recorder) -> None:
+    """What has an effect on spans runs once a provider; when the first goes, the second takes over."""
+    second = recorder.another()
+    second.start()
+    chat = {Attr.GEN_AI_REQUEST_MODEL: "gpt-4o", Attr.GEN_AI_INPUT_TOKENS: 10}
+    tracer = recorder.tracers.get_tracer("host")
+    tracer.start_span("chat", attributes=chat).end()
+    assert recorder.values(Metric.TOKENS) == {("gpt-4o", "input_uncached"): 10}
+    recorder.telemetry.shutdown()
+    tracer.start_span("chat", attributes=chat).end()
+    assert recorder.values(Metric.TOKENS) == {("gpt-4o", "input_uncached"): 20}
+    second.shutdown()
+
+
+async def test_a_telemetry_can_be_opened_again(recorder: Recorder) -> None:
+    """Start and shutdown may alternate, and repeat themselves without effect."""
+    telemetry = recorder.telemetry
+    telemetry.start()
+    assert telemetry.shutdown()
+    assert telemetry.shutdown()
+    assert not telemetry.is_open
+    telemetry.start()
+    recorder.spans.agent("a")(lambda: None)()
+    body, _ = await telemetry.prometheus.render()
+    assert b'gen_ai_agent_name="a",le="+Inf"} 1.0' in body
+
+
+def test_a_provider_that_takes_nothing_is_accepted(caplog: pytest.LogCaptureFixture) -> None:
+    """An API-only provider gives one line in the log, and everything runs."""
+    telemetry = Telemetry(Settings(), tracer_provider=NoOpTracerProvider())
+    telemetry.start()
+    assert Spans(lambda: telemetry).agent("a")(lambda: 7)() == 7
+    assert caplog.text.count("takes no span processors") == 1
+    telemetry.shutdown()
+
+
+def test_a_processor_that_fails_to_close_holds_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, the rest is closed, and a later start works."""
+
+    class Refusing(SpanProcessor):
+        def shutdown(self) -> None:
+            raise RuntimeError("not mine")
+
+    telemetry = Telemetry(
+        Settings(), tracer_provider=TracerProvider(shutdown_on_exit=False), span_processors=[Refusing()]
+    )
+    for _ in range(2):
+        telemetry.start()
+        assert telemetry.shutdown()
+    assert caplog.text.count("could not be closed cleanly") == 2
+
+
+def test_everything_can_be_handed_out_before_the_start() -> None:
+    """Layers are built first; a tracer, instruments and a meter without effect are there from the beginning."""
+    telemetry = Telemetry(Settings(), tracer_provider=TracerProvider(shutdown_on_exit=False))
+    tracer, instruments = telemetry.tracer, telemetry.instruments
+    with tracer.start_as_current_span("early") as span:
+        instruments.add(Metric.COST, 1)
+    telemetry.meter.create_counter("c").add(1)
+    telemetry.start()
+    with tracer.start_as_current_span("late") as later:
+        assert later.is_recording()
+    assert not span.is_recording()
+    telemetry.shutdown()
