@@ -1,0 +1,86 @@
+"""Engines that do not hang, keep what was asked out of error messages, and make SQLite safe for several readers."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from forge_otel.errors import ConfigurationError, needs
+
+with needs("sql"):
+    from sqlalchemy import URL, event, make_url
+    from sqlalchemy.exc import ArgumentError
+    from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+__all__ = ["create_engine", "parse_url"]
+
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
+_CONNECT_TIMEOUT_S = 5.0
+_COMMAND_TIMEOUT_S = 30.0
+_BUSY_TIMEOUT_S = 5.0
+
+
+def parse_url(url: str) -> URL:
+    """Return the SQLAlchemy URL in `url`, with our asynchronous driver where none is named.
+
+    Raises:
+        ConfigurationError: it is not one, or is an SQLite in memory, which each connection would have for itself.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as exc:
+        raise ConfigurationError(["database_url is not an SQLAlchemy URL such as sqlite+aiosqlite:///./x.db"]) from exc
+    parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+    if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise ConfigurationError(["database_url is an SQLite in memory; name a file, as in sqlite+aiosqlite:///./x.db"])
+    return parsed
+
+
+def create_engine(url: str, *, pool_size: int = 4, command_timeout_s: float = _COMMAND_TIMEOUT_S) -> AsyncEngine:
+    """Return an engine; nothing is connected yet, but the folder of an SQLite file is made.
+
+    Args:
+        pool_size: connections that are kept open.
+        command_timeout_s: how long one statement may take on PostgreSQL.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite(parsed, pool_size=pool_size)
+    connect_args: dict[str, Any] = {}
+    if parsed.drivername == "postgresql+asyncpg":
+        # The defaults of asyncpg: 60 s to connect, for ever to answer.
+        connect_args = {
+            "timeout": _CONNECT_TIMEOUT_S,
+            "command_timeout": command_timeout_s,
+            "server_settings": {"application_name": "forge-otel"},
+        }
+    return create_async_engine(parsed, connect_args=connect_args, **_options(pool_size))
+
+
+def _sqlite(url: URL, *, pool_size: int) -> AsyncEngine:
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S}, **_options(pool_size))
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        # The driver's own implicit BEGIN comes too late and not before DDL; `begin` below sends it instead.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'DEFERRED')}")
+
+    return engine
+
+
+def _options(pool_size: int) -> dict[str, Any]:
+    return {
+        "pool_size": pool_size,
+        "hide_parameters": True,
+        "json_serializer": lambda value: orjson.dumps(value).decode(),
+        "json_deserializer": orjson.loads,
+    }

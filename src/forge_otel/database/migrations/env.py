@@ -1,0 +1,17 @@
+"""Alembic runs this for every command; the connection, its transaction and its lock are the caller's."""
+
+from alembic import context
+
+from forge_otel.database import VERSION_TABLE
+from forge_otel.database.models import Base
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=Base.metadata,
+    version_table=VERSION_TABLE,
+    # SQLite changes columns by copying the table.
+    render_as_batch=connection.dialect.name == "sqlite",
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,236 @@
+"""Brings the waiting records to one sink: in order, at least once, whatever the sink does.
+
+A sink that fails is asked again after a growing, jittered pause. To tell a bad record from a sink that is down, a
+failed batch is halved until one record stands alone; only if that record keeps failing while others pass right after
+it, it is bad and goes to the dead letters. When nothing passes, nothing is given up.
+"""
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from contextlib import suppress
+from logging import getLogger
+from typing import Any, TypeVar
+
+from forge_otel.sinks import Rejected
+from forge_otel.sinks.backlog import Backlog, Batch, Entry
+from forge_otel.sinks.codec import DamagedRecord
+from forge_otel.sinks.ledger import Ledger
+from forge_otel.types import Record, Sink
+
+__all__ = ["Delivery", "bounded"]
+
+_log = getLogger(__name__)
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 30.0
+_ATTEMPT_TIMEOUT_S = 60.0
+_STRIKES = 3
+
+T = TypeVar("T")
+
+_abandoned: set[asyncio.Task[Any]] = set()
+
+
+async def bounded(work: Coroutine[Any, Any, T], *, timeout_s: float) -> T:
+    """Await `work` for at most `timeout_s`, even if it does not end when it is cancelled.
+
+    Raises:
+        TimeoutError: it did not end in time, or cancelled itself; it is cancelled and left to itself.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+    except asyncio.CancelledError:
+        _abandon(task)
+        raise
+    if not done:
+        _abandon(task)
+        raise TimeoutError(f"no answer within {timeout_s:.1f} s")
+    if task.cancelled():
+        raise TimeoutError("the sink cancelled itself")
+    return task.result()
+
+
+def _abandon(task: asyncio.Task[Any]) -> None:
+    def forget(ended: asyncio.Task[Any]) -> None:
+        _abandoned.discard(ended)
+        if not ended.cancelled():
+            ended.exception()
+
+    # The event loop holds tasks weakly only.
+    _abandoned.add(task)
+    task.add_done_callback(forget)
+    task.cancel()
+
+
+class Delivery:
+    """Serves one sink until it is told to finish.
+
+    Args:
+        name: of the sink, in metrics and logs.
+        sink: if it is an asynchronous context manager it is entered first, again and again until that works.
+        backlog: where the records wait.
+        ledger: knows how many do.
+    """
+
+    def __init__(self, name: str, sink: Sink, *, backlog: Backlog, ledger: Ledger) -> None:
+        self.name = name
+        self.last_error = ""
+        self._sink = sink
+        self._backlog = backlog
+        self._ledger = ledger
+        self._failures = 0
+        self._is_open = False
+        self._wake = asyncio.Event()
+        self._finishing = asyncio.Event()
+        # Ids of records that were stored before their turn, to prove that the sink is up.
+        self._ahead: set[str] = set()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the last attempt succeeded."""
+        return not self._failures
+
+    def wake(self) -> None:
+        """Look for new records."""
+        self._wake.set()
+
+    def finish(self) -> None:
+        """Let `run` end when nothing waits any more, or at the next failure."""
+        self._finishing.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Deliver until finished."""
+        while not self._is_done():
+            self._wake.clear()
+            try:
+                await self._open()
+                if not await self._deliver_next():
+                    await self._wake.wait()
+            except Exception as exc:
+                # A sink may raise anything, and never beyond this line.
+                self._note_failure(exc)
+                if self._finishing.is_set():
+                    return
+                await self._pause()
+
+    async def close(self, *, timeout_s: float) -> None:
+        """Close the sink if it was opened; what it raises then is logged."""
+        leave = getattr(self._sink, "__aexit__", None)
+        if not self._is_open or leave is None:
+            return
+        self._is_open = False
+        try:
+            await bounded(leave(None, None, None), timeout_s=timeout_s)
+        except Exception as exc:
+            _log.warning("the sink %s did not close cleanly: %s", self.name, _described(exc))
+
+    def _is_done(self) -> bool:
+        return self._finishing.is_set() and not self._ledger.waiting(self.name)
+
+    async def _open(self) -> None:
+        enter = getattr(self._sink, "__aenter__", None)
+        if enter is not None and not self._is_open:
+            await bounded(enter(), timeout_s=_ATTEMPT_TIMEOUT_S)
+        self._is_open = True
+
+    async def _deliver_next(self) -> bool:
+        batch = await self._backlog.read(self.name)
+        if batch is None:
+            return False
+        await self._deliver(batch)
+        if self._failures:
+            _log.warning("the sink %s takes records again", self.name)
+        self._failures = 0
+        self.last_error = ""
+        return True
+
+    async def _deliver(self, batch: Batch) -> None:
+        """Deliver the batch in order, in ever smaller groups where it fails; raise when nothing passes."""
+        entries = batch.entries
+        size = 1 if self._failures else len(entries)
+        while entries:
+            group, rest = entries[:size], entries[size:]
+            error = await self._attempt(group)
+            if error is not None and len(group) > 1:
+                size = len(group) // 2
+                continue
+            if error is not None:
+                error = await self._insist(group[0], error, others=rest)
+            if error is None:
+                self._backlog.settle(self.name, batch, group[-1].seq, delivered=len(group))
+            else:
+                self._give_up(batch, group[0], error)
+            self._ahead.difference_update(record.id for record in _records(group))
+            entries, size = rest, size * 2
+
+    async def _attempt(self, group: list[Entry]) -> Exception | None:
+        for entry in group:
+            if isinstance(entry.record, DamagedRecord):
+                return entry.record
+        return await self._hand_over([record for record in _records(group) if record.id not in self._ahead])
+
+    async def _hand_over(self, records: list[Record]) -> Exception | None:
+        try:
+            if records:
+                await bounded(self._sink.deliver(records), timeout_s=_ATTEMPT_TIMEOUT_S)
+        except Exception as exc:
+            return exc
+        return None
+
+    async def _insist(self, entry: Entry, error: Exception, *, others: list[Entry]) -> Exception | None:
+        """Try one record until it passes, or is proven bad: then return its error. Raise when the sink is down."""
+        for strike in range(_STRIKES):
+            if isinstance(error, Rejected | DamagedRecord):
+                break
+            if not await self._another_passes(entry, others):
+                raise error
+            await asyncio.sleep(random.uniform(0, _FIRST_PAUSE_S * 2**strike))  # noqa: S311 - jitter
+            failed = await self._attempt([entry])
+            if failed is None:
+                return None
+            error = failed
+        return error
+
+    async def _another_passes(self, entry: Entry, others: list[Entry]) -> bool:
+        """Store one other record before its turn: of another component if there is one, so that order is kept there."""
+        records = _records(others)
+        fresh = [record for record in records if record.id not in self._ahead] or records
+        own = {record.component_id for record in _records([entry])}
+        strangers = [record for record in fresh if record.component_id not in own] or fresh
+        if not strangers:
+            return False
+        chosen = random.choice(strangers)  # noqa: S311 - so that two bad records cannot hide behind each other
+        if await self._hand_over([chosen]) is not None:
+            return False
+        self._ahead.add(chosen.id)
+        return True
+
+    def _give_up(self, batch: Batch, entry: Entry, error: Exception) -> None:
+        reason = "damaged" if isinstance(entry.record, DamagedRecord) else "rejected"
+        name = entry.record.id if isinstance(entry.record, Record) else "unknown"
+        _log.error("the sink %s will never get the generation %s: %s", self.name, name, _described(error))
+        self._backlog.bury(self.name, entry, reason=_described(error))
+        self._backlog.settle(self.name, batch, entry.seq, delivered=0, dropped={reason: 1})
+
+    def _note_failure(self, exc: Exception) -> None:
+        self.last_error = _described(exc)
+        self._failures += 1
+        if self._failures == 1:
+            waiting = self._ledger.waiting(self.name)
+            _log.warning("nothing reaches the sink %s, %d records wait: %s", self.name, waiting, self.last_error)
+
+    async def _pause(self) -> None:
+        """Wait a random part of a time that doubles with each failure (full jitter), or until told to finish."""
+        longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures, 16))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._finishing.wait(), random.uniform(0, longest_s))  # noqa: S311 - jitter
+
+
+def _records(group: list[Entry]) -> list[Record]:
+    return [entry.record for entry in group if isinstance(entry.record, Record)]
+
+
+def _described(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}"[:500]

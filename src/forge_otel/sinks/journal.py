@@ -1,0 +1,324 @@
+"""Segments of the outbox's journal: a SQLite file that outlives a killed process, or memory where no disk will do.
+
+A segment is written by one thread and read by another. A file belongs to the process that holds the flock of the
+``.lock`` beside it; the lock dies with the process, whatever killed it, so that a successor can tell and adopt the
+file. (The lock is not taken on the database itself, because closing any descriptor of it would drop SQLite's own.)
+WAL with ``synchronous=NORMAL`` survives the death of the process at any moment; a power cut may cost the last commits,
+never the file.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from logging import getLogger
+from pathlib import Path
+from typing import Protocol, Self
+from urllib.parse import quote
+
+from forge_otel.keys import new_id
+from forge_otel.sinks.ledger import Index, Row
+
+__all__ = ["DiskSegment", "MemorySegment", "Segment", "adopt", "is_damage"]
+
+_log = getLogger(__name__)
+_SUFFIX = ".journal"
+_FORMAT = 1
+_BUSY_TIMEOUT_S = 5.0
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE record (seq INTEGER PRIMARY KEY, at REAL NOT NULL, body BLOB NOT NULL);
+CREATE TABLE cursor (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = {_FORMAT};
+COMMIT;
+"""
+
+Body = tuple[float, bytes]
+"""When a record was taken (Unix time in seconds), and its encoded form."""
+
+
+class Segment(Protocol):
+    """Holds encoded records in order, numbered upwards, until every sink has them."""
+
+    index: Index
+
+    def append(self, bodies: Sequence[Body]) -> list[Row]:
+        """Store all or none, and return their rows; they survive what the segment survives once this returns."""
+        ...
+
+    def read(self, after: int, last: int, *, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
+        """Return records after number `after` up to `last`: at most `limit`, about `limit_bytes`, at least one."""
+        ...
+
+    def save(self, cursors: Mapping[str, int], floor: int) -> None:
+        """Store up to where each sink is served, and delete the records up to number `floor`."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; what waits is kept where the segment outlives the process."""
+        ...
+
+
+class MemorySegment:
+    """Holds records for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self.index = Index()
+        self._bodies: dict[int, bytes] = {}
+        self._last_seq = 0
+        self._lock = threading.Lock()
+
+    def append(self, bodies: Sequence[Body]) -> list[Row]:
+        """Store the records; never fails."""
+        with self._lock:
+            first = self._last_seq + 1
+            self._last_seq += len(bodies)
+            self._bodies.update(enumerate((body for _, body in bodies), first))
+        return [Row(seq, at_s, len(body)) for seq, (at_s, body) in enumerate(bodies, first)]
+
+    def read(self, after: int, last: int, *, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
+        """Return records after number `after` up to `last`."""
+        with self._lock:
+            rows = ((seq, body) for seq, body in self._bodies.items() if after < seq <= last)
+            return list(_within(rows, limit=limit, limit_bytes=limit_bytes))
+
+    def save(self, cursors: Mapping[str, int], floor: int) -> None:
+        """Free the records up to number `floor`."""
+        del cursors
+        with self._lock:
+            while self._bodies and (first := next(iter(self._bodies))) <= floor:
+                del self._bodies[first]
+
+    def close(self) -> None:
+        """Free everything."""
+        with self._lock:
+            self._bodies.clear()
+
+
+class DiskSegment:
+    """Holds records in one SQLite file; made by `create` or found by `adopt`.
+
+    Args:
+        path: the file, which has to hold the schema.
+        lock: descriptor of the ``.lock`` file that makes it ours.
+
+    Raises:
+        sqlite3.Error: the file cannot be read, or is damaged.
+    """
+
+    def __init__(self, path: Path, *, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+        self._reader: sqlite3.Connection | None = None
+        self._reading = threading.Lock()
+        self._writer = _connect(path)
+        try:
+            self.index = self._load()
+        except BaseException:
+            self._writer.close()
+            raise
+        self._last_seq = max(self.index.last_seq, *self.index.cursors.values(), 0)
+
+    @classmethod
+    def create(cls, directory: Path) -> Self:
+        """Make a new file in `directory`, which is made too; only its owner may read them.
+
+        Raises:
+            OSError, sqlite3.Error: the disk does not take it.
+        """
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = directory / f"{new_id()}{_SUFFIX}"
+        lock = _lock(path)
+        if lock is None:
+            raise OSError(f"{path} is locked by another process")
+        try:
+            # SQLite would make the file readable for everybody, and its -wal and -shm follow the file.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            with contextlib.closing(_connect(path)) as connection:
+                connection.executescript(_SCHEMA)
+            return cls(path, lock=lock)
+        except BaseException:
+            _unlink(path, lock)
+            raise
+
+    def append(self, bodies: Sequence[Body]) -> list[Row]:
+        """Store all or none in one transaction."""
+        first = self._last_seq + 1
+        rows = [Row(seq, at_s, len(body)) for seq, (at_s, body) in enumerate(bodies, first)]
+        with _transaction(self._writer):
+            self._writer.executemany(
+                "INSERT INTO record (seq, at, body) VALUES (?, ?, ?)",
+                [(row.seq, row.at_s, body) for row, (_, body) in zip(rows, bodies, strict=True)],
+            )
+        self._last_seq += len(rows)
+        return rows
+
+    def read(self, after: int, last: int, *, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
+        """Return records after number `after` up to `last`, through a connection of the reading thread's own."""
+        with self._reading:
+            if self._reader is None:
+                self._reader = _connect(self.path)
+            statement = "SELECT seq, body FROM record WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+            with contextlib.closing(self._reader.execute(statement, (after, last, limit))) as rows:
+                return list(_within(rows, limit=limit, limit_bytes=limit_bytes))
+
+    def save(self, cursors: Mapping[str, int], floor: int) -> None:
+        """Store the cursors and delete the records up to number `floor`, in one transaction."""
+        with _transaction(self._writer):
+            self._writer.executemany(
+                "INSERT INTO cursor (sink, seq) VALUES (?, ?) ON CONFLICT (sink) DO UPDATE SET seq = excluded.seq",
+                list(cursors.items()),
+            )
+            self._writer.execute("DELETE FROM record WHERE seq <= ?", (floor,))
+
+    def close(self) -> None:
+        """Close the file and give it up: an empty one is deleted, another waits to be adopted."""
+        self._disconnect()
+        if len(self.index):
+            os.close(self._lock)
+        else:
+            _unlink(self.path, self._lock)
+
+    def set_aside(self) -> Path:
+        """Close the file, give it up, and rename it, so that nobody adopts it and somebody may look at it."""
+        self._disconnect()
+        return _set_aside(self.path, self._lock)
+
+    def _load(self) -> Index:
+        # Walks every leaf of the table without reading the bodies, and so finds a damaged tree before it is used.
+        rows = self._writer.execute("SELECT seq, at, length(body) FROM record ORDER BY seq")
+        return Index([Row(*row) for row in rows], dict(self._writer.execute("SELECT sink, seq FROM cursor")))
+
+    def _disconnect(self) -> None:
+        with self._reading, contextlib.suppress(sqlite3.Error):
+            self._writer.close()
+            if self._reader is not None:
+                self._reader.close()
+
+
+def adopt(directory: Path) -> Iterator[DiskSegment]:
+    """Take over the files in `directory` whose processes are dead, oldest first.
+
+    A damaged file is renamed to ``.corrupt`` and reported; one of a later format is left alone for a later release.
+    """
+    for path in sorted(directory.glob(f"*{_SUFFIX}")):
+        try:
+            lock = _lock(path)
+            segment = None if lock is None else _open(path, lock)
+        except (sqlite3.OperationalError, OSError) as exc:
+            _log.warning("the journal %s cannot be opened now and is left for the next start: %s", path, exc)
+            continue
+        if segment is not None:
+            yield segment
+
+
+def is_damage(exc: BaseException) -> bool:
+    """Say whether `exc` means that the file is broken, not that the disk is in trouble."""
+    # CPython raises the plain class for SQLITE_CORRUPT and SQLITE_NOTADB; trouble and misuse have subclasses.
+    return type(exc) is sqlite3.DatabaseError
+
+
+def _open(path: Path, lock: int) -> DiskSegment | None:
+    """Open a file that is ours now; None if it is damaged, died before it had a schema, or has a later format."""
+    if not path.exists():
+        _unlink(path, lock)
+        return None
+    try:
+        with contextlib.closing(_connect(path)) as connection:
+            ((version,),) = connection.execute("PRAGMA user_version")
+            ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
+        if version == _FORMAT:
+            return DiskSegment(path, lock=lock)
+    except sqlite3.DatabaseError as exc:
+        if not is_damage(exc):
+            os.close(lock)
+            raise
+        size_bytes = path.stat().st_size
+        kept = _set_aside(path, lock)
+        _log.error("a journal of %d bytes is damaged (%s); it was set aside as %s", size_bytes, exc, kept)
+        return None
+    if version == 0 and tables == 0:
+        _unlink(path, lock)
+        return None
+    os.close(lock)
+    _log.warning("the journal %s has format %d, which this release does not read; it is left alone", path, version)
+    return None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # mode=rw: a reader that comes after the file was removed must not make an empty one in its place.
+    uri = f"file:{quote(str(path))}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA journal_size_limit = {16 * 2**20}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # A full disk may have rolled back already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _within(
+    rows: Iterator[tuple[int, bytes]] | sqlite3.Cursor, *, limit: int, limit_bytes: int
+) -> Iterator[tuple[int, bytes]]:
+    size_bytes = 0
+    for count, (seq, body) in enumerate(rows, 1):
+        yield seq, body
+        size_bytes += len(body)
+        if count >= limit or size_bytes >= limit_bytes:
+            return
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _lock(path: Path) -> int | None:
+    """Return a descriptor that holds the lock of `path`, or None if a living process has it or removed the file."""
+    beside = _lock_path(path)
+    descriptor = os.open(beside, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between our open and our lock the owner may have removed both files: then this lock is on nothing.
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _unlink(path: Path, lock: int) -> None:
+    for suffix in ("-wal", "-shm", ""):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    _lock_path(path).unlink(missing_ok=True)
+    os.close(lock)
+
+
+def _set_aside(path: Path, lock: int) -> Path:
+    for suffix in ("-wal", "-shm", ""):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(part.with_name(f"{part.name}.corrupt"))
+    _lock_path(path).unlink(missing_ok=True)
+    os.close(lock)
+    return path.with_name(f"{path.name}.corrupt")

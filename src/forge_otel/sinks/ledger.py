@@ -1,0 +1,227 @@
+"""The books of the outbox: what became of every record for every sink, and which records still wait where.
+
+Nothing here touches a disk or a clock. Every method may be called from any thread, and whoever reads in between sees
+``produced = delivered + waiting + dropped``, because each method takes one lock for the whole of its change.
+"""
+
+import threading
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["Index", "Ledger", "Row", "Tally"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stored record: its number in the segment, when it was taken (Unix time in seconds), and its size in bytes."""
+
+    seq: int
+    at_s: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What became of the records that were produced for one sink."""
+
+    produced: int
+    delivered: int
+    waiting: int
+    dropped: Mapping[str, int]
+    oldest_at_s: float | None
+    """Unix time at which the record that has waited longest was taken."""
+
+
+class Index:
+    """Which records one segment holds, and up to which of them each sink is served; 24 bytes a record.
+
+    Args:
+        rows: what the segment holds already, in order.
+        cursors: sink to the number of the last record that it needs no more.
+    """
+
+    def __init__(self, rows: Sequence[Row] = (), cursors: Mapping[str, int] | None = None) -> None:
+        self.cursors = dict(cursors or {})
+        self.size_bytes = 0
+        self._seqs = array("q")
+        self._times = array("d")
+        self._sizes = array("q")
+        self.extend(rows)
+
+    def __len__(self) -> int:
+        return len(self._seqs)
+
+    def extend(self, rows: Sequence[Row]) -> None:
+        """Add rows that come after all others."""
+        self._seqs.extend(row.seq for row in rows)
+        self._times.extend(row.at_s for row in rows)
+        self._sizes.extend(row.size_bytes for row in rows)
+        self.size_bytes += sum(row.size_bytes for row in rows)
+
+    def cursor(self, sink: str) -> int:
+        """Return the number of the last record that `sink` needs no more."""
+        return self.cursors.get(sink, 0)
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last row, 0 if there is none."""
+        return self._seqs[-1] if self._seqs else 0
+
+    def waiting(self, sink: str) -> int:
+        """Count the records that `sink` still needs."""
+        return len(self._seqs) - bisect_right(self._seqs, self.cursor(sink))
+
+    def oldest_at_s(self, sink: str) -> float | None:
+        """Return when the first record that `sink` still needs was taken."""
+        place = bisect_right(self._seqs, self.cursor(sink))
+        return self._times[place] if place < len(self._times) else None
+
+    def forget(self, floor: int) -> None:
+        """Drop the rows up to number `floor`."""
+        place = bisect_right(self._seqs, floor)
+        self.size_bytes -= sum(self._sizes[:place])
+        del self._seqs[:place], self._times[:place], self._sizes[:place]
+
+
+@dataclass(slots=True)
+class _Account:
+    produced: int = 0
+    delivered: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+class Ledger:
+    """Counts for every sink what was produced, delivered and dropped, and knows what waits.
+
+    Args:
+        sinks: their names, each once.
+    """
+
+    def __init__(self, sinks: Sequence[str]) -> None:
+        self.sinks = tuple(sinks)
+        self._accounts = {sink: _Account() for sink in self.sinks}
+        self._indexes: list[Index] = []
+        self._queued = 0
+        self._queued_bytes = 0
+        self._lock = threading.Lock()
+
+    def offer(self, size_bytes: int, *, limit_bytes: int) -> bool:
+        """Count a record as produced; return whether there is room for it on its way to a segment."""
+        with self._lock:
+            for account in self._accounts.values():
+                account.produced += 1
+            if self._queued_bytes and self._queued_bytes + size_bytes > limit_bytes:
+                self._drop("full")
+                return False
+            self._queued += 1
+            self._queued_bytes += size_bytes
+            return True
+
+    def refuse(self, reason: str) -> None:
+        """Count a record as produced and dropped at once."""
+        with self._lock:
+            for account in self._accounts.values():
+                account.produced += 1
+            self._drop(reason)
+
+    def store(self, index: Index, rows: Sequence[Row], *, queued_bytes: int) -> None:
+        """Move records from the queue into a segment."""
+        with self._lock:
+            self._queued -= len(rows)
+            self._queued_bytes -= queued_bytes
+            index.extend(rows)
+
+    def drop_queued(self, reason: str, *, queued_bytes: int) -> None:
+        """Drop a record on its way to a segment."""
+        with self._lock:
+            self._queued -= 1
+            self._queued_bytes -= queued_bytes
+            self._drop(reason)
+
+    def add(self, index: Index, *, first: bool = False) -> None:
+        """Take a segment into the books: what waits in it was produced by somebody who is gone."""
+        with self._lock:
+            for sink, account in self._accounts.items():
+                account.produced += index.waiting(sink)
+            index.forget(self.floor(index))
+            self._indexes.insert(0 if first else len(self._indexes), index)
+
+    def settle(self, sink: str, index: Index, seq: int, *, delivered: int, dropped: Mapping[str, int]) -> None:
+        """Move the cursor of `sink` to `seq`; records that were indexed but are in neither number were damaged."""
+        with self._lock:
+            if index not in self._indexes:
+                return  # discarded while the sink was at work, and booked then
+            before = index.waiting(sink)
+            index.cursors[sink] = max(seq, index.cursor(sink))
+            passed = before - index.waiting(sink)
+            account = self._accounts[sink]
+            account.delivered += delivered
+            account.dropped.update(dropped)
+            account.dropped["damaged"] += passed - delivered - sum(dropped.values())
+            index.forget(self.floor(index))
+
+    def discard(self, index: Index, reason: str) -> int:
+        """Take a segment out of the books; what waits in it is dropped.
+
+        Returns:
+            How many deliveries that cost, over all sinks.
+        """
+        with self._lock:
+            lost = 0
+            for sink, account in self._accounts.items():
+                waiting = index.waiting(sink)
+                lost += waiting
+                if waiting:
+                    account.dropped[reason] += waiting
+            if index in self._indexes:
+                self._indexes.remove(index)
+            return lost
+
+    def floor(self, index: Index) -> int:
+        """Return the number of the last record in a segment that no sink needs any more."""
+        return min((index.cursor(sink) for sink in self.sinks), default=0)
+
+    def progress(self, index: Index) -> tuple[dict[str, int], int]:
+        """Return up to where each sink is served in a segment, and its floor, at one moment."""
+        with self._lock:
+            return dict(index.cursors), self.floor(index)
+
+    def next_for(self, sink: str) -> Index | None:
+        """Return the oldest segment that holds something for `sink`."""
+        with self._lock:
+            return next((index for index in self._indexes if index.waiting(sink)), None)
+
+    def tallies(self) -> dict[str, Tally]:
+        """Return what became of all records, for every sink, at one moment."""
+        with self._lock:
+            return {
+                sink: Tally(
+                    produced=account.produced,
+                    delivered=account.delivered,
+                    waiting=self._waiting(sink),
+                    dropped={reason: count for reason, count in account.dropped.items() if count},
+                    oldest_at_s=next((at for index in self._indexes if (at := index.oldest_at_s(sink))), None),
+                )
+                for sink, account in self._accounts.items()
+            }
+
+    def waiting(self, sink: str) -> int:
+        """Count the records that `sink` still needs, those on their way to a segment included."""
+        with self._lock:
+            return self._waiting(sink)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all records in all segments."""
+        with self._lock:
+            return sum(index.size_bytes for index in self._indexes)
+
+    def _waiting(self, sink: str) -> int:
+        return self._queued + sum(index.waiting(sink) for index in self._indexes)
+
+    def _drop(self, reason: str) -> None:
+        for account in self._accounts.values():
+            account.dropped[reason] += 1
