@@ -1,0 +1,40 @@
+"""What can be chosen about a request: set once on the middleware, read on every request."""
+
+from dataclasses import dataclass
+
+from forge_otel.web.identity import IdentityHook, header_identity
+from forge_otel.web.server_span import TrustContext
+
+__all__ = ["Options", "ResponseHeaders"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseHeaders:
+    """The headers that are added to responses.
+
+    Args:
+        trace_id: the name of the header with the trace id, 32 hex digits; None leaves it out.
+        server_timing: ``Server-Timing: total``, milliseconds until the response began.
+        cache_status: ``Cache-Status`` (RFC 9211), one member for each generation that answered by then.
+    """
+
+    trace_id: str | None = "x-trace-id"
+    server_timing: bool = True
+    cache_status: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The middleware's choices.
+
+    Args:
+        handle_errors: answer unexpected exceptions with problem+json instead of passing them on.
+        identity: tells who asks; None asks nobody.
+        response_headers: what is added to responses.
+        trust_context: what to do with a trace that the caller claims to continue.
+    """
+
+    handle_errors: bool = False
+    identity: IdentityHook | None = header_identity
+    response_headers: ResponseHeaders = ResponseHeaders()
+    trust_context: TrustContext = "accept"

@@ -1,0 +1,70 @@
+"""Errors as ``application/problem+json`` (RFC 9457): a plain sentence and the trace id, never a stack trace."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from opentelemetry import trace
+from starlette.responses import Response
+
+from forge_otel.errors import ForgeError
+
+__all__ = ["problem", "problem_of", "unexpected"]
+
+_MEDIA_TYPE = "application/problem+json"
+_TYPE = "urn:problem:forge-otel:"
+
+
+def problem(
+    *,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    members: Mapping[str, Any] | None = None,
+) -> Response:
+    """Build an answer that says what went wrong.
+
+    Args:
+        status: the HTTP status.
+        code: stable, for programs; becomes the last part of ``type``.
+        title: the same for every problem of this kind.
+        detail: one plain sentence: what happened and what to do.
+        headers: of the answer.
+        members: more members, JSON-ready.
+    """
+    context = trace.get_current_span().get_span_context()
+    body = {
+        "type": _TYPE + code,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **({"trace_id": trace.format_trace_id(context.trace_id)} if context.is_valid else {}),
+        **(members or {}),
+    }
+    return Response(orjson.dumps(body), status_code=status, headers=headers, media_type=_MEDIA_TYPE)
+
+
+def problem_of(exc: ForgeError) -> Response:
+    """Build the answer that says what `exc` says."""
+    headers: dict[str, str] = {}
+    members: dict[str, Any] = {}
+    if exc.retry_after_s is not None:
+        members["retry_after_s"] = round(exc.retry_after_s, 3)
+        headers["retry-after"] = str(max(1, math.ceil(exc.retry_after_s)))
+    if exc.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="forge-otel"'
+    return problem(status=exc.status, code=exc.code, title=exc.title, detail=str(exc), headers=headers, members=members)
+
+
+def unexpected() -> Response:
+    """Build the answer to a request on which the application failed; what happened is in its log and trace only."""
+    return problem(
+        status=500,
+        code="internal",
+        title="Internal error",
+        detail="The service failed on this request. Its operator finds the reason under the trace id.",
+    )

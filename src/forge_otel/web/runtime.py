@@ -1,0 +1,120 @@
+"""What the HTTP entrance asks of the runtime; `forge_otel.forge.Forge` is one, tests may bring a smaller one."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from opentelemetry.trace import Tracer
+
+from forge_otel.names import Instrument
+from forge_otel.settings import Settings
+from forge_otel.types import Record
+
+__all__ = ["Instruments", "Page", "RecentRecords", "RecentTraces", "Runtime", "Telemetry"]
+
+Attributes = Mapping[str, str | bool | int | float]
+
+
+class Instruments(Protocol):
+    """Records points of the catalog's instruments."""
+
+    def add(self, instrument: Instrument, value: float, attributes: Attributes | None = None) -> None:
+        """Add `value` to a counter."""
+        ...
+
+    def record(self, instrument: Instrument, value: float, attributes: Attributes | None = None) -> None:
+        """Record `value` in a histogram."""
+        ...
+
+
+class Page(Protocol):
+    """Renders the metrics page."""
+
+    async def render(self, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
+        """Return the page and its headers, in the format that the scraper prefers."""
+        ...
+
+
+class RecentTraces(Protocol):
+    """Remembers the last traces of this process."""
+
+    def trace(self, trace_id: str, /) -> Sequence[Any]:
+        """Return the spans of a trace as dataclasses, parents first; empty where it is not remembered."""
+        ...
+
+
+class RecentRecords(Protocol):
+    """Remembers the last records of this process."""
+
+    def records(self, limit: int) -> Sequence[Record]:
+        """Return up to `limit` records, newest first."""
+        ...
+
+    def get(self, record_id: str, /) -> Record | None:
+        """Return one record."""
+        ...
+
+
+class Telemetry(Protocol):
+    """Where spans and points go."""
+
+    @property
+    def tracer(self) -> Tracer:
+        """Makes the server spans."""
+        ...
+
+    @property
+    def instruments(self) -> Instruments:
+        """Takes the points."""
+        ...
+
+    @property
+    def prometheus(self) -> Page:
+        """Renders ``/metrics``."""
+        ...
+
+    @property
+    def recent_traces(self) -> RecentTraces:
+        """Feeds the dashboard."""
+        ...
+
+
+class Runtime(Protocol):
+    """The forge, as far as HTTP is concerned. It may be entered several times: the last exit closes it."""
+
+    @property
+    def settings(self) -> Settings:
+        """How it runs."""
+        ...
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Where spans and points go."""
+        ...
+
+    @property
+    def recent(self) -> RecentRecords:
+        """Feeds the dashboard."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None: ...
+
+    async def summary(self) -> Mapping[str, Any]:
+        """Return the dashboard's figures, JSON-ready.
+
+        ``generations``, ``by_source``, ``hit_rate``, ``errors``, ``cost_usd``, ``saved_usd``, ``full`` and ``cached``
+        (each ``p50_s``, ``p95_s``), ``outbox`` (``sinks`` by name), ``breakers``, ``scope``.
+        """
+        ...
+
+    def health_report(self) -> Mapping[str, Any]:
+        """Return ``{"status": "pass" | "warn" | "fail", "checks": {…}}``, JSON-ready."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether requests can be answered."""
+        ...

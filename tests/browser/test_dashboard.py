@@ -1,0 +1,130 @@
+"""The dashboard in a real browser: what a person sees after following the login link."""
+
+import asyncio
+import re
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from tests.browser.seed import EVIL, seeded
+from tests.unit.web.support import SmallRuntime
+
+from forge_otel.web.admin import login_link
+from forge_otel.web.middleware import ForgeMiddleware
+
+pytestmark = [pytest.mark.chromium, pytest.mark.slow]
+
+# The page polls for ever; this much of its time passes at once.
+VIRTUAL_MS = 6000
+LIMIT_S = 60
+
+
+async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application of which the dashboard asks nothing."""
+    assert scope["type"] == "lifespan", scope
+
+
+@asynccontextmanager
+async def serving(runtime: SmallRuntime) -> AsyncIterator[str]:
+    """Serve the dashboard of `runtime`; its base URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = ForgeMiddleware(nothing, forge=runtime)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not task.done():
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+class Browser:
+    """A headless Chromium with a profile of its own."""
+
+    def __init__(self, profile: Path) -> None:
+        self._profile = profile
+
+    async def read(self, url: str) -> str:
+        """Return the document as it is after the page has worked for a while."""
+        return await self._run("--dump-dom", url)
+
+    async def _run(self, *arguments: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            shutil.which("chromium") or "chromium",
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={self._profile}",
+            f"--virtual-time-budget={VIRTUAL_MS}",
+            *arguments,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            output, _ = await asyncio.wait_for(process.communicate(), LIMIT_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise
+        return output.decode()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Browser:
+    return Browser(tmp_path / "profile")
+
+
+def text_of(document: str, id_: str) -> str:
+    """The text of the element `id_`."""
+    found = re.search(rf'id="{id_}"[^>]*>(.*?)</(?:p|span|ul|tbody|h2|dl|div)>', document, re.DOTALL)
+    assert found is not None, f"no element {id_}"
+    return re.sub(r"<[^>]+>", " ", found[1]).strip()
+
+
+async def test_figures(browser: Browser) -> None:
+    """The login link leads to the figures, and a name made of markup is shown as text."""
+    runtime = seeded()
+    async with serving(runtime) as base_url:
+        document = await browser.read(login_link(runtime, base_url=base_url))
+    assert text_of(document, "generations") == "60"
+    assert text_of(document, "saved").startswith("$")
+    assert text_of(document, "health") == "Degraded"
+    assert document.count("<tr data-id=") == 60
+    assert EVIL.replace("<", "&lt;").replace(">", "&gt;") in document
+    assert "<title>forge" in document
+
+
+async def test_one_generation(browser: Browser) -> None:
+    """A generation has an address, and shows its trace as a waterfall, parents before children."""
+    runtime = seeded()
+    async with serving(runtime) as base_url:
+        await browser.read(login_link(runtime, base_url=base_url))
+        document = await browser.read(f"{base_url}/forge/#0198c0de-0010")
+    assert text_of(document, "detail-title") == "Checkout / primary action 10"
+    assert document.count("data-kind=") == 9
+    assert document.index("POST /generate") < document.index("invoke_workflow") < document.index("chat gpt-5.1")
+    assert "no known price" in document
+
+
+async def test_empty(browser: Browser) -> None:
+    """A new service says what to do."""
+    runtime = seeded(0)
+    async with serving(runtime) as base_url:
+        document = await browser.read(login_link(runtime, base_url=base_url))
+    assert "No generations yet." in document
+
+
+async def test_without_login(browser: Browser) -> None:
+    """Nobody else sees more than the form."""
+    async with serving(seeded()) as base_url:
+        document = await browser.read(f"{base_url}/forge/")
+    assert 'type="password"' in document
+    assert "Checkout" not in document

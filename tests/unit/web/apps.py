@@ -1,0 +1,193 @@
+"""One application in the ways that people instrument it, each behind the middleware."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi.responses import StreamingResponse as FastStreaming
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware as Contrib
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from starlette.applications import Starlette
+from starlette.middleware.opentelemetry import OpenTelemetryMiddleware as StarletteTelemetry
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.types import ASGIApp
+from tests.unit.web.support import SmallRuntime
+
+from forge_otel.web.middleware import ForgeMiddleware
+
+Build = Callable[[SmallRuntime], ASGIApp]
+
+NATIVE_OFF: Any = {"tracing": False, "metrics": False, "logs": False}
+
+
+async def chunks() -> AsyncIterator[str]:
+    """Three chunks of 2 bytes."""
+    for number in range(3):
+        await asyncio.sleep(0)
+        yield f"c{number}"
+
+
+async def json_page(request: Request) -> Response:
+    return JSONResponse({"item": request.path_params["item"]})
+
+
+async def stream_page(_request: Request) -> Response:
+    return StreamingResponse(chunks())
+
+
+async def failing_page(_request: Request) -> Response:
+    raise ZeroDivisionError("the page failed")
+
+
+async def echo(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.send_text(await socket.receive_text())
+    await socket.close()
+
+
+def starlette_app() -> Starlette:
+    return Starlette(
+        routes=[
+            Route("/items/{item:int}", json_page),
+            Route("/stream", stream_page),
+            Route("/boom", failing_page),
+            WebSocketRoute("/rooms/{room}", echo),
+        ]
+    )
+
+
+def fastapi_app(telemetry: Any) -> FastAPI:
+    app = FastAPI(telemetry=telemetry)
+    router = APIRouter()
+
+    @router.get("/{item}")
+    async def item_page(item: int) -> dict[str, int]:
+        return {"item": item}
+
+    @app.get("/stream")
+    async def streamed() -> FastStreaming:
+        return FastStreaming(chunks())
+
+    @app.get("/boom")
+    async def boom() -> None:
+        raise ZeroDivisionError("the page failed")
+
+    app.include_router(router, prefix="/items")
+    app.add_api_websocket_route("/rooms/{room}", echo)
+    return app
+
+
+def native(runtime: SmallRuntime, **more: Any) -> Any:
+    telemetry = runtime.telemetry
+    return {"tracer_provider": telemetry.tracer_provider, "meter_provider": telemetry.meter_provider, **more}
+
+
+def providers(runtime: SmallRuntime) -> Any:
+    telemetry = runtime.telemetry
+    return {"tracer_provider": telemetry.tracer_provider, "meter_provider": telemetry.meter_provider}
+
+
+def starlette_added(runtime: SmallRuntime) -> ASGIApp:
+    app = starlette_app()
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    return app
+
+
+def starlette_wrapped(runtime: SmallRuntime) -> ASGIApp:
+    return ForgeMiddleware(starlette_app(), forge=runtime)
+
+
+def starlette_contrib_outside(runtime: SmallRuntime) -> ASGIApp:
+    return Contrib(starlette_added(runtime), **providers(runtime))
+
+
+def starlette_contrib_inside(runtime: SmallRuntime) -> ASGIApp:
+    return ForgeMiddleware(Contrib(starlette_app(), **providers(runtime)), forge=runtime)
+
+
+def starlette_own_outside(runtime: SmallRuntime) -> ASGIApp:
+    app = starlette_app()
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(StarletteTelemetry, **providers(runtime))
+    return app
+
+
+def starlette_own_inside(runtime: SmallRuntime) -> ASGIApp:
+    app = starlette_app()
+    app.add_middleware(StarletteTelemetry, **providers(runtime))
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    return app
+
+
+def starlette_twice(runtime: SmallRuntime) -> ASGIApp:
+    return ForgeMiddleware(starlette_added(runtime), forge=runtime)
+
+
+def fastapi_without_native(runtime: SmallRuntime) -> ASGIApp:
+    app = fastapi_app(NATIVE_OFF)
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    return app
+
+
+def fastapi_native(runtime: SmallRuntime) -> ASGIApp:
+    app = fastapi_app(native(runtime))
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    return app
+
+
+def fastapi_native_spans_only(runtime: SmallRuntime) -> ASGIApp:
+    app = fastapi_app(native(runtime, metrics=False))
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    return app
+
+
+def fastapi_native_metrics_only(runtime: SmallRuntime) -> ASGIApp:
+    app = fastapi_app(native(runtime, tracing=False))
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    return app
+
+
+def fastapi_wrapped(runtime: SmallRuntime) -> ASGIApp:
+    return ForgeMiddleware(fastapi_app(native(runtime)), forge=runtime)
+
+
+def fastapi_instrumented(runtime: SmallRuntime) -> ASGIApp:
+    app = fastapi_app(native(runtime))
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    FastAPIInstrumentor.instrument_app(app, **providers(runtime))
+    return app
+
+
+def fastapi_contrib_added(runtime: SmallRuntime) -> ASGIApp:
+    app = fastapi_app(native(runtime))
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(Contrib, **providers(runtime))
+    return app
+
+
+def fastapi_below_starlette(runtime: SmallRuntime) -> ASGIApp:
+    app = Starlette(routes=[Mount("/", app=fastapi_app(native(runtime)))])
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    return app
+
+
+BUILDS: list[Build] = [
+    starlette_added,
+    starlette_wrapped,
+    starlette_contrib_outside,
+    starlette_contrib_inside,
+    starlette_own_outside,
+    starlette_own_inside,
+    starlette_twice,
+    fastapi_without_native,
+    fastapi_native,
+    fastapi_native_spans_only,
+    fastapi_native_metrics_only,
+    fastapi_wrapped,
+    fastapi_instrumented,
+    fastapi_contrib_added,
+    fastapi_below_starlette,
+]

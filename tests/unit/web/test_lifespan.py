@@ -1,0 +1,119 @@
+"""Opening and closing: before and after the application, once, and also where no lifespan comes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
+from tests.unit.web.support import LifespanRun, SmallRuntime, connect, request
+
+from forge_otel.errors import ConfigurationError
+from forge_otel.web.middleware import ForgeMiddleware
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that knows no lifespan."""
+    assert scope["type"] != "lifespan"
+    await PlainTextResponse("hello")(scope, receive, send)
+
+
+def noting(runtime: SmallRuntime, *, fails_at: str = "") -> Starlette:
+    """An application that notes its own startup and shutdown beside the forge's."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, int]]:
+        if fails_at == "startup":
+            raise ZeroDivisionError
+        runtime.events.append("startup")
+        yield {"answer": 42}
+        runtime.events.append("shutdown")
+        if fails_at == "shutdown":
+            raise ZeroDivisionError
+
+    return Starlette(lifespan=lifespan)
+
+
+async def test_around_the_application() -> None:
+    """The forge opens before the application and closes after it, before the server hears of the end."""
+    runtime = SmallRuntime()
+    run = LifespanRun(ForgeMiddleware(noting(runtime), forge=runtime))
+    assert await run.run() == ["startup.complete", "shutdown.complete"]
+    assert runtime.events == ["open", "startup", "shutdown", "close"]
+
+
+async def test_a_forge_that_cannot_open() -> None:
+    """The server hears a plain message and ends; the application is never started."""
+    runtime = SmallRuntime(fails_with=ConfigurationError(["cache_url is odd"]))
+    run = LifespanRun(ForgeMiddleware(noting(runtime), forge=runtime))
+    assert await run.run() == ["startup.failed"]
+    assert "cache_url is odd" in run.sent[0]["message"]
+    assert runtime.events == []
+
+
+async def test_a_forge_that_fails_to_open_unexpectedly() -> None:
+    """Any other failure names its type, and the log has the rest."""
+    run = LifespanRun(ForgeMiddleware(hello, forge=SmallRuntime(fails_with=OSError("no such host"))))
+    assert await run.run() == ["startup.failed"]
+    assert run.sent[0]["message"] == "forge-otel could not be opened: OSError: no such host"
+
+
+async def test_an_application_that_fails_to_start() -> None:
+    """The application's own failure passes as it is, and the forge is closed."""
+    runtime = SmallRuntime()
+    run = LifespanRun(ForgeMiddleware(noting(runtime, fails_at="startup"), forge=runtime))
+    assert await run.run() == ["startup.failed"]
+    assert isinstance(run.error, ZeroDivisionError)
+    assert runtime.events == ["open", "close"]
+
+
+async def test_an_application_that_fails_to_stop() -> None:
+    """A failure at shutdown passes too, after the forge is closed."""
+    runtime = SmallRuntime()
+    run = LifespanRun(ForgeMiddleware(noting(runtime, fails_at="shutdown"), forge=runtime))
+    assert await run.run() == ["startup.complete", "shutdown.failed"]
+    assert runtime.events == ["open", "startup", "shutdown", "close"]
+
+
+async def test_applications_without_lifespan() -> None:
+    """An application that refuses the protocol, or ignores it, is served, and the forge still closes."""
+
+    async def ignoring(scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+    for app in (hello, ignoring):
+        runtime = SmallRuntime()
+        run = LifespanRun(ForgeMiddleware(app, forge=runtime))
+        assert await run.run() == ["startup.complete", "shutdown.complete"]
+        assert (run.error, runtime.events) == (None, ["open", "close"])
+
+
+async def test_shared_forge() -> None:
+    """Two middlewares on one application enter the forge twice and leave it twice; it counts for itself."""
+    runtime = SmallRuntime()
+    app = ForgeMiddleware(ForgeMiddleware(noting(runtime), forge=runtime), forge=runtime)
+    await LifespanRun(app).run()
+    assert runtime.entered == 0
+
+
+async def test_without_a_lifespan_the_first_request_opens() -> None:
+    """Many first requests at once open the forge once; a mounted application hears of no lifespan at all."""
+    runtime = SmallRuntime()
+    app = Starlette(routes=[Mount("/sub", app=ForgeMiddleware(hello, forge=runtime))])
+    answers = await asyncio.gather(*(request(app, "/sub/") for _ in range(5)))
+    assert [answer.status for answer in answers] == [200] * 5
+    assert runtime.events == ["open"]
+
+
+async def test_a_forge_that_cannot_open_late() -> None:
+    """Requests are refused without a reason for strangers, until the forge can be opened."""
+    runtime = SmallRuntime(fails_with=ConfigurationError(["cache_url is odd"]))
+    app = ForgeMiddleware(hello, forge=runtime)
+    refused = await request(app)
+    assert refused.status == 503
+    assert b"odd" not in refused.body
+    assert (await connect(app, "/")).sent[0]["type"] == "websocket.close"
+    runtime.fails_with = None
+    assert (await request(app)).status == 200
