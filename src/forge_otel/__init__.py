@@ -1,1 +1,53 @@
-"""One line turns a FastAPI/Starlette service that runs generative-AI pipelines into a production service."""
+"""One line turns a FastAPI/Starlette service that runs generative-AI pipelines into a production service.
+
+The module-level decorators do what those of a `Forge` do, on the open forge of the running code: they are resolved when
+they are called, so that functions can be decorated at import. Without an open forge a decorated function simply runs.
+"""
+
+from forge_otel._pipeline import PipelineDecorator
+from forge_otel.context import extract, inject
+from forge_otel.errors import ForgeError
+from forge_otel.forge import Forge, current
+from forge_otel.settings import Settings
+from forge_otel.telemetry.providers import Telemetry
+from forge_otel.telemetry.spans import Spans
+from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, Record, Reply, Sink, Store
+from forge_otel.web.middleware import ForgeMiddleware
+
+__all__ = [
+    "Call",
+    "Forge",
+    "ForgeError",
+    "ForgeMiddleware",
+    "GenerationRequest",
+    "GenerationResult",
+    "Layer",
+    "Record",
+    "Reply",
+    "Settings",
+    "Sink",
+    "Store",
+    "agent",
+    "extract",
+    "generation",
+    "inject",
+    "record_usage",
+    "span",
+    "step",
+    "tool",
+]
+
+
+def _telemetry() -> Telemetry | None:
+    forge = current()
+    return None if forge is None else forge.telemetry
+
+
+_spans = Spans(_telemetry)
+agent = _spans.agent
+tool = _spans.tool
+step = _spans.step
+span = _spans.span
+record_usage = _spans.record_usage
+
+generation = PipelineDecorator(current)

@@ -15,7 +15,7 @@ from forge_otel.errors import ConfigurationError
 
 __all__ = ["load"]
 
-_ALIASES = {"file": "files", "rediss": "redis", "unix": "redis"}
+_ALIASES = {"file": "files", "postgresql": "sql", "rediss": "redis", "sqlite": "sql", "unix": "redis"}
 
 
 def load(room: str, url: str) -> Callable[..., Any]:

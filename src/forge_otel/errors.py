@@ -8,9 +8,10 @@ ForgeError
 │   ├── NotFound         404
 │   └── PayloadTooLarge  413
 ├── Unauthorized         401
-├── GenerationFailed     502  the pipeline raised
 ├── ServiceUnavailable   503  a service that the answer needs is down
-│   └── CircuitOpen      503  its breaker refuses calls for now
+│   ├── CircuitOpen      503  its breaker refuses calls for now
+│   ├── Overloaded       503  as many calls to it as it may get are already in flight
+│   └── ServiceTimeout   503  it did not answer in time (also a TimeoutError)
 └── GenerationTimeout    504  the pipeline did not finish in time
 
 ``status``, ``code`` and ``title`` become the members of a problem+json answer (RFC 9457); ``code`` is stable.
@@ -24,12 +25,13 @@ __all__ = [
     "CircuitOpen",
     "ConfigurationError",
     "ForgeError",
-    "GenerationFailed",
     "GenerationTimeout",
     "MissingExtra",
     "NotFound",
     "NotOpen",
+    "Overloaded",
     "PayloadTooLarge",
+    "ServiceTimeout",
     "ServiceUnavailable",
     "Unauthorized",
     "needs",
@@ -120,14 +122,6 @@ class Unauthorized(ForgeError):
     title = "Unauthorized"
 
 
-class GenerationFailed(ForgeError):
-    """The pipeline raised; the cause is chained."""
-
-    status = 502
-    code = "generation_failed"
-    title = "Generation failed"
-
-
 class ServiceUnavailable(ForgeError):
     """A service that the answer needs is down."""
 
@@ -153,6 +147,20 @@ class CircuitOpen(ServiceUnavailable):
             f"calls to {name!r} are suspended after repeated failures; retry in {retry_after_s:.0f} s",
             retry_after_s=retry_after_s,
         )
+
+
+class Overloaded(ServiceUnavailable):
+    """A service gets no more calls for now, because as many as it may get are already in flight."""
+
+    code = "overloaded"
+    title = "Too many calls in flight"
+
+
+class ServiceTimeout(ServiceUnavailable, TimeoutError):
+    """A service did not answer in time, or there is no time left to ask it."""
+
+    code = "service_timeout"
+    title = "Service timed out"
 
 
 class GenerationTimeout(ForgeError):

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, fields
 from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from forge_otel.errors import ConfigurationError
 from forge_otel.pricing import ModelPrice
@@ -113,7 +112,7 @@ class Settings:
         faults = [
             f"{name} {mask_url(url)!r} is not a URL; it begins with a scheme such as {example!r}"
             for name, example in _URLS.items()
-            if (url := getattr(self, name)) is not None and not urlsplit(url).scheme
+            if (url := getattr(self, name)) is not None and not url.partition("://")[1]
         ]
         for name in _POSITIVE:
             value = getattr(self, name)

@@ -3,6 +3,7 @@
 Everything here is frozen. What changes while a generation runs lives in `forge_otel.context`.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
-from forge_otel.errors import BadRequest
+from forge_otel.errors import BadRequest, GenerationTimeout
 
 __all__ = [
     "Artifact",
@@ -26,6 +27,7 @@ __all__ = [
     "Step",
     "Store",
     "Usage",
+    "outcome_of",
 ]
 
 Artifact = str | bytes
@@ -180,6 +182,7 @@ class Call:
         pipeline: the name of the pipeline function.
         key: SHA-256 of all that decides the answer, lower-case hex.
         component_id: the archive folder.
+        run: the pipeline itself; what `Forge` puts innermost awaits it.
         pattern: what an L3 hit hands to the pipeline.
     """
 
@@ -187,6 +190,7 @@ class Call:
     pipeline: str
     key: str
     component_id: str
+    run: Callable[[], Awaitable[GenerationResult]]
     pattern: Any = None
 
 
@@ -207,6 +211,16 @@ class Reply:
     cost_usd: Decimal = ZERO_USD
     origin_id: str = ""
     age_s: float = 0.0
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether the answer was there before it was asked for, or was made for somebody else at the same moment."""
+        return self.source != "L4"
+
+    @property
+    def saved_usd(self) -> Decimal:
+        """What the caller did not have to spend: the recorded cost of the generation that made the answer."""
+        return self.cost_usd if self.is_hit else ZERO_USD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +271,13 @@ class Record:
 
 
 CallNext = Callable[[Call], Awaitable[Reply]]
+
+
+def outcome_of(exc: BaseException) -> str:
+    """Return the outcome that a generation has when `exc` leaves it: ``timeout``, ``cancelled`` or ``error``."""
+    if isinstance(exc, asyncio.CancelledError):
+        return "cancelled"
+    return "timeout" if isinstance(exc, GenerationTimeout | TimeoutError) else "error"
 
 
 class Layer(Protocol):

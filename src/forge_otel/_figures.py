@@ -1,0 +1,72 @@
+"""The figures of the dashboard: from the database where there is one, else from the last records of this process."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from decimal import Decimal
+from typing import Any
+
+from forge_otel.errors import NotOpen, needs
+from forge_otel.sinks.recent import Recent
+from forge_otel.types import ZERO_USD, Record
+
+__all__ = ["summary"]
+
+_logger = logging.getLogger(__name__)
+
+_ALL = 10**6
+_FULL = "L4"
+
+
+async def summary(database: Any | None, recent: Recent) -> dict[str, Any]:
+    """Return generations, hits, latencies and money, JSON-ready; ``scope`` says what they are about.
+
+    Args:
+        database: the SQL sink, or None.
+        recent: the last records of this process.
+    """
+    if database is not None:
+        with needs("sql"):
+            from sqlalchemy.exc import SQLAlchemyError
+
+            from forge_otel.database import analytics
+        try:
+            return _shown(asdict(await analytics.summary(database.engine)), scope="database")
+        except (NotOpen, OSError, SQLAlchemyError) as exc:
+            _logger.info("the figures come from this process alone: %s", type(exc).__name__)
+    return _shown(_of_records(recent.records(_ALL)), scope="process")
+
+
+def _shown(figures: dict[str, Any], *, scope: str) -> dict[str, Any]:
+    answered = sum(figures["by_source"].values())
+    hits = answered - figures["by_source"].get(_FULL, 0)
+    return figures | {
+        "scope": scope,
+        "hit_rate": hits / answered if answered else None,
+        "cost_usd": str(figures["cost_usd"]),
+        "saved_usd": str(figures["saved_usd"]),
+    }
+
+
+def _of_records(records: Sequence[Record]) -> dict[str, Any]:
+    answered = [record for record in records if record.outcome == "ok"]
+    return {
+        "generations": len(records),
+        "by_source": dict(Counter(record.source for record in answered)),
+        "errors": len(records) - len(answered),
+        "cost_usd": sum((record.cost_usd for record in records), ZERO_USD),
+        "saved_usd": sum((record.saved_usd for record in records), Decimal(0)),
+        "full": _latency([record.duration_s for record in answered if record.source == _FULL]),
+        "cached": _latency([record.duration_s for record in answered if record.source != _FULL]),
+    }
+
+
+def _latency(durations_s: list[float]) -> dict[str, Any]:
+    ordered = sorted(durations_s)
+
+    def percentile(share: float) -> float | None:
+        return ordered[max(1, math.ceil(share * len(ordered))) - 1] if ordered else None
+
+    return {"count": len(ordered), "p50_s": percentile(0.50), "p95_s": percentile(0.95)}

@@ -1,0 +1,80 @@
+"""Settings → parts: what a Forge is built of, before anything is connected."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forge_otel import _loading
+from forge_otel.errors import ConfigurationError, MissingExtra
+from forge_otel.settings import DEFAULT_DATABASE_URL, Settings
+from forge_otel.types import Sink, Store
+
+__all__ = ["Parts", "build"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The adapters that the settings name; None where a part is off.
+
+    Args:
+        store_service: the name of the service that the cache is in; None where it is in this process.
+    """
+
+    store: Store
+    store_service: str | None
+    archive: Any | None
+    database: Any | None
+    outbox_dir: Path | None
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """The sinks that records are delivered to."""
+        return [sink for sink in (self.archive, self.database) if sink is not None]
+
+
+def build(settings: Settings) -> Parts:
+    """Load what each URL names; nothing is connected yet.
+
+    Raises:
+        ConfigurationError: with every URL that nothing opens and every missing package at once.
+    """
+    faults: list[str] = []
+
+    def attempt(open_part: Callable[[], Any]) -> Any:
+        try:
+            return open_part()
+        except ConfigurationError as exc:
+            faults.extend(exc.faults)
+            return None
+
+    store = attempt(lambda: _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes))
+    archive = attempt(lambda: _open("sinks", settings.archive_url))
+    database = attempt(lambda: _open_database(settings.database_url))
+    if faults:
+        raise ConfigurationError(faults)
+    return Parts(
+        store=store,
+        store_service=None if settings.cache_url.startswith("memory:") else "redis",
+        archive=archive,
+        database=database,
+        outbox_dir=None if settings.outbox_dir is None else Path(settings.outbox_dir),
+    )
+
+
+def _open(room: str, url: str | None, **options: Any) -> Any:
+    return None if url is None else _loading.load(room, url)(url, **options)
+
+
+def _open_database(url: str | None) -> Any:
+    try:
+        return _open("sinks", url)
+    except MissingExtra as exc:
+        if url != DEFAULT_DATABASE_URL:
+            raise
+        # Nobody asked for this database by name, so a bare install runs without one.
+        _logger.warning("generations are not recorded in a database: %s", exc.faults[0])
+        return None

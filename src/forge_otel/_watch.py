@@ -1,0 +1,122 @@
+"""What the parts of a Forge do, turned into metrics, marks on spans and log lines: a line a change, not one a call."""
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+
+from opentelemetry import trace
+
+from forge_otel.context import current_generation
+from forge_otel.layers.guard import Guards
+from forge_otel.layers.guard_events import GuardEvent
+from forge_otel.names import Attr, Metric
+from forge_otel.sinks.outbox import Outbox, SinkStats
+from forge_otel.telemetry.instruments import Instruments
+
+__all__ = ["Watch"]
+
+_logger = logging.getLogger(__name__)
+
+Points = list[tuple[float, dict[str, str]]]
+
+# purgatory's words → the words of our metrics.
+_STATES = {"closed": "closed", "opened": "open", "half-opened": "half_open"}
+
+
+class Watch:
+    """Listens to guards, and lets the metrics see what only the parts know.
+
+    Args:
+        instruments: where the points go.
+        guards: listened to from now on.
+        outbox: asked at each scrape.
+    """
+
+    def __init__(self, instruments: Instruments, guards: Guards, outbox: Outbox) -> None:
+        self._instruments = instruments
+        self._guards = guards
+        self._outbox = outbox
+        guards.listeners.add(self)
+
+    def __call__(self, event: GuardEvent, /) -> None:
+        """Take note of what a guard did."""
+        if event.kind == "state_changed":
+            self._changed(event)
+        elif event.kind in {"retried", "budget_exhausted"}:
+            outcome = "retried" if event.kind == "retried" else "exhausted"
+            labels = {Attr.BREAKER_NAME: event.service, Attr.OUTCOME: outcome}
+            self._instruments.add(Metric.RETRIES, 1, labels)
+        elif event.kind == "fallback_used":
+            self._fell_back(event)
+
+    def observe(self) -> Callable[[], None]:
+        """Answer for the observable instruments from now on; returns what ends it."""
+        observe = self._instruments.observe
+        ends = [
+            observe(Metric.OUTBOX_PRODUCED, lambda: self._per_sink(lambda sink: sink.produced)),
+            observe(Metric.OUTBOX_DELIVERED, lambda: self._per_sink(lambda sink: sink.delivered)),
+            observe(Metric.OUTBOX_WAITING, lambda: self._per_sink(lambda sink: sink.waiting)),
+            observe(Metric.OUTBOX_DROPPED, self._dropped),
+            observe(Metric.BREAKER_STATE, self._breaker_states),
+            observe(Metric.BREAKER_CALLS, self._breaker_calls),
+            observe(Metric.BUILD_INFO, lambda: [(1, {Attr.VERSION: version("forge-otel")})]),
+        ]
+
+        def end() -> None:
+            for one in ends:
+                one()
+
+        return end
+
+    def _changed(self, event: GuardEvent) -> None:
+        before, after = _STATES[event.previous], _STATES[event.state]
+        labels = {Attr.BREAKER_NAME: event.service, Attr.BREAKER_FROM: before, Attr.BREAKER_TO: after}
+        self._instruments.add(Metric.BREAKER_TRANSITIONS, 1, labels)
+        level = logging.WARNING if after == "open" else logging.INFO
+        facts = {"service": event.service, "from": before, "to": after, "error_type": event.error_type}
+        _logger.log(
+            level,
+            "calls to %s: breaker %s → %s%s",
+            event.service,
+            before,
+            after,
+            f" after {event.error_type}, refused for {event.wait_s:.0f} s" if after == "open" else "",
+            extra={"forge": facts},
+        )
+
+    def _fell_back(self, event: GuardEvent) -> None:
+        labels = {Attr.BREAKER_NAME: event.service, Attr.FALLBACK: event.detail}
+        self._instruments.add(Metric.FALLBACKS, 1, labels)
+        trace.get_current_span().add_event("forge.fallback", {**labels, Attr.ERROR_TYPE: event.error_type})
+        generation = current_generation.get()
+        if generation is not None:
+            generation.note_degraded(f"{event.service}:{event.detail}")
+
+    def _per_sink(self, figure: Callable[[SinkStats], int]) -> Points:
+        return [(figure(stats), {Attr.OUTBOX_SINK: name}) for name, stats in self._outbox.stats().sinks.items()]
+
+    def _dropped(self) -> Points:
+        return [
+            (count, {Attr.OUTBOX_SINK: name, Attr.REASON: reason})
+            for name, stats in self._outbox.stats().sinks.items()
+            for reason, count in stats.dropped.items()
+        ]
+
+    def _breaker_states(self) -> Points:
+        return [
+            (float(guard.state == state), {Attr.BREAKER_NAME: guard.name, Attr.BREAKER_STATE: shown})
+            for guard in self._guards.states()
+            for state, shown in _STATES.items()
+        ]
+
+    def _breaker_calls(self) -> Points:
+        return [
+            (count, {Attr.BREAKER_NAME: guard.name, Attr.OUTCOME: outcome})
+            for guard in self._guards.states()
+            for outcome, count in (
+                ("success", guard.successes),
+                ("failure", guard.failures),
+                ("ignored", guard.ignored),
+                ("rejected", guard.rejected),
+            )
+        ]

@@ -1,0 +1,272 @@
+"""The runtime: it builds the stacks, owns everything that is opened, and closes it once.
+
+Building a Forge has no side effects; ``async with forge:`` connects, and what it opened is flushed and closed within
+``shutdown_timeout_s``, whatever is down. It may be entered several times at once (a middleware and a worker, two
+mounted applications): the first entry opens, the last exit closes.
+"""
+
+import asyncio
+import functools
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextvars import ContextVar
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from forge_otel import _figures, _parts
+from forge_otel._pipeline import PipelineDecorator, compose
+from forge_otel._watch import Watch
+from forge_otel.context import Generation, current_call, current_generation
+from forge_otel.errors import BadRequest
+from forge_otel.health import HealthMonitor, Probe
+from forge_otel.keys import generation_key, new_id
+from forge_otel.layers.exact import Exact, unguarded
+from forge_otel.layers.guard import Guard, Guards
+from forge_otel.layers.metrics import Metrics
+from forge_otel.layers.record import Recorder
+from forge_otel.layers.timeout import Timeout
+from forge_otel.layers.trace import Trace
+from forge_otel.settings import Settings
+from forge_otel.sinks.outbox import Outbox
+from forge_otel.sinks.recent import Recent
+from forge_otel.telemetry.providers import Telemetry
+from forge_otel.telemetry.spans import Spans
+from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, Reply, Sink
+
+__all__ = ["Forge", "current", "default"]
+
+# Authenticates entries where no secret is set: damage is found, but a forger is not kept out.
+_NO_SECRET = b"forge-otel: no cache_secret is set"
+# An archive folder that nobody named is called after the component's type and so many digits of its key.
+_KEY_DIGITS = 24
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
+# The outbox may take so much of the time for closing; the rest is for spans.
+_OUTBOX_SHARE = 0.7
+
+
+class Forge(Spans):
+    """The runtime; its span decorators (`agent`, `tool`, `step`, `span`, …) are those of `Spans`.
+
+    Args:
+        settings: how it runs; the defaults need no server.
+        layers: stand between the built-in trace, record and metrics layers and the pipeline, first outermost; they
+            replace the default ones (exact cache, timeout).
+        sinks: take finished records; they replace the default ones (archive, database).
+        telemetry: where spans and points go; made from the settings where it is left out.
+
+    Raises:
+        ConfigurationError: a URL that nothing opens or a package that is not installed; every fault at once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        layers: Sequence[Layer] | None = None,
+        sinks: Sequence[Sink] | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        super().__init__(lambda: self.telemetry if self.is_open else None)
+        self.generation = PipelineDecorator(lambda: self if self.is_open else None)
+        self.settings = settings or Settings()
+        self.telemetry = telemetry or Telemetry(self.settings)
+        self.parts = _parts.build(self.settings)
+        self.guards = Guards()
+        self.recent = Recent()
+        self.outbox = Outbox(
+            [*(self.parts.sinks if sinks is None else sinks), self.recent],
+            directory=self.parts.outbox_dir,
+            max_bytes=self.settings.outbox_max_bytes,
+            shutdown_timeout_s=self.settings.shutdown_timeout_s * _OUTBOX_SHARE,
+        )
+        self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox)
+        self._health = HealthMonitor(self._probes())
+        self.exact = self._exact()
+        always: list[Layer] = [
+            Trace(self.telemetry),
+            Recorder(self.outbox, pipeline_version=self.settings.pipeline_version),
+            Metrics(self.telemetry.instruments),
+        ]
+        inner = self._default_layers() if layers is None else layers
+        self._stack = compose([*always, *inner], _run_pipeline)
+        self._entered = 0
+        self._lock = asyncio.Lock()
+        self._resources = AsyncExitStack()
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
+        """Build a Forge from the ``FORGE_*`` variables of `environ`, or of the process.
+
+        Raises:
+            ConfigurationError: with every fault at once.
+        """
+        return cls(Settings.from_env(os.environ if environ is None else environ), **options)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the forge is connected; while it is not, decorated functions simply run."""
+        return self._entered > 0
+
+    async def __aenter__(self) -> Self:
+        async with self._lock:
+            if not self._entered:
+                await self._open()
+            self._entered += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        async with self._lock:
+            self._entered -= 1
+            if not self._entered:
+                await self._close()
+
+    def guard(self, name: str) -> Guard:
+        """Return the guard of the service `name`: deadline, retry, breaker and limits around calls to it."""
+        return self.guards.get(name)
+
+    async def generate(
+        self, request: GenerationRequest, run: Callable[[], Awaitable[GenerationResult]], *, pipeline: str
+    ) -> GenerationResult:
+        """Answer `request` through the stack.
+
+        Args:
+            request: what is asked.
+            run: the pipeline; called if no layer answers.
+            pipeline: its name, part of the cache key.
+
+        Raises:
+            BadRequest: the request cannot be understood; nothing was run, stored or recorded.
+        """
+        call = self._admit(request, run, pipeline)
+        generation = Generation(id=new_id(), started_at=datetime.now(UTC), started_s=time.monotonic())
+        tokens = current_generation.set(generation), _current.set(self)
+        try:
+            reply = await self._stack(call)
+        finally:
+            current_generation.reset(tokens[0])
+            _current.reset(tokens[1])
+        return replace(
+            reply.result,
+            source=reply.source,
+            generation_id=generation.id,
+            trace_id=generation.trace_id,
+            component_id=call.component_id,
+            cost_usd=generation.spent_usd,
+            saved_usd=reply.saved_usd,
+        )
+
+    async def summary(self) -> dict[str, Any]:
+        """Return the dashboard's figures, JSON-ready: from the database, or from the last records without one."""
+        figures = await _figures.summary(self.parts.database, self.recent)
+        stats = self.outbox.stats()
+        return figures | {
+            "outbox": {
+                "durable": stats.is_durable,
+                "journal_bytes": stats.journal_bytes,
+                "sinks": {name: asdict(sink) for name, sink in stats.sinks.items()},
+            },
+            "breakers": [asdict(guard) for guard in self.guards.states()],
+        }
+
+    def health_report(self) -> dict[str, Any]:
+        """Return ``{"status": "pass" | "warn" | "fail", "checks": {…}}`` (draft-inadarei-api-health-check)."""
+        return self._health.report()
+
+    def ready(self) -> bool:
+        """Whether requests can be answered."""
+        return self.is_open and self._health.ready()
+
+    def _probes(self) -> list[Probe]:
+        parts = self.parts
+        found: list[tuple[str | None, Any, str]] = [
+            (parts.store_service, parts.store, "answers are not cached, and each one costs a generation"),
+            ("archive", parts.archive, "artifacts wait on local disk"),
+            ("database", parts.database, "records wait on local disk"),
+        ]
+        return [
+            Probe(name=name, ping=part.ping, without_it=effect)
+            for name, part, effect in found
+            if name is not None and hasattr(part, "ping")
+        ]
+
+    def _admit(self, request: GenerationRequest, run: Callable[[], Awaitable[GenerationResult]], pipeline: str) -> Call:
+        allowed = self.settings.component_types
+        if allowed and request.component_type not in allowed:
+            known = ", ".join(allowed)
+            raise BadRequest(f"the component type {request.component_type[:64]!r} is not known; use one of {known}")
+        key = generation_key(request, pipeline=pipeline, version=self.settings.pipeline_version)
+        component_id = request.component_id or f"{_UNSAFE.sub('-', request.component_type)[:64]}-{key[:_KEY_DIGITS]}"
+        return Call(request=request, pipeline=pipeline, key=key, component_id=component_id, run=run)
+
+    async def _open(self) -> None:
+        # In a thread: reading the price table and looking for exporters takes a noticeable while.
+        await asyncio.to_thread(self.telemetry.start)
+        async with AsyncExitStack() as opening:
+            opening.callback(self._watch.observe())
+            if isinstance(self.parts.store, AbstractAsyncContextManager):
+                await opening.enter_async_context(self.parts.store)
+            await opening.enter_async_context(self.outbox)
+            await opening.enter_async_context(self._health)
+            self._resources = opening.pop_all()
+        _open_forges.append(self)
+
+    async def _close(self) -> None:
+        _open_forges.remove(self)
+        try:
+            await self._resources.aclose()
+        finally:
+            await asyncio.to_thread(self.telemetry.shutdown, self.settings.shutdown_timeout_s * (1 - _OUTBOX_SHARE))
+
+    def _exact(self) -> Exact:
+        service = self.parts.store_service
+        return Exact(
+            self.parts.store,
+            instruments=self.telemetry.instruments,
+            secret=(self.settings.cache_secret or "").encode() or _NO_SECRET,
+            ttl_s=self.settings.cache_ttl_s,
+            max_entry_bytes=self.settings.cache_max_entry_bytes,
+            guard=self.guards.get(service).call if service is not None else unguarded,
+            helper=service or "memory",
+        )
+
+    def _default_layers(self) -> list[Layer]:
+        return [self.exact, Timeout(self.settings.generation_timeout_s)]
+
+
+async def _run_pipeline(call: Call) -> Reply:
+    """Run the full generation: what stands innermost."""
+    token = current_call.set(call)
+    try:
+        result = await call.run()
+    finally:
+        current_call.reset(token)
+    generation = current_generation.get()
+    if generation is None:
+        return Reply(result=result)
+    return Reply(result=result, cost_usd=generation.spent_usd, origin_id=generation.id)
+
+
+_open_forges: list[Forge] = []
+_current: ContextVar[Forge | None] = ContextVar("forge_current", default=None)
+
+
+def current() -> Forge | None:
+    """Return the open forge that the running code belongs to: that of its generation, else the one opened last."""
+    forge = _current.get()
+    if forge is not None and forge.is_open:
+        return forge
+    return _open_forges[-1] if _open_forges else None
+
+
+@functools.cache
+def default() -> Forge:
+    """Return the process default, built from the environment when it is first asked for.
+
+    Raises:
+        ConfigurationError: with every fault at once.
+    """
+    return Forge.from_env()

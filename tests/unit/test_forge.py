@@ -1,0 +1,287 @@
+"""The runtime: what a generation gives, and what is left of it in cache, records, metrics and trace."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client.parser import text_string_to_metric_families
+
+import forge_otel
+from forge_otel import Call, Forge, GenerationRequest, GenerationResult, Record, Reply, Settings, agent, record_usage
+from forge_otel.errors import BadRequest, ConfigurationError, GenerationTimeout
+from forge_otel.telemetry.providers import Telemetry
+from forge_otel.types import CallNext
+
+
+class Kept:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.changed = asyncio.Condition()
+
+    async def deliver(self, records: Sequence[Record], /) -> None:
+        async with self.changed:
+            self.records.extend(records)
+            self.changed.notify_all()
+
+    async def wait_for(self, count: int) -> list[Record]:
+        """Return the records once there are `count`."""
+        async with asyncio.timeout(10), self.changed:
+            await self.changed.wait_for(lambda: len(self.records) >= count)
+        return self.records
+
+
+def _settings(folder: Path, **changes: Any) -> Settings:
+    defaults = {"archive_url": None, "database_url": None, "outbox_dir": str(folder / "outbox")}
+    return Settings(**defaults | changes)
+
+
+def _telemetry(settings: Settings) -> Telemetry:
+    """Providers of this test alone."""
+    tracers, meters = TracerProvider(shutdown_on_exit=False), MeterProvider(shutdown_on_exit=False)
+    return Telemetry(settings, tracer_provider=tracers, meter_provider=meters)
+
+
+@pytest.fixture
+def kept() -> Kept:
+    """Where the records go."""
+    return Kept()
+
+
+@pytest.fixture
+async def forge(tmp_path: Path, kept: Kept) -> AsyncIterator[Forge]:
+    """An open forge without archive and database."""
+    settings = _settings(tmp_path)
+    async with Forge(settings, sinks=[kept], telemetry=_telemetry(settings)) as opened:
+        yield opened
+
+
+def _request(**changes: Any) -> GenerationRequest:
+    fields: dict[str, Any] = {"component_type": "button", "figma_key": "f"}
+    return GenerationRequest(**fields | changes)
+
+
+@agent("writer")
+async def write() -> str:
+    """An agent that makes one call to a model for a cent."""
+    record_usage(1000, 100, model="m", provider="p", cost_usd=Decimal("0.01"))
+    return "code"
+
+
+@forge_otel.generation
+async def generate(request: GenerationRequest) -> GenerationResult:
+    """A pipeline of one agent."""
+    return GenerationResult(code=await write(), artifacts={"component.tsx": "code"}, metadata={"quality_score": 90})
+
+
+async def test_the_second_answer_comes_from_the_cache(forge: Forge) -> None:
+    """The first generation costs, the second saves just that."""
+    first, second = await generate(_request()), await generate(_request())
+    assert (first.source, first.cost_usd, first.saved_usd) == ("L4", Decimal("0.01"), Decimal(0))
+    assert (second.source, second.cost_usd, second.saved_usd) == ("L1", Decimal(0), Decimal("0.01"))
+    assert (second.code, second.artifacts, second.metadata) == (first.code, first.artifacts, first.metadata)
+    assert first.generation_id != second.generation_id
+    assert first.component_id == second.component_id
+
+
+async def test_each_generation_is_recorded_once(forge: Forge, kept: Kept) -> None:
+    """The record says who asked for what, who answered, and what it cost."""
+    result = await generate(_request(user_id="ada", session_id="s"))
+    (record,) = await kept.wait_for(1)
+    assert (record.id, record.trace_id, record.outcome) == (result.generation_id, result.trace_id, "ok")
+    assert (record.source, record.user_id, record.session_id, record.quality_score) == ("L4", "ada", "s", 90.0)
+    assert [(cost.api, cost.agent, cost.amount_usd) for cost in record.costs] == [("p", "writer", Decimal("0.01"))]
+    assert [step.name for step in record.steps] == ["writer"]
+    assert record.misses == {"L1": "cold"}
+    assert record.artifact_refs == {"component.tsx": f"components/{result.component_id}/component.tsx"}
+    assert record.artifacts == {"component.tsx": "code"}
+
+
+async def test_the_metrics_agree_with_the_records(forge: Forge, kept: Kept) -> None:
+    """Counters on the page are the sums over the records."""
+    for number in (1, 2, 1, 1):
+        await generate(_request(tokens={"n": number}))
+    records = await kept.wait_for(4)
+    page, _ = await forge.telemetry.prometheus.render("", "")
+    samples = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+        if sample.name in {"forge_genai_cost_usd_total", "forge_genai_cost_saved_usd_total"}
+    }
+    assert samples["forge_genai_cost_usd_total"] == pytest.approx(float(sum(record.cost_usd for record in records)))
+    assert samples["forge_genai_cost_saved_usd_total"] == pytest.approx(
+        float(sum(record.saved_usd for record in records))
+    )
+
+
+async def test_one_generation_is_one_tree(forge: Forge) -> None:
+    """The agent's span is below the generation's."""
+    result = await generate(_request())
+    spans = {row.name: row for row in forge.telemetry.recent_traces.trace(result.trace_id)}
+    assert set(spans) == {"invoke_workflow generate", "invoke_agent writer"}
+    assert spans["invoke_agent writer"].parent_id == spans["invoke_workflow generate"].span_id
+
+
+async def test_an_error_is_recorded_and_is_the_callers(forge: Forge, kept: Kept) -> None:
+    """What the pipeline raises reaches the caller untouched, and the record says what it was."""
+    fault = ValueError("no such colour")
+
+    @forge.generation
+    async def fails(request: GenerationRequest) -> GenerationResult:
+        raise fault
+
+    with pytest.raises(ValueError, match="no such colour") as caught:
+        await fails(_request())
+    assert caught.value is fault
+    (record,) = await kept.wait_for(1)
+    assert (record.outcome, record.error_type, record.error_message) == ("error", "ValueError", "no such colour")
+    assert (record.source, record.artifacts) == ("", {})
+
+
+async def test_a_cancelled_generation_is_recorded_and_stays_cancelled(forge: Forge, kept: Kept) -> None:
+    """A caller that goes away costs nothing but a record."""
+    begun = asyncio.Event()
+
+    @forge.generation
+    async def hangs(request: GenerationRequest) -> GenerationResult:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    task = asyncio.create_task(hangs(_request()))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (record,) = await kept.wait_for(1)
+    assert (record.outcome, record.error_type) == ("cancelled", "CancelledError")
+
+
+async def test_a_late_pipeline_is_given_up(tmp_path: Path, kept: Kept) -> None:
+    """A pipeline that does not end in time is cancelled, and the record says so."""
+
+    settings = _settings(tmp_path, generation_timeout_s=0.05)
+    async with Forge(settings, sinks=[kept], telemetry=_telemetry(settings)) as forge:
+
+        @forge.generation
+        async def hangs(request: GenerationRequest) -> GenerationResult:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        with pytest.raises(GenerationTimeout, match="did not finish within"):
+            await hangs(_request())
+        (record,) = await kept.wait_for(1)
+    assert (record.outcome, record.error_type) == ("timeout", "GenerationTimeout")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"tokens": {"a": float("nan")}}, "NaN"), ({"component_type": "rocket"}, "use one of button, card")],
+)
+async def test_a_bad_request_leaves_nothing(tmp_path: Path, kept: Kept, change: dict[str, Any], sentence: str) -> None:
+    """What cannot be understood is neither run nor stored nor recorded."""
+    settings = _settings(tmp_path, component_types=("button", "card"))
+    async with Forge(settings, sinks=[kept], telemetry=_telemetry(settings)) as forge:
+        with pytest.raises(BadRequest, match=sentence):
+            await generate(_request(**change))
+        assert forge.outbox.stats().sinks["kept"].produced == 0
+    assert kept.records == []
+
+
+async def test_without_an_open_forge_everything_simply_runs() -> None:
+    """Decorated functions work in a script that never opened a forge."""
+    result = await generate(_request())
+    assert (result.code, result.generation_id, result.source) == ("code", "", "L4")
+
+
+async def test_arguments_beside_the_request_are_handed_through(forge: Forge) -> None:
+    """Further arguments reach the pipeline and are not part of the key."""
+
+    @forge.generation(name="named")
+    async def adds(request: GenerationRequest, extra: str, *, more: str) -> GenerationResult:
+        return GenerationResult(code=extra + more)
+
+    assert (await adds(_request(), "a", more="b")).code == "ab"
+    assert (await adds(_request(), "x", more="y")).code == "ab"
+
+
+async def test_own_layers_replace_the_inner_ones(tmp_path: Path, kept: Kept) -> None:
+    """A third party's layer needs one method, and is traced and recorded all the same."""
+
+    class Canned:
+        async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
+            return Reply(result=GenerationResult(code="canned"), source="L2", cost_usd=Decimal("0.42"))
+
+    settings = _settings(tmp_path)
+    async with Forge(settings, layers=[Canned()], sinks=[kept], telemetry=_telemetry(settings)):
+        result = await generate(_request())
+        (record,) = await kept.wait_for(1)
+    assert (result.source, result.saved_usd, record.source) == ("L2", Decimal("0.42"), "L2")
+
+
+async def test_it_opens_once_and_closes_last(tmp_path: Path) -> None:
+    """Entered twice it stays open until both have left, and can be opened again."""
+    settings = _settings(tmp_path)
+    forge = Forge(settings, sinks=[], telemetry=_telemetry(settings))
+    for _ in range(2):
+        async with forge:
+            async with forge:
+                assert forge.is_open
+            assert forge.is_open
+        assert not forge.is_open
+
+
+async def test_the_inner_forge_runs_what_it_began(tmp_path: Path, forge: Forge) -> None:
+    """With two open forges a generation and its agents belong to one of them."""
+    other = Kept()
+    settings = _settings(tmp_path / "other")
+    async with Forge(settings, sinks=[other], telemetry=_telemetry(settings)) as second:
+        outer = forge.generation(generate.__wrapped__)  # type: ignore[attr-defined]
+        await outer(_request())
+        assert len(forge.telemetry.recent_traces.latest()) == 1
+        assert second.telemetry.recent_traces.latest() == []
+
+
+def test_every_url_that_nothing_opens_is_named() -> None:
+    """A forge that cannot be built says everything that is wrong with it."""
+    with pytest.raises(ConfigurationError) as caught:
+        Forge(Settings(cache_url="memcached://h", archive_url="ftp://h", database_url="oracle://h"))
+    assert len(caught.value.faults) == 3
+
+
+async def test_answers_survive_a_crash_of_the_sinks(tmp_path: Path) -> None:
+    """What one process could not deliver, the next one does."""
+
+    class Down:
+        name = "kept"
+
+        async def deliver(self, records: Sequence[Record], /) -> None:
+            raise ConnectionRefusedError
+
+    settings = _settings(tmp_path, shutdown_timeout_s=0.5)
+    async with Forge(settings, sinks=[Down()], telemetry=_telemetry(settings)):
+        result = await generate(_request())
+    later = Kept()
+    async with Forge(settings, sinks=[later], telemetry=_telemetry(settings)):
+        (record,) = await later.wait_for(1)
+    assert record.id == result.generation_id
+
+
+async def test_the_figures_without_a_database_come_from_this_process(forge: Forge) -> None:
+    """The dashboard has figures also where nothing is stored, and says what they are about."""
+    await generate(_request())
+    await generate(_request())
+    async with asyncio.timeout(10):
+        while (figures := await forge.summary())["generations"] < 2:
+            await asyncio.sleep(0.01)
+    assert (figures["scope"], figures["by_source"], figures["hit_rate"]) == ("process", {"L4": 1, "L1": 1}, 0.5)
+    assert (figures["cost_usd"], figures["saved_usd"], figures["errors"]) == ("0.01", "0.01", 0)
+    json.dumps(figures)

@@ -1,0 +1,94 @@
+"""Code and environment say the same thing, and a fault is told with all others."""
+
+from dataclasses import fields
+from decimal import Decimal
+
+import pytest
+
+from forge_otel.errors import ConfigurationError
+from forge_otel.pricing import ModelPrice
+from forge_otel.settings import Settings, mask_url
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    """Nothing set is the embedded default of every part."""
+    assert Settings.from_env({}) == Settings()
+
+
+def test_every_field_can_be_set_by_its_variable() -> None:
+    """Each field reads the variable of its own name."""
+    environ = {
+        "FORGE_CACHE_URL": "redis://h/0",
+        "FORGE_CACHE_SECRET": "s" * 16,
+        "FORGE_CACHE_TTL_S": "1.5",
+        "FORGE_CACHE_MAX_BYTES": "1",
+        "FORGE_CACHE_MAX_ENTRY_BYTES": "2",
+        "FORGE_ARCHIVE_URL": "",
+        "FORGE_DATABASE_URL": "",
+        "FORGE_OUTBOX_DIR": "",
+        "FORGE_OUTBOX_MAX_BYTES": "3",
+        "FORGE_ADMIN_TOKEN": "t" * 16,
+        "FORGE_OPEN_METRICS": "yes",
+        "FORGE_PIPELINE_VERSION": "9",
+        "FORGE_COMPONENT_TYPES": "button, card",
+        "FORGE_GENERATION_TIMEOUT_S": "60",
+        "FORGE_MAX_BODY_BYTES": "4",
+        "FORGE_CAPTURE_CONTENT": "1",
+        "FORGE_PRICES": '{"m": {"input_usd": "2.5", "output_usd": 10}}',
+        "FORGE_SHUTDOWN_TIMEOUT_S": "2",
+    }
+    assert set(environ) == {f"FORGE_{item.name.upper()}" for item in fields(Settings)}
+    settings = Settings.from_env(environ)
+    unchanged = [
+        item.name for item in fields(Settings) if getattr(settings, item.name) == getattr(Settings(), item.name)
+    ]
+    assert unchanged == []
+    assert settings.archive_url is None
+    assert settings.component_types == ("button", "card")
+    assert settings.prices == {"m": ModelPrice(input_usd=Decimal("2.5"), output_usd=Decimal(10))}
+
+
+def test_every_fault_is_listed_at_once_with_secrets_masked() -> None:
+    """Five faults give five lines, and none of them shows a secret."""
+    environ = {
+        "FORGE_CAHCE_URL": "memory://",
+        "FORGE_ADMIN_TOKEN": "hunter2",
+        "FORGE_GENERATION_TIMEOUT_S": "soon",
+        "FORGE_MAX_BODY_BYTES": "-1",
+        "FORGE_DATABASE_URL": "user:hunter2@host/db",
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_env(environ)
+    assert len(caught.value.faults) == 5
+    assert "did you mean FORGE_CACHE_URL" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_somebody_elses_variable_is_left_alone() -> None:
+    """A variable that only shares our prefix is not a fault."""
+    assert Settings.from_env({"FORGE_WORKSPACE": "x"}) == Settings()
+
+
+def test_the_repr_holds_no_secret() -> None:
+    """Tokens, passwords and query strings are never printed."""
+    settings = Settings(
+        admin_token="t0psecret" * 2, cache_secret="t0psecret" * 2, cache_url="redis://u:t0psecret@h?p=t0psecret"
+    )
+    assert "t0psecret" not in repr(settings)
+    assert "redis://***@h?***" in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("redis://:pw@host:6379/0", "redis://***@host:6379/0"),
+        ("s3://bucket?secret=pw", "s3://bucket?***"),
+        ("sqlite+aiosqlite:///./.forge/forge.db", "sqlite+aiosqlite:///./.forge/forge.db"),
+        ("postgresql://u:p@w@h/db", "postgresql://***@h/db"),
+        ("just pw", "***"),
+        (None, None),
+    ],
+)
+def test_urls_are_shown_without_what_is_secret(url: str | None, masked: str | None) -> None:
+    """Credentials and queries are cut, place and name stay."""
+    assert mask_url(url) == masked
