@@ -1,0 +1,1 @@
+"""The five agents, each in its own module; `componentforge.pipeline` runs them."""

@@ -1,0 +1,236 @@
+"""Token Extractor: reads a Figma subtree into design tokens and a blueprint that speaks in them.
+
+Solid fills and strokes, text styles, auto-layout spacing, fixed sizes, corner radii, shadows, borders and opacities
+become tokens. Gradients, images, blurs and vector paths do not.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from componentforge.agents.token_registry import Place, TokenRegistry
+from componentforge.briefs import Blueprint, Part, PartKind, Variant
+from componentforge.figma_client import FigmaNode
+from componentforge.tokens import TokenTree, merge, pixels, variable
+from forge_otel import agent
+
+__all__ = ["Extraction", "extract", "extract_tokens"]
+
+Json = Mapping[str, Any]
+
+_ALIGN = {"MIN": "flex-start", "CENTER": "center", "MAX": "flex-end", "BASELINE": "baseline"}
+_JUSTIFY = {**_ALIGN, "SPACE_BETWEEN": "space-between"}
+_TEXT_CASE = {"UPPER": "uppercase", "LOWER": "lowercase", "TITLE": "capitalize"}
+_DECORATION = {"UNDERLINE": "underline", "STRIKETHROUGH": "line-through"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extraction:
+    """What a design consists of: its tokens, and its layers in terms of them."""
+
+    tokens: TokenTree
+    blueprint: Blueprint
+
+
+@agent("token_extractor")
+async def extract_tokens(node: FigmaNode, overrides: Json) -> Extraction:
+    """Read a design's tokens and lay the caller's own tokens over them.
+
+    Raises:
+        BadRequest: an override is no design token.
+    """
+    extraction = extract(node)
+    return Extraction(tokens=merge(extraction.tokens, overrides), blueprint=extraction.blueprint)
+
+
+def extract(node: FigmaNode) -> Extraction:
+    """Read the tokens and the blueprint of a design."""
+    registry = TokenRegistry(styles=node.styles)
+    document = node.document
+    definitions = document.get("componentPropertyDefinitions", {})
+    axes = {
+        _plain(name): list(definition.get("variantOptions", []))
+        for name, definition in definitions.items()
+        if definition["type"] == "VARIANT"
+    }
+    is_set = document["type"] == "COMPONENT_SET" and bool(document.get("children"))
+    roots = document["children"] if is_set else [document]
+    variants = []
+    for root in roots:
+        options = _options(root["name"]) if is_set else {}
+        unusual = tuple(option for axis, option in options.items() if axes.get(axis, [None])[0] != option)
+        part = _Reader(registry, variant=unusual).read(root, is_root=True)
+        variants.append(Variant(options=options, root=part))
+    return Extraction(
+        tokens=registry.tree, blueprint=Blueprint(name=document["name"], axes=axes if is_set else {}, variants=variants)
+    )
+
+
+def _options(variant_name: str) -> dict[str, str]:
+    pairs = (pair.partition("=") for pair in variant_name.split(", "))
+    return {axis.strip(): option.strip() for axis, _, option in pairs}
+
+
+def _plain(property_name: str) -> str:
+    """Return a component property's name; Figma adds ``#`` and an id to all but variant properties."""
+    return property_name.partition("#")[0]
+
+
+class _Reader:
+    """Reads the layers of one variant."""
+
+    def __init__(self, registry: TokenRegistry, *, variant: tuple[str, ...]) -> None:
+        self._registry = registry
+        self._variant = variant
+
+    def read(self, node: Json, *, is_root: bool = False) -> Part:
+        """Return one layer with all below it."""
+        place = Place(part=None if is_root else node["name"], variant=self._variant)
+        references = node.get("componentPropertyReferences", {})
+        kind: PartKind = "text" if node["type"] == "TEXT" else "frame" if "children" in node else "shape"
+        return Part(
+            name=node["name"],
+            kind=kind,
+            style=dict(self._style(node, kind, place)),
+            text=node.get("characters"),
+            text_property=_plain(references["characters"]) if "characters" in references else None,
+            shown_by=_plain(references["visible"]) if "visible" in references else None,
+            children=[self.read(child) for child in node.get("children", []) if _is_drawn(child)],
+        )
+
+    def _style(self, node: Json, kind: PartKind, place: Place) -> Iterator[tuple[str, str]]:
+        if kind == "text":
+            yield from self._text(node, place)
+        elif kind == "frame":
+            yield from self._flow(node, place)
+        yield from self._sizes(node, kind, place)
+        yield from self._surface(node, kind, place)
+
+    def _text(self, node: Json, place: Place) -> Iterator[tuple[str, str]]:
+        style = node["style"]
+        size = float(style.get("fontSize", 16))
+        value = {
+            "fontFamily": style.get("fontFamily", "sans-serif"),
+            "fontSize": pixels(size),
+            "fontWeight": style.get("fontWeight", 400),
+            "lineHeight": pixels(style.get("lineHeightPx", size * 1.5)),
+            "letterSpacing": pixels(style.get("letterSpacing", 0)),
+        }
+        path = self._registry.use(
+            "typography", "text", value, kind="typography", place=place, style_id=node.get("styles", {}).get("text")
+        )
+        yield "font", f"var({variable(path)})"
+        if value["letterSpacing"] != "0px":
+            yield "letterSpacing", f"var({variable(path)}-tracking)"
+        if style.get("textCase") in _TEXT_CASE:
+            yield "textTransform", _TEXT_CASE[style["textCase"]]
+        if style.get("textDecoration") in _DECORATION:
+            yield "textDecoration", _DECORATION[style["textDecoration"]]
+        if "\n" in node["characters"]:
+            yield "whiteSpace", "pre-line"
+
+    def _flow(self, node: Json, place: Place) -> Iterator[tuple[str, str]]:
+        if node.get("layoutMode") not in {"HORIZONTAL", "VERTICAL"}:
+            yield "position", "relative"
+            return
+        yield "display", "flex"
+        yield "flexDirection", "row" if node["layoutMode"] == "HORIZONTAL" else "column"
+        yield "justifyContent", _JUSTIFY[node.get("primaryAxisAlignItems", "MIN")]
+        yield "alignItems", _ALIGN[node.get("counterAxisAlignItems", "MIN")]
+        if node.get("itemSpacing", 0) > 0:
+            yield "gap", self._length("spacing", "gap", node["itemSpacing"], place)
+        for name, role, start, end in (
+            ("paddingBlock", "padding-block", "paddingTop", "paddingBottom"),
+            ("paddingInline", "padding-inline", "paddingLeft", "paddingRight"),
+        ):
+            values = dict.fromkeys((node.get(start, 0), node.get(end, 0)))
+            if any(values):
+                yield name, " ".join(self._length("spacing", role, value, place) for value in values)
+
+    def _sizes(self, node: Json, kind: PartKind, place: Place) -> Iterator[tuple[str, str]]:
+        box = node.get("absoluteBoundingBox") or {}
+        for name, axis in (("width", "layoutSizingHorizontal"), ("height", "layoutSizingVertical")):
+            if node.get(axis) == "FILL":
+                yield name, "100%"
+            elif name in box and (node.get(axis) == "FIXED" or kind == "shape"):
+                yield name, self._length("size", name, box[name], place)
+        if node.get("layoutSizingHorizontal") == "FIXED" and kind == "frame":
+            yield "maxWidth", "100%"
+        yield "boxSizing", "border-box"
+
+    def _surface(self, node: Json, kind: PartKind, place: Place) -> Iterator[tuple[str, str]]:
+        styles = node.get("styles", {})
+        fill = _solid(node.get("fills", []))
+        if fill:
+            name, role = ("color", "text") if kind == "text" else ("background", "background")
+            role = "icon" if node["type"] == "VECTOR" else role
+            yield (
+                name,
+                self._registry.reference("color", role, fill, kind="color", place=place, style_id=styles.get("fill")),
+            )
+        stroke = _solid(node.get("strokes", []))
+        if stroke and node.get("strokeWeight", 1) > 0:
+            yield "border", self._border(stroke, node, place, style_id=styles.get("stroke"))
+        if node["type"] == "ELLIPSE":
+            yield "borderRadius", "50%"
+        elif node.get("cornerRadius", 0) > 0:
+            yield "borderRadius", self._length("radius", "corner", node["cornerRadius"], place)
+        shadows = [_shadow(effect) for effect in node.get("effects", []) if _is_shadow(effect)]
+        if shadows:
+            yield (
+                "boxShadow",
+                self._registry.reference(
+                    "shadow", "elevation", shadows, kind="shadow", place=place, style_id=styles.get("effect")
+                ),
+            )
+        if node.get("opacity", 1) < 1:
+            opacity = round(node["opacity"], 3)
+            yield "opacity", self._registry.reference("opacity", "layer", opacity, kind="number", place=place)
+
+    def _border(self, stroke: str, node: Json, place: Place, *, style_id: str | None) -> str:
+        group, name = self._registry.use("color", "border", stroke, kind="color", place=place, style_id=style_id)
+        value = {
+            "color": f"{{{group}.{name}}}",
+            "width": pixels(node.get("strokeWeight", 1)),
+            "style": "dashed" if node.get("strokeDashes") else "solid",
+        }
+        return self._registry.reference("border", "outline", value, kind="border", place=place)
+
+    def _length(self, group: str, role: str, number: float, place: Place) -> str:
+        return self._registry.reference(group, role, pixels(number), kind="dimension", place=place)
+
+
+def _is_drawn(node: Json) -> bool:
+    """Tell whether a layer belongs to the component: hidden ones do only where a property can show them."""
+    return bool(node.get("visible", True)) or "visible" in node.get("componentPropertyReferences", {})
+
+
+def _is_shadow(effect: Json) -> bool:
+    return effect["type"] == "DROP_SHADOW" and bool(effect.get("visible", True))
+
+
+def _solid(paints: list[Json]) -> str | None:
+    """Return the topmost visible solid paint as hex; Figma lists paints from the bottom up."""
+    for paint in reversed(paints):
+        if paint["type"] == "SOLID" and paint.get("visible", True):
+            return _hex(paint["color"], opacity=paint.get("opacity", 1))
+    return None
+
+
+def _hex(color: Mapping[str, float], *, opacity: float = 1) -> str:
+    """Return ``#rrggbb``, or ``#rrggbbaa`` where the colour is not opaque."""
+    channels = [color["r"], color["g"], color["b"]]
+    alpha = color.get("a", 1) * opacity
+    if alpha < 1:
+        channels.append(alpha)
+    return "#" + "".join(f"{round(channel * 255):02x}" for channel in channels)
+
+
+def _shadow(effect: Json) -> dict[str, str]:
+    return {
+        "color": _hex(effect["color"]),
+        "offsetX": pixels(effect["offset"]["x"]),
+        "offsetY": pixels(effect["offset"]["y"]),
+        "blur": pixels(effect["radius"]),
+        "spread": pixels(effect.get("spread", 0)),
+    }

@@ -1,0 +1,154 @@
+"""The service: ``POST /generate`` turns a Figma component into a React component, ``GET /components`` lists them."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from componentforge.briefs import ComponentType
+from componentforge.figma_client import FigmaClient
+from componentforge.instrumentation import instrument_openai
+from componentforge.llm import LanguageModel
+from componentforge.pipeline import generate
+from componentforge.settings import ServiceSettings
+from forge_otel import Forge, ForgeMiddleware, GenerationRequest
+from forge_otel.errors import BadRequest
+
+__all__ = ["create_app"]
+
+_MAX_FAULTS = 5
+_MAX_NAME_CHARS = 256
+
+
+class GenerateBody(BaseModel):
+    """What a caller sends."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    component_type: ComponentType
+    figma_key: str = Field(min_length=1, max_length=128)
+    node_id: str = Field(min_length=1, max_length=128)
+    tokens: dict[str, Any] = {}
+    requirements: dict[str, Any] = {}
+    component_id: str | None = None
+    component_name: str | None = None
+    pattern_id: str | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    tenant: str | None = None
+
+
+class GenerateAnswer(BaseModel):
+    """What a caller gets; money is decimal text, so that no cent is lost on the way."""
+
+    generation_id: str
+    trace_id: str
+    source: str
+    cost_usd: str
+    saved_usd: str
+    component_id: str
+    code: str
+    artifacts: dict[str, str]
+    metadata: dict[str, Any]
+
+
+class OfferAnswer(BaseModel):
+    """A component that can be generated."""
+
+    figma_key: str
+    node_id: str
+    name: str
+    component_type: str
+
+
+def create_app(settings: ServiceSettings, forge: Forge | None = None) -> FastAPI:
+    """Build the service.
+
+    Args:
+        settings: where Figma and the language model are.
+        forge: the runtime; the process default where it is left out.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        http = httpx.AsyncClient(
+            base_url=settings.figma_url,
+            headers={"X-Figma-Token": settings.figma_token},
+            timeout=settings.timeout_s,
+        )
+        async with http, LanguageModel(settings) as llm:
+            app.state.figma, app.state.llm = FigmaClient(http), llm
+            yield
+
+    instrument_openai()
+    app = FastAPI(title="ComponentForge", lifespan=lifespan)
+    app.add_middleware(ForgeMiddleware, forge=forge)
+    app.add_exception_handler(RequestValidationError, _refuse)
+    app.add_exception_handler(400, _refuse_unreadable)
+    app.add_api_route("/generate", _generate, methods=["POST"], response_model=GenerateAnswer)
+    app.add_api_route("/components", _components, methods=["GET"], response_model=list[OfferAnswer])
+    app.state.settings = settings
+    return app
+
+
+async def _generate(body: GenerateBody, request: Request) -> GenerateAnswer:
+    """Generate a component, or return the one that was generated before from the same design and wishes."""
+    node = await request.app.state.figma.node(body.figma_key, body.node_id)
+    order = GenerationRequest(
+        **body.model_dump(exclude={"node_id", "component_name"}),
+        component_name=body.component_name or node.document["name"][:_MAX_NAME_CHARS],
+        content_hash=node.content_hash,
+    )
+    result = await generate(order, node, request.app.state.llm)
+    return GenerateAnswer(
+        generation_id=result.generation_id,
+        trace_id=result.trace_id,
+        source=result.source,
+        cost_usd=str(result.cost_usd),
+        saved_usd=str(result.saved_usd),
+        component_id=result.component_id,
+        code=result.code,
+        artifacts=_texts(result.artifacts),
+        metadata=dict(result.metadata),
+    )
+
+
+async def _components(request: Request) -> list[OfferAnswer]:
+    """List the components that can be generated."""
+    figma: FigmaClient = request.app.state.figma
+    offers = [offer for key in request.app.state.settings.figma_files for offer in await figma.offers(key)]
+    return [OfferAnswer(**asdict(offer)) for offer in offers]
+
+
+def _texts(artifacts: Mapping[str, str | bytes]) -> dict[str, str]:
+    return {
+        name: content if isinstance(content, str) else content.decode(errors="replace")
+        for name, content in artifacts.items()
+    }
+
+
+async def _refuse(_request: Request, exc: Exception) -> Any:
+    """Turn FastAPI's list of faults into the error that ForgeMiddleware answers as problem+json."""
+    if not isinstance(exc, RequestValidationError):
+        raise exc
+    faults = "; ".join(_fault(fault) for fault in exc.errors()[:_MAX_FAULTS])
+    raise BadRequest(f"the request cannot be used: {faults}") from exc
+
+
+async def _refuse_unreadable(_request: Request, exc: Exception) -> Any:
+    """FastAPI's answer to a body that is not even text is no validation error."""
+    raise BadRequest("the request cannot be used: its body is not JSON in UTF-8") from exc
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    where = ".".join(str(step) for step in fault["loc"][1:])
+    if fault["type"] == "json_invalid":
+        return f"the body is not JSON (at character {where})"
+    if not where:
+        return "the body must be a JSON object, sent as application/json"
+    return f"{where}: {fault['msg']}"

@@ -1,0 +1,162 @@
+"""``forge-otel demo``: the service under uvicorn, a published workload over real HTTP, and what came of it.
+
+Everything runs in this process on free loopback ports: the service, the stand-in Figma and, without an OpenAI key, the
+offline model. Data goes to a new folder below ``.forge/demo``, so that the figures are those of this run alone;
+``FORGE_*`` variables win over the demo's own settings.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from componentforge.app import create_app
+from componentforge.briefs import COMPONENT_TYPES
+from componentforge.demo_report import Audit, print_report
+from componentforge.figma_server import StandInFigma
+from componentforge.offline_llm.server import DEFAULT_TIME_SCALE, create_offline_llm
+from componentforge.serving import serve
+from componentforge.settings import OFFLINE_MODEL, ServiceSettings
+from componentforge.workload import Edit, Order, Workload, load_workload
+from forge_otel import Forge, Settings
+from forge_otel.telemetry.recent import draw
+
+__all__ = ["main"]
+
+# What the offline model's tokens would cost at the list price of gpt-4.1, in USD per million tokens (2026-11).
+OFFLINE_PRICE = {OFFLINE_MODEL: {"input_usd": "2.00", "output_usd": "8.00"}}
+_REQUEST_TIMEOUT_S = 300.0
+_DELIVERY_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demo:
+    """A running demo."""
+
+    base_url: str
+    folder: Path
+    forge: Forge
+    figma: StandInFigma
+    service: ServiceSettings
+
+
+def main(*, once: bool) -> int:
+    """Run the demo.
+
+    Args:
+        once: end after the table instead of serving until Ctrl-C.
+
+    Returns:
+        0 if every figure in the table agrees with the database, the metrics and the artifacts, else 1.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    os.environ.setdefault("OTEL_SERVICE_NAME", "componentforge")
+    try:
+        return asyncio.run(_run(once=once))
+    except KeyboardInterrupt:
+        print("\nstopped; every answered generation is on disk", file=sys.stderr)
+        return 130
+
+
+async def _run(*, once: bool) -> int:
+    console = Console()
+    workload = load_workload()
+    async with _started() as demo, httpx.AsyncClient(base_url=demo.base_url, timeout=_REQUEST_TIMEOUT_S) as client:
+        console.print(f"ComponentForge serves on {demo.base_url}", highlight=False)
+        answers = await _drive(workload, demo, client, console)
+        audit = await _audit(demo, client, answers)
+        ticket = await _ticket(client, demo.forge)
+        print_report(console, audit, demo.service, scale=DEFAULT_TIME_SCALE)
+        trace_id = audit.sample_trace_id
+        console.print(f"\n[bold]One trace[/] ({trace_id})")
+        console.print(draw(demo.forge.telemetry.recent_traces.trace(trace_id)), markup=False, highlight=False)
+        _print_places(console, demo, ticket)
+        if not once:
+            console.print("\nServing until Ctrl-C …")
+            await asyncio.Event().wait()
+    return 0 if audit.agrees else 1
+
+
+@asynccontextmanager
+async def _started() -> AsyncIterator[Demo]:
+    folder = Path(".forge", "demo", datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"))
+    forge = Forge(Settings.from_env(_environ(folder)))
+    figma = StandInFigma()
+    async with serve(figma.app) as figma_url, serve(create_offline_llm()) as offline_url:
+        service = ServiceSettings.from_env(os.environ, offline_url=f"{offline_url}/v1", figma_url=figma_url)
+        async with serve(create_app(service, forge)) as base_url:
+            yield Demo(base_url=base_url, folder=folder, forge=forge, figma=figma, service=service)
+
+
+def _environ(folder: Path) -> Mapping[str, str]:
+    own = {
+        "FORGE_DATABASE_URL": f"sqlite+aiosqlite:///{folder}/forge.db",
+        "FORGE_ARCHIVE_URL": f"file://{folder}/artifacts",
+        "FORGE_OUTBOX_DIR": f"{folder}/outbox",
+        "FORGE_COMPONENT_TYPES": ",".join(COMPONENT_TYPES),
+        "FORGE_PRICES": json.dumps(OFFLINE_PRICE),
+        "FORGE_ADMIN_TOKEN": secrets.token_urlsafe(32),
+    }
+    return own | {name: value for name, value in os.environ.items() if name.startswith("FORGE_")}
+
+
+async def _drive(workload: Workload, demo: Demo, client: httpx.AsyncClient, console: Console) -> list[dict[str, Any]]:
+    """Send the workload, step by step; requests of one step at the same moment."""
+    answers: list[dict[str, Any]] = []
+    orders = sum(1 for _ in workload.orders())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("generating", total=orders)
+
+        async def send(order: Order) -> None:
+            response = await client.post("/generate", json=workload.body(order))
+            answers.append(response.json() | {"status": response.status_code, "order": order})
+            progress.advance(task)
+
+        for step in workload.steps:
+            if isinstance(step, Edit):
+                design = workload.designs[step.design]
+                demo.figma.edit(design.figma_key, design.node_id, text=step.text, fill=step.fill)
+                continue
+            async with asyncio.TaskGroup() as group:
+                for order in step:
+                    group.create_task(send(order))
+    return answers
+
+
+async def _audit(demo: Demo, client: httpx.AsyncClient, answers: list[dict[str, Any]]) -> Audit:
+    await demo.forge.outbox.drain(timeout_s=_DELIVERY_TIMEOUT_S)
+    page = (await client.get("/metrics")).raise_for_status().text
+    return await Audit.of(answers, database=demo.forge.parts.database, archive=demo.forge.parts.archive, page=page)
+
+
+async def _ticket(client: httpx.AsyncClient, forge: Forge) -> str:
+    """Return a path that opens the dashboard once, so that the token itself is not printed."""
+    headers = {"authorization": f"Bearer {forge.settings.admin_token}"}
+    response = await client.post("/forge/api/tickets", headers=headers)
+    return str(response.raise_for_status().json()["path"])
+
+
+def _print_places(console: Console, demo: Demo, ticket: str) -> None:
+    places = {
+        "dashboard": f"{demo.base_url}{ticket}  (opens once, within 10 minutes)",
+        "metrics": f"{demo.base_url}/metrics",
+        "health": f"{demo.base_url}/readyz",
+        "database": str(demo.folder / "forge.db"),
+        "artifacts": str(demo.folder / "artifacts"),
+    }
+    console.print("\n[bold]Where to look[/]")
+    for name, place in places.items():
+        console.print(f"  {name:10} {place}", soft_wrap=True, highlight=False)

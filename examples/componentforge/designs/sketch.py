@@ -1,0 +1,108 @@
+"""What a sample file consists of, before it becomes nodes with ids, and how drawings become components and sets."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from componentforge.designs.pen import Node, Palette
+
+__all__ = ["Drawing", "Sketch", "component", "component_set"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """One component; `variants` maps a Figma variant name (``Variant=Primary, State=Hover``) to its root frame.
+
+    Args:
+        name: type and name as designers group them, for example ``Button/Action``.
+    """
+
+    name: str
+    variants: Mapping[str, Node]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sketch:
+    """One sample file: its palette, and its pages with the drawings on them."""
+
+    name: str
+    version: str
+    last_modified: str
+    palette: Palette
+    pages: Mapping[str, Sequence[Drawing]]
+    descriptions: Mapping[str, str]
+
+
+def component(drawing: Drawing) -> Node:
+    """Turn a drawing with a single variant into a COMPONENT node."""
+    (root,) = drawing.variants.values()
+    return root | {
+        "name": drawing.name,
+        "type": "COMPONENT",
+        "componentPropertyDefinitions": _definitions(drawing),
+    }
+
+
+def component_set(drawing: Drawing) -> Node:
+    """Turn a drawing with several variants into a COMPONENT_SET node with one COMPONENT a variant."""
+    variants = [root | {"name": name, "type": "COMPONENT"} for name, root in drawing.variants.items()]
+    return {
+        "id": "",
+        "name": drawing.name,
+        "type": "COMPONENT_SET",
+        "scrollBehavior": "SCROLLS",
+        "blendMode": "PASS_THROUGH",
+        "clipsContent": True,
+        "layoutMode": "VERTICAL",
+        "primaryAxisSizingMode": "AUTO",
+        "counterAxisSizingMode": "AUTO",
+        "primaryAxisAlignItems": "MIN",
+        "counterAxisAlignItems": "MIN",
+        "paddingTop": 24,
+        "paddingBottom": 24,
+        "paddingLeft": 24,
+        "paddingRight": 24,
+        "itemSpacing": 24,
+        "layoutSizingHorizontal": "HUG",
+        "layoutSizingVertical": "HUG",
+        "cornerRadius": 5,
+        "fills": [],
+        "strokes": [],
+        "styles": {},
+        "effects": [],
+        "componentPropertyDefinitions": _definitions(drawing),
+        "children": variants,
+    }
+
+
+def _definitions(drawing: Drawing) -> dict[str, Any]:
+    """Collect the component properties: what nodes refer to, and what the variants' names say."""
+    definitions: dict[str, Any] = {}
+    for root in drawing.variants.values():
+        _collect_references(root, definitions)
+    if len(drawing.variants) > 1:
+        definitions |= {
+            name: {"type": "VARIANT", "defaultValue": values[0], "variantOptions": values}
+            for name, values in _variant_options(drawing.variants).items()
+        }
+    return definitions
+
+
+def _collect_references(node: Node, definitions: dict[str, Any]) -> None:
+    for field, name in node.get("componentPropertyReferences", {}).items():
+        if field == "characters":
+            definitions.setdefault(name, {"type": "TEXT", "defaultValue": node["characters"]})
+        else:
+            definitions.setdefault(name, {"type": "BOOLEAN", "defaultValue": True})
+    for child in node.get("children", []):
+        _collect_references(child, definitions)
+
+
+def _variant_options(names: Iterable[str]) -> dict[str, list[str]]:
+    options: dict[str, list[str]] = {}
+    for variant in names:
+        for pair in variant.split(", "):
+            name, value = pair.split("=")
+            if value not in options.setdefault(name, []):
+                options[name].append(value)
+    return options

@@ -1,0 +1,64 @@
+"""What ComponentForge reads from its environment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from componentforge.designs import FILES
+
+__all__ = ["OFFLINE_MODEL", "ServiceSettings"]
+
+OFFLINE_MODEL = "forge-offline-1"
+"""The model name of the offline stand-in; whoever reads it knows that no real model wrote the answer."""
+
+_DEFAULT_MODEL = "gpt-4.1-mini"
+_OFFLINE_KEY = "offline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """Where the service finds Figma and its language model.
+
+    Args:
+        figma_url: base address of the Figma REST API.
+        figma_token: personal access token.
+        figma_files: keys of the files whose components the service offers.
+        openai_url: base address of an OpenAI-compatible API, with its ``/v1``.
+        openai_key: its key.
+        openai_model: the model that writes requirements and code.
+        timeout_s: the longest that one call to Figma or to the model may take.
+    """
+
+    figma_url: str
+    openai_url: str
+    figma_token: str = field(repr=False)
+    openai_key: str = field(repr=False)
+    openai_model: str = OFFLINE_MODEL
+    figma_files: tuple[str, ...] = tuple(FILES)
+    timeout_s: float = 120.0
+
+    @property
+    def is_offline(self) -> bool:
+        """Tell whether the offline stand-in answers instead of a real model."""
+        return self.openai_model == OFFLINE_MODEL
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], *, offline_url: str, figma_url: str) -> "ServiceSettings":
+        """Read the settings; a real service is used exactly where its key is set.
+
+        Args:
+            environ: ``OPENAI_API_KEY``, ``OPENAI_BASE_URL`` and ``OPENAI_MODEL``; ``FIGMA_TOKEN``,
+                ``FIGMA_API_URL`` and ``FIGMA_FILES`` (keys separated by commas).
+            offline_url: base address of the offline model, for when there is no OpenAI key.
+            figma_url: base address of the stand-in Figma, for when there is no Figma token.
+        """
+        files = tuple(key.strip() for key in environ.get("FIGMA_FILES", "").split(",") if key.strip())
+        openai_key = environ.get("OPENAI_API_KEY", "")
+        figma_token = environ.get("FIGMA_TOKEN", "")
+        return cls(
+            openai_url=environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1") if openai_key else offline_url,
+            openai_key=openai_key or _OFFLINE_KEY,
+            openai_model=environ.get("OPENAI_MODEL", _DEFAULT_MODEL) if openai_key else OFFLINE_MODEL,
+            figma_url=environ.get("FIGMA_API_URL", "https://api.figma.com") if figma_token else figma_url,
+            figma_token=figma_token or "stand-in",
+            figma_files=files or tuple(FILES),
+        )

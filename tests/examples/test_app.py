@@ -1,0 +1,160 @@
+"""The service end to end: a design goes in over HTTP, a component comes out, and bad requests get a plain sentence."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.examples.conftest import FigmaSite
+from tests.examples.samples import ATLAS, syntax_error
+
+from componentforge.app import create_app
+from componentforge.instrumentation import find_instrumentor
+from componentforge.serving import serve
+from componentforge.settings import ServiceSettings
+from forge_otel import Forge, Settings
+
+BUTTON = {"component_type": "button", "figma_key": ATLAS, "node_id": "1:1"}
+AGENTS = ("token_extractor", "requirement_proposer", "pattern_retriever", "code_generator", "quality_validator")
+ARTIFACTS = {"component.tsx", "stories.tsx", "tokens.json", "requirements.json", "quality-report.html"}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service, and the Figma behind it."""
+
+    http: httpx.AsyncClient
+    site: FigmaSite
+    forge: Forge
+
+    async def generate(self, change: Mapping[str, Any] | None = None) -> httpx.Response:
+        """Ask for the button, with a change."""
+        return await self.http.post("/generate", json=BUTTON | dict(change or {}))
+
+
+@pytest.fixture
+async def service(site: FigmaSite, llm_url: str, tmp_path: Path) -> AsyncIterator[Service]:
+    """Run the service over stand-ins, with a forge that keeps everything in a folder of the test."""
+    settings = ServiceSettings.from_env(
+        {"FIGMA_TOKEN": "secret", "FIGMA_API_URL": site.url}, offline_url=f"{llm_url}/v1", figma_url=""
+    )
+    forge = Forge(
+        Settings(
+            archive_url=f"file://{tmp_path / 'artifacts'}",
+            database_url=f"sqlite+aiosqlite:///{tmp_path / 'forge.db'}",
+            outbox_dir=str(tmp_path / "outbox"),
+        )
+    )
+    async with serve(create_app(settings, forge)) as url, httpx.AsyncClient(base_url=url) as http:
+        yield Service(http=http, site=site, forge=forge)
+
+
+async def test_a_design_becomes_a_component(service: Service) -> None:
+    """The answer has all five artifacts, valid code, and where it came from."""
+    response = await service.generate()
+    answer = response.json()
+    assert response.status_code == 200
+    assert answer["source"] == "L4"
+    assert set(answer["artifacts"]) == ARTIFACTS
+    assert answer["code"] == answer["artifacts"]["component.tsx"]
+    assert syntax_error(answer["code"]) is None
+    assert syntax_error(answer["artifacts"]["stories.tsx"]) is None
+    assert answer["metadata"]["model"] == "forge-offline-1"
+    assert answer["metadata"]["quality_score"] == 100
+    assert response.headers["x-trace-id"] == answer["trace_id"]
+    assert Decimal(answer["saved_usd"]) == 0
+
+
+async def test_the_same_question_is_answered_from_the_cache(service: Service) -> None:
+    """The second answer is the first, also for somebody else; a new design, theme or wish is a new question."""
+    first = (await service.generate()).json()
+    again = (await service.generate({"user_id": "ada", "session_id": "s", "component_name": "Mine"})).json()
+    assert (again["source"], again["artifacts"]) == ("L1", first["artifacts"])
+    themed = (await service.generate({"tokens": {"color": {"background": "#0b1120"}}})).json()
+    assert themed["source"] == "L4"
+    assert '"--color-background": "#0b1120"' in themed["code"]
+    wished = (await service.generate({"requirements": {"states": ["loading"]}})).json()
+    assert wished["source"] == "L4"
+    assert "aria-busy" in wished["code"]
+
+
+async def test_an_edited_design_is_a_new_question(service: Service) -> None:
+    """The designer's change appears in the next answer; a change elsewhere in the file does not matter."""
+    await service.generate()
+    service.site.figma.edit(ATLAS, "1:40", text="Live")
+    assert (await service.generate()).json()["source"] == "L1"
+    service.site.figma.edit(ATLAS, "1:1", text="Send it")
+    edited = (await service.generate()).json()
+    assert edited["source"] == "L4"
+    assert '"Send it"' in edited["code"]
+
+
+async def test_a_request_is_one_trace(service: Service) -> None:
+    """The five agents hang below the generation; the calls to the model, where they are spans, below their agents."""
+    answer = (await service.generate()).json()
+    rows = service.forge.telemetry.recent_traces.trace(answer["trace_id"])
+    names = {row.span_id: row.name for row in rows}
+    parents = {(row.name, names.get(row.parent_id)) for row in rows}
+    generation = "invoke_workflow generate"
+    assert {(f"invoke_agent {agent}", generation) for agent in AGENTS} <= parents
+    assert ("execute_tool bm25", "invoke_agent pattern_retriever") in parents
+    calls = sorted(parent or "" for name, parent in parents if name.startswith("chat "))
+    expected = ["invoke_agent code_generator", "invoke_agent requirement_proposer"]
+    assert calls == (expected if find_instrumentor() else [])
+
+
+async def test_components_are_listed(service: Service) -> None:
+    """Every offer can be used as the body of a request."""
+    offers = (await service.http.get("/components")).json()
+    assert len(offers) == 16
+    assert {"figma_key": ATLAS, "node_id": "1:1", "name": "Button/Action", "component_type": "button"} in offers
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        ({"component_type": "spaceship"}, 400, "component_type"),
+        ({"figma_key": ""}, 400, "figma_key"),
+        ({"node_id": 7}, 400, "node_id"),
+        ({"surprise": 1}, 400, "surprise"),
+        ({"tokens": []}, 400, "tokens"),
+        ({"tokens": {"color": {"background": "blue-ish"}}}, 400, "color.background"),
+        ({"component_id": "../../etc"}, 400, "component_id"),
+        ({"figma_key": "unknown"}, 404, "unknown"),
+        ({"figma_key": "../../v2"}, 404, "../../v2"),
+        ({"node_id": "9:99"}, 404, "9:99"),
+        ({"pattern_id": "no-such-pattern"}, 404, "no-such-pattern"),
+    ],
+)
+async def test_a_bad_request_gets_a_plain_sentence(
+    service: Service, change: dict[str, Any], status: int, words: str
+) -> None:
+    """It is problem+json with the trace id, and the service goes on."""
+    response = await service.generate(change)
+    problem = response.json()
+    assert response.status_code == problem["status"] == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert words in problem["detail"]
+    assert problem["trace_id"] == response.headers["x-trace-id"]
+    assert (await service.generate()).json()["source"] == "L4"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "body"),
+        (b'{"component_type"', "not JSON"),
+        (b"[]", "JSON object"),
+        (b'{"component_type": "button"}', "figma_key: Field required; node_id: Field required"),
+        (b'{"component_type":"button","figma_key":"' + ATLAS.encode() + b'","node_id":"1:1","tokens":{"x":NaN}}', ""),
+    ],
+)
+async def test_a_bad_body_gets_a_plain_sentence(service: Service, body: bytes, words: str) -> None:
+    """Malformed JSON, missing fields and numbers that JSON does not have are 400."""
+    response = await service.http.post("/generate", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert response.headers["content-type"] == "application/problem+json"
+    assert words in response.json()["detail"]

@@ -1,0 +1,62 @@
+"""The sample files are what the real API would answer."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from tests.examples.samples import samples
+
+from componentforge.briefs import COMPONENT_TYPES
+from componentforge.designs import FILES, FOLDER, load
+from componentforge.designs.make import render
+
+CONTRACT = json.loads((Path(__file__).parent / "data" / "figma_contract.json").read_text(encoding="utf-8"))
+
+
+def faults(answer: Any, schema: str) -> list[str]:
+    """Return how an answer breaks the contract."""
+    validator = Draft202012Validator({"$ref": f"#/$defs/{schema}", "$defs": CONTRACT["$defs"]})
+    return [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(answer)]
+
+
+@pytest.mark.parametrize("key", FILES)
+def test_file_keeps_the_contract(key: str) -> None:
+    """Every node, paint, effect and table has the shape of the published API description."""
+    assert faults(load(key), "GetFileResponse") == []
+
+
+@pytest.mark.parametrize("key", FILES)
+def test_contract_notices_a_fault(key: str) -> None:
+    """The check fails when a deep node lacks what the API always sends."""
+    file = load(key)
+    del file["document"]["children"][0]["children"][0]["children"][0]["absoluteBoundingBox"]
+    assert len(faults(file, "GetFileResponse")) == 1
+
+
+@pytest.mark.parametrize("key", FILES)
+def test_file_is_what_the_script_writes(key: str) -> None:
+    """The committed file comes from the committed script."""
+    assert (FOLDER / FILES[key]).read_text(encoding="utf-8") == render(key)
+
+
+def test_every_type_has_components() -> None:
+    """There are at least twelve components, of exactly the six types."""
+    counts = Counter(sample.component_type for sample in samples())
+    assert set(counts) == set(COMPONENT_TYPES)
+    assert counts.total() >= 12
+    assert min(counts.values()) >= 2
+
+
+@pytest.mark.parametrize("key", FILES)
+def test_ids_are_unique(key: str) -> None:
+    """A node id names one node of its file."""
+    ids: list[str] = []
+    queue = [load(key)["document"]]
+    while queue:
+        node = queue.pop()
+        ids.append(node["id"])
+        queue += node.get("children", [])
+    assert len(ids) == len(set(ids)) > 50
