@@ -1,0 +1,249 @@
+"""What does a guard add to a call that succeeds, and what does a refused call cost?
+
+All contenders run in one process, interleaved, in rounds whose order is shuffled; each figure is the median over the
+rounds, each ratio the median of the rounds' ratios. Everything is on but the attempt timeout, which is measured by
+itself, because it is a task and only for calls that leave the process. Every contender proves that its calls ran, or
+that all of them were refused.
+
+    python benchmarks/bench_guard.py [--json] [--rounds 15] [--calls 4000] [--rejections 200000]
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import itertools
+import json
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from purgatory import AsyncCircuitBreakerFactory
+from purgatory.domain.model import OpenedState
+
+from forge_otel.errors import CircuitOpen
+from forge_otel.layers.breaker import BreakerOptions
+from forge_otel.layers.guard import Guard
+from forge_otel.layers.guard_policies import Policies
+from forge_otel.layers.timeout import TimeoutOptions
+
+Call = Callable[[], Awaitable[Any]]
+
+IN_PLACE = Policies(breaker=BreakerOptions(slow_s=10.0))
+IN_A_TASK = Policies(breaker=BreakerOptions(slow_s=10.0), timeout=TimeoutOptions(attempt_s=10.0))
+BOUND_ADDED_NS = 1500.0
+BOUND_REJECTED_NS = 3000.0
+BOUND_GROWTH_KB = 2048
+
+tally = itertools.count()
+
+
+async def service() -> int:
+    """The guarded call: nothing but a sign that it ran."""
+    return next(tally)
+
+
+async def refuse() -> int:
+    """What a refusal costs at least: an exception."""
+    raise ConnectionError
+
+
+async def answered(call: Call, count: int) -> float:
+    """Nanoseconds a call, over `count` calls that all ran."""
+    before = next(tally)
+    started = time.perf_counter_ns()
+    for _ in range(count):
+        await call()
+    took = time.perf_counter_ns() - started
+    made = next(tally) - before - 1
+    if made != count:
+        raise SystemExit(f"{call} made {made} calls of {count}")
+    return took / count
+
+
+async def refused(call: Call, count: int, error: type[BaseException]) -> float:
+    """Nanoseconds a call, over `count` calls that were all refused and never reached the service."""
+    before, rejections = next(tally), 0
+    started = time.perf_counter_ns()
+    for _ in range(count):
+        try:
+            await call()
+        except error:
+            rejections += 1
+    took = time.perf_counter_ns() - started
+    made = next(tally) - before - 1
+    if rejections != count or made:
+        raise SystemExit(f"{call} refused {rejections} of {count} and made {made} calls")
+    return took / count
+
+
+def closed_contenders() -> dict[str, Call]:
+    """Every way to make the guarded call while all is well."""
+    guard = Guard("bench", IN_PLACE)
+    entered = Guard("bench", IN_PLACE)
+    in_a_task = Guard("bench", IN_A_TASK)
+    factory = AsyncCircuitBreakerFactory()
+
+    async def with_guard() -> int:
+        async with entered:
+            return await service()
+
+    async def with_purgatory() -> int:
+        async with await factory.get_breaker("bench"):
+            return await service()
+
+    return {
+        "bare": service,
+        "guard.call": lambda: guard.call(service),
+        "guard decorator": guard(service),
+        "guard async with": with_guard,
+        "guard.call, attempt timeout": lambda: in_a_task.call(service),
+        "purgatory decorator": factory("bench")(service),
+        "purgatory get_breaker": with_purgatory,
+    }
+
+
+def open_guard() -> Guard:
+    """A guard that refuses everything."""
+    guard = Guard("bench", IN_PLACE)
+    guard.gate.force("forced_open")
+    return guard
+
+
+def tripped_guard() -> Guard:
+    """A guard whose breaker has opened by itself."""
+    guard = Guard("bench", IN_PLACE)
+    now_s = time.monotonic()
+    for _ in range(IN_PLACE.breaker.threshold):
+        guard.gate.breaker.fail(guard.gate.breaker.admit(now_s), ConnectionError(), now_s, 0.0)
+    return guard
+
+
+async def tripped_purgatory() -> Call:
+    """A fresh purgatory circuit that has opened: an old one grows slower with each refusal."""
+    factory = AsyncCircuitBreakerFactory(default_threshold=1, default_ttl=60)
+    with contextlib.suppress(ConnectionError):
+        await factory("bench")(refuse)()
+    return factory("bench")(service)  # type: ignore[no-any-return]
+
+
+async def measure_closed(rounds: int, count: int) -> dict[str, list[float]]:
+    """Nanoseconds a call by contender and round."""
+    contenders = closed_contenders()
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_number in range(rounds + 1):
+        for name in random.sample(list(contenders), len(contenders)):
+            took = await answered(contenders[name], count)
+            if round_number:  # the first one warms up
+                found[name].append(took)
+    return found
+
+
+async def measure_open(rounds: int, count: int) -> dict[str, list[float]]:
+    """Nanoseconds a refusal by contender and round."""
+    tripped, forced = tripped_guard(), open_guard()
+    found: dict[str, list[float]] = {name: [] for name in ("bare raise", "guard", "guard forced open", "purgatory")}
+    for round_number in range(rounds + 1):
+        # Long tracebacks would make later rounds of purgatory slower; it gets a fresh circuit each time.
+        purgatory = await tripped_purgatory()
+        took = {
+            "bare raise": await refused(refuse, count, ConnectionError),
+            "guard": await refused(lambda: tripped.call(service), count, CircuitOpen),
+            "guard forced open": await refused(lambda: forced.call(service), count, CircuitOpen),
+            "purgatory": await refused(purgatory, count // 10, OpenedState),
+        }
+        if round_number:
+            for name, value in took.items():
+                found[name].append(value)
+    return found
+
+
+async def measure_growth(rejections: int) -> int:
+    """Growth of the resident memory in kB over so many refusals, each of a request that holds 10 kB."""
+    guard = tripped_guard()
+
+    async def request() -> None:
+        payload = bytearray(10_000)
+        try:
+            await guard.call(service)
+        except CircuitOpen:
+            payload.clear()
+
+    for _ in range(10_000):
+        await request()
+    gc.collect()
+    before = resident_kb()
+    for _ in range(rejections):
+        await request()
+    gc.collect()
+    return resident_kb() - before
+
+
+def resident_kb() -> int:
+    """Resident memory of this process; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
+
+
+def summary(closed: dict[str, list[float]], opened: dict[str, list[float]], growth_kb: int) -> dict[str, Any]:
+    """The figures, and whether they hold."""
+    bare = closed["bare"]
+    added = {
+        name: statistics.median(taken - base for taken, base in zip(values, bare, strict=True))
+        for name, values in closed.items()
+    }
+    against = closed["purgatory decorator"]
+    ratio = {
+        name: statistics.median(
+            (ours - base) / (theirs - base) for ours, theirs, base in zip(closed[name], against, bare, strict=True)
+        )
+        for name in ("guard.call", "guard decorator")
+    }
+    rejected_ns = statistics.median(opened["guard"])
+    return {
+        "closed_ns": {name: round(statistics.median(values)) for name, values in closed.items()},
+        "added_ns": {name: round(value) for name, value in added.items()},
+        "added_share_of_purgatory_decorator": {name: round(value, 3) for name, value in ratio.items()},
+        "rejected_ns": {name: round(statistics.median(values)) for name, values in opened.items()},
+        "rejections_growth_kb": growth_kb,
+        "holds": {
+            "added": added["guard.call"] <= BOUND_ADDED_NS and added["guard decorator"] <= BOUND_ADDED_NS,
+            "below_purgatory": max(ratio.values()) < 1.0,
+            "rejected": rejected_ns <= BOUND_REJECTED_NS,
+            "flat_memory": growth_kb < BOUND_GROWTH_KB,
+        },
+    }
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything, one after the other."""
+    gc.disable()
+    closed = await measure_closed(options.rounds, options.calls)
+    opened = await measure_open(options.rounds, options.calls)
+    gc.enable()
+    return summary(closed, opened, await measure_growth(options.rejections))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--calls", type=int, default=4000)
+    parser.add_argument("--rejections", type=int, default=200_000)
+    found = asyncio.run(run(parser.parse_args()))
+    if parser.parse_args().json:
+        print(json.dumps(found, indent=2))
+        return
+    for title, figures in found.items():
+        print(title)
+        for name, value in figures.items() if isinstance(figures, dict) else [("", figures)]:
+            print(f"  {name:32} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""L1, the exact cache: the same request in the same state of the world has the same answer.
+
+One round trip on the hit path: the entry and the epochs of its tags are read together. An entry remembers the epochs
+that it was made under; changing a tag's epoch makes every entry under it a miss at once, however many there are. A
+store that is down, an entry that is damaged, foreign or made with another secret is a miss with a reason, never an
+error and never a wrong answer.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from opentelemetry import trace
+
+from forge_otel.context import current_generation
+from forge_otel.keys import digest
+from forge_otel.layers.entry import DamagedEntry, Entry, seal, unseal
+from forge_otel.names import Attr, Metric
+from forge_otel.telemetry.instruments import Instruments
+from forge_otel.types import Call, CallNext, GenerationRequest, Reply, Store
+
+__all__ = ["Exact", "tags_of", "unguarded"]
+
+T = TypeVar("T")
+Guarded = Callable[..., Awaitable[Any]]
+
+# Hashing and inflating more than this would hold the event loop for more than a few milliseconds.
+_THREAD_ABOVE_BYTES = 512 * 1024
+_EVERYTHING = "all"
+LAYER = "L1"
+
+
+@dataclass(frozen=True, slots=True)
+class _Miss:
+    reason: str
+    epochs: Mapping[str, str]
+
+
+async def unguarded(call: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+    """Call a store that is in this process."""
+    return await call(*args, **kwargs)
+
+
+def tags_of(request: GenerationRequest) -> list[str]:
+    """Return the tags by which answers to `request` can be invalidated, ``all`` first."""
+    tags = [_EVERYTHING, f"type:{request.component_type}", f"tokens:{digest(request.tokens)}"]
+    if request.figma_key is not None:
+        tags.append(f"figma:{request.figma_key}")
+    if request.tenant is not None:
+        tags.append(f"tenant:{request.tenant}")
+    return tags
+
+
+class Exact:
+    """The L1 layer.
+
+    Args:
+        store: where entries live.
+        instruments: where hits, misses and durations are counted.
+        secret: authenticates entries.
+        ttl_s: life of an entry in seconds, or None.
+        max_entry_bytes: a larger answer is not stored.
+        guard: ``await guard(function, *args, **kwargs)`` calls the store within its deadline and breaker.
+        helper: the name of the store in ``degraded`` where it could not be asked.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        instruments: Instruments,
+        secret: bytes,
+        ttl_s: float | None = None,
+        max_entry_bytes: int = 8 * 2**20,
+        guard: Guarded = unguarded,
+        helper: str = "cache",
+    ) -> None:
+        self._store = store
+        self._instruments = instruments
+        self._secret = secret
+        self._ttl_s = ttl_s
+        self._max_entry_bytes = max_entry_bytes
+        self._guard = guard
+        self._helper = helper
+
+    async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
+        """Answer from the store, or store what the inner layers answer."""
+        started = time.perf_counter()
+        found = await self._look_up(call)
+        self._count(found, time.perf_counter() - started)
+        if isinstance(found, Entry):
+            return Reply(
+                result=found.result,
+                source=LAYER,
+                cost_usd=found.cost_usd,
+                origin_id=found.origin_id,
+                age_s=max(0.0, time.time() - found.created_ms / 1000),
+            )
+        self._note(found.reason)
+        reply = await call_next(call)
+        if found.epochs:
+            await self._keep(call, reply, found.epochs)
+        return reply
+
+    async def invalidate(self, tag: str) -> None:
+        """Make every entry under `tag` a miss from now on.
+
+        Args:
+            tag: one of `tags_of`, for example ``figma:<key>``, ``type:button`` or ``all``.
+
+        Raises:
+            ForgeError or the store's own error: the store could not be asked, nothing was invalidated.
+        """
+        await self._guard(self._store.set, _epoch_key(tag), _new_epoch())
+
+    async def _look_up(self, call: Call) -> Entry | _Miss:
+        tags = tags_of(call.request)
+        keys = [_entry_key(call.key), *map(_epoch_key, tags)]
+        try:
+            blob, *raw_epochs = await self._guard(self._store.get, keys)
+            if None in raw_epochs:
+                # An epoch that is gone reads as unknown, never as equal; see _new_epoch.
+                return _Miss("cold" if blob is None else "epoch", await self._make_epochs(tags, raw_epochs))
+        except Exception:
+            return _Miss("backend_down", {})
+        epochs = {tag: epoch.decode("ascii", "replace") for tag, epoch in zip(tags, raw_epochs, strict=True)}
+        if blob is None:
+            return _Miss("cold", epochs)
+        try:
+            entry = await self._off_loop(len(blob), unseal, blob, key=call.key, secret=self._secret)
+        except DamagedEntry:
+            return _Miss("corrupt", epochs)
+        return entry if entry.epochs == epochs else _Miss("epoch", epochs)
+
+    async def _make_epochs(self, tags: list[str], found: list[bytes | None]) -> dict[str, str]:
+        epochs = {}
+        for tag, epoch in zip(tags, found, strict=True):
+            known = epoch if epoch is not None else await self._guard(self._store.add, _epoch_key(tag), _new_epoch())
+            epochs[tag] = known.decode("ascii", "replace")
+        return epochs
+
+    async def _keep(self, call: Call, reply: Reply, epochs: Mapping[str, str]) -> None:
+        """Store the answer; one that cannot be stored was still answered."""
+        size_bytes = sum(map(len, reply.result.artifacts.values())) + len(reply.result.code)
+        if size_bytes > self._max_entry_bytes:
+            _skipped("too_large")
+            return
+        created_ms = time.time_ns() // 1_000_000
+        started = time.perf_counter()
+        try:
+            blob = await self._off_loop(
+                size_bytes, seal, reply, key=call.key, epochs=epochs, created_ms=created_ms, secret=self._secret
+            )
+            await self._guard(self._store.set, _entry_key(call.key), blob, ttl_s=self._ttl_s)
+        except (TypeError, ValueError):
+            _skipped("not_serialisable")
+        except Exception:
+            self._degrade()
+        self._duration("set", time.perf_counter() - started)
+
+    @staticmethod
+    async def _off_loop(size_bytes: int, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        if size_bytes > _THREAD_ABOVE_BYTES:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    def _note(self, reason: str) -> None:
+        generation = current_generation.get()
+        if generation is not None:
+            generation.note_miss(LAYER, reason)
+        if reason == "backend_down":
+            self._degrade()
+
+    def _degrade(self) -> None:
+        generation = current_generation.get()
+        if generation is not None:
+            generation.note_degraded(self._helper)
+
+    def _count(self, found: Entry | _Miss, duration_s: float) -> None:
+        attributes = {Attr.CACHE_LAYER: LAYER, Attr.CACHE_RESULT: "hit"}
+        if isinstance(found, _Miss):
+            attributes[Attr.CACHE_RESULT] = "error" if found.reason == "backend_down" else "miss"
+            attributes[Attr.CACHE_MISS_REASON] = found.reason
+        self._instruments.add(Metric.CACHE_REQUESTS, 1, attributes)
+        self._duration("get", duration_s)
+
+    def _duration(self, operation: str, duration_s: float) -> None:
+        attributes = {Attr.CACHE_LAYER: LAYER, Attr.CACHE_OPERATION: operation}
+        self._instruments.record(Metric.CACHE_DURATION, duration_s, attributes)
+
+
+def _skipped(reason: str) -> None:
+    """Say on the generation's span why its answer was not kept; the reason of the miss stays what it was."""
+    trace.get_current_span().set_attribute(Attr.CACHE_STORE_SKIPPED, reason)
+
+
+def _entry_key(key: str) -> str:
+    return f"forge:l1:{key}"
+
+
+def _epoch_key(tag: str) -> str:
+    # Hashed, because a tag holds what callers send and a store's key should be short and printable.
+    return f"forge:epoch:{digest(tag)[:32]}"
+
+
+def _new_epoch() -> bytes:
+    """Make an epoch that no entry can have been made under, also not before an eviction or a restart."""
+    return secrets.token_hex(8).encode()

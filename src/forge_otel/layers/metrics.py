@@ -1,0 +1,53 @@
+"""The layer that counts: each generation once, by who answered it."""
+
+import time
+
+from forge_otel.names import Attr, Metric
+from forge_otel.telemetry.instruments import Instruments
+from forge_otel.types import Call, CallNext, Reply, outcome_of
+
+__all__ = ["Metrics"]
+
+_NOBODY = "none"
+
+
+class Metrics:
+    """Records duration, outcome, answering layer and savings of every generation.
+
+    Args:
+        instruments: where the points go.
+    """
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._instruments = instruments
+
+    async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
+        """Answer `call` and count it, also when it fails or is cancelled."""
+        started = time.perf_counter()
+        self._instruments.add(Metric.GENERATION_ACTIVE, 1)
+        reply: Reply | None = None
+        outcome = "ok"
+        try:
+            reply = await call_next(call)
+            return reply
+        except BaseException as exc:
+            outcome = outcome_of(exc)
+            raise
+        finally:
+            self._instruments.add(Metric.GENERATION_ACTIVE, -1)
+            self._finish(call, reply, outcome, time.perf_counter() - started)
+
+    def _finish(self, call: Call, reply: Reply | None, outcome: str, duration_s: float) -> None:
+        layer = _NOBODY if reply is None else reply.source
+        component_type = call.request.component_type
+        self._instruments.record(
+            Metric.GENERATION_DURATION,
+            duration_s,
+            {Attr.COMPONENT_TYPE: component_type, Attr.CACHE_LAYER: layer, Attr.OUTCOME: outcome},
+        )
+        cache_outcome = "error" if reply is None else "hit" if reply.is_hit else "miss"
+        self._instruments.add(Metric.CACHE_LOOKUPS, 1, {Attr.CACHE_OUTCOME: cache_outcome, Attr.CACHE_LAYER: layer})
+        if reply is not None and reply.saved_usd:
+            self._instruments.add(
+                Metric.SAVED, float(reply.saved_usd), {Attr.CACHE_LAYER: layer, Attr.COMPONENT_TYPE: component_type}
+            )

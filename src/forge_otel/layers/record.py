@@ -1,0 +1,117 @@
+"""The layer that remembers: one record a generation, journalled before the caller gets the answer."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from forge_otel.context import Generation, current_generation
+from forge_otel.errors import BadRequest
+from forge_otel.keys import artifact_key
+from forge_otel.types import Call, CallNext, GenerationResult, Record, Reply, outcome_of
+
+__all__ = ["Journal", "Recorder"]
+
+_MAX_ERROR_CHARS = 500
+
+
+class Journal(Protocol):
+    """Takes finished records; the outbox is one."""
+
+    async def offer(self, record: Record, /) -> None:
+        """Keep the record; returns when it outlives a crash of the process. Never raises."""
+        ...
+
+    def offer_nowait(self, record: Record, /) -> None:
+        """Keep the record a moment later, for callers that may not wait. Never raises."""
+        ...
+
+
+class Recorder:
+    """Makes the record of every generation and offers it to the journal.
+
+    Args:
+        journal: where records go.
+        pipeline_version: noted on each record.
+    """
+
+    def __init__(self, journal: Journal, *, pipeline_version: str) -> None:
+        self._journal = journal
+        self._pipeline_version = pipeline_version
+
+    async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
+        """Answer `call`, and record it whatever happens."""
+        generation = current_generation.get()
+        if generation is None:
+            return await call_next(call)
+        try:
+            reply = await call_next(call)
+        except asyncio.CancelledError as exc:
+            # A cancelled task should end now; the record reaches the disk with the next group commit.
+            self._journal.offer_nowait(self._record(call, generation, exc=exc))
+            raise
+        except Exception as exc:
+            await self._journal.offer(self._record(call, generation, exc=exc))
+            raise
+        await self._journal.offer(self._record(call, generation, reply=reply))
+        return reply
+
+    def _record(
+        self, call: Call, generation: Generation, *, reply: Reply | None = None, exc: BaseException | None = None
+    ) -> Record:
+        request = call.request
+        answered = {} if reply is None else _answered(call, reply)
+        return Record(
+            id=generation.id,
+            created_at=generation.started_at,
+            duration_s=time.monotonic() - generation.started_s,
+            outcome="ok" if exc is None else outcome_of(exc),
+            pipeline=call.pipeline,
+            pipeline_version=self._pipeline_version,
+            component_type=request.component_type,
+            component_id=call.component_id,
+            key=call.key,
+            component_name=request.component_name,
+            figma_key=request.figma_key,
+            screenshot_hash=request.screenshot_hash,
+            content_hash=request.content_hash,
+            pattern_id=request.pattern_id,
+            user_id=request.user_id,
+            session_id=request.session_id,
+            tenant=request.tenant,
+            cost_usd=generation.spent_usd,
+            costs=tuple(generation.costs),
+            steps=tuple(generation.steps),
+            misses=dict(generation.misses),
+            degraded=tuple(generation.degraded),
+            trace_id=generation.trace_id,
+            error_type=None if exc is None else type(exc).__name__,
+            error_message=None if exc is None else str(exc)[:_MAX_ERROR_CHARS],
+            **answered,
+        )
+
+
+def _answered(call: Call, reply: Reply) -> Mapping[str, Any]:
+    artifacts, refs = _archivable(call, reply.result)
+    score = reply.result.metadata.get("quality_score")
+    return {
+        "source": reply.source,
+        "origin_id": reply.origin_id,
+        "saved_usd": reply.saved_usd,
+        "quality_score": float(score) if isinstance(score, int | float) else None,
+        "artifacts": artifacts,
+        "artifact_refs": refs,
+    }
+
+
+def _archivable(call: Call, result: GenerationResult) -> tuple[dict[str, str | bytes], dict[str, str]]:
+    """Leave out what no archive could name, rather than fail an answer for it."""
+    artifacts: dict[str, str | bytes] = {}
+    refs: dict[str, str] = {}
+    for name, content in result.artifacts.items():
+        try:
+            refs[name] = artifact_key(call.component_id, name)
+        except BadRequest:
+            continue
+        artifacts[name] = content
+    return artifacts, refs

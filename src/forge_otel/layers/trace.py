@@ -1,0 +1,89 @@
+"""The outermost layer: one span around a generation, whoever answers it."""
+
+import asyncio
+from typing import Protocol
+
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, format_trace_id
+
+from forge_otel.context import Generation, current_generation
+from forge_otel.names import Attr, Operation
+from forge_otel.types import Call, CallNext, Reply
+
+__all__ = ["Trace"]
+
+
+class Traced(Protocol):
+    """Has a tracer, another one each time it is opened."""
+
+    @property
+    def tracer(self) -> Tracer:
+        """Starts the spans."""
+        ...
+
+
+class Trace:
+    """Opens the generation's span and says on it who answered, for how much.
+
+    Args:
+        telemetry: records nothing where tracing is off, and the layer still works.
+    """
+
+    def __init__(self, telemetry: Traced) -> None:
+        self._telemetry = telemetry
+
+    async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
+        """Answer `call` inside its span."""
+        generation = current_generation.get()
+        with self._telemetry.tracer.start_as_current_span(
+            f"{Operation.INVOKE_WORKFLOW} {call.pipeline}",
+            kind=SpanKind.INTERNAL,
+            attributes=_attributes(call, generation),
+            # Errors are marked below, so that a cancelled generation is one too.
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            if generation is not None:
+                generation.trace_id = format_trace_id(span.get_span_context().trace_id)
+            try:
+                reply = await call_next(call)
+            except (Exception, asyncio.CancelledError) as exc:
+                _fail(span, exc)
+                raise
+            finally:
+                _conclude(span, generation)
+            _answer(span, reply)
+            return reply
+
+
+def _attributes(call: Call, generation: Generation | None) -> dict[str, str]:
+    return {
+        Attr.GEN_AI_OPERATION: Operation.INVOKE_WORKFLOW,
+        Attr.GEN_AI_WORKFLOW_NAME: call.pipeline,
+        Attr.COMPONENT_TYPE: call.request.component_type,
+        Attr.COMPONENT_ID: call.component_id,
+        Attr.GENERATION_KEY: call.key,
+        Attr.GENERATION_ID: "" if generation is None else generation.id,
+    }
+
+
+def _fail(span: Span, exc: BaseException) -> None:
+    span.record_exception(exc)
+    span.set_attribute(Attr.ERROR_TYPE, type(exc).__name__)
+    span.set_status(Status(StatusCode.ERROR, type(exc).__name__))
+
+
+def _conclude(span: Span, generation: Generation | None) -> None:
+    if generation is None:
+        return
+    span.set_attribute(Attr.COST_USD, float(generation.spent_usd))
+    for layer, reason in generation.misses.items():
+        span.set_attribute(f"{Attr.CACHE_MISS_REASON}.{layer}", reason)
+    if generation.degraded:
+        span.set_attribute(Attr.DEGRADED, list(generation.degraded))
+
+
+def _answer(span: Span, reply: Reply) -> None:
+    span.set_attribute(Attr.CACHE_LAYER, reply.source)
+    span.set_attribute(Attr.SAVED_USD, float(reply.saved_usd))
+    if reply.origin_id:
+        span.set_attribute(Attr.GENERATION_ORIGIN, reply.origin_id)

@@ -1,0 +1,77 @@
+"""A store in Redis 6.2 or newer (or Valkey), shared by all workers.
+
+Deliberate divergences from redis-py's defaults: `Redis(host=…)` retries ten times and waits five seconds for a silent
+server, so one call costs up to a minute; here a call is tried once and its sockets time out, because the guard around
+the store owns retries and deadlines. Maintenance notifications are off, because they relax the timeouts to 10 s.
+"""
+
+from collections.abc import Sequence
+from typing import Self, cast
+
+from forge_otel.errors import needs
+
+with needs("redis"):
+    from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.maint_notifications import MaintNotificationsConfig
+
+__all__ = ["RedisStore", "open_url"]
+
+_CONNECT_TIMEOUT_S = 0.5
+# A little above the guard's own bound, so that the guard decides and the socket is only the net below it.
+_SOCKET_TIMEOUT_S = 1.0
+
+
+class RedisStore:
+    """Keeps values in Redis.
+
+    Args:
+        client: a client that returns bytes; closed with the store.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def get(self, keys: Sequence[str], /) -> list[bytes | None]:
+        """Return the values of `keys` in their order, in one round trip."""
+        return cast("list[bytes | None]", await self._client.mget(keys))
+
+    async def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
+        """Store `value`, for `ttl_s` seconds or until it is evicted."""
+        await self._client.set(key, value, px=None if ttl_s is None else max(1, round(ttl_s * 1000)))
+
+    async def add(self, key: str, value: bytes) -> bytes:
+        """Store `value` if `key` is unset; return what is stored now."""
+        if await self._client.set(key, value, nx=True):
+            return value
+        stored = cast("bytes | None", await self._client.get(key))
+        return value if stored is None else stored
+
+    async def delete(self, keys: Sequence[str], /) -> int:
+        """Delete the keys without blocking the server; return how many there were."""
+        return await self._client.unlink(*keys) if keys else 0
+
+    async def ping(self) -> None:
+        """Raise if the server does not answer."""
+        await self._client.ping()
+
+
+def open_url(url: str, *, max_bytes: int) -> RedisStore:
+    """Open ``redis://``, ``rediss://`` or ``unix://``; the server bounds its own memory."""
+    del max_bytes
+    client = Redis.from_url(
+        url,
+        decode_responses=False,
+        socket_connect_timeout=_CONNECT_TIMEOUT_S,
+        socket_timeout=_SOCKET_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+    return RedisStore(client)
