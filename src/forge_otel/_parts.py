@@ -61,7 +61,7 @@ def build(settings: Settings) -> Parts:
         store_service=None if settings.cache_url.startswith("memory:") else "redis",
         archive=archive,
         database=database,
-        outbox_dir=None if settings.outbox_dir is None else Path(settings.outbox_dir),
+        outbox_dir=None if settings.outbox_dir is None else Path(settings.outbox_dir).absolute(),
     )
 
 

@@ -275,6 +275,20 @@ async def test_answers_survive_a_crash_of_the_sinks(tmp_path: Path) -> None:
     assert record.id == result.generation_id
 
 
+async def test_a_changed_working_directory_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths are those of the start, wherever the process goes later."""
+    (tmp_path / "start").mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    settings = Settings()
+    async with Forge(settings, telemetry=_telemetry(settings)) as forge:
+        monkeypatch.chdir(tmp_path)
+        await generate(_request())
+        assert await forge.outbox.drain(timeout_s=10)
+        assert (await forge.summary())["scope"] == "database"
+    assert [path.name for path in tmp_path.iterdir()] == ["start"]
+    assert {path.name for path in (tmp_path / "start" / ".forge").iterdir()} >= {"artifacts", "forge.db", "outbox"}
+
+
 async def test_the_figures_without_a_database_come_from_this_process(forge: Forge) -> None:
     """The dashboard has figures also where nothing is stored, and says what they are about."""
     await generate(_request())

@@ -33,6 +33,9 @@ def parse_url(url: str) -> URL:
     parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
     if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
         raise ConfigurationError(["database_url is an SQLite in memory; name a file, as in sqlite+aiosqlite:///./x.db"])
+    if parsed.get_backend_name() == "sqlite":
+        # Absolute now, because a service may change its working directory later.
+        parsed = parsed.set(database=str(Path(str(parsed.database)).absolute()))
     return parsed
 
 

@@ -42,7 +42,8 @@ def open_url(url: str) -> "FileArchive":
     """Return the archive at ``file://./relative`` or ``file:///absolute``."""
     parts = urlsplit(url)
     host = "" if parts.netloc == "localhost" else parts.netloc
-    return FileArchive(Path(unquote(host + parts.path)))
+    # Absolute now, because a service may change its working directory later.
+    return FileArchive(Path(unquote(host + parts.path)).absolute())
 
 
 class FileArchive:

@@ -12,8 +12,8 @@ from forge_otel.errors import ConfigurationError
 @pytest.mark.parametrize(
     ("url", "meant"),
     [
-        ("sqlite:///./x.db", "sqlite+aiosqlite:///./x.db"),
-        ("sqlite+aiosqlite:///./x.db", "sqlite+aiosqlite:///./x.db"),
+        ("sqlite:///./x.db", f"sqlite+aiosqlite:///{Path.cwd()}/x.db"),
+        ("sqlite+aiosqlite:///./x.db", f"sqlite+aiosqlite:///{Path.cwd()}/x.db"),
         ("postgres://u:p@host/db", "postgresql+asyncpg://u:p@host/db"),
         ("postgresql://u:p@host:1/db", "postgresql+asyncpg://u:p@host:1/db"),
     ],

@@ -272,8 +272,8 @@ async def test_ping(tmp_path: Path) -> None:
     ],
 )
 def test_urls(url: str, root: str) -> None:
-    """A URL names a folder, relative to the working directory or absolute."""
-    assert open_url(url).root == Path(root)
+    """A URL names a folder, relative to the working directory of the start or absolute."""
+    assert open_url(url).root == Path.cwd() / root
     assert load("sinks", url) is open_url
 
 
