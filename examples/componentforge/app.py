@@ -7,7 +7,6 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from componentforge.briefs import ComponentType
@@ -17,11 +16,11 @@ from componentforge.llm import LanguageModel
 from componentforge.pipeline import generate
 from componentforge.settings import ServiceSettings
 from forge_otel import Forge, ForgeMiddleware, GenerationRequest
-from forge_otel.errors import BadRequest
+from forge_otel.forge import default
+from forge_otel.web.handlers import install_problem_handlers
 
 __all__ = ["create_app"]
 
-_MAX_FAULTS = 5
 _MAX_NAME_CHARS = 256
 
 
@@ -74,6 +73,8 @@ def create_app(settings: ServiceSettings, forge: Forge | None = None) -> FastAPI
         forge: the runtime; the process default where it is left out.
     """
 
+    forge = forge or default()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         http = httpx.AsyncClient(
@@ -81,15 +82,14 @@ def create_app(settings: ServiceSettings, forge: Forge | None = None) -> FastAPI
             headers={"X-Figma-Token": settings.figma_token},
             timeout=settings.timeout_s,
         )
-        async with http, LanguageModel(settings) as llm:
-            app.state.figma, app.state.llm = FigmaClient(http), llm
+        async with http, LanguageModel(settings, guard=forge.guard("openai")) as llm:
+            app.state.figma, app.state.llm = FigmaClient(http, guard=forge.guard("figma")), llm
             yield
 
     instrument_openai()
     app = FastAPI(title="ComponentForge", lifespan=lifespan)
     app.add_middleware(ForgeMiddleware, forge=forge)
-    app.add_exception_handler(RequestValidationError, _refuse)
-    app.add_exception_handler(400, _refuse_unreadable)
+    install_problem_handlers(app)
     app.add_api_route("/generate", _generate, methods=["POST"], response_model=GenerateAnswer)
     app.add_api_route("/components", _components, methods=["GET"], response_model=list[OfferAnswer])
     app.state.settings = settings
@@ -130,25 +130,3 @@ def _texts(artifacts: Mapping[str, str | bytes]) -> dict[str, str]:
         name: content if isinstance(content, str) else content.decode(errors="replace")
         for name, content in artifacts.items()
     }
-
-
-async def _refuse(_request: Request, exc: Exception) -> Any:
-    """Turn FastAPI's list of faults into the error that ForgeMiddleware answers as problem+json."""
-    if not isinstance(exc, RequestValidationError):
-        raise exc
-    faults = "; ".join(_fault(fault) for fault in exc.errors()[:_MAX_FAULTS])
-    raise BadRequest(f"the request cannot be used: {faults}") from exc
-
-
-async def _refuse_unreadable(_request: Request, exc: Exception) -> Any:
-    """FastAPI's answer to a body that is not even text is no validation error."""
-    raise BadRequest("the request cannot be used: its body is not JSON in UTF-8") from exc
-
-
-def _fault(fault: Mapping[str, Any]) -> str:
-    where = ".".join(str(step) for step in fault["loc"][1:])
-    if fault["type"] == "json_invalid":
-        return f"the body is not JSON (at character {where})"
-    if not where:
-        return "the body must be a JSON object, sent as application/json"
-    return f"{where}: {fault['msg']}"

@@ -32,6 +32,7 @@ from componentforge.settings import OFFLINE_MODEL, ServiceSettings
 from componentforge.workload import Edit, Order, Workload, load_workload
 from forge_otel import Forge, Settings
 from forge_otel.telemetry.recent import draw
+from forge_otel.web.admin import login_link
 
 __all__ = ["main"]
 
@@ -77,12 +78,11 @@ async def _run(*, once: bool) -> int:
         console.print(f"ComponentForge serves on {demo.base_url}", highlight=False)
         answers = await _drive(workload, demo, client, console)
         audit = await _audit(demo, client, answers)
-        ticket = await _ticket(client, demo.forge)
         print_report(console, audit, demo.service, scale=DEFAULT_TIME_SCALE)
         trace_id = audit.sample_trace_id
         console.print(f"\n[bold]One trace[/] ({trace_id})")
         console.print(draw(demo.forge.telemetry.recent_traces.trace(trace_id)), markup=False, highlight=False)
-        _print_places(console, demo, ticket)
+        _print_places(console, demo)
         if not once:
             console.print("\nServing until Ctrl-C …")
             await asyncio.Event().wait()
@@ -142,16 +142,9 @@ async def _audit(demo: Demo, client: httpx.AsyncClient, answers: list[dict[str, 
     return await Audit.of(answers, database=demo.forge.parts.database, archive=demo.forge.parts.archive, page=page)
 
 
-async def _ticket(client: httpx.AsyncClient, forge: Forge) -> str:
-    """Return a path that opens the dashboard once, so that the token itself is not printed."""
-    headers = {"authorization": f"Bearer {forge.settings.admin_token}"}
-    response = await client.post("/forge/api/tickets", headers=headers)
-    return str(response.raise_for_status().json()["path"])
-
-
-def _print_places(console: Console, demo: Demo, ticket: str) -> None:
+def _print_places(console: Console, demo: Demo) -> None:
     places = {
-        "dashboard": f"{demo.base_url}{ticket}  (opens once, within 10 minutes)",
+        "dashboard": f"{login_link(demo.forge, base_url=demo.base_url)}  (opens once, within 10 minutes)",
         "metrics": f"{demo.base_url}/metrics",
         "health": f"{demo.base_url}/readyz",
         "database": str(demo.folder / "forge.db"),

@@ -7,8 +7,10 @@ from urllib.parse import quote
 
 import httpx
 
-from forge_otel.errors import BadRequest, NotFound, ServiceUnavailable
+from forge_otel.errors import BadRequest, NotFound
 from forge_otel.keys import digest
+from forge_otel.layers.fallback import unavailable
+from forge_otel.layers.guard import Guard
 
 __all__ = ["FigmaClient", "FigmaNode", "Offer"]
 
@@ -48,10 +50,16 @@ class Offer:
 
 
 class FigmaClient:
-    """A small client; the caller owns the HTTP client, with its base address, token and timeout."""
+    """A small client.
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    Args:
+        http: owned by the caller, with base address, token and timeout.
+        guard: stands around every call.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, *, guard: Guard | None = None) -> None:
         self._http = http
+        self._guard = (guard or Guard("figma")).using(fallbacks=[unavailable("figma")])
 
     async def node(self, file_key: str, node_id: str) -> FigmaNode:
         """Fetch one node with its subtree.
@@ -95,14 +103,12 @@ class FigmaClient:
     async def _get(self, file_key: str, what: str, **params: str) -> Any:
         if not file_key or len(file_key) > _MAX_KEY_CHARS:
             raise BadRequest(f"figma_key must have 1 to {_MAX_KEY_CHARS} characters")
-        try:
-            response = await self._http.get(f"/v1/files/{quote(file_key, safe='')}{what}", params=params)
-        except httpx.HTTPError as exc:
-            raise ServiceUnavailable(f"Figma cannot be reached ({type(exc).__name__}); try again later") from exc
+        return await self._guard.call(self._fetch, file_key, what, params)
+
+    async def _fetch(self, file_key: str, what: str, params: Mapping[str, str]) -> Any:
+        response = await self._http.get(f"/v1/files/{quote(file_key, safe='')}{what}", params=params)
         if response.status_code == 404:
             raise NotFound(f"there is no Figma file {file_key!r}, or the token may not see it")
         if response.status_code == 400:
             raise BadRequest(f"Figma does not accept the request for the file {file_key!r}")
-        if response.status_code != 200:
-            raise ServiceUnavailable(f"Figma answered with status {response.status_code}; try again later")
-        return response.json()
+        return response.raise_for_status().json()

@@ -25,6 +25,7 @@ class ServiceSettings:
         openai_url: base address of an OpenAI-compatible API, with its ``/v1``.
         openai_key: its key.
         openai_model: the model that writes requirements and code.
+        openai_fallback_model: the model that is asked when the first one does not answer.
         timeout_s: the longest that one call to Figma or to the model may take.
     """
 
@@ -33,6 +34,7 @@ class ServiceSettings:
     figma_token: str = field(repr=False)
     openai_key: str = field(repr=False)
     openai_model: str = OFFLINE_MODEL
+    openai_fallback_model: str | None = None
     figma_files: tuple[str, ...] = tuple(FILES)
     timeout_s: float = 120.0
 
@@ -46,8 +48,8 @@ class ServiceSettings:
         """Read the settings; a real service is used exactly where its key is set.
 
         Args:
-            environ: ``OPENAI_API_KEY``, ``OPENAI_BASE_URL`` and ``OPENAI_MODEL``; ``FIGMA_TOKEN``,
-                ``FIGMA_API_URL`` and ``FIGMA_FILES`` (keys separated by commas).
+            environ: ``OPENAI_API_KEY``, ``OPENAI_BASE_URL``, ``OPENAI_MODEL`` and ``OPENAI_FALLBACK_MODEL``;
+                ``FIGMA_TOKEN``, ``FIGMA_API_URL`` and ``FIGMA_FILES`` (keys separated by commas).
             offline_url: base address of the offline model, for when there is no OpenAI key.
             figma_url: base address of the stand-in Figma, for when there is no Figma token.
         """
@@ -58,6 +60,7 @@ class ServiceSettings:
             openai_url=environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1") if openai_key else offline_url,
             openai_key=openai_key or _OFFLINE_KEY,
             openai_model=environ.get("OPENAI_MODEL", _DEFAULT_MODEL) if openai_key else OFFLINE_MODEL,
+            openai_fallback_model=environ.get("OPENAI_FALLBACK_MODEL") or None,
             figma_url=environ.get("FIGMA_API_URL", "https://api.figma.com") if figma_token else figma_url,
             figma_token=figma_token or "stand-in",
             figma_files=files or tuple(FILES),

@@ -6,7 +6,6 @@ from importlib.metadata import version
 
 from opentelemetry import trace
 
-from forge_otel.context import current_generation
 from forge_otel.layers.guard import Guards
 from forge_otel.layers.guard_events import GuardEvent
 from forge_otel.names import Attr, Metric
@@ -88,9 +87,6 @@ class Watch:
         labels = {Attr.BREAKER_NAME: event.service, Attr.FALLBACK: event.detail}
         self._instruments.add(Metric.FALLBACKS, 1, labels)
         trace.get_current_span().add_event("forge.fallback", {**labels, Attr.ERROR_TYPE: event.error_type})
-        generation = current_generation.get()
-        if generation is not None:
-            generation.note_degraded(f"{event.service}:{event.detail}")
 
     def _per_sink(self, figure: Callable[[SinkStats], int]) -> Points:
         return [(figure(stats), {Attr.OUTBOX_SINK: name}) for name, stats in self._outbox.stats().sinks.items()]

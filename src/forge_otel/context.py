@@ -1,4 +1,4 @@
-"""What surrounds the running code: the open forge, the running generation, and on whose behalf.
+"""What surrounds the running code: the request, the running generation, and on whose behalf.
 
 ContextVars follow tasks, `asyncio.to_thread` and anyio; `inject` and `extract` carry them to workers in other
 processes. Nothing here starts or stops anything.
@@ -14,22 +14,28 @@ from decimal import Decimal
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate
+from opentelemetry.trace import Span
 
 from forge_otel.types import Call, Cost, Step
 
 __all__ = [
     "Generation",
     "Identity",
+    "RequestInfo",
     "bind_identity",
     "current_call",
     "current_generation",
+    "current_request",
     "extract",
     "identity",
     "inject",
+    "note_cache",
 ]
 
 _HEADERS = {"user_id": "forge-user", "session_id": "forge-session", "tenant": "forge-tenant"}
 _MAX_ID_CHARS = 256
+# One member a generation; a request that runs more says so on its spans.
+_MAX_MEMBERS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +93,22 @@ class Generation:
             return sum((cost.amount_usd for cost in self.costs if cost.amount_usd is not None), Decimal(0))
 
 
+@dataclass(slots=True)
+class RequestInfo:
+    """The request that is being answered.
+
+    Args:
+        span: its server span.
+        cache_status: members of the ``Cache-Status`` header (RFC 9211).
+    """
+
+    span: Span
+    cache_status: list[str] = field(default_factory=list)
+
+
 current_generation: ContextVar[Generation | None] = ContextVar("forge_generation", default=None)
 current_call: ContextVar[Call | None] = ContextVar("forge_call", default=None)
+current_request: ContextVar[RequestInfo | None] = ContextVar("forge_request", default=None)
 identity: ContextVar[Identity] = ContextVar("forge_identity", default=Identity())  # noqa: B039 - frozen
 
 
@@ -131,3 +151,22 @@ def extract(carrier: Mapping[str, str]) -> Iterator[None]:
             yield
     finally:
         otel_context.detach(token)
+
+
+def note_cache(source: str, *, is_stored: bool = False) -> None:
+    """Say in the response's ``Cache-Status`` header who answered a generation.
+
+    Args:
+        source: ``"L1"`` … ``"L4"`` or ``"collapsed"``, as in `forge_otel.types.Reply`.
+        is_stored: whether a fresh answer went into the cache.
+    """
+    request = current_request.get()
+    if request is None or len(request.cache_status) == _MAX_MEMBERS:
+        return
+    if source == "collapsed":
+        member = "forge; fwd=miss; collapsed"
+    elif source == "L4":
+        member = "forge; fwd=miss; stored" if is_stored else "forge; fwd=miss"
+    else:
+        member = f"forge; hit; detail={source}"
+    request.cache_status.append(member)

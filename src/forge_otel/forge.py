@@ -20,12 +20,13 @@ from typing import Any, Self
 from forge_otel import _figures, _parts
 from forge_otel._pipeline import PipelineDecorator, compose
 from forge_otel._watch import Watch
-from forge_otel.context import Generation, current_call, current_generation
+from forge_otel.context import Generation, current_call, current_generation, note_cache
 from forge_otel.errors import BadRequest
 from forge_otel.health import HealthMonitor, Probe
 from forge_otel.keys import generation_key, new_id
 from forge_otel.layers.exact import Exact, unguarded
 from forge_otel.layers.guard import Guard, Guards
+from forge_otel.layers.guard_policies import Policies
 from forge_otel.layers.metrics import Metrics
 from forge_otel.layers.record import Recorder
 from forge_otel.layers.timeout import Timeout
@@ -56,6 +57,7 @@ class Forge(Spans):
         layers: stand between the built-in trace, record and metrics layers and the pipeline, first outermost; they
             replace the default ones (exact cache, timeout).
         sinks: take finished records; they replace the default ones (archive, database).
+        policies: how services are guarded that should not be by default.
         telemetry: where spans and points go; made from the settings where it is left out.
 
     Raises:
@@ -68,6 +70,7 @@ class Forge(Spans):
         *,
         layers: Sequence[Layer] | None = None,
         sinks: Sequence[Sink] | None = None,
+        policies: Mapping[str, Policies] | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         super().__init__(lambda: self.telemetry if self.is_open else None)
@@ -75,7 +78,7 @@ class Forge(Spans):
         self.settings = settings or Settings()
         self.telemetry = telemetry or Telemetry(self.settings)
         self.parts = _parts.build(self.settings)
-        self.guards = Guards()
+        self.guards = Guards(policies=policies)
         self.recent = Recent()
         self.outbox = Outbox(
             [*(self.parts.sinks if sinks is None else sinks), self.recent],
@@ -149,6 +152,7 @@ class Forge(Spans):
         finally:
             current_generation.reset(tokens[0])
             _current.reset(tokens[1])
+        note_cache(reply.source, is_stored=reply.is_stored)
         return replace(
             reply.result,
             source=reply.source,

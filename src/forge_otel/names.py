@@ -163,9 +163,10 @@ class Metric:
         attributes=(Attr.HTTP_METHOD, Attr.HTTP_ROUTE, Attr.HTTP_STATUS, Attr.ERROR_TYPE, Attr.URL_SCHEME),
         bounds=_HTTP_S,
     )
+    # Counted in the process and asked for when metrics are collected: two points a request cost as much as its span.
     HTTP_ACTIVE: Final = Instrument(
         name="http.server.active_requests",
-        kind="up_down_counter",
+        kind="observable_gauge",
         unit="{request}",
         description="Number of HTTP requests in flight.",
         attributes=(Attr.HTTP_METHOD, Attr.URL_SCHEME),

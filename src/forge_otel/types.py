@@ -204,6 +204,7 @@ class Reply:
         cost_usd: what the answer cost when it was made.
         origin_id: the generation that made the answer; for a hit not the running one.
         age_s: how long ago the answer was made.
+        is_stored: whether a fresh answer went into the cache.
     """
 
     result: GenerationResult
@@ -211,6 +212,7 @@ class Reply:
     cost_usd: Decimal = ZERO_USD
     origin_id: str = ""
     age_s: float = 0.0
+    is_stored: bool = False
 
     @property
     def is_hit(self) -> bool:

@@ -116,11 +116,11 @@ async def test_components_are_listed(service: Service) -> None:
 @pytest.mark.parametrize(
     ("change", "status", "words"),
     [
-        ({"component_type": "spaceship"}, 400, "component_type"),
-        ({"figma_key": ""}, 400, "figma_key"),
-        ({"node_id": 7}, 400, "node_id"),
-        ({"surprise": 1}, 400, "surprise"),
-        ({"tokens": []}, 400, "tokens"),
+        ({"component_type": "spaceship"}, 422, "component_type"),
+        ({"figma_key": ""}, 422, "figma_key"),
+        ({"node_id": 7}, 422, "node_id"),
+        ({"surprise": 1}, 422, "surprise"),
+        ({"tokens": []}, 422, "tokens"),
         ({"tokens": {"color": {"background": "blue-ish"}}}, 400, "color.background"),
         ({"component_id": "../../etc"}, 400, "component_id"),
         ({"figma_key": "unknown"}, 404, "unknown"),
@@ -143,18 +143,22 @@ async def test_a_bad_request_gets_a_plain_sentence(
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "status", "words"),
     [
-        (b"", "body"),
-        (b'{"component_type"', "not JSON"),
-        (b"[]", "JSON object"),
-        (b'{"component_type": "button"}', "figma_key: Field required; node_id: Field required"),
-        (b'{"component_type":"button","figma_key":"' + ATLAS.encode() + b'","node_id":"1:1","tokens":{"x":NaN}}', ""),
+        (b"", 422, "body"),
+        (b'{"component_type"', 400, "not valid JSON"),
+        (b"[]", 422, "body"),
+        (b'{"component_type": "button"}', 422, "figma_key: Field required; node_id: Field required"),
+        (
+            b'{"component_type":"button","figma_key":"' + ATLAS.encode() + b'","node_id":"1:1","tokens":{"x":NaN}}',
+            400,
+            "NaN",
+        ),
     ],
 )
-async def test_a_bad_body_gets_a_plain_sentence(service: Service, body: bytes, words: str) -> None:
-    """Malformed JSON, missing fields and numbers that JSON does not have are 400."""
+async def test_a_bad_body_gets_a_plain_sentence(service: Service, body: bytes, status: int, words: str) -> None:
+    """Malformed JSON and numbers that JSON does not have are 400, missing fields are 422."""
     response = await service.http.post("/generate", content=body, headers={"Content-Type": "application/json"})
-    assert response.status_code == 400
+    assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
     assert words in response.json()["detail"]

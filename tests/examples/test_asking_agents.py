@@ -14,7 +14,6 @@ from componentforge.briefs import Requirements, context_block, read_context
 from componentforge.llm import LanguageModel, UnusableAnswer
 from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
-from forge_otel.errors import ServiceUnavailable
 
 BRIEF = brief_for(sample("Input/Text field"))
 GOOD = BRIEF.requirements.model_dump_json()
@@ -119,13 +118,13 @@ async def test_a_file_that_stays_missing_is_a_typed_error() -> None:
     assert len(script.prompts) == 2
 
 
-async def test_a_model_that_refuses_is_unavailable(llm_url: str) -> None:
-    """The caller is told that the model failed, without the model's own words."""
+async def test_a_model_that_refuses_is_no_outage(llm_url: str) -> None:
+    """The caller is told that the model refused, without the model's own words, and nobody tries again."""
     settings = ServiceSettings(
         figma_url="", figma_token="", openai_url=f"{llm_url}/v1", openai_key="k", openai_model="no-such-model"
     )
     async with LanguageModel(settings) as llm:
-        with pytest.raises(ServiceUnavailable, match="status 404"):
+        with pytest.raises(UnusableAnswer, match="status 404"):
             await generate_code(BRIEF, llm=llm)
 
 

@@ -16,11 +16,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from componentforge.instrumentation import find_instrumentor, instrument_openai
-from componentforge.llm import LanguageModel, Message
+from componentforge.llm import LanguageModel, Message, UnusableAnswer
 from componentforge.offline_llm.wire import Completion
 from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
-from forge_otel.errors import ServiceUnavailable
 
 QUESTION = Message(role="user", content="hello, what are you?")
 
@@ -84,7 +83,7 @@ async def test_a_call_is_a_span_with_usage(spans: InMemorySpanExporter, llm: Lan
 async def test_a_failed_call_is_an_error(spans: InMemorySpanExporter, llm: LanguageModel) -> None:
     """The span of a refused call has the error status."""
     llm.name = "no-such-model"
-    with pytest.raises(ServiceUnavailable):
+    with pytest.raises(UnusableAnswer):
         await llm.ask_streaming(QUESTION)
     assert only(spans).status.status_code is StatusCode.ERROR
 

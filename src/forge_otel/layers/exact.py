@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from opentelemetry import trace
@@ -101,9 +101,8 @@ class Exact:
             )
         self._note(found.reason)
         reply = await call_next(call)
-        if found.epochs:
-            await self._keep(call, reply, found.epochs)
-        return reply
+        is_stored = bool(found.epochs) and await self._keep(call, reply, found.epochs)
+        return replace(reply, is_stored=is_stored)
 
     async def invalidate(self, tag: str) -> None:
         """Make every entry under `tag` a miss from now on.
@@ -142,24 +141,29 @@ class Exact:
             epochs[tag] = known.decode("ascii", "replace")
         return epochs
 
-    async def _keep(self, call: Call, reply: Reply, epochs: Mapping[str, str]) -> None:
-        """Store the answer; one that cannot be stored was still answered."""
+    async def _keep(self, call: Call, reply: Reply, epochs: Mapping[str, str]) -> bool:
+        """Store the answer and say whether it is; one that cannot be stored was still answered."""
         size_bytes = sum(map(len, reply.result.artifacts.values())) + len(reply.result.code)
         if size_bytes > self._max_entry_bytes:
             _skipped("too_large")
-            return
+            return False
         created_ms = time.time_ns() // 1_000_000
         started = time.perf_counter()
         try:
             blob = await self._off_loop(
                 size_bytes, seal, reply, key=call.key, epochs=epochs, created_ms=created_ms, secret=self._secret
             )
-            await self._guard(self._store.set, _entry_key(call.key), blob, ttl_s=self._ttl_s)
         except (TypeError, ValueError):
             _skipped("not_serialisable")
+            return False
+        try:
+            await self._guard(self._store.set, _entry_key(call.key), blob, ttl_s=self._ttl_s)
         except Exception:
             self._degrade()
-        self._duration("set", time.perf_counter() - started)
+            return False
+        finally:
+            self._duration("set", time.perf_counter() - started)
+        return True
 
     @staticmethod
     async def _off_loop(size_bytes: int, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

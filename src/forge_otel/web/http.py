@@ -12,16 +12,13 @@ from opentelemetry.trace import Status, StatusCode, format_trace_id
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from forge_otel.context import bind_identity
+from forge_otel.context import RequestInfo, bind_identity, current_request
 from forge_otel.errors import ForgeError, PayloadTooLarge
 from forge_otel.names import Attr, Metric
 from forge_otel.web.attributes import OTHER_METHOD, HeaderFacts, error_type, request_attributes
-from forge_otel.web.options import Options
+from forge_otel.web.options import Shared
 from forge_otel.web.problems import problem_of, unexpected
-from forge_otel.web.request_info import RequestInfo, current_request
-from forge_otel.web.runtime import Runtime
 from forge_otel.web.server_span import ServerSpan, adopt, own
-from forge_otel.web.templates import Templates
 
 __all__ = ["DISCONNECTED", "UNMATCHED", "HttpExchange"]
 
@@ -32,16 +29,14 @@ DISCONNECTED = "client_disconnected"
 UNMATCHED = "_unmatched"
 """The route on metrics of what no route matched: a raw path would be a series for each stranger's guess."""
 
-_LAST_MESSAGES = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
+_BODY_MESSAGES = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
 
 
 class HttpExchange:
     """Follows one request and its response.
 
     Args:
-        runtime: the open forge.
-        options: the middleware's choices.
-        templates: finds the route.
+        shared: what the requests of one middleware share.
         scope: of the request.
         headers: what its headers say.
         receive, send: of the server.
@@ -57,54 +52,46 @@ class HttpExchange:
         "_has_trailers",
         "_headers",
         "_info",
-        "_labels",
+        "_is_size_known",
+        "_method",
         "_options",
         "_read_bytes",
         "_receive",
         "_refusal",
         "_route",
-        "_runtime",
+        "_scheme",
         "_scope",
         "_send",
         "_sent_bytes",
         "_server",
+        "_shared",
         "_started_s",
         "_status",
-        "_templates",
     )
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        options: Options,
-        templates: Templates,
-        *,
-        scope: Scope,
-        headers: HeaderFacts,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    def __init__(self, shared: Shared, *, scope: Scope, headers: HeaderFacts, receive: Receive, send: Send) -> None:
         self._started_s = time.perf_counter()
-        self._runtime = runtime
-        self._options = options
-        self._templates = templates
+        self._shared = shared
+        self._options = shared.options
         self._scope = scope
         self._headers = headers
         self._receive = receive
         self._send = send
         attributes = request_attributes(scope, headers.found)
-        self._labels = {name: attributes[name] for name in (Attr.HTTP_METHOD, Attr.URL_SCHEME)}
+        self._method = str(attributes[Attr.HTTP_METHOD])
+        self._scheme = str(attributes[Attr.URL_SCHEME])
         self._server: ServerSpan = adopt(scope) or own(
             scope,
-            runtime.telemetry.tracer,
+            shared.forge.telemetry.tracer,
             name=self._method_name(),
             headers=headers,
             attributes=attributes,
-            trust=options.trust_context,
+            trust=shared.options.trust_context,
         )
         self._info = RequestInfo(self._server.span)
         self._read_bytes = 0
         self._sent_bytes = 0
+        self._is_size_known = True
         self._status: int | None = None
         self._route: str | None = None
         self._error_type: str | None = None
@@ -122,7 +109,7 @@ class HttpExchange:
         context_token = None if context is None else otel_context.attach(context)
         request_token = current_request.set(self._info)
         if self._server.counts_active:
-            self._runtime.telemetry.instruments.add(Metric.HTTP_ACTIVE, 1, self._labels)
+            self._shared.in_flight.enter((self._method, self._scheme))
         try:
             await self._serve(app)
         finally:
@@ -142,7 +129,7 @@ class HttpExchange:
         message = await self._receive()
         if message["type"] == "http.request":
             self._read_bytes += len(message.get("body", b""))
-            if self._read_bytes > self._runtime.settings.max_body_bytes:
+            if self._read_bytes > self._shared.forge.settings.max_body_bytes:
                 self._refusal = self._too_large()
                 raise self._refusal
         elif message["type"] == "http.disconnect" and not self._finished:
@@ -165,7 +152,7 @@ class HttpExchange:
             if not self._options.handle_errors or self._status is not None:
                 self._fail(exc)
                 raise
-            logger.exception("The application failed on %s %s", self._labels[Attr.HTTP_METHOD], self._scope["path"])
+            logger.exception("The application failed on %s %s", self._method, self._scope["path"])
             await self._answer(unexpected(), exc)
         except BaseException as exc:
             self._fail(exc)
@@ -173,7 +160,7 @@ class HttpExchange:
 
     async def _admit(self, app: ASGIApp) -> None:
         declared = self._headers.content_length
-        if declared is not None and declared > self._runtime.settings.max_body_bytes:
+        if declared is not None and declared > self._shared.forge.settings.max_body_bytes:
             raise self._too_large()
         await self._call(app)
         if self._refusal is not None and self._status is None:
@@ -205,8 +192,8 @@ class HttpExchange:
             self._status = message["status"]
             self._has_trailers = message.get("trailers", False)
             message = self._with_headers(message)
-        elif kind in _LAST_MESSAGES:
-            self._sent_bytes += len(message.get("body", b""))
+        elif kind in _BODY_MESSAGES:
+            self._note_body(message)
             is_last = not message.get("more_body", False) and not self._has_trailers
         elif kind == "http.response.trailers":
             is_last = not message.get("more_trailers", False)
@@ -224,6 +211,13 @@ class HttpExchange:
             # Starlette's outermost middleware answers 500 first and raises then; why it did belongs on the span.
             if self._status is None or self._status < 500:
                 self._finish()
+
+    def _note_body(self, message: Message) -> None:
+        if "body" in message:
+            self._sent_bytes += 0 if self._method == "HEAD" else len(message["body"])
+        elif message["type"] != "http.response.body":
+            # The server sends a file, whose size it alone knows.
+            self._is_size_known = False
 
     def _with_headers(self, message: Message) -> Message:
         chosen = self._options.response_headers
@@ -251,29 +245,37 @@ class HttpExchange:
         self._finished = True
         if exc is not None or incomplete or self._server.is_own:
             self._describe(exc, incomplete=incomplete)
-        instruments = self._runtime.telemetry.instruments
         if self._server.counts_active:
-            instruments.add(Metric.HTTP_ACTIVE, -1, self._labels)
+            self._shared.in_flight.leave((self._method, self._scheme))
         if self._server.counts_duration:
-            labels = {**self._labels, Attr.HTTP_ROUTE: self._route or UNMATCHED}
-            if self._status is not None:
-                labels[Attr.HTTP_STATUS] = self._status
-            if self._error_type is not None:
-                labels[Attr.ERROR_TYPE] = self._error_type
-            # Recorded while the span is current, so that it becomes the exemplar.
-            ended_s = self._ended_s or time.perf_counter()
-            instruments.record(Metric.HTTP_DURATION, ended_s - self._started_s, labels)
+            self._count((self._ended_s or time.perf_counter()) - self._started_s)
         if self._server.is_own:
             self._server.span.end(self._ended_ns)
 
+    def _count(self, duration_s: float) -> None:
+        labels: dict[str, str | int] = {
+            Attr.HTTP_METHOD: self._method,
+            Attr.URL_SCHEME: self._scheme,
+            Attr.HTTP_ROUTE: self._route or UNMATCHED,
+        }
+        if self._status is not None:
+            labels[Attr.HTTP_STATUS] = self._status
+        if self._error_type is not None:
+            labels[Attr.ERROR_TYPE] = self._error_type
+        self._shared.forge.telemetry.instruments.record_later(
+            Metric.HTTP_DURATION, duration_s, labels, exemplar=self._server.span.get_span_context()
+        )
+
     def _describe(self, exc: BaseException | None = None, *, incomplete: bool = False) -> None:
         """Write on the span how it went."""
-        self._route = self._templates.find(self._scope)
+        self._route = self._shared.templates.find(self._scope)
         is_error = self._judge(exc or self._cause, incomplete=incomplete)
         span = self._server.span
         if not span.is_recording():
             return
-        attributes: dict[str, str | int] = {Attr.HTTP_RESPONSE_SIZE: self._sent_bytes}
+        attributes: dict[str, str | int] = {}
+        if self._is_size_known:
+            attributes[Attr.HTTP_RESPONSE_SIZE] = self._sent_bytes
         if self._read_bytes:
             attributes[Attr.HTTP_REQUEST_SIZE] = self._read_bytes
         if self._status is not None:
@@ -307,9 +309,8 @@ class HttpExchange:
         return self._error_type is not None
 
     def _method_name(self) -> str:
-        method = str(self._labels[Attr.HTTP_METHOD])
-        return "HTTP" if method == OTHER_METHOD else method
+        return "HTTP" if self._method == OTHER_METHOD else self._method
 
     def _too_large(self) -> PayloadTooLarge:
-        limit = self._runtime.settings.max_body_bytes
+        limit = self._shared.forge.settings.max_body_bytes
         return PayloadTooLarge(f"the request body is larger than the {limit} bytes that are accepted; send less")

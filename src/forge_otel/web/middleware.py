@@ -20,8 +20,9 @@ from forge_otel.web import native
 from forge_otel.web.attributes import read_headers
 from forge_otel.web.http import HttpExchange
 from forge_otel.web.identity import IdentityHook, header_identity
+from forge_otel.web.in_flight import in_flight_of
 from forge_otel.web.lifespan import Lifespan, Opener
-from forge_otel.web.options import Options, ResponseHeaders
+from forge_otel.web.options import Options, ResponseHeaders, Shared
 from forge_otel.web.problems import problem_of
 from forge_otel.web.router import Router, Routes
 from forge_otel.web.runtime import Runtime
@@ -76,9 +77,7 @@ class ForgeMiddleware:
         self._exclude = exclude
         self._routes = routes
         self._opener = Opener(_default if forge is None else lambda: forge, prepare=self._prepare)
-        self._templates = Templates()
-        self._router: Router | None = None
-        self._carried: frozenset[bytes] = frozenset()
+        self._serving: _Serving | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, or run the lifespan."""
@@ -98,20 +97,28 @@ class ForgeMiddleware:
             logger.exception("The forge could not be opened")
             await _refuse(scope, receive, send)
             return
-        if self._router is None:
-            self._router = Router(self._routes, forge, scope.get("app"))
-            self._carried = carrier_fields()
-        if scope["type"] == "http" and (page := self._router.find(scope)) is not None:
+        if self._serving is None:
+            self._serving = _Serving(self._routes, self._options, forge, scope)
+        serving = self._serving
+        if scope["type"] == "http" and (page := serving.router.find(scope)) is not None:
             await page(scope, receive, send)
             return
         kind = HttpExchange if scope["type"] == "http" else WebSocketExchange
-        headers = read_headers(scope["headers"], self._carried)
-        exchange = kind(forge, self._options, self._templates, scope=scope, headers=headers, receive=receive, send=send)
-        await exchange.run(self._app)
+        headers = read_headers(scope["headers"], serving.carried)
+        await kind(serving.shared, scope=scope, headers=headers, receive=receive, send=send).run(self._app)
 
     def _prepare(self, scope: Scope) -> None:
         if native.is_off(scope.get("app")):
             self.app = native.stand_in(self._app)
+
+
+class _Serving:
+    """What is known once the forge is open."""
+
+    def __init__(self, routes: Routes, options: Options, forge: Runtime, scope: Scope) -> None:
+        self.router = Router(routes, forge, scope.get("app"))
+        self.carried = carrier_fields()
+        self.shared = Shared(forge=forge, options=options, templates=Templates(), in_flight=in_flight_of(forge))
 
 
 def _default() -> Runtime:

@@ -1,11 +1,14 @@
-"""What can be chosen about a request: set once on the middleware, read on every request."""
+"""What the requests of one middleware share: what was chosen for them, and what they are answered with."""
 
 from dataclasses import dataclass
 
 from forge_otel.web.identity import IdentityHook, header_identity
+from forge_otel.web.in_flight import InFlight
+from forge_otel.web.runtime import Runtime
 from forge_otel.web.server_span import TrustContext
+from forge_otel.web.templates import Templates
 
-__all__ = ["Options", "ResponseHeaders"]
+__all__ = ["Options", "ResponseHeaders", "Shared"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,3 +41,20 @@ class Options:
     identity: IdentityHook | None = header_identity
     response_headers: ResponseHeaders = ResponseHeaders()
     trust_context: TrustContext = "accept"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What every request needs.
+
+    Args:
+        forge: open.
+        options: the middleware's choices.
+        templates: finds routes.
+        in_flight: counts requests.
+    """
+
+    forge: Runtime
+    options: Options
+    templates: Templates
+    in_flight: InFlight

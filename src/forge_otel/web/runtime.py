@@ -1,10 +1,10 @@
 """What the HTTP entrance asks of the runtime; `forge_otel.forge.Forge` is one, tests may bring a smaller one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import SpanContext, Tracer
 
 from forge_otel.names import Instrument
 from forge_otel.settings import Settings
@@ -18,12 +18,16 @@ Attributes = Mapping[str, str | bool | int | float]
 class Instruments(Protocol):
     """Records points of the catalog's instruments."""
 
-    def add(self, instrument: Instrument, value: float, attributes: Attributes | None = None) -> None:
-        """Add `value` to a counter."""
+    def record_later(
+        self, instrument: Instrument, value: float, attributes: Attributes, *, exemplar: SpanContext | None = None
+    ) -> None:
+        """Record when metrics are next collected, as a point of the span `exemplar`."""
         ...
 
-    def record(self, instrument: Instrument, value: float, attributes: Attributes | None = None) -> None:
-        """Record `value` in a histogram."""
+    def observe(
+        self, instrument: Instrument, callback: Callable[[], Iterable[tuple[float, Attributes]]], /
+    ) -> Callable[[], None]:
+        """Ask `callback` for the values of an observable instrument; returns what ends it."""
         ...
 
 

@@ -23,9 +23,9 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 from starlette.types import Scope
 
+from forge_otel.context import current_request
 from forge_otel.web import native
 from forge_otel.web.attributes import CARRIER, HeaderFacts
-from forge_otel.web.request_info import current_request
 
 __all__ = ["ServerSpan", "TrustContext", "adopt", "carrier_fields", "own"]
 

@@ -12,15 +12,12 @@ from opentelemetry.trace import Status, StatusCode
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from forge_otel.context import Identity, bind_identity, identity
+from forge_otel.context import Identity, RequestInfo, bind_identity, current_request, identity
 from forge_otel.names import Attr, Metric
 from forge_otel.web.attributes import HeaderFacts, error_type, request_attributes
 from forge_otel.web.http import DISCONNECTED, UNMATCHED
-from forge_otel.web.options import Options
-from forge_otel.web.request_info import RequestInfo, current_request
-from forge_otel.web.runtime import Runtime
+from forge_otel.web.options import Shared
 from forge_otel.web.server_span import adopt, own
-from forge_otel.web.templates import Templates
 
 __all__ = ["WebSocketExchange"]
 
@@ -32,41 +29,27 @@ class WebSocketExchange:
     """Follows one connection.
 
     Args:
-        runtime: the open forge.
-        options: the middleware's choices.
-        templates: finds the route.
+        shared: what the connections of one middleware share.
         scope: of the connection.
         headers: what its headers say.
         receive, send: of the server.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        options: Options,
-        templates: Templates,
-        *,
-        scope: Scope,
-        headers: HeaderFacts,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    def __init__(self, shared: Shared, *, scope: Scope, headers: HeaderFacts, receive: Receive, send: Send) -> None:
         self._started_s = time.perf_counter()
-        self._instruments = runtime.telemetry.instruments
-        self._options = options
-        self._templates = templates
+        self._shared = shared
         self._scope = scope
         self._receive = receive
         self._send = send
         attributes = request_attributes(scope, headers.found)
-        self._labels = {name: attributes[name] for name in (Attr.HTTP_METHOD, Attr.URL_SCHEME)}
+        self._kind = str(attributes[Attr.HTTP_METHOD]), str(attributes[Attr.URL_SCHEME])
         self._server = adopt(scope) or own(
             scope,
-            runtime.telemetry.tracer,
+            shared.forge.telemetry.tracer,
             name="WS",
             headers=headers,
             attributes=attributes,
-            trust=options.trust_context,
+            trust=shared.options.trust_context,
         )
         self._status: int | None = None
         self._disconnected = False
@@ -76,7 +59,7 @@ class WebSocketExchange:
         context = self._server.context
         context_token = None if context is None else otel_context.attach(context)
         request_token = current_request.set(RequestInfo(self._server.span))
-        self._instruments.add(Metric.HTTP_ACTIVE, 1, self._labels)
+        self._shared.in_flight.enter(self._kind)
         error: BaseException | None = None
         try:
             with bind_identity(self._who()):
@@ -85,7 +68,7 @@ class WebSocketExchange:
             error = exc
             raise
         finally:
-            self._instruments.add(Metric.HTTP_ACTIVE, -1, self._labels)
+            self._shared.in_flight.leave(self._kind)
             self._finish(error)
             current_request.reset(request_token)
             if context_token is not None:
@@ -110,19 +93,31 @@ class WebSocketExchange:
         await self._send(message)
 
     def _who(self) -> Identity:
-        who = None if self._options.identity is None else self._options.identity(self._scope)
+        hook = self._shared.options.identity
+        who = None if hook is None else hook(self._scope)
         return who or identity.get()
 
     def _shake_hands(self, status: int, failure: str | None = None) -> None:
         self._status = status
-        route = self._templates.find(self._scope)
+        route = self._shared.templates.find(self._scope)
         if route is not None and self._server.names_route and self._server.span.is_recording():
             self._server.span.set_attribute(Attr.HTTP_ROUTE, route)
             self._server.span.update_name(f"WS {route}")
-        labels = {**self._labels, Attr.HTTP_ROUTE: route or UNMATCHED, Attr.HTTP_STATUS: status}
+        method, scheme = self._kind
+        labels: dict[str, str | int] = {
+            Attr.HTTP_METHOD: method,
+            Attr.URL_SCHEME: scheme,
+            Attr.HTTP_ROUTE: route or UNMATCHED,
+            Attr.HTTP_STATUS: status,
+        }
         if failure is not None:
             labels[Attr.ERROR_TYPE] = failure
-        self._instruments.record(Metric.HTTP_DURATION, time.perf_counter() - self._started_s, labels)
+        self._shared.forge.telemetry.instruments.record_later(
+            Metric.HTTP_DURATION,
+            time.perf_counter() - self._started_s,
+            labels,
+            exemplar=self._server.span.get_span_context(),
+        )
 
     def _finish(self, error: BaseException | None) -> None:
         span = self._server.span

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from forge_otel.context import Generation, current_generation
-from forge_otel.keys import digest
 from forge_otel.layers.exact import Exact
 from forge_otel.stores.memory import MemoryStore
 from forge_otel.telemetry.instruments import Instruments

@@ -1,7 +1,9 @@
 """One guard for every call: what is tried again, what is refused, and who waits how long."""
 
 import asyncio
+import gc
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -397,6 +399,17 @@ async def test_async_with_applies_breaker_limit_and_deadline() -> None:
     assert (state.successes, state.failures, state.in_flight) == (1, 2, 0)
 
 
+async def test_after_async_with_the_deadline_is_gone() -> None:
+    """Also where the block failed."""
+    clock = ManualClock()
+    async with guarded(clock):
+        pass
+    with pytest.raises(ConnectionError):
+        async with guarded(clock):
+            raise ConnectionError
+    assert remaining_s(clock=clock) == math.inf
+
+
 async def test_async_with_may_be_nested_and_concurrent() -> None:
     """Each block knows its own start."""
     guard = guarded()
@@ -428,6 +441,20 @@ async def test_cancelled_inside_async_with() -> None:
     assert (state.failures, state.ignored, state.in_flight) == (0, 1, 0)
 
 
+async def test_an_error_leaves_no_reference_cycle() -> None:
+    """Or every failed call would keep its request until the collector comes round."""
+    guard = guarded(breaker=BreakerOptions(mode="forced_closed"))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            with pytest.raises(ConnectionError):
+                await guard.call(Down())
+        assert sum(isinstance(found, ConnectionError) for found in gc.get_objects()) < 5
+    finally:
+        gc.enable()
+
+
 async def test_slow_calls_are_told() -> None:
     """On success and on failure."""
     clock, told = ManualClock(), list[GuardEvent]()
@@ -452,7 +479,8 @@ async def test_a_listeners_fault_is_harmless(caplog: pytest.LogCaptureFixture) -
         raise KeyError("listener")
 
     told: list[GuardEvent] = []
-    guards = Guards(listeners=[broken, told.append], hooks=[broken], clock=ManualClock())
+    guards = Guards(listeners=[broken], hooks=[broken], clock=ManualClock())
+    guards.listeners.add(told.append)
     with pytest.raises(ConnectionError):
         await guards.get("svc").call(Down())
     assert kinds(told).count("attempt_failed") == 3

@@ -87,6 +87,9 @@ def base_url() -> Iterator[str]:
 def instrumented(recorder: Recorder) -> Iterator[Recorder]:
     """A recorder that the instrumented client writes to."""
     instrumentor = OpenAIInstrumentor()
+    # There is one instrumentation a process, and another test's application may have turned it on for good.
+    if instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.uninstrument()
     instrumentor.instrument(tracer_provider=recorder.tracers, meter_provider=recorder.meters)
     yield recorder
     instrumentor.uninstrument()

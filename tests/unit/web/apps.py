@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse as FastStreaming
+from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware as Contrib
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from starlette.applications import Starlette
@@ -38,6 +39,11 @@ async def stream_page(_request: Request) -> Response:
     return StreamingResponse(chunks())
 
 
+async def span_page(_request: Request) -> Response:
+    """Says in which span it runs, as an agent called from it would be told."""
+    return Response(str(trace.get_current_span().get_span_context().span_id))
+
+
 async def failing_page(_request: Request) -> Response:
     raise ZeroDivisionError("the page failed")
 
@@ -53,6 +59,7 @@ def starlette_app() -> Starlette:
         routes=[
             Route("/items/{item:int}", json_page),
             Route("/stream", stream_page),
+            Route("/span", span_page),
             Route("/boom", failing_page),
             WebSocketRoute("/rooms/{room}", echo),
         ]
@@ -74,6 +81,10 @@ def fastapi_app(telemetry: Any) -> FastAPI:
     @app.get("/boom")
     async def boom() -> None:
         raise ZeroDivisionError("the page failed")
+
+    @app.get("/span")
+    async def span(request: Request) -> Response:
+        return await span_page(request)
 
     app.include_router(router, prefix="/items")
     app.add_api_websocket_route("/rooms/{room}", echo)

@@ -1,18 +1,18 @@
 """A small runtime on the real SDK, and callers that speak raw ASGI, so that a test sees every message."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from opentelemetry.metrics import Meter
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
-from opentelemetry.trace import SpanKind, Tracer
+from opentelemetry.trace import SpanContext, SpanKind, Tracer
 from starlette.types import ASGIApp, Message, Scope
 
 from forge_otel.names import Instrument, Metric
@@ -33,17 +33,21 @@ class Points:
     """The two HTTP instruments on a real meter."""
 
     def __init__(self, meter: Meter) -> None:
-        duration, active = Metric.HTTP_DURATION, Metric.HTTP_ACTIVE
-        self._histogram = meter.create_histogram(duration.name, duration.unit)
-        self._counter = meter.create_up_down_counter(active.name, active.unit)
+        self._meter = meter
+        self._histogram = meter.create_histogram(Metric.HTTP_DURATION.name, Metric.HTTP_DURATION.unit)
 
-    def add(self, instrument: Instrument, value: float, attributes: Any = None) -> None:
-        assert instrument is Metric.HTTP_ACTIVE
-        self._counter.add(value, attributes)
-
-    def record(self, instrument: Instrument, value: float, attributes: Any = None) -> None:
+    def record_later(
+        self, instrument: Instrument, value: float, attributes: Any, *, exemplar: SpanContext | None = None
+    ) -> None:
         assert instrument is Metric.HTTP_DURATION
         self._histogram.record(value, attributes)
+
+    def observe(self, instrument: Instrument, callback: Any) -> Callable[[], None]:
+        def collect(_options: CallbackOptions) -> list[Observation]:
+            return [Observation(value, attributes) for value, attributes in callback()]
+
+        self._meter.create_observable_gauge(instrument.name, [collect], instrument.unit)
+        return lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)

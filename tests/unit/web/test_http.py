@@ -18,13 +18,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.unit.web.support import SmallRuntime, request, scope_of
 
-from forge_otel.context import Identity, identity
+from forge_otel.context import Identity, identity, note_cache
 from forge_otel.errors import Unauthorized
 from forge_otel.names import Attr
 from forge_otel.web.identity import header_identity
 from forge_otel.web.middleware import ForgeMiddleware
 from forge_otel.web.options import ResponseHeaders
-from forge_otel.web.request_info import note_cache
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = ("traceparent", f"00-{TRACE_ID}-b7ad6b7169203331-01")
@@ -88,6 +87,41 @@ async def test_a_stream_counts_to_its_last_byte() -> None:
     assert span.end_time - span.start_time >= 45_000_000
     assert runtime.duration.sum >= 0.045
     assert span.attributes[Attr.HTTP_RESPONSE_SIZE] == 9
+
+
+async def test_requests_in_flight() -> None:
+    """The gauge counts a request while it is answered, by method, and falls to 0 after it."""
+    runtime = SmallRuntime()
+    seen: list[int] = []
+
+    async def page(_request: Request) -> Response:
+        seen.append(runtime.active)
+        return PlainTextResponse("hello")
+
+    await request(serving(page, runtime), method="POST")
+    assert seen == [1]
+    [point] = runtime.points("http.server.active_requests")
+    assert (point.value, point.attributes) == (0, {Attr.HTTP_METHOD: "POST", Attr.URL_SCHEME: "http"})
+
+
+async def test_a_head_request_sends_no_body() -> None:
+    """What the application gives to a HEAD request stays with the server."""
+    runtime = SmallRuntime()
+    await request(serving(plain, runtime), method="HEAD")
+    assert runtime.server_span.attributes[Attr.HTTP_RESPONSE_SIZE] == 0
+
+
+async def test_a_file_that_the_server_sends() -> None:
+    """Its size is not ours to know."""
+    runtime = SmallRuntime()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.pathsend", "path": "/some/file"})
+
+    await request(ForgeMiddleware(app, forge=runtime))
+    assert Attr.HTTP_RESPONSE_SIZE not in runtime.server_span.attributes
+    assert runtime.duration.attributes[Attr.HTTP_STATUS] == 200
 
 
 async def test_background_tasks_do_not_count() -> None:

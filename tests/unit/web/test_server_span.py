@@ -66,3 +66,15 @@ async def test_not_found(build: Build) -> None:
     assert runtime.server_span.attributes.get(Attr.HTTP_ROUTE) in {None, "/{path}"}
     assert runtime.duration.attributes.get(Attr.HTTP_ROUTE) in {None, "_unmatched", "/{path}"}
     assert runtime.server_span.status.status_code is StatusCode.UNSET
+
+
+@everywhere
+async def test_what_runs_below(build: Build) -> None:
+    """A span that the endpoint opens hangs below the one server span, whoever stands between."""
+    runtime = SmallRuntime()
+    exchange = await request(build(runtime), "/span")
+    spans = {span.context.span_id: span for span in runtime.spans}
+    span = spans[int(exchange.body)]
+    while span.parent is not None:
+        span = spans[span.parent.span_id]
+    assert span is runtime.server_span

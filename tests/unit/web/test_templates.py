@@ -169,3 +169,16 @@ async def test_application_without_routes() -> None:
     await request(ForgeMiddleware(opaque, forge=runtime), "/anything")
     assert Attr.HTTP_ROUTE not in runtime.server_span.attributes
     assert runtime.duration.attributes[Attr.HTTP_ROUTE] == "_unmatched"
+
+
+async def test_a_scope_that_nobody_understands(caplog: pytest.LogCaptureFixture) -> None:
+    """A framework that leaves something else behind costs the name, once a line in the log, and no request."""
+    runtime = SmallRuntime()
+
+    async def odd(scope: Scope, receive: Receive, send: Send) -> None:
+        scope.update({"endpoint": odd, "fastapi": 42})
+        await opaque(scope, receive, send)
+
+    app = ForgeMiddleware(odd, forge=runtime)
+    assert [(await request(app)).status for _ in range(2)] == [200, 200]
+    assert caplog.text.count("Routes cannot be named") == 1
