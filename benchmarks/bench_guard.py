@@ -109,7 +109,7 @@ def closed_contenders() -> dict[str, Call]:
 def open_guard() -> Guard:
     """A guard that refuses everything."""
     guard = Guard("bench", IN_PLACE)
-    guard.gate.force("forced_open")
+    guard.gate.set_mode("forced_open")
     return guard
 
 

@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("telemetry",),
     ("stores", "embedders", "layers", "database"),
     ("sinks", "figma"),
-    ("health", "_parts", "_figures", "_watch"),
+    ("health", "_parts", "_figures", "_health_report", "_watch"),
     ("forge",),
     ("web",),
     ("",),

@@ -1,16 +1,21 @@
 """What the parts of a Forge do, turned into metrics, marks on spans and log lines: a line a change, not one a call."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
 
 from opentelemetry import trace
 
+from forge_otel.context import current_generation
+from forge_otel.errors import ForgeError
 from forge_otel.layers.guard import Guards
 from forge_otel.layers.guard_events import GuardEvent
 from forge_otel.names import Attr, Metric
 from forge_otel.sinks.outbox import Outbox, SinkStats
+from forge_otel.telemetry.incidents import Incidents
 from forge_otel.telemetry.instruments import Instruments
+from forge_otel.telemetry.spikes import SpikeChange, SpikeDetector
 
 __all__ = ["Watch"]
 
@@ -35,6 +40,8 @@ class Watch:
         self._instruments = instruments
         self._guards = guards
         self._outbox = outbox
+        self.incidents = Incidents()
+        self.spikes = SpikeDetector()
         guards.listeners.add(self)
 
     def __call__(self, event: GuardEvent, /) -> None:
@@ -48,6 +55,21 @@ class Watch:
         elif event.kind == "fallback_used":
             self._fell_back(event)
 
+    def ended(self, failure: BaseException | None) -> None:
+        """Take note of how a generation ended: whether that was a fault of ours, and which fallbacks served it."""
+        if not isinstance(failure, asyncio.CancelledError):
+            is_callers = isinstance(failure, ForgeError) and failure.status < 500
+            self._spiked(self.spikes.record(failure is not None and not is_callers))
+        generation = current_generation.get()
+        if generation is None:
+            return
+        for label in generation.degraded:
+            service, _, fallback = label.partition(":")
+            if self.incidents.activate(service, fallback, cost_usd=generation.spent_usd):
+                _logger.warning(
+                    "%s is away: %s serves instead", service, fallback, extra={"forge": {"service": service}}
+                )
+
     def observe(self) -> Callable[[], None]:
         """Answer for the observable instruments from now on; returns what ends it."""
         observe = self._instruments.observe
@@ -58,6 +80,7 @@ class Watch:
             observe(Metric.OUTBOX_DROPPED, self._dropped),
             observe(Metric.BREAKER_STATE, self._breaker_states),
             observe(Metric.BREAKER_CALLS, self._breaker_calls),
+            observe(Metric.ERROR_SPIKE, lambda: [(float(self._is_spiking()), {})]),
             observe(Metric.BUILD_INFO, lambda: [(1, {Attr.VERSION: version("forge-otel")})]),
         ]
 
@@ -66,6 +89,26 @@ class Watch:
                 one()
 
         return end
+
+    def _is_spiking(self) -> bool:
+        # Looked at now and then, so that a spike also ends when nobody asks for anything any more.
+        self._spiked(self.spikes.check())
+        return self.spikes.state().active
+
+    def _spiked(self, change: SpikeChange | None) -> None:
+        if change is None:
+            return
+        state = change.state
+        facts = {"active": state.active, "rate": round(state.rate_fast, 4), "volume": state.volume}
+        verb = "began: the" if state.active else "is over: the"
+        _logger.log(
+            logging.ERROR if state.active else logging.INFO,
+            "an error spike %s share of failed generations is %.1f %% of %d",
+            verb,
+            state.rate_fast * 100,
+            state.volume,
+            extra={"forge": facts},
+        )
 
     def _changed(self, event: GuardEvent) -> None:
         before, after = _STATES[event.previous], _STATES[event.state]

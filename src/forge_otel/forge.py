@@ -15,15 +15,16 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Self, cast, get_args
 
-from forge_otel import _figures, _parts
+from forge_otel import _figures, _health_report, _parts
 from forge_otel._pipeline import PipelineDecorator, compose
 from forge_otel._watch import Watch
 from forge_otel.context import Generation, current_call, current_generation, note_cache
-from forge_otel.errors import BadRequest
+from forge_otel.errors import BadRequest, NotFound
 from forge_otel.health import HealthMonitor, Probe
 from forge_otel.keys import generation_key, new_id
+from forge_otel.layers.breaker import Mode
 from forge_otel.layers.exact import Exact, unguarded
 from forge_otel.layers.guard import Guard, Guards
 from forge_otel.layers.guard_policies import Policies
@@ -92,7 +93,7 @@ class Forge(Spans):
         always: list[Layer] = [
             Trace(self.telemetry),
             Recorder(self.outbox, pipeline_version=self.settings.pipeline_version),
-            Metrics(self.telemetry.instruments),
+            Metrics(self.telemetry.instruments, on_end=self._watch.ended),
         ]
         inner = self._default_layers() if layers is None else layers
         self._stack = compose([*always, *inner], _run_pipeline)
@@ -173,12 +174,37 @@ class Forge(Spans):
                 "journal_bytes": stats.journal_bytes,
                 "sinks": {name: asdict(sink) for name, sink in stats.sinks.items()},
             },
-            "breakers": [asdict(guard) for guard in self.guards.states()],
+            "breakers": self.breakers(),
+            "incidents": [incident.to_dict() for incident in self._watch.incidents.report()],
+            "spike": asdict(self._watch.spikes.state()),
         }
+
+    def breakers(self) -> list[dict[str, Any]]:
+        """Return what the circuit breakers look like now, JSON-ready, by name."""
+        return [asdict(guard) for guard in self.guards.states()]
+
+    def set_breaker(self, name: str, mode: str) -> None:
+        """Force a breaker open or closed, let it only watch, or hand it back to itself; in this process.
+
+        Args:
+            name: the service's name.
+            mode: ``auto``, ``forced_open``, ``forced_closed`` or ``shadow``.
+
+        Raises:
+            NotFound: nothing guards a service of that name.
+            BadRequest: there is no such mode.
+        """
+        if name not in {guard.name for guard in self.guards.states()}:
+            raise NotFound(f"nothing guards a service called {name[:64]!r}; `forge-otel breakers` lists those that are")
+        if mode not in get_args(Mode):
+            raise BadRequest(f"a breaker has no mode {mode[:64]!r}; use one of {', '.join(get_args(Mode))}")
+        self.guards.get(name).gate.set_mode(cast("Mode", mode))
 
     def health_report(self) -> dict[str, Any]:
         """Return ``{"status": "pass" | "warn" | "fail", "checks": {…}}`` (draft-inadarei-api-health-check)."""
-        return self._health.report()
+        return _health_report.with_parts(
+            self._health.report(), self.outbox.stats(), self.guards.states(), self._watch.spikes.state()
+        )
 
     def ready(self) -> bool:
         """Whether requests can be answered."""
@@ -234,7 +260,7 @@ class Forge(Spans):
             ttl_s=self.settings.cache_ttl_s,
             max_entry_bytes=self.settings.cache_max_entry_bytes,
             guard=self.guards.get(service).call if service is not None else unguarded,
-            helper=service or "memory",
+            without_it=f"{service or 'memory'}:uncached",
         )
 
     def _default_layers(self) -> list[Layer]:

@@ -294,6 +294,12 @@ class Metric:
         description="Answers that a fallback gave in place of a service.",
         attributes=(Attr.BREAKER_NAME, Attr.FALLBACK),
     )
+    ERROR_SPIKE: Final = Instrument(
+        name="forge.errors.spike",
+        kind="observable_gauge",
+        unit="",
+        description="1 while the share of failed generations is well above usual.",
+    )
     OUTBOX_PRODUCED: Final = Instrument(
         name="forge.outbox.produced",
         kind="observable_counter",

@@ -30,7 +30,7 @@ async def never() -> None:
 async def test_a_million_rejections_leave_the_memory_flat() -> None:
     """purgatory keeps the frames of every rejected request: 20 000 of these take 238 MB."""
     guard = Guard("svc", Policies())
-    guard.gate.force("forced_open")
+    guard.gate.set_mode("forced_open")
 
     async def request() -> None:
         payload = bytearray(10_000)

@@ -24,15 +24,20 @@ DEFAULT_TIME_SCALE = 50.0
 """How many times faster than a real model the offline model answers."""
 
 _MAX_BODY_BYTES = 8 * 1024 * 1024
-_CHUNK_TOKENS = 16
+DEFAULT_CHUNK_TOKENS = 16
+"""How much of a streamed answer comes at once; about what a real model sends."""
+
 _RELEASED_S = 1_780_000_000
 
 
-def create_offline_llm(*, time_scale: float = DEFAULT_TIME_SCALE) -> Starlette:
+def create_offline_llm(
+    *, time_scale: float = DEFAULT_TIME_SCALE, chunk_tokens: int = DEFAULT_CHUNK_TOKENS
+) -> Starlette:
     """Build the server.
 
     Args:
         time_scale: how many times faster than a real model it answers; infinity answers at once.
+        chunk_tokens: tokens in each piece of a streamed answer; large ones spare clients most of their work.
 
     Raises:
         ValueError: `time_scale` is not positive.
@@ -54,7 +59,7 @@ def create_offline_llm(*, time_scale: float = DEFAULT_TIME_SCALE) -> Starlette:
         )
         pace = pace_for(order.prompt, time_scale=time_scale)
         if order.stream:
-            events = _events(completion, pace, with_usage=order.wants_usage)
+            events = _events(completion, pace, chunk_tokens=chunk_tokens, with_usage=order.wants_usage)
             return StreamingResponse(events, media_type="text/event-stream")
         await asyncio.sleep(pace.due_s(estimate_tokens(completion.content)))
         return JSONResponse(completion.whole())
@@ -85,16 +90,16 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _events(completion: Completion, pace: Pace, *, with_usage: bool) -> AsyncIterator[str]:
+async def _events(completion: Completion, pace: Pace, *, chunk_tokens: int, with_usage: bool) -> AsyncIterator[str]:
     """Yield the server-sent events of a stream, each when a real model would have got there."""
     started_s = time.monotonic()
     # As the real API does: with `include_usage`, every chunk but the last says that there is no usage yet.
     extra = {"usage": None} if with_usage else {}
     yield _event(completion.chunk({"role": "assistant", "content": "", "refusal": None}) | extra)
     content = completion.content
-    for start_tokens in range(0, estimate_tokens(content), _CHUNK_TOKENS):
+    for start_tokens in range(0, estimate_tokens(content), chunk_tokens):
         start = start_tokens * CHARS_PER_TOKEN
-        piece = content[start : start + _CHUNK_TOKENS * CHARS_PER_TOKEN]
+        piece = content[start : start + chunk_tokens * CHARS_PER_TOKEN]
         due_s = started_s + pace.due_s(start_tokens + estimate_tokens(piece))
         await asyncio.sleep(max(due_s - time.monotonic(), 0))
         yield _event(completion.chunk({"content": piece}) | extra)

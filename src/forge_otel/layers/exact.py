@@ -64,7 +64,7 @@ class Exact:
         ttl_s: life of an entry in seconds, or None.
         max_entry_bytes: a larger answer is not stored.
         guard: ``await guard(function, *args, **kwargs)`` calls the store within its deadline and breaker.
-        helper: the name of the store in ``degraded`` where it could not be asked.
+        without_it: what ``degraded`` says where the store could not be asked.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Exact:
         ttl_s: float | None = None,
         max_entry_bytes: int = 8 * 2**20,
         guard: Guarded = unguarded,
-        helper: str = "cache",
+        without_it: str = "cache:uncached",
     ) -> None:
         self._store = store
         self._instruments = instruments
@@ -84,7 +84,7 @@ class Exact:
         self._ttl_s = ttl_s
         self._max_entry_bytes = max_entry_bytes
         self._guard = guard
-        self._helper = helper
+        self._without_it = without_it
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
         """Answer from the store, or store what the inner layers answer."""
@@ -181,7 +181,7 @@ class Exact:
     def _degrade(self) -> None:
         generation = current_generation.get()
         if generation is not None:
-            generation.note_degraded(self._helper)
+            generation.note_degraded(self._without_it)
 
     def _count(self, found: Entry | _Miss, duration_s: float) -> None:
         attributes = {Attr.CACHE_LAYER: LAYER, Attr.CACHE_RESULT: "hit"}

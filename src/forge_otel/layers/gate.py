@@ -55,7 +55,7 @@ class Gate:
         self._now = clock.now_s
         self.publish()
 
-    def force(self, mode: Mode) -> None:
+    def set_mode(self, mode: Mode) -> None:
         """Force the breaker open or closed, let it only watch (``shadow``), or hand it back to itself (``auto``)."""
         self.breaker.set_mode(mode)
 

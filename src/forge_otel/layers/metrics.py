@@ -1,6 +1,7 @@
 """The layer that counts: each generation once, by who answered it."""
 
 import time
+from collections.abc import Callable
 
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.instruments import Instruments
@@ -16,28 +17,34 @@ class Metrics:
 
     Args:
         instruments: where the points go.
+        on_end: told how each generation ended: what left it, or None.
     """
 
-    def __init__(self, instruments: Instruments) -> None:
+    def __init__(self, instruments: Instruments, *, on_end: Callable[[BaseException | None], None]) -> None:
         self._instruments = instruments
+        self._on_end = on_end
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
         """Answer `call` and count it, also when it fails or is cancelled."""
         started = time.perf_counter()
         self._instruments.add(Metric.GENERATION_ACTIVE, 1)
         reply: Reply | None = None
-        outcome = "ok"
+        failure: BaseException | None = None
         try:
             reply = await call_next(call)
             return reply
         except BaseException as exc:
-            outcome = outcome_of(exc)
+            failure = exc
             raise
         finally:
             self._instruments.add(Metric.GENERATION_ACTIVE, -1)
-            self._finish(call, reply, outcome, time.perf_counter() - started)
+            self._finish(call, reply, failure, time.perf_counter() - started)
+            # The traceback of an exception holds this frame, which must not hold the exception.
+            del failure
 
-    def _finish(self, call: Call, reply: Reply | None, outcome: str, duration_s: float) -> None:
+    def _finish(self, call: Call, reply: Reply | None, failure: BaseException | None, duration_s: float) -> None:
+        self._on_end(failure)
+        outcome = "ok" if failure is None else outcome_of(failure)
         layer = _NOBODY if reply is None else reply.source
         component_type = call.request.component_type
         self._instruments.record(

@@ -26,6 +26,10 @@ class Journal(Protocol):
         """Keep the record a moment later, for callers that may not wait. Never raises."""
         ...
 
+    def degraded(self) -> list[str]:
+        """Return what serves in place of something now, for example ``database:outbox``."""
+        ...
+
 
 class Recorder:
     """Makes the record of every generation and offers it to the journal.
@@ -44,6 +48,8 @@ class Recorder:
         generation = current_generation.get()
         if generation is None:
             return await call_next(call)
+        for label in self._journal.degraded():
+            generation.note_degraded(label)
         try:
             reply = await call_next(call)
         except asyncio.CancelledError as exc:

@@ -148,6 +148,11 @@ class Outbox:
                     await self._changed.wait()
         return not self._is_waiting()
 
+    def degraded(self) -> list[str]:
+        """Return what serves in place of something now: ``<sink>:outbox`` while a sink is down, ``outbox:memory``."""
+        found = [f"{delivery.name}:outbox" for delivery in self._deliveries if not delivery.is_up]
+        return found if self._backlog.is_durable or self._directory is None else [*found, "outbox:memory"]
+
     def stats(self) -> OutboxStats:
         """Return the figures of this moment; may be called from any thread."""
         now_s = time.time()

@@ -69,6 +69,8 @@ class Dashboard:
             ("/api/generations", self._generations, _GET),
             ("/api/generations" + ONE, self._generation, _GET),
             ("/api/traces" + ONE, self._trace, _GET),
+            ("/api/breakers", self._breakers, _GET),
+            ("/api/breakers" + ONE, self._set_breaker, ("POST",)),
             ("/api/tickets", self._ticket, ("POST",)),
         ]
 
@@ -134,6 +136,19 @@ class Dashboard:
     async def _health(self, request: Request) -> Response:
         self._admin.require(request)
         return _json(self._forge.health_report())
+
+    async def _breakers(self, request: Request) -> Response:
+        self._admin.require(request)
+        return _json(self._forge.breakers())
+
+    async def _set_breaker(self, request: Request) -> Response:
+        self._admin.require(request)
+        try:
+            mode = orjson.loads(await _small_body(request))["mode"]
+        except (ValueError, KeyError, TypeError) as exc:
+            raise BadRequest('send the mode as JSON: {"mode": "forced_open"}') from exc
+        self._forge.set_breaker(_id(request), str(mode))
+        return _json(self._forge.breakers())
 
     async def _generations(self, request: Request) -> Response:
         self._admin.require(request)

@@ -107,6 +107,19 @@ class Runtime(Protocol):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None: ...
 
+    def breakers(self) -> Sequence[Mapping[str, Any]]:
+        """Return what the circuit breakers look like now, JSON-ready, by name."""
+        ...
+
+    def set_breaker(self, name: str, mode: str) -> None:
+        """Force a breaker open or closed, let it only watch, or hand it back to itself.
+
+        Raises:
+            NotFound: there is no such breaker.
+            BadRequest: there is no such mode.
+        """
+        ...
+
     async def summary(self) -> Mapping[str, Any]:
         """Return the dashboard's figures, JSON-ready.
 

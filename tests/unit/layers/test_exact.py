@@ -159,9 +159,9 @@ async def _refuse(*_: object, **__: object) -> None:
 async def test_a_store_that_is_down_costs_only_the_cache(generation: Generation, broken: str) -> None:
     """The caller gets an answer, and the record says that the cache did not help."""
     pipeline = Pipeline()
-    exact = _exact(BrokenStore(broken), helper="redis")
+    exact = _exact(BrokenStore(broken), without_it="redis:uncached")
     assert (await exact(_call(), pipeline)).result.code == "answer 1"
-    assert generation.degraded == ["redis"]
+    assert generation.degraded == ["redis:uncached"]
 
 
 async def test_what_is_too_large_or_not_json_is_answered_but_not_kept() -> None:

@@ -479,12 +479,21 @@ async def test_a_listeners_fault_is_harmless(caplog: pytest.LogCaptureFixture) -
         raise KeyError("listener")
 
     told: list[GuardEvent] = []
-    guards = Guards(listeners=[broken], hooks=[broken], clock=ManualClock())
-    guards.listeners.add(told.append)
+    guards = Guards(listeners=[broken, told.append], hooks=[broken], clock=ManualClock())
     with pytest.raises(ConnectionError):
         await guards.get("svc").call(Down())
     assert kinds(told).count("attempt_failed") == 3
     assert "a listener of guards failed" in caplog.text
+
+
+async def test_a_listener_may_come_later() -> None:
+    """It is told what happens from then on, by guards that are there already too."""
+    told: list[GuardEvent] = []
+    guards = Guards(clock=ManualClock())
+    guard = guards.get("svc")
+    guards.listeners.add(told.append)
+    await guard.call(Service(ConnectionError()))
+    assert kinds(told) == ["attempt_failed", "retried"]
 
 
 async def test_purgatory_listeners_hear_what_they_know() -> None:
@@ -522,7 +531,7 @@ async def test_states_are_a_snapshot_of_all_guards() -> None:
     clock = ManualClock()
     guards = Guards(clock=clock)
     await guards.get("redis").call(Service())
-    guards.get("openai").gate.force("forced_open")
+    guards.get("openai").gate.set_mode("forced_open")
     clock.advance(3.0)
     openai, redis = guards.states()
     assert (openai.name, openai.mode, openai.rejects_for_s) == ("openai", "forced_open", 60.0)

@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.trace import SpanContext, SpanKind, Tracer
 from starlette.types import ASGIApp, Message, Scope
 
+from forge_otel.errors import NotFound
 from forge_otel.names import Instrument, Metric
 from forge_otel.settings import Settings
 from forge_otel.types import Record
@@ -105,6 +106,7 @@ class SmallRuntime:
         self.recent = Records()
         self.fails_with = fails_with
         self.is_ready = True
+        self.mode = "auto"
         self.entered = 0
         self.events: list[str] = []
         self.figures: dict[str, Any] = {"generations": 0}
@@ -120,6 +122,14 @@ class SmallRuntime:
     async def __aexit__(self, *_: object) -> None:
         self.entered -= 1
         self.events.append("close")
+
+    def breakers(self) -> list[dict[str, Any]]:
+        return [{"name": "openai", "mode": self.mode}]
+
+    def set_breaker(self, name: str, mode: str) -> None:
+        if name != "openai":
+            raise NotFound("nothing guards it")
+        self.mode = mode
 
     async def summary(self) -> Mapping[str, Any]:
         return self.figures

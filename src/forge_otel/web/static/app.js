@@ -1,7 +1,7 @@
 // The dashboard: asks the service every few seconds, and shows the last generations.
 
 import { forget, show } from "./detail.js";
-import { showServices, showSummary } from "./figures.js";
+import { showIncidents, showServices, showSummary } from "./figures.js";
 import { LoggedOut, SOURCES, ask, at, clock, duration, make, money, title } from "./text.js";
 
 const POLL_MS = 3000;
@@ -19,6 +19,7 @@ async function poll() {
     at("notice").hidden = true;
     showSummary(summary);
     showServices(health, summary.breakers ?? []);
+    showIncidents(summary.incidents ?? [], summary.spike);
     state.records = records;
     renderRecords();
   } catch (error) {

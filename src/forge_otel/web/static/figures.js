@@ -1,6 +1,6 @@
 // The figures above the table.
 
-import { SOURCES, at, count, duration, make, money, percent } from "./text.js";
+import { SOURCES, at, clock, count, duration, make, money, percent } from "./text.js";
 
 const STATUS = { pass: "All services answer", warn: "Degraded", fail: "Not ready" };
 const SCOPES = { database: "in the database", process: "in this process" };
@@ -82,11 +82,29 @@ function sinkRow(name, figures, names) {
   return make("tr", {}, cell, ...names.map((key) => make("td", { class: "number", text: count(sum(figures[key])) })));
 }
 
+export function showIncidents(incidents, spike) {
+  const lines = incidents.map((incident) => [
+    incident.open ? "warn" : "pass",
+    `${incident.service}: ${incident.fallback}`,
+    `${incident.minutes < 1 ? "under a minute" : `${Math.round(incident.minutes)} min`}${incident.open ? ", still on" : ""}`,
+    `since ${clock(incident.started_at)}, ${count(incident.requests)} generations that cost ${money(incident.cost_usd)}`,
+  ]);
+  if (spike?.active) {
+    lines.unshift(["fail", "Error spike", `${percent(spike.rate_fast)} fail`, `of the last ${count(spike.volume)} generations`]);
+  }
+  at("incidents-card").hidden = lines.length === 0;
+  at("incidents").replaceChildren(...lines.map(([status, name, figure, effect]) => make("li", {},
+    make("span", { class: "dot", "data-status": status, text: name }),
+    make("span", { text: figure }),
+    make("span", { class: "quiet", text: effect }))));
+}
+
 export function showServices(health, breakers) {
   const pill = at("health");
   pill.dataset.status = health.status;
   pill.textContent = STATUS[health.status] ?? health.status;
-  const checks = Object.values(health.checks ?? {}).flat().map((check) => {
+  const pings = Object.entries(health.checks ?? {}).filter(([key]) => key.endsWith(":responseTime"));
+  const checks = pings.flatMap(([, found]) => found).map((check) => {
     const answers = check.status === "pass" && check.observedValue != null;
     return [check.status, check.componentId, answers ? `${check.observedValue} ms` : check.output ?? "", answers ? "" : check.withoutIt];
   });
