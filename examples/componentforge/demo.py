@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -66,12 +67,13 @@ def main(*, once: bool) -> int:
     os.environ.setdefault("OTEL_SERVICE_NAME", "componentforge")
     try:
         return asyncio.run(_run(once=once))
-    except KeyboardInterrupt:
+    except asyncio.CancelledError:
         print("\nstopped; every answered generation is on disk", file=sys.stderr)
         return 130
 
 
 async def _run(*, once: bool) -> int:
+    _end_by_signal()
     console = Console()
     workload = load_workload()
     async with _started() as demo, httpx.AsyncClient(base_url=demo.base_url, timeout=_REQUEST_TIMEOUT_S) as client:
@@ -87,6 +89,14 @@ async def _run(*, once: bool) -> int:
             console.print("\nServing until Ctrl-C …")
             await asyncio.Event().wait()
     return 0 if audit.agrees else 1
+
+
+def _end_by_signal() -> None:
+    """Let Ctrl-C and SIGTERM end the demo in order: what is being answered is answered, what was answered is kept."""
+    running = asyncio.current_task()
+    if running is not None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
 
 
 @asynccontextmanager

@@ -1,0 +1,92 @@
+"""A real HTTP server, real Redis clients, and a look at the file descriptors of the process."""
+
+import asyncio
+import os
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from forge_otel.testing.faults import FaultProxy
+
+PAGE = "a page of the server's own " * 10
+
+
+@dataclass
+class WebServer:
+    """An application under uvicorn, and what it was asked."""
+
+    port: int = 0
+    asked: list[str] = field(default_factory=list)
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def page(self, request: Request) -> Response:
+        """Answer with a page, and `/slow` only when it may."""
+        self.asked.append(f"{request.method} {request.url.path}")
+        if request.url.path == "/slow":
+            await self.may_answer.wait()
+        return PlainTextResponse(PAGE)
+
+
+@pytest.fixture
+async def web_server() -> AsyncIterator[WebServer]:
+    """A running web server."""
+    web = WebServer()
+    app = Starlette(routes=[Route("/{path:path}", web.page, methods=["GET", "POST"])])
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None))
+    task = asyncio.create_task(server.serve())
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+    web.port = server.servers[0].sockets[0].getsockname()[1]
+    yield web
+    server.should_exit = True
+    await task
+
+
+@pytest.fixture
+async def web_proxy(web_server: WebServer) -> AsyncIterator[FaultProxy]:
+    """A proxy in front of the web server."""
+    async with FaultProxy("127.0.0.1", web_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def redis_proxy(redis_url: str) -> AsyncIterator[FaultProxy]:
+    """A proxy in front of the shared Redis."""
+    parts = urlsplit(redis_url)
+    async with FaultProxy(str(parts.hostname), int(parts.port or 0)) as proxy:
+        yield proxy
+
+
+@asynccontextmanager
+async def redis_client(proxy: FaultProxy, *, timeout_s: float = 5.0) -> AsyncIterator[Redis]:
+    """A Redis client that goes through `proxy` and does not try again."""
+    url = proxy.url_for("redis://127.0.0.1:6379/0")
+    async with Redis.from_url(url, socket_timeout=timeout_s, retry=Retry(NoBackoff(), 0)) as client:
+        yield client
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many file descriptors as this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def open_files() -> int:
+    """How many file descriptors this process has open."""
+    return len(os.listdir("/dev/fd"))  # noqa: PTH208 - a path would open one more
