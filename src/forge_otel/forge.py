@@ -25,6 +25,7 @@ from forge_otel.errors import BadRequest, NotFound
 from forge_otel.health import HealthMonitor, Probe
 from forge_otel.keys import generation_key, new_id
 from forge_otel.layers.breaker import Mode
+from forge_otel.layers.breaker_board import BreakerBoard
 from forge_otel.layers.exact import Exact, unguarded
 from forge_otel.layers.guard import Guard, Guards
 from forge_otel.layers.guard_policies import Policies
@@ -239,6 +240,9 @@ class Forge(Spans):
             opening.callback(self._watch.observe())
             if isinstance(self.parts.store, AbstractAsyncContextManager):
                 await opening.enter_async_context(self.parts.store)
+            if self.parts.store_service is not None:
+                board = BreakerBoard(self.parts.store, self.guards, carrier=self.parts.store_service)
+                await opening.enter_async_context(board)
             await opening.enter_async_context(self.outbox)
             await opening.enter_async_context(self._health)
             self._resources = opening.pop_all()

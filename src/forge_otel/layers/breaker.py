@@ -11,6 +11,7 @@ Where it differs from purgatory 3.0.1 on purpose:
 * cancelled calls and the caller's own mistakes are neutral: they neither reset nor raise the count;
 * each rejection raises a fresh `CircuitOpen`: purgatory's shared instance collects the frames of all rejected requests;
 * a rate rule beside the count: consecutive failures never see a service that fails four times of five;
+* it may be made suspicious, so that the first failure opens it, because another worker has given the service up;
 * monotonic time, and an open time with jitter that doubles while probes fail;
 * a breaker can be forced open, forced closed, or only watch (``shadow``).
 """
@@ -164,6 +165,10 @@ class Breaker:
         self.last_success_s: float | None = None
         self.attention = ""
         """What somebody has to look at, for example a rejected key; empty after the next success."""
+        self.suspicious_until_s = _FREE
+        """Until then the first failure opens it."""
+        self.is_hearsay = False
+        """Whether it opened because it was suspicious, and has not closed since."""
         self._model = model
         self._rng = rng
         self._slow_s = self.options.slow_s
@@ -232,6 +237,9 @@ class Breaker:
             self._is_suspect = True
             self.context.handle_exception(exc)
             self._open_by_rate(now_s)
+            if now_s < self.suspicious_until_s and self.context.state == "closed":
+                self.context.set_state(self._model.OpenedState(self.name))
+                self.is_hearsay = True
             self._note_change(now_s)
         return is_slow
 
@@ -291,6 +299,8 @@ class Breaker:
             return
         self.previous_state = before
         self._start_anew()
+        if self.state == "closed":
+            self.is_hearsay = False
         if self.state == "opened":
             self._failed_probes = self._failed_probes + 1 if before == "half-opened" else 0
             self._blocked_until_s = now_s + self._open_time_s()

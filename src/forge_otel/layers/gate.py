@@ -64,6 +64,10 @@ class Gate:
         self.breaker.reset(self._now())
         self.publish()
 
+    def suspect(self, for_s: float) -> None:
+        """Let the first failure within `for_s` seconds open the breaker; 0 ends that."""
+        self.breaker.suspicious_until_s = self._now() + for_s
+
     def state(self) -> GuardState:
         """Return what the gate looks like now."""
         breaker, now_s = self.breaker, self._now()
