@@ -15,6 +15,8 @@ ForgeError
 └── GenerationTimeout    504  the pipeline did not finish in time
 
 ``status``, ``code`` and ``title`` become the members of a problem+json answer (RFC 9457); ``code`` is stable.
+``remedy`` says what the reader should do. It is not sent: the message, as ``detail``, says the same about the case at
+hand. The catalog of all errors is ``docs/errors.md``, which ``scripts/docs.py`` writes from this tree.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,6 +46,7 @@ class ForgeError(Exception):
     status = 500
     code = "internal"
     title = "Internal error"
+    remedy = "Look up the trace id of the answer in the service's log and traces, where the reason is."
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -59,6 +62,7 @@ class ConfigurationError(ForgeError):
 
     code = "configuration"
     title = "Configuration error"
+    remedy = "Correct every setting that the message lists, then start again."
 
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
@@ -76,6 +80,7 @@ class MissingExtra(ConfigurationError):
     """
 
     code = "missing_extra"
+    remedy = "Install the extra that the message names, or change the setting that asks for it."
 
     def __init__(self, extra: str, *, package: str) -> None:
         self.extra = extra
@@ -88,6 +93,7 @@ class NotOpen(ForgeError):
 
     code = "not_open"
     title = "Forge is not open"
+    remedy = "Make the call inside `async with forge:`, or add ForgeMiddleware to the application."
 
 
 class BadRequest(ForgeError):
@@ -96,6 +102,7 @@ class BadRequest(ForgeError):
     status = 400
     code = "bad_request"
     title = "Bad request"
+    remedy = "Change the request as the message says, because the same one is refused again."
 
 
 class NotFound(BadRequest):
@@ -104,6 +111,7 @@ class NotFound(BadRequest):
     status = 404
     code = "not_found"
     title = "Not found"
+    remedy = "Check the name or id in the request, and that what it names was not removed since."
 
 
 class PayloadTooLarge(BadRequest):
@@ -112,6 +120,7 @@ class PayloadTooLarge(BadRequest):
     status = 413
     code = "payload_too_large"
     title = "Payload too large"
+    remedy = "Send a smaller body, or have the operator raise `FORGE_MAX_BODY_BYTES`."
 
 
 class Unauthorized(ForgeError):
@@ -120,6 +129,7 @@ class Unauthorized(ForgeError):
     status = 401
     code = "unauthorized"
     title = "Unauthorized"
+    remedy = "Log in to the dashboard, or send the header `Authorization: Bearer <FORGE_ADMIN_TOKEN>`."
 
 
 class ServiceUnavailable(ForgeError):
@@ -128,6 +138,7 @@ class ServiceUnavailable(ForgeError):
     status = 503
     code = "service_unavailable"
     title = "Service unavailable"
+    remedy = "Send the same request again after `retry_after_s`, or with growing pauses where that is not given."
 
 
 class CircuitOpen(ServiceUnavailable):
@@ -140,6 +151,7 @@ class CircuitOpen(ServiceUnavailable):
 
     code = "circuit_open"
     title = "Circuit open"
+    remedy = "Send the same request again after `retry_after_s`; `/health` shows the service that is away."
 
     def __init__(self, name: str, *, retry_after_s: float) -> None:
         self.name = name
@@ -154,6 +166,7 @@ class Overloaded(ServiceUnavailable):
 
     code = "overloaded"
     title = "Too many calls in flight"
+    remedy = "Send the same request again with growing pauses, and raise the limit if usual load brings this up."
 
 
 class ServiceTimeout(ServiceUnavailable, TimeoutError):
@@ -161,6 +174,7 @@ class ServiceTimeout(ServiceUnavailable, TimeoutError):
 
     code = "service_timeout"
     title = "Service timed out"
+    remedy = "Send the same request again, and look at the service in `/health` if that does not help."
 
 
 class GenerationTimeout(ForgeError):
@@ -169,6 +183,7 @@ class GenerationTimeout(ForgeError):
     status = 504
     code = "generation_timeout"
     title = "Generation timed out"
+    remedy = "Send the same request again, or have the operator raise `FORGE_GENERATION_TIMEOUT_S`."
 
 
 @contextmanager
