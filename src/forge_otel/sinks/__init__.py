@@ -14,3 +14,4 @@ class Rejected(ForgeError):
 
     code = "rejected"
     title = "Record rejected"
+    remedy = "Look at the record among the dead letters in the outbox's folder, and mend what made it."

@@ -38,6 +38,7 @@ class DamagedRecord(ForgeError):
 
     code = "damaged_record"
     title = "Damaged record"
+    remedy = "Read the journal with the release that wrote it, or keep it as evidence: its record is lost."
 
 
 def encode(record: Record) -> bytes:

@@ -38,6 +38,7 @@ class TooManyLogins(ForgeError):
     status = 429
     code = "too_many_logins"
     title = "Too many logins"
+    remedy = "Wait a minute and log in again, or use the admin token as a bearer token."
 
 
 class Tickets:
