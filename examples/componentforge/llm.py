@@ -10,11 +10,14 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from componentforge.settings import ServiceSettings
-from forge_otel.errors import ForgeError
-from forge_otel.layers.fallback import Fallback, unavailable
+from forge_otel.errors import ForgeError, ServiceUnavailable
+from forge_otel.layers.fallback import Fallback, is_outage, unavailable
 from forge_otel.layers.guard import Guard
+from forge_otel.layers.retry import classify
 
 __all__ = ["LanguageModel", "Message", "UnusableAnswer"]
+
+_RETRY_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +127,11 @@ def _param(message: Message) -> ChatCompletionMessageParam:
 
 
 def _refused(exc: openai.OpenAIError) -> ForgeError:
-    """Return what the caller gets for an error that is neither an outage nor to be tried again."""
+    """Return what the caller gets for an error that is not to be tried again: a refusal, or a stream that broke."""
+    if is_outage(exc, classify(exc)):
+        return ServiceUnavailable(
+            f"the answer of the language model broke off ({type(exc).__name__}); try again",
+            retry_after_s=_RETRY_AFTER_S,
+        )
     status = f" with status {exc.status_code}" if isinstance(exc, openai.APIStatusError) else ""
     return UnusableAnswer(f"the language model refused the question{status} ({type(exc).__name__})")

@@ -90,11 +90,14 @@ class Outbox:
         self._deliveries: list[Delivery] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        # What a caller has waited for in vain.
+        self._late: asyncio.Future[None] | None = None
         self._backlog = self._new_backlog()
 
     async def __aenter__(self) -> Self:
         self._ledger = Ledger(tuple(self._sinks))
         self._backlog = self._new_backlog()
+        self._late = None
         self._deliveries = [
             Delivery(name, sink, backlog=self._backlog, ledger=self._ledger) for name, sink in self._sinks.items()
         ]
@@ -129,11 +132,13 @@ class Outbox:
     async def offer(self, record: Record) -> None:
         """Take `record` and return when it survives the death of this process; never raises for what fails below.
 
-        A disk that hangs holds the caller up for a second at most; the record is stored when the disk comes back.
+        A disk that hangs holds the first callers up for a second, and nobody after that until it has stored what it
+        was given; the record is stored when the disk comes back.
         """
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._put(record, stored):
-            await asyncio.wait({stored}, timeout=_OFFER_PATIENCE_S)
+        if self._put(record, stored) and (self._late is None or self._late.done()):
+            done, _ = await asyncio.wait({stored}, timeout=_OFFER_PATIENCE_S)
+            self._late = None if done else stored
 
     def offer_nowait(self, record: Record) -> None:
         """Take `record` for a caller that cannot wait, such as one being cancelled; it is stored in a moment."""
