@@ -1,12 +1,11 @@
 """The archive in a folder: whole files, whole bundles, and no way out of the root."""
 
 import asyncio
-import hashlib
 import threading
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from forge_otel.errors import NotFound
 from forge_otel.sinks import Rejected
 from forge_otel.sinks.archive import Archive, Bundle
 from forge_otel.sinks.files import FileArchive, open_url
+from forge_otel.testing.contracts import ArchiveContract
 from forge_otel.types import Record
 
 ARTIFACTS: dict[str, str | bytes] = {
@@ -35,33 +35,14 @@ def files(root: Path) -> dict[str, bytes]:
     }
 
 
-async def test_layout(tmp_path: Path) -> None:
-    """Artifacts, report and manifest are where every archive has them."""
-    async with FileArchive(tmp_path / "archive") as archive:
-        await archive.deliver([record(component_id="button-1", artifacts=ARTIFACTS)])
+class TestFileArchive(ArchiveContract):
+    """The contract of all archives."""
 
-    assert set(files(archive.root)) == {
-        "components/button-1/component.tsx",
-        "components/button-1/screenshot.png",
-        "components/button-1/manifest.json",
-        "reports/button-1/quality-report.html",
-    }
-
-
-async def test_the_manifest_names_the_generation_and_the_hashes(tmp_path: Path) -> None:
-    """Whoever reads the manifest can check every artifact."""
-    item = record(artifacts=ARTIFACTS)
-    async with FileArchive(tmp_path) as archive:
-        await archive.deliver([item])
-        manifest = orjson.loads(await archive.read("components/button-1/manifest.json"))
-        report = await archive.read("reports/button-1/quality-report.html")
-
-    assert manifest["generation_id"] == item.id
-    assert manifest["created_at"] == "2026-03-01T12:30:15.123456+00:00"
-    assert manifest["artifacts"]["quality-report.html"] == {
-        "sha256": hashlib.sha256(report).hexdigest(),
-        "size_bytes": len(report),
-    }
+    @pytest.fixture
+    async def archive(self, tmp_path: Path) -> AsyncIterator[FileArchive]:
+        """An archive in an empty folder."""
+        async with FileArchive(tmp_path / "archive") as opened:
+            yield opened
 
 
 async def test_the_same_again_changes_nothing(tmp_path: Path) -> None:
@@ -83,49 +64,6 @@ async def test_a_missing_file_is_restored(tmp_path: Path) -> None:
         await archive.deliver([record(artifacts=ARTIFACTS)])
 
         assert await archive.read("components/button-1/component.tsx") == b"export {}"
-
-
-async def test_a_newer_generation_replaces_an_older_one(tmp_path: Path) -> None:
-    """The later generation wins, artifacts it no longer has are removed, and a late older record changes nothing."""
-    newer = record(artifacts={"component.tsx": "v2"}, created_at=datetime(2026, 5, 1, tzinfo=UTC))
-    older = record(artifacts=ARTIFACTS, created_at=datetime(2026, 4, 1, tzinfo=UTC))
-    async with FileArchive(tmp_path) as archive:
-        await archive.deliver([older, newer])
-        after = files(tmp_path)
-        await archive.deliver([older])
-
-    assert set(after) == {"components/button-1/component.tsx", "components/button-1/manifest.json"}
-    assert files(tmp_path) == after
-
-
-async def test_records_without_artifacts_store_nothing(tmp_path: Path) -> None:
-    """A failed generation leaves no folder behind."""
-    async with FileArchive(tmp_path) as archive:
-        await archive.deliver([record(artifacts={}, outcome="error")])
-
-    assert files(tmp_path) == {}
-
-
-@pytest.mark.parametrize("component_id", ["..", ".", "a/b", "../x", "/etc", "a\0b", "", "x" * 129, "a b", "ä"])
-async def test_a_component_id_that_is_no_folder_is_rejected(tmp_path: Path, component_id: str) -> None:
-    """Nothing is written for an id that could lead elsewhere."""
-    async with FileArchive(tmp_path / "root") as archive:
-        with pytest.raises(Rejected):
-            await archive.deliver([record(component_id=component_id, artifacts=ARTIFACTS)])
-        with pytest.raises(Rejected):
-            await archive.delete(component_id)
-
-    assert files(tmp_path) == {}
-
-
-@pytest.mark.parametrize("name", ["../x", "a/b", "..", "", "manifest.json", ".forge-tmp-1", "a\0"])
-async def test_an_artifact_name_that_is_no_file_is_rejected(tmp_path: Path, name: str) -> None:
-    """Nothing is written for a name that could lead elsewhere or that the archive needs itself."""
-    async with FileArchive(tmp_path / "root") as archive:
-        with pytest.raises(Rejected):
-            await archive.deliver([record(artifacts={"fine.txt": "x", name: "y"})])
-
-    assert files(tmp_path) == {}
 
 
 @given(st.text(max_size=30) | st.sampled_from(["components/../../etc/passwd", "components/a/../b", "a/b/c"]))
@@ -173,25 +111,6 @@ async def test_a_linked_file_is_replaced_not_followed(tmp_path: Path) -> None:
 
     assert secret.read_text() == "secret"
     assert (folder / "component.tsx").read_text() == "export {}"
-
-
-async def test_list_and_delete(tmp_path: Path) -> None:
-    """Listing goes through all keys in order, by prefix; deleting takes all of one component and says how many."""
-    async with FileArchive(tmp_path) as archive:
-        await archive.deliver([record(component_id=f"c{n:03}", artifacts=ARTIFACTS) for n in range(30)])
-        everything = [found.key async for found in archive.list()]
-        some = [found async for found in archive.list("components/c00")]
-        deleted = await archive.delete("c003")
-        again = await archive.delete("c003")
-        left = [found.key async for found in archive.list()]
-
-    assert everything == sorted(everything)
-    assert len(everything) == 120
-    assert [found.key for found in some[:3]] == sorted(f"components/c000/{name}" for name in archived_names())
-    assert len(some) == 30
-    assert abs(some[0].modified_at - datetime.now(UTC)) < timedelta(minutes=5)
-    assert (deleted, again) == (4, 0)
-    assert left == [key for key in everything if "/c003/" not in key]
 
 
 def archived_names() -> list[str]:
