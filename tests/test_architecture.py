@@ -62,6 +62,7 @@ BROUGHT_BY = {
     "alembic": {"alembic"},
     "botocore": {"aioboto3"},
     "aiobotocore": {"aioboto3"},
+    "aiohttp": {"aioboto3"},
     "httpx": {"httpx", "openai", "qdrant-client"},
     "numpy": {"numpy", "qdrant-client"},
     "opentelemetry": {"opentelemetry-api", "opentelemetry-sdk"},
