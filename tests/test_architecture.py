@@ -67,11 +67,12 @@ BROUGHT_BY = {
     "numpy": {"numpy", "qdrant-client"},
     "opentelemetry": {"opentelemetry-api", "opentelemetry-sdk"},
     "opentelemetry.exporter.otlp": {"opentelemetry-exporter-otlp-proto-http"},
+    "opentelemetry.exporter.otlp.proto.common": {"opentelemetry-exporter-otlp-proto-common"},
     "opentelemetry.exporter.prometheus": {"opentelemetry-exporter-prometheus"},
     "opentelemetry.instrumentation.asgi": {"opentelemetry-instrumentation-fastapi"},
     "opentelemetry.instrumentation.fastapi": {"opentelemetry-instrumentation-fastapi"},
     "opentelemetry.instrumentation.openai_v2": {"opentelemetry-instrumentation-openai-v2"},
-    "opentelemetry.proto": {"opentelemetry-exporter-otlp-proto-http"},
+    "opentelemetry.proto": {"opentelemetry-proto", "opentelemetry-exporter-otlp-proto-http"},
     "pydantic": {"fastapi", "sqlmodel"},
     "sqlalchemy": {"sqlmodel"},
 }
