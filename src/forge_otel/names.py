@@ -104,26 +104,7 @@ class Operation:
 
 
 # Bounds hold the targets exactly, so that no alert interpolates: 60 and 90 s are generation limits.
-_LONG_S = (
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    15.0,
-    20.0,
-    30.0,
-    45.0,
-    60.0,
-    75.0,
-    90.0,
-    120.0,
-    180.0,
-    300.0,
-)
+_LONG_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 75.0, 90.0, 120.0, 180.0, 300.0)
 _HTTP_S = (0.005, 0.01, 0.025, *_LONG_S)
 _LLM_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 120.0, 163.84, 300.0)
 _AGENT_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6)
@@ -327,6 +308,25 @@ class Metric:
         unit="{record}",
         description="Records on local disk that a sink has not stored yet.",
         attributes=(Attr.OUTBOX_SINK,),
+    )
+    EXPORT_PRODUCED: Final = Instrument(
+        name="forge.export.produced",
+        kind="observable_counter",
+        unit="{span}",
+        description="Spans offered to the LangSmith bridge: those waiting and those settled.",
+    )
+    EXPORT_SETTLED: Final = Instrument(
+        name="forge.export.settled",
+        kind="observable_counter",
+        unit="{span}",
+        description="Spans that were exported, sampled_out or dropped, the last by reason.",
+        attributes=(Attr.OUTCOME, Attr.REASON),
+    )
+    EXPORT_WAITING: Final = Instrument(
+        name="forge.export.waiting",
+        kind="observable_gauge",
+        unit="{span}",
+        description="Spans that LangSmith has not taken yet.",
     )
     PAGE_ADAPTED: Final = Instrument(
         name="forge.scrape.adapted",

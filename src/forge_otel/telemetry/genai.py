@@ -166,7 +166,7 @@ class GenAI(Exclusive):
                 self._open.pop(span_id, None)
 
     def _count(self, entry: _Open, call: ModelCall, *, operation: str, scope: str) -> None:
-        amount = self._price(call)
+        amount = self.price(call)
         model, provider = call.model or _UNKNOWN, call.provider or _UNKNOWN
         if (generation := entry.generation) is not None:
             generation.note_cost(
@@ -210,7 +210,8 @@ class GenAI(Exclusive):
             labels[Attr.ERROR_TYPE] = str(attributes.get(Attr.ERROR_TYPE) or _OTHER_ERROR)
         self._instruments.record(Metric.LLM_DURATION, (span.end_time - span.start_time) / 1e9, labels)
 
-    def _price(self, call: ModelCall) -> Decimal | None:
+    def price(self, call: ModelCall) -> Decimal | None:
+        """Return what `call` cost in USD, None where that is not known."""
         if call.cost_usd is not None:
             return call.cost_usd
         # The name that was asked for is the one that settings know, what answered is the one that price lists know.

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
-from typing import Final, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 from weakref import WeakSet
 
 from opentelemetry import metrics, trace
@@ -33,17 +33,26 @@ from opentelemetry.trace import TracerProvider
 from forge_otel.errors import MissingExtra
 from forge_otel.names import SCOPE, Attr, Metric
 from forge_otel.settings import Settings
+from forge_otel.telemetry.export_figures import export_figures
 from forge_otel.telemetry.genai import GenAI
 from forge_otel.telemetry.identity import IdentityProcessor
 from forge_otel.telemetry.instruments import Instruments
+from forge_otel.telemetry.langsmith_names import Variable
 from forge_otel.telemetry.late import LateTracer
 from forge_otel.telemetry.prometheus import PrometheusPage
 from forge_otel.telemetry.recent import RecentTraces
 from forge_otel.telemetry.switchboard import AcceptsProcessors, switchboard
 
+if TYPE_CHECKING:
+    from forge_otel.telemetry.langsmith import LangSmithProcessor
+
 __all__ = ["Telemetry"]
 
 logger = logging.getLogger(__name__)
+
+# Spans that LangSmith has not taken yet; with contents each may weigh some ten kilobytes.
+_MAX_WAITING: Final = 20_000
+_MAX_WAITING_CAPTURED: Final = 5_000
 
 P = TypeVar("P", TracerProvider, MeterProvider)
 
@@ -154,7 +163,11 @@ class Telemetry:
         attaching.callback(self.instruments.unbind)
         attaching.callback(self.instruments.observe(Metric.PAGE_ADAPTED, self._adapted))
 
-        exporters = (*self._span_processors, *(_otlp() if is_ours else ()))
+        langsmith = self._langsmith()
+        for bridge in langsmith:
+            for instrument, observe in export_figures(bridge.stats):
+                attaching.callback(self.instruments.observe(instrument, observe))
+        exporters = (*self._span_processors, *(_otlp() if is_ours else ()), *langsmith)
         for processor in exporters:
             self._closing.callback(processor.shutdown)
         # Identity first, so that the others see it.
@@ -192,6 +205,23 @@ class Telemetry:
 
     def _adapted(self) -> list[tuple[float, dict[str, str | bool | int | float]]]:
         return [(count, {Attr.REASON: reason}) for reason, count in self.prometheus.adapted.items()]
+
+    def _langsmith(self) -> "tuple[LangSmithProcessor, ...]":
+        if not any(os.environ.get(name) for name in Variable.API_KEY):
+            logger.info("Traces are not sent to LangSmith: no %s", Variable.API_KEY[0])
+            return ()
+        try:
+            from forge_otel.telemetry.langsmith import from_env
+        except MissingExtra as exc:
+            logger.warning("Traces are not sent to LangSmith: %s", exc.faults[0])
+            return ()
+        processor = from_env(
+            self.genai.price,
+            # The other exporters want to be closed in the same time.
+            shutdown_timeout_s=self.settings.shutdown_timeout_s * 0.8,
+            max_waiting=_MAX_WAITING_CAPTURED if self.settings.capture_content else _MAX_WAITING,
+        )
+        return () if processor is None else (processor,)
 
     def _find_tracer_provider(self) -> tuple[TracerProvider, bool]:
         """Return the tracer provider, and whether it is one of ours."""

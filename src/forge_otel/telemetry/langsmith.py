@@ -1,0 +1,147 @@
+"""Spans as runs in LangSmith, over OTLP from a thread of our own.
+
+Deliberate divergences from LangSmith's own `OtelSpanProcessor`: a parent that LangSmith will never see is cut or
+stepped over, errors get an event, hide and sampling variables are honoured, what failed is retried or split, and every
+span is counted. A request that timed out is sent again and may arrive twice; LangSmith knows a run by its span id.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Final
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from forge_otel.errors import needs
+from forge_otel.telemetry.export_delivery import RetryPolicy
+from forge_otel.telemetry.export_http import HttpPost
+from forge_otel.telemetry.export_queue import ExportQueue
+from forge_otel.telemetry.langsmith_names import Smith
+from forge_otel.telemetry.langsmith_options import LangSmithOptions
+from forge_otel.telemetry.langsmith_tree import Keep, Release, Trees, keep_runs
+from forge_otel.telemetry.langsmith_view import Price, as_run
+
+with needs("langsmith"):
+    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+__all__ = ["LangSmithProcessor", "from_env", "is_sampled"]
+
+logger = logging.getLogger(__name__)
+
+_HASH_BYTES: Final = 8
+
+
+class LangSmithProcessor(ExportQueue):
+    """Sends the spans that are runs to LangSmith.
+
+    Args:
+        options: where to, and what of them.
+        price: of a model call, in USD.
+        keep: says which spans become runs.
+        policy: how patient it is with LangSmith.
+        max_waiting: spans, held and under way, above which new ones are dropped.
+        max_batch: spans in one request.
+        max_age_s: how long a span waits for its parent to end.
+        shutdown_timeout_s: how long `shutdown` may take.
+    """
+
+    def __init__(
+        self,
+        options: LangSmithOptions,
+        *,
+        price: Price = lambda _call: None,
+        keep: Keep = keep_runs,
+        policy: RetryPolicy | None = None,
+        max_waiting: int = 10_000,
+        max_batch: int = 200,
+        max_age_s: float = 900.0,
+        shutdown_timeout_s: float = 4.0,
+    ) -> None:
+        self.options: Final = options
+        self._price = price
+        self._make_trees: Callable[[], Trees] = lambda: Trees(keep, max_age_s=max_age_s)
+        self._trees = self._make_trees()
+        self._http = HttpPost(options.traces_url, _headers(options))
+        super().__init__(
+            _encode,
+            self._http,
+            policy=policy,
+            max_waiting=max_waiting,
+            max_batch=max_batch,
+            shutdown_timeout_s=shutdown_timeout_s,
+        )
+
+    def select(self, spans: Sequence[ReadableSpan], *, is_last: bool) -> Sequence[ReadableSpan]:
+        """Return, as runs, the spans whose place in the tree is known now."""
+        now_s = time.monotonic()
+        released: list[Release] = []
+        for span in spans:
+            if not self._is_sampled(span):
+                self.ledger.sampled_out(1)
+                continue
+            released += self._trees.add(span, now_s)
+            if not self._trees.is_kept(span):
+                self.ledger.dropped(1, "filtered")
+        released += self._trees.expire(now_s, everything=is_last)
+        runs = [run for release in released if (run := self._as_run(release)) is not None]
+        self.ledger.dropped(len(released) - len(runs), "unreadable")
+        return runs
+
+    def forget(self) -> None:
+        """Leave held spans and the open connection to the parent process."""
+        self._trees = self._make_trees()
+        self._http = self._post = HttpPost(self.options.traces_url, _headers(self.options))
+
+    def _is_sampled(self, span: ReadableSpan) -> bool:
+        context = span.get_span_context()
+        return context is None or is_sampled(context.trace_id, self.options.sampling_rate)
+
+    def _as_run(self, release: Release) -> ReadableSpan | None:
+        try:
+            return as_run(release, self.options.hidden, self._price)
+        except Exception:
+            # Fail closed: what could not be redacted is not sent.
+            logger.debug("A span could not be made a run", exc_info=True)
+            return None
+
+
+def is_sampled(trace_id: int, rate: float) -> bool:
+    """Return whether a trace is among the share that is sent; every process says the same of it.
+
+    The id is hashed, because OpenTelemetry's samplers compare its bits themselves: of what they let through, another
+    share by the same bits would be all or nothing.
+    """
+    if rate >= 1:
+        return True
+    digest = hashlib.blake2b(trace_id.to_bytes(16, "big"), digest_size=_HASH_BYTES).digest()
+    return int.from_bytes(digest, "big") < int(rate * (1 << 8 * _HASH_BYTES))
+
+
+def from_env(price: Price, *, shutdown_timeout_s: float, max_waiting: int) -> LangSmithProcessor | None:
+    """Return a processor as the environment wants it, None where it wants none.
+
+    Raises:
+        ConfigurationError: a ``LANGSMITH_*`` variable cannot be used.
+    """
+    options = LangSmithOptions.from_env(os.environ)
+    if options is None:
+        return None
+    return LangSmithProcessor(options, price=price, shutdown_timeout_s=shutdown_timeout_s, max_waiting=max_waiting)
+
+
+def _headers(options: LangSmithOptions) -> dict[str, str]:
+    return {
+        Smith.API_KEY_HEADER: options.api_key,
+        Smith.PROJECT_HEADER: options.project,
+        "Content-Type": "application/x-protobuf",
+        "Content-Encoding": "gzip",
+        "User-Agent": f"forge-otel/{version('forge-otel')}",
+    }
+
+
+def _encode(spans: Sequence[ReadableSpan]) -> bytes:
+    body: bytes = encode_spans(spans).SerializeToString()
+    return body

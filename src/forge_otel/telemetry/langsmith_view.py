@@ -1,0 +1,214 @@
+"""A finished span as LangSmith should see it. Pure: spans are read, and new ones are made.
+
+Runs on the export thread. Contents are redacted once more there, because other instrumentations capture without it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.trace import Link, Status, StatusCode, format_span_id
+
+from forge_otel.names import Attr, Operation
+from forge_otel.telemetry.capture import REDACTED, redact
+from forge_otel.telemetry.langsmith_names import Smith
+from forge_otel.telemetry.langsmith_options import Hidden
+from forge_otel.telemetry.langsmith_tree import Release
+from forge_otel.telemetry.switchboard import attributes_of
+from forge_otel.telemetry.usage import ModelCall, read_call
+
+__all__ = ["Price", "as_run", "run_type"]
+
+Price = Callable[[ModelCall], Decimal | None]
+"""What a model call cost in USD; None where that is not known."""
+
+# LangSmith has no agents: its own integrations call them chains.
+_TYPE_OF_KIND: Final[Mapping[str, str]] = {
+    **{name: name for name in ("llm", "chain", "tool", "retriever", "embedding", "prompt", "parser")},
+    **dict.fromkeys(("agent", "step", "task", "workflow"), "chain"),
+}
+_TYPE_OF_OPERATION: Final[Mapping[str, str]] = {
+    **dict.fromkeys((Operation.CHAT, Operation.TEXT_COMPLETION, Operation.GENERATE_CONTENT), "llm"),
+    Operation.EMBEDDINGS: "embedding",
+    Operation.RETRIEVAL: "retriever",
+    Operation.EXECUTE_TOOL: "tool",
+}
+_KINDS: Final = (Smith.RUN_TYPE, Attr.SPAN_KIND, "openinference.span.kind", "traceloop.span.kind")
+# Where instrumentations put contents; the first that is there becomes the run's inputs or outputs.
+_INPUTS: Final = (Smith.PROMPT, Attr.INPUT, "gen_ai.input.messages", "gen_ai.tool.call.arguments", "input.value")
+_OUTPUTS: Final = (Smith.COMPLETION, Attr.OUTPUT, "gen_ai.output.messages", "gen_ai.tool.call.result", "output.value")
+_MESSAGES: Final = frozenset({"gen_ai.input.messages", "gen_ai.output.messages"})
+_INPUT_NAME: Final = re.compile(
+    r"gen_ai\.(prompt|input\.messages|system_instructions|tool\.(definitions|call\.arguments)|retrieval\.query)"
+    r"|forge\.input$|input\.(value|mime)|llm\.(input|prompt)|traceloop\.entity\.input|langsmith\.attachments"
+)
+_OUTPUT_NAME: Final = re.compile(
+    r"gen_ai\.(completion|output\.messages|tool\.call\.result|retrieval\.documents)"
+    r"|forge\.output$|output\.(value|mime)|llm\.(output|completion)|traceloop\.entity\.output|langsmith\.attachments"
+)
+# They hold what callers sent, secrets included, and LangSmith has no field for them.
+_NEVER: Final = re.compile(
+    r"url\.|http\.(url|target|request\.header|response\.header)|db\.|client\.|user_agent\.|net\."
+)
+# All that is left where metadata is hidden.
+_STRUCTURE: Final = re.compile(
+    r"langsmith\.(span\.kind|usage_metadata)$|gen_ai\.(operation|provider|agent|tool)\.name$|gen_ai\.system$"
+    r"|gen_ai\.(request|response)\.model$|gen_ai\.usage\.|gen_ai\.(prompt|completion)$|error\.type$"
+)
+_USAGE: Final = "gen_ai.usage."
+_EXCEPTION: Final = "exception"
+
+
+def as_run(release: Release, hidden: Hidden, price: Price) -> ReadableSpan:
+    """Return the span of `release` with LangSmith's attributes, below the parent that LangSmith will know.
+
+    Args:
+        hidden: what is left out.
+        price: of its model call.
+    """
+    span = release.span
+    links = list(span.links)
+    if release.remote_parent is not None:
+        links.append(Link(release.remote_parent))
+    return ReadableSpan(
+        name=span.name,
+        context=span.get_span_context(),
+        parent=release.parent,
+        resource=Resource.get_empty() if hidden.metadata else span.resource,
+        attributes=_attributes(release, hidden, price),
+        events=_events(span, hidden),
+        links=[Link(link.context) for link in links] if hidden.metadata else links,
+        kind=span.kind,
+        status=Status(span.status.status_code) if hidden.any_content else span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+def run_type(attributes: Mapping[str, Any]) -> str:
+    """Return LangSmith's type of a run; a span that nobody gave a kind is a chain."""
+    for name in _KINDS:
+        found = _TYPE_OF_KIND.get(str(attributes.get(name, "")).lower())
+        if found is not None:
+            return found
+    return _TYPE_OF_OPERATION.get(str(attributes.get(Attr.GEN_AI_OPERATION)), "chain")
+
+
+def _attributes(release: Release, hidden: Hidden, price: Price) -> dict[str, Any]:
+    found = attributes_of(release.span)
+    kind = run_type(found)
+    contents = _contents(found, hidden)
+    run: dict[str, Any] = {
+        name: value
+        for name, value in redact(found).items()
+        if not (_NEVER.match(name) or _INPUT_NAME.match(name) or _OUTPUT_NAME.match(name))
+    }
+    if not hidden.any_content and Smith.ATTACHMENTS in found:
+        run[Smith.ATTACHMENTS] = found[Smith.ATTACHMENTS]
+    run |= contents | {Smith.RUN_TYPE: kind} | _metadata(release, run)
+    # LangSmith adds what is below to what is above: a total that is repeated above a model call would count twice.
+    run = {name: value for name, value in run.items() if kind == "llm" or not name.startswith(_USAGE)}
+    call = read_call(found) if kind == "llm" else None
+    if call is not None:
+        run |= _usage(call, price(call))
+    if hidden.metadata:
+        run = {name: value for name, value in run.items() if _STRUCTURE.match(name)}
+    return {name: _plain(value) for name, value in run.items() if value is not None}
+
+
+def _contents(found: Mapping[str, Any], hidden: Hidden) -> dict[str, str]:
+    contents = {}
+    for target, sources, is_hidden in (
+        (Smith.PROMPT, _INPUTS, hidden.inputs),
+        (Smith.COMPLETION, _OUTPUTS, hidden.outputs),
+    ):
+        source = next((name for name in sources if name in found), None)
+        if source is not None and not is_hidden:
+            contents[target] = _content(found[source], is_messages=source in _MESSAGES)
+    return contents
+
+
+def _content(value: Any, *, is_messages: bool) -> str:
+    """Return a content as a JSON object without secrets, as LangSmith shows it best."""
+    try:
+        content = redact(json.loads(value) if isinstance(value, str) else value)
+    except ValueError:
+        content = value
+    except Exception:
+        # Fail closed, as capture does.
+        content = REDACTED
+    if is_messages:
+        content = {"messages": content}
+    return json.dumps(content if isinstance(content, dict) else {"value": content})
+
+
+def _metadata(release: Release, found: Mapping[str, Any]) -> dict[str, Any]:
+    known: dict[str, Any] = {
+        name: value for name, value in found.items() if name.startswith("forge.") and name != Attr.SPAN_KIND
+    }
+    session_id = release.session_id or found.get(Attr.GEN_AI_CONVERSATION_ID)
+    if session_id:
+        # The thread: LangSmith reads one of the two, depending on where it looks.
+        known |= {Smith.SESSION_ID: session_id, Smith.THREAD_ID: session_id}
+    if release.user_id:
+        known[Smith.USER_ID] = release.user_id
+    if release.remote_parent is not None:
+        known[Smith.REMOTE_PARENT] = format_span_id(release.remote_parent.span_id)
+    metadata = {Smith.METADATA + name: value for name, value in known.items()}
+    if session_id:
+        metadata[Attr.GEN_AI_CONVERSATION_ID] = session_id
+    if tags := [
+        str(found[name]).replace(",", " ") for name in (Attr.COMPONENT_TYPE, Attr.CACHE_LAYER) if name in found
+    ]:
+        metadata.setdefault(Smith.TAGS, ",".join(tags))
+    provider = found.get(Attr.GEN_AI_PROVIDER) or found.get(Attr.GEN_AI_SYSTEM)
+    if provider:
+        # LangSmith prices by either, depending on the age of the code that looks.
+        metadata |= {Attr.GEN_AI_PROVIDER: provider, Attr.GEN_AI_SYSTEM: provider}
+    return metadata
+
+
+def _usage(call: ModelCall, cost_usd: Decimal | None) -> dict[str, Any]:
+    usage = call.usage
+    told: dict[str, Any] = {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+    details = {"cache_read": usage.cache_read, "cache_creation": usage.cache_write}
+    if any(details.values()):
+        told["input_token_details"] = details
+    if usage.reasoning:
+        told["output_token_details"] = {"reasoning": usage.reasoning}
+    if cost_usd is not None:
+        told["total_cost"] = float(cost_usd)
+    return {Smith.USAGE: json.dumps(told), f"{_USAGE}total_tokens": told["total_tokens"]}
+
+
+def _events(span: ReadableSpan, hidden: Hidden) -> list[Event]:
+    """Return the events; an error that is only a status gets one, because LangSmith reads no status."""
+    events = [_event(event, hidden) for event in span.events if event.name == _EXCEPTION or not hidden.any_content]
+    if span.status.status_code is StatusCode.ERROR and all(event.name != _EXCEPTION for event in events):
+        error_type = str(attributes_of(span).get(Attr.ERROR_TYPE) or "Error")
+        message = error_type if hidden.any_content else span.status.description or error_type
+        about = {"exception.type": error_type, "exception.message": message}
+        events.append(Event(_EXCEPTION, about, timestamp=span.end_time))
+    return events
+
+
+def _event(event: Event, hidden: Hidden) -> Event:
+    attributes = dict(event.attributes or {})
+    if event.name == _EXCEPTION and hidden.any_content:
+        error_type = attributes.get("exception.type", "Error")
+        attributes = {"exception.type": error_type, "exception.message": error_type}
+    return Event(event.name, redact(attributes), timestamp=event.timestamp)
+
+
+def _plain(value: Any) -> Any:
+    """Return scalars as they are, and everything else as JSON, which LangSmith reads back."""
+    return value if isinstance(value, str | bool | int | float) else json.dumps(value, default=str)
