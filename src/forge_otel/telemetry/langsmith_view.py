@@ -4,6 +4,7 @@ Runs on the export thread. Contents are redacted once more there, because other 
 """
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -25,6 +26,8 @@ __all__ = ["Price", "as_run", "run_type"]
 
 Price = Callable[[ModelCall], Decimal | None]
 """What a model call cost in USD; None where that is not known."""
+
+logger = logging.getLogger(__name__)
 
 # LangSmith has no agents: its own integrations call them chains.
 _TYPE_OF_KIND: Final[Mapping[str, str]] = {
@@ -115,7 +118,7 @@ def _attributes(release: Release, hidden: Hidden, price: Price) -> dict[str, Any
     run = {name: value for name, value in run.items() if kind == "llm" or not name.startswith(_USAGE)}
     call = read_call(found) if kind == "llm" else None
     if call is not None:
-        run |= _usage(call, price(call))
+        run |= _usage(call, _cost_usd(call, price))
     if hidden.metadata:
         run = {name: value for name, value in run.items() if _STRUCTURE.match(name)}
     return {name: _plain(value) for name, value in run.items() if value is not None}
@@ -171,6 +174,15 @@ def _metadata(release: Release, found: Mapping[str, Any]) -> dict[str, Any]:
         # LangSmith prices by either, depending on the age of the code that looks.
         metadata |= {Attr.GEN_AI_PROVIDER: provider, Attr.GEN_AI_SYSTEM: provider}
     return metadata
+
+
+def _cost_usd(call: ModelCall, price: Price) -> Decimal | None:
+    try:
+        return price(call)
+    except Exception:
+        # A price that cannot be worked out is unknown; it must not cost the run.
+        logger.debug("A model call could not be priced", exc_info=True)
+        return None
 
 
 def _usage(call: ModelCall, cost_usd: Decimal | None) -> dict[str, Any]:

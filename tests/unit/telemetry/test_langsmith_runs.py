@@ -74,6 +74,13 @@ def test_an_unknown_price_is_left_out() -> None:
         assert "total_cost" not in run_of(there, LLM).usage
 
 
+def test_a_price_that_fails_does_not_cost_the_run() -> None:
+    """It is unknown, and the tokens are still told."""
+    with bridge(price=lambda _call: Decimal(1) / 0) as there:
+        usage = run_of(there, LLM).usage
+        assert (usage["total_tokens"], "total_cost" in usage) == (150, False)
+
+
 def test_usage_is_on_model_calls_only() -> None:
     """An agent that repeats the totals of its calls does not double them."""
     with bridge() as there:
