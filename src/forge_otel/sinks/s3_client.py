@@ -54,6 +54,7 @@ class Refused(ServiceUnavailable):
 
     code = "archive_refused"
     title = "The object store refused"
+    remedy = "Look up S3's own code in the message: it says whether keys, the bucket or its policy are at fault."
 
     def __init__(self, operation: str, *, code: str, status: int, reason: str) -> None:
         super().__init__(f"S3 refused {operation} with {status} {code}: {reason[:200]}")
