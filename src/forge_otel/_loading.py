@@ -12,6 +12,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from forge_otel.errors import ConfigurationError
+from forge_otel.settings import mask_url
 
 __all__ = ["load"]
 
@@ -40,4 +41,4 @@ def load(room: str, url: str) -> Callable[..., Any]:
             return cast("Callable[..., Any]", opener)
     for entry_point in entry_points(group=f"forge_otel.{room}", name=scheme):
         return cast("Callable[..., Any]", entry_point.load())
-    raise ConfigurationError([f"nothing in forge_otel.{room} opens {scheme + '://' if scheme else repr(url)!s}"])
+    raise ConfigurationError([f"nothing in forge_otel.{room} opens {scheme + '://' if scheme else mask_url(url)}"])

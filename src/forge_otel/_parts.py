@@ -8,7 +8,7 @@ from typing import Any
 
 from forge_otel import _loading
 from forge_otel.errors import ConfigurationError, MissingExtra
-from forge_otel.settings import DEFAULT_DATABASE_URL, Settings
+from forge_otel.settings import DEFAULT_DATABASE_URL, Settings, mask_url
 from forge_otel.types import Sink, Store
 
 __all__ = ["Parts", "build"]
@@ -44,16 +44,19 @@ def build(settings: Settings) -> Parts:
     """
     faults: list[str] = []
 
-    def attempt(open_part: Callable[[], Any]) -> Any:
+    def attempt(name: str, open_part: Callable[[], Any]) -> Any:
         try:
             return open_part()
         except ConfigurationError as exc:
             faults.extend(exc.faults)
-            return None
+        except (ValueError, TypeError) as exc:
+            # What a driver says of a URL may repeat its password.
+            faults.append(f"{name} {mask_url(getattr(settings, name))!r} cannot be used: {type(exc).__name__}")
+        return None
 
-    store = attempt(lambda: _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes))
-    archive = attempt(lambda: _open("sinks", settings.archive_url))
-    database = attempt(lambda: _open_database(settings.database_url))
+    store = attempt("cache_url", lambda: _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes))
+    archive = attempt("archive_url", lambda: _open("sinks", settings.archive_url))
+    database = attempt("database_url", lambda: _open_database(settings.database_url))
     if faults:
         raise ConfigurationError(faults)
     return Parts(

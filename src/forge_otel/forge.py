@@ -21,7 +21,7 @@ from forge_otel import _figures, _health_report, _parts
 from forge_otel._pipeline import PipelineDecorator, compose
 from forge_otel._watch import Watch
 from forge_otel.context import Generation, current_call, current_generation, note_cache
-from forge_otel.errors import BadRequest, NotFound
+from forge_otel.errors import BadRequest, NotFound, NotOpen
 from forge_otel.health import HealthMonitor, Probe
 from forge_otel.keys import generation_key, new_id
 from forge_otel.layers.breaker import Mode
@@ -125,6 +125,8 @@ class Forge(Spans):
 
     async def __aexit__(self, *_: object) -> None:
         async with self._lock:
+            if not self._entered:
+                raise NotOpen("this forge was left more often than it was entered")
             self._entered -= 1
             if not self._entered:
                 await self._close()
@@ -275,9 +277,11 @@ async def _run_pipeline(call: Call) -> Reply:
     """Run the full generation: what stands innermost."""
     token = current_call.set(call)
     try:
-        result = await call.run()
+        result: object = await call.run()
     finally:
         current_call.reset(token)
+    if not isinstance(result, GenerationResult):
+        raise TypeError(f"the pipeline {call.pipeline!r} returned {type(result).__name__}, not a GenerationResult")
     generation = current_generation.get()
     if generation is None:
         return Reply(result=result)

@@ -137,12 +137,12 @@ class HealthMonitor:
         started = time.monotonic()
         # Not asyncio.timeout: it would wait for the ping's own clean-up, which for a silent server may take seconds.
         ping = asyncio.ensure_future(probe.ping())
+        ping.add_done_callback(_consume)
         try:
             await asyncio.wait([ping], timeout=self._timeout_s)
         finally:
             if not ping.done():
                 ping.cancel()
-                ping.add_done_callback(_consume)
         error = _error(ping) if ping.done() else "TimeoutError"
         ended = time.monotonic()
         return Observation(

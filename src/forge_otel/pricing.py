@@ -24,6 +24,11 @@ class ModelPrice:
     cache_read_usd: Decimal | None = None
     cache_write_usd: Decimal | None = None
 
+    def __post_init__(self) -> None:
+        for price in (self.input_usd, self.output_usd, self.cache_read_usd, self.cache_write_usd):
+            if price is not None and not (price.is_finite() and price >= 0):
+                raise ValueError(f"a price is 0 or more USD per million tokens, not {price}")
+
     def of(self, usage: Usage) -> Decimal:
         """Return the price of one call."""
         read = self.input_usd if self.cache_read_usd is None else self.cache_read_usd

@@ -5,6 +5,7 @@
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -97,7 +98,7 @@ class Settings:
             if variable in environ:
                 try:
                     values[name] = _PARSERS.get(name, _text)(environ[variable].strip())
-                except (ValueError, InvalidOperation, KeyError, TypeError) as exc:
+                except (ValueError, InvalidOperation, KeyError, TypeError, AttributeError) as exc:
                     shown = "***" if name in _SECRETS else environ[variable][:64]
                     faults.append(f"{variable}={shown!r} cannot be read: {exc}")
         try:
@@ -116,8 +117,12 @@ class Settings:
         ]
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not (value > 0 and math.isfinite(value)):
                 faults.append(f"{name} is {value}; it must be above 0")
+        for name in ("admin_token", "cache_secret"):
+            secret = getattr(self, name)
+            if secret is not None and not (secret.isascii() and secret.isprintable()):
+                faults.append(f"{name} may hold printable ASCII characters only")
         if self.admin_token is not None and len(self.admin_token) < _MIN_TOKEN_CHARS:
             faults.append(f"admin_token is shorter than {_MIN_TOKEN_CHARS} characters and could be guessed")
         if self.cache_secret is not None and len(self.cache_secret) < _MIN_TOKEN_CHARS:
@@ -142,9 +147,9 @@ def mask_url(url: str | None) -> str | None:
     if not separator:
         return "***"
     place, _, query = rest.partition("?")
-    host, slash, path = place.partition("/")
-    _, at, host = host.rpartition("@")
-    return f"{scheme}://{'***@' if at else ''}{host}{slash}{path}{'?***' if query else ''}"
+    # Up to the last one, because some drivers take a password with a slash or an @ in it.
+    _, at, shown = place.rpartition("@")
+    return f"{scheme}://{'***@' if at else ''}{shown}{'?***' if query else ''}"
 
 
 def _misspelt(name: str, known: Mapping[str, str]) -> str:

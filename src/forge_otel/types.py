@@ -79,7 +79,8 @@ class GenerationRequest:
             raise BadRequest("component_type is missing; say which kind of component to generate")
         if not (self.figma_key or self.screenshot_hash):
             raise BadRequest("figma_key or screenshot_hash is missing; say which design to generate from")
-        if self.component_id is not None and not _COMPONENT_ID.fullmatch(self.component_id):
+        component_id: Any = self.component_id
+        if component_id is not None and not (isinstance(component_id, str) and _COMPONENT_ID.fullmatch(component_id)):
             raise BadRequest(
                 "component_id may hold 1 to 128 letters, digits, '.', '_' and '-', and may not be '.' or '..'"
             )
@@ -102,11 +103,14 @@ class GenerationResult:
         code: the main artifact.
         artifacts: name to content, for example ``{"component.tsx": "…"}``.
         report_html: the quality report.
-        metadata: JSON-like facts for the caller.
+        metadata: JSON-like facts for the caller; a cached answer has them as JSON gives them back.
         source: who answered: ``"L1"``, ``"L2"``, ``"L3"``, ``"L4"`` or ``"collapsed"``; set by the runtime.
         generation_id, trace_id: set by the runtime.
         cost_usd: what this call spent; set by the runtime.
         saved_usd: what this call did not have to spend; set by the runtime.
+
+    Raises:
+        TypeError: a field has another type.
     """
 
     code: str
@@ -119,6 +123,18 @@ class GenerationResult:
     component_id: str = ""
     cost_usd: Decimal = ZERO_USD
     saved_usd: Decimal = ZERO_USD
+
+    def __post_init__(self) -> None:
+        # A wrong type would only be found when the answer is stored, after its money was spent.
+        texts: tuple[Any, ...] = (self.code, "" if self.report_html is None else self.report_html, *self.artifacts)
+        contents: tuple[Any, ...] = tuple(self.artifacts.values())
+        metadata: Any = self.metadata
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("code, report_html and the names of artifacts of a GenerationResult are strings")
+        if not all(isinstance(content, str | bytes) for content in contents):
+            raise TypeError("the artifacts of a GenerationResult are strings or bytes")
+        if not isinstance(metadata, Mapping):
+            raise TypeError("metadata of a GenerationResult is a mapping; leave it out where there is none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Brings a database to a version of our tables; safe when several workers start at once, in both directions."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
@@ -25,6 +26,7 @@ __all__ = ["current", "migrate"]
 # Any number will do, as long as no other program takes the same advisory lock; this is "forgeotl" in ASCII.
 _LOCK_ID = 0x666F7267656F746C
 _TIMEOUT_S = 120.0
+_ALEMBIC = threading.Lock()
 
 T = TypeVar("T")
 
@@ -42,9 +44,11 @@ async def migrate(url: str, revision: str = "head") -> None:
     def work(connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _LOCK_ID})
-        config = _config(connection)
-        is_down = _is_behind(ScriptDirectory.from_config(config), revision, present=_present(connection))
-        (command.downgrade if is_down else command.upgrade)(config, revision)
+        # Alembic keeps what it works on in globals of the process: two migrations at once would mix their databases.
+        with _ALEMBIC:
+            config = _config(connection)
+            is_down = _is_behind(ScriptDirectory.from_config(config), revision, present=_present(connection))
+            (command.downgrade if is_down else command.upgrade)(config, revision)
 
     await _in_thread(_run(url, work))
 

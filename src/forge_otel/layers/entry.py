@@ -89,7 +89,7 @@ def unseal(blob: bytes, *, key: str, secret: bytes) -> Entry:
     codec, created_ms = _HEADER.unpack_from(body)
     try:
         return _read(_inflate(codec, body[_HEADER.size :]), created_ms)
-    except (ValueError, KeyError, TypeError, ArithmeticError, zlib.error) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, zlib.error) as exc:
         raise DamagedEntry("the payload cannot be read") from exc
 
 
@@ -113,6 +113,9 @@ def _inflate(codec: int, payload: bytes) -> bytes:
 
 def _read(payload: bytes, created_ms: int) -> Entry:
     data: dict[str, Any] = orjson.loads(payload)
+    cost_usd = Decimal(data["cost_usd"])
+    if not cost_usd.is_finite() or cost_usd < 0:
+        raise DamagedEntry("the cost is none")
     result = GenerationResult(
         code=data["code"],
         artifacts={name: _unpack(content) for name, content in data["artifacts"].items()},
@@ -122,7 +125,7 @@ def _read(payload: bytes, created_ms: int) -> Entry:
     return Entry(
         result=result,
         origin_id=data["origin_id"],
-        cost_usd=Decimal(data["cost_usd"]),
+        cost_usd=cost_usd,
         created_ms=created_ms,
         epochs=data["epochs"],
     )

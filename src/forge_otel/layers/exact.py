@@ -9,6 +9,7 @@ error and never a wrong answer.
 import asyncio
 import secrets
 import time
+import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -51,7 +52,8 @@ def tags_of(request: GenerationRequest) -> list[str]:
         tags.append(f"figma:{request.figma_key}")
     if request.tenant is not None:
         tags.append(f"tenant:{request.tenant}")
-    return tags
+    # Equal requests have equal tags, in whichever Unicode form they were sent: their keys are equal, too.
+    return [unicodedata.normalize("NFC", tag) for tag in tags]
 
 
 class Exact:
@@ -143,7 +145,8 @@ class Exact:
 
     async def _keep(self, call: Call, reply: Reply, epochs: Mapping[str, str]) -> bool:
         """Store the answer and say whether it is; one that cannot be stored was still answered."""
-        size_bytes = sum(map(len, reply.result.artifacts.values())) + len(reply.result.code)
+        result = reply.result
+        size_bytes = sum(map(len, result.artifacts.values())) + len(result.code) + len(result.report_html or "")
         if size_bytes > self._max_entry_bytes:
             _skipped("too_large")
             return False
@@ -155,6 +158,9 @@ class Exact:
             )
         except (TypeError, ValueError):
             _skipped("not_serialisable")
+            return False
+        if len(blob) > self._max_entry_bytes:
+            _skipped("too_large")
             return False
         try:
             await self._guard(self._store.set, _entry_key(call.key), blob, ttl_s=self._ttl_s)

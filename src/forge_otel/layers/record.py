@@ -1,6 +1,8 @@
 """The layer that remembers: one record a generation, journalled before the caller gets the answer."""
 
 import asyncio
+import logging
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -11,6 +13,8 @@ from forge_otel.keys import artifact_key
 from forge_otel.types import Call, CallNext, GenerationResult, Record, Reply, outcome_of
 
 __all__ = ["Journal", "Recorder"]
+
+_logger = logging.getLogger(__name__)
 
 _MAX_ERROR_CHARS = 500
 
@@ -59,6 +63,10 @@ class Recorder:
         except Exception as exc:
             await self._journal.offer(self._record(call, generation, exc=exc))
             raise
+        except BaseException as exc:
+            # Whatever ends the process or the task by its own kind of exception may not be held up either.
+            self._journal.offer_nowait(self._record(call, generation, exc=exc))
+            raise
         await self._journal.offer(self._record(call, generation, reply=reply))
         return reply
 
@@ -104,10 +112,18 @@ def _answered(call: Call, reply: Reply) -> Mapping[str, Any]:
         "source": reply.source,
         "origin_id": reply.origin_id,
         "saved_usd": reply.saved_usd,
-        "quality_score": float(score) if isinstance(score, int | float) else None,
+        "quality_score": _finite(score),
         "artifacts": artifacts,
         "artifact_refs": refs,
     }
+
+
+def _finite(score: object) -> float | None:
+    try:
+        number = float(score) if isinstance(score, int | float) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _archivable(call: Call, result: GenerationResult) -> tuple[dict[str, str | bytes], dict[str, str]]:
@@ -117,7 +133,8 @@ def _archivable(call: Call, result: GenerationResult) -> tuple[dict[str, str | b
     for name, content in result.artifacts.items():
         try:
             refs[name] = artifact_key(call.component_id, name)
-        except BadRequest:
+        except BadRequest as exc:
+            _logger.warning("an artifact of %s is answered but not archived: %s", call.component_id, exc)
             continue
         artifacts[name] = content
     return artifacts, refs
