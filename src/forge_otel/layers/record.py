@@ -100,7 +100,7 @@ class Recorder:
             degraded=tuple(generation.degraded),
             trace_id=generation.trace_id,
             error_type=None if exc is None else type(exc).__name__,
-            error_message=None if exc is None else str(exc)[:_MAX_ERROR_CHARS],
+            error_message=None if exc is None else _text(exc),
             **answered,
         )
 
@@ -116,6 +116,11 @@ def _answered(call: Call, reply: Reply) -> Mapping[str, Any]:
         "artifacts": artifacts,
         "artifact_refs": refs,
     }
+
+
+def _text(exc: BaseException) -> str:
+    # Half a surrogate pair could be stored nowhere.
+    return str(exc)[:_MAX_ERROR_CHARS].encode("utf-8", "replace").decode()
 
 
 def _finite(score: object) -> float | None:

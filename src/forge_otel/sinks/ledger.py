@@ -113,12 +113,17 @@ class Ledger:
         with self._lock:
             for account in self._accounts.values():
                 account.produced += 1
-            if self._queued_bytes and self._queued_bytes + size_bytes > limit_bytes:
+            if not self._has_room(size_bytes, limit_bytes):
                 self._drop("full")
                 return False
             self._queued += 1
             self._queued_bytes += size_bytes
             return True
+
+    def has_room(self, size_bytes: int, *, limit_bytes: int) -> bool:
+        """Say whether `offer` would take a record of that size now."""
+        with self._lock:
+            return self._has_room(size_bytes, limit_bytes)
 
     def refuse(self, reason: str) -> None:
         """Count a record as produced and dropped at once."""
@@ -221,6 +226,10 @@ class Ledger:
 
     def _waiting(self, sink: str) -> int:
         return self._queued + sum(index.waiting(sink) for index in self._indexes)
+
+    def _has_room(self, size_bytes: int, limit_bytes: int) -> bool:
+        # One that is larger than the limit is taken alone.
+        return not self._queued_bytes or self._queued_bytes + size_bytes <= limit_bytes
 
     def _drop(self, reason: str) -> None:
         for account in self._accounts.values():

@@ -24,6 +24,7 @@ __all__ = ["Outbox", "OutboxStats", "SinkStats"]
 _log = getLogger(__name__)
 _OPEN_PATIENCE_S = 2.0
 _OFFER_PATIENCE_S = 1.0
+_ROOM_PATIENCE_S = 10.0
 _QUEUE_BYTES = 64 * 2**20
 _RECORD_OVERHEAD_BYTES = 2_000
 # Of the time for shutting down, the part after which sinks are no longer waited for.
@@ -133,10 +134,16 @@ class Outbox:
         """Take `record` and return when it survives the death of this process; never raises for what fails below.
 
         A disk that hangs holds the first callers up for a second, and nobody after that until it has stored what it
-        was given; the record is stored when the disk comes back.
+        was given; the record is stored when the disk comes back. Where more comes at once than the disk takes at
+        once, callers wait their turn.
         """
+        try:
+            await self._wait_for_room(_size_bytes(record))
+        except asyncio.CancelledError:
+            self._put(record, None)
+            raise
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._put(record, stored) and (self._late is None or self._late.done()):
+        if self._put(record, stored) and not self._is_hanging():
             done, _ = await asyncio.wait({stored}, timeout=_OFFER_PATIENCE_S)
             self._late = None if done else stored
 
@@ -186,11 +193,21 @@ class Outbox:
             return False
         if not self._sinks:
             return False
-        size_bytes = _RECORD_OVERHEAD_BYTES + sum(len(content) for content in record.artifacts.values())
+        size_bytes = _size_bytes(record)
         if not self._ledger.offer(size_bytes, limit_bytes=_QUEUE_BYTES):
             return False
         self._backlog.put(record, size_bytes=size_bytes, stored=stored)
         return True
+
+    async def _wait_for_room(self, size_bytes: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ROOM_PATIENCE_S):
+                while not self._is_hanging() and not self._ledger.has_room(size_bytes, limit_bytes=_QUEUE_BYTES):
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def _is_hanging(self) -> bool:
+        return self._late is not None and not self._late.done()
 
     def _is_waiting(self) -> bool:
         return any(self._ledger.waiting(name) for name in self._sinks)
@@ -215,6 +232,10 @@ class Outbox:
                 _log.warning("%d records wait in the journal for the next start of the sink %s", tally.waiting, name)
             if lost := tally.dropped.get("shutdown", 0):
                 _log.error("%d records for the sink %s were only in memory and are lost", lost, name)
+
+
+def _size_bytes(record: Record) -> int:
+    return _RECORD_OVERHEAD_BYTES + sum(len(content) for content in record.artifacts.values())
 
 
 def _named(sinks: Sequence[Sink]) -> dict[str, Sink]:

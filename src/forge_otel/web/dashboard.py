@@ -1,6 +1,5 @@
 """``/forge/``: the dashboard, which is three static files, and the JSON that it shows."""
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields
 from decimal import Decimal
@@ -179,12 +178,7 @@ class Dashboard:
 
 
 def _json(data: Any) -> Response:
-    try:
-        body = orjson.dumps(data, default=_plain)
-    except TypeError:
-        # Half a surrogate pair, in an exception's text for example, is no UTF-8; as an escape it is JSON all the same.
-        body = json.dumps(data, default=_plain).encode()
-    return Response(body, headers=_SECURITY, media_type="application/json")
+    return Response(orjson.dumps(data, default=_plain), headers=_SECURITY, media_type="application/json")
 
 
 def _plain(value: Any) -> Any:
