@@ -1,0 +1,235 @@
+"""How each fault of the matrix is made: an asynchronous context manager for each cell; leaving it ends the fault."""
+
+import asyncio
+import random
+import resource
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from tests.chaos.site import Site, turn_clock
+
+from forge_otel.testing.faults import CutOff, Garbage, HttpAnswer, Refuse, Silent, Slow
+
+__all__ = ["AT_START", "INJECTIONS", "locked", "refused_by_redis"]
+
+HOUR_S: Final = 3600.0
+LATE_S: Final = 0.03
+MODEL_LATE_S: Final = 0.5
+CUT_AFTER_BYTES: Final = 4_000
+DISK_BYTES: Final = 40_000
+BURST_S: Final = 0.1
+PAUSE_S: Final = 0.2
+REDIS_PASSWORD: Final = "secret"
+
+Injection = Callable[[Site], AbstractAsyncContextManager[Any]]
+
+
+async def command(site: Site, *words: str, password: str = "") -> bytes:
+    """Send commands to Redis itself, past the proxy; return what it says to the last one."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.redis.port)
+    try:
+        answer = b""
+        for line in [f"AUTH {password}"] * bool(password) + list(words):
+            writer.write(f"{line}\r\n".encode())
+            answer = await reader.readline()
+        return answer
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@asynccontextmanager
+async def refused_by_redis(site: Site) -> AsyncIterator[None]:
+    """Redis wants a password that the service does not have, also on the connections that it has."""
+    await command(site, f"CONFIG SET requirepass {REDIS_PASSWORD}", "CLIENT KILL TYPE normal SKIPME yes")
+    try:
+        yield
+    finally:
+        await command(site, 'CONFIG SET requirepass ""', password=REDIS_PASSWORD)
+
+
+@asynccontextmanager
+async def redis_is_full(site: Site) -> AsyncIterator[None]:
+    """Redis has no memory for another byte, and may not evict."""
+    await command(site, "CONFIG SET maxmemory 1")
+    try:
+        yield
+    finally:
+        await command(site, "CONFIG SET maxmemory 0")
+
+
+@asynccontextmanager
+async def redis_crashes(site: Site) -> AsyncIterator[None]:
+    """Redis is killed and started again."""
+    await asyncio.to_thread(site.redis.kill)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(site.redis.start)
+
+
+@asynccontextmanager
+async def wrong_clock(site: Site) -> AsyncIterator[None]:
+    """The wall clock jumps an hour ahead, and after a second two hours back."""
+    file = Path(site.plan.clock_file)
+    turn_clock(file, HOUR_S)
+    back = asyncio.get_running_loop().call_later(1.0, turn_clock, file, -HOUR_S)
+    try:
+        yield
+    finally:
+        back.cancel()
+        turn_clock(file, 0.0)
+
+
+@asynccontextmanager
+async def locked(file: Path) -> AsyncIterator[None]:
+    """Somebody else holds the lock for writing."""
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=10)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            database.execute("ROLLBACK")
+
+
+@asynccontextmanager
+async def locked_in_bursts(file: Path) -> AsyncIterator[None]:
+    """Somebody else holds the lock for writing a third of the time."""
+
+    async def hold() -> None:
+        while True:
+            async with locked(file):
+                await asyncio.sleep(BURST_S)
+            await asyncio.sleep(PAUSE_S)
+
+    holding = asyncio.create_task(hold())
+    try:
+        yield
+    finally:
+        holding.cancel()
+        with suppress(asyncio.CancelledError):
+            await holding
+
+
+@asynccontextmanager
+async def overwritten(file: Path) -> AsyncIterator[None]:
+    """The file holds random bytes, as long as it was; nobody repairs it."""
+    noise = random.Random(0)
+    for path in (file, file.with_name(f"{file.name}-wal")):
+        with suppress(FileNotFoundError), path.open("r+b") as content:
+            content.write(noise.randbytes(path.stat().st_size))
+    yield
+
+
+@asynccontextmanager
+async def file_in_place_of(folder: Path, site: Site) -> AsyncIterator[None]:
+    """The service starts where a folder cannot be made, because there is a file of that name; then it is removed."""
+    folder.rename(folder.with_name(f"{folder.name}-{time.monotonic_ns()}"))
+    folder.write_text("in the way")
+    await site.start()
+    try:
+        yield
+    finally:
+        folder.unlink()
+
+
+@asynccontextmanager
+async def read_only(folder: Path, site: Site) -> AsyncIterator[None]:
+    """The service starts where it may read and not write; then it may."""
+    paths = [folder, *folder.iterdir()]
+    modes = [path.stat().st_mode for path in paths]
+    for path, mode in zip(paths, modes, strict=True):
+        path.chmod(mode & ~0o222)
+    await site.start(is_unprivileged=True)
+    try:
+        yield
+    finally:
+        for path, mode in zip(paths, modes, strict=True):
+            path.chmod(mode)
+
+
+@asynccontextmanager
+async def database_is_full(site: Site) -> AsyncIterator[None]:
+    """SQLite finds no room for another page; see service.py."""
+    flag = site.folder / "disk-is-full"
+    flag.touch()
+    try:
+        yield
+    finally:
+        flag.unlink()
+
+
+@asynccontextmanager
+async def disk_is_full(site: Site) -> AsyncIterator[None]:
+    """No file of the service grows any more: journal, database and archive are on one disk."""
+    soft, hard = resource.prlimit(site.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(site.pid, resource.RLIMIT_FSIZE, (DISK_BYTES, hard))
+    try:
+        yield
+    finally:
+        # The service may have ended meanwhile.
+        with suppress(ProcessLookupError):
+            resource.prlimit(site.pid, resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@asynccontextmanager
+async def crash(site: Site) -> AsyncIterator[None]:
+    """The service is killed under load, and started again on what it left."""
+    await site.kill()
+    await site.start()
+    yield
+
+
+@asynccontextmanager
+async def crash_with_records_waiting(site: Site) -> AsyncIterator[None]:
+    """The service is killed while the database takes nothing, so that what it answered is in the journal alone."""
+    async with locked(site.database):
+        await asyncio.sleep(1.0)
+        await site.kill()
+    await site.start()
+    yield
+
+
+AT_START: Final = frozenset(
+    {("SQLite", "refused"), ("SQLite", "auth error"), ("outbox disk", "refused"), ("outbox disk", "auth error")}
+)
+"""Where the service is started with the fault, because an open file does not notice it."""
+
+INJECTIONS: Final[Mapping[tuple[str, str], Injection]] = {
+    ("OpenAI", "refused"): lambda site: site.model.fault(Refuse()),
+    ("OpenAI", "silent"): lambda site: site.model.fault(Silent()),
+    ("OpenAI", "slow"): lambda site: site.model.fault(Slow(answer_s=MODEL_LATE_S)),
+    ("OpenAI", "garbage"): lambda site: site.model.fault(Garbage()),
+    ("OpenAI", "auth error"): lambda site: site.model.fault(HttpAnswer.unauthorized()),
+    ("OpenAI", "full"): lambda site: site.model.fault(HttpAnswer.too_many_requests(retry_after_s=30)),
+    ("OpenAI", "restart mid-write"): lambda site: site.model.fault(CutOff(after_bytes=CUT_AFTER_BYTES)),
+    ("OpenAI", "clock jump"): wrong_clock,
+    ("Redis", "refused"): lambda site: site.cache.fault(Refuse()),
+    ("Redis", "silent"): lambda site: site.cache.fault(Silent()),
+    ("Redis", "slow"): lambda site: site.cache.fault(Slow(answer_s=LATE_S)),
+    ("Redis", "garbage"): lambda site: site.cache.fault(Garbage()),
+    ("Redis", "auth error"): refused_by_redis,
+    ("Redis", "full"): redis_is_full,
+    ("Redis", "restart mid-write"): redis_crashes,
+    ("Redis", "clock jump"): wrong_clock,
+    ("SQLite", "refused"): lambda site: file_in_place_of(site.database.parent, site),
+    ("SQLite", "silent"): lambda site: locked(site.database),
+    ("SQLite", "slow"): lambda site: locked_in_bursts(site.database),
+    ("SQLite", "garbage"): lambda site: overwritten(site.database),
+    ("SQLite", "auth error"): lambda site: read_only(site.database.parent, site),
+    ("SQLite", "full"): database_is_full,
+    ("SQLite", "restart mid-write"): crash,
+    ("SQLite", "clock jump"): wrong_clock,
+    ("outbox disk", "refused"): lambda site: file_in_place_of(site.folder / "outbox", site),
+    ("outbox disk", "silent"): lambda site: locked(site.journal),
+    ("outbox disk", "slow"): lambda site: locked_in_bursts(site.journal),
+    ("outbox disk", "garbage"): lambda site: overwritten(site.journal),
+    ("outbox disk", "auth error"): lambda site: read_only(site.folder / "outbox", site),
+    ("outbox disk", "full"): disk_is_full,
+    ("outbox disk", "restart mid-write"): crash_with_records_waiting,
+    ("outbox disk", "clock jump"): wrong_clock,
+}

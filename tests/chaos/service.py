@@ -1,0 +1,185 @@
+"""The service that the faults befall: ComponentForge as it is shipped, in a process of its own.
+
+Run as a program, this file is a nursery: it imports everything once, which takes seconds, and then forks a child for
+every line of its standard input, so that each test has a service of its own after a tenth of a second. A line is a
+JSON object: ``{"role": "service", …}`` with the fields of `Plan`, or ``{"role": "stand_ins", …}`` with ports. The
+answer is the child's process id. Children die with the nursery.
+"""
+
+import asyncio
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import sqlalchemy
+import uvicorn
+from fastapi import FastAPI
+
+from componentforge.app import create_app
+from componentforge.briefs import COMPONENT_TYPES
+from componentforge.figma_server import StandInFigma
+from componentforge.offline_llm.server import create_offline_llm
+from componentforge.settings import ServiceSettings
+from forge_otel import Forge, Settings
+from forge_otel.layers.deadline import DeadlineOptions
+from forge_otel.layers.guard_policies import Policies, defaults_for
+from forge_otel.layers.retry import RetryOptions
+from forge_otel.layers.timeout import TimeoutOptions
+
+__all__ = ["ADMIN_TOKEN", "OPENAI_TOTAL_S", "Plan", "build"]
+
+ADMIN_TOKEN: Final = "the fault matrix's token"
+OPENAI_TOTAL_S: Final = 2.0
+OPEN_S: Final = 1.0
+GRACE_S: Final = 3
+PR_SET_PDEATHSIG: Final = 1
+MANY_PAGES: Final = 2**30
+
+
+def _soon_probed(name: str) -> Policies:
+    """As it is shipped, but for an open breaker's minute, for which a test cannot wait."""
+    policies = defaults_for(name)
+    return replace(policies, breaker=replace(policies.breaker, open_s=OPEN_S, max_open_s=OPEN_S))
+
+
+POLICIES: Final = {
+    "figma": _soon_probed("figma"),
+    "redis": _soon_probed("redis"),
+    # Nor can it wait for the minute after which an attempt to get an answer is given up.
+    "openai": replace(
+        _soon_probed("openai"),
+        deadline=DeadlineOptions(total_s=OPENAI_TOTAL_S),
+        retry=RetryOptions(base_s=0.1),
+        timeout=TimeoutOptions(attempt_s=OPENAI_TOTAL_S / 2),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Where the service is and what it talks to; strings and numbers only, because it travels as JSON.
+
+    Args:
+        folder: of everything that it writes; the database is in ``db``, the journal in ``outbox``.
+        clock_file: holds the seconds by which its wall clock is wrong; see clock.c. Empty: it is right.
+        is_unprivileged: whether it gives up root's right to write where permissions forbid it.
+    """
+
+    folder: str
+    port: int
+    figma_url: str
+    openai_url: str
+    cache_url: str
+    clock_file: str = ""
+    is_unprivileged: bool = False
+
+
+def build(plan: Plan) -> FastAPI:
+    """Build the service."""
+    folder = Path(plan.folder)
+    settings = Settings(
+        cache_url=plan.cache_url,
+        archive_url=f"file://{folder}/artifacts",
+        database_url=f"sqlite+aiosqlite:///{folder}/db/forge.db",
+        outbox_dir=f"{folder}/outbox",
+        admin_token=ADMIN_TOKEN,
+        component_types=COMPONENT_TYPES,
+        generation_timeout_s=10,
+    )
+    service = ServiceSettings(
+        figma_url=plan.figma_url, figma_token="stand-in", openai_url=plan.openai_url, openai_key="offline"
+    )
+    return create_app(service, Forge(settings, policies=POLICIES))
+
+
+def serve(plan: Plan) -> None:
+    """Serve until told to stop."""
+    if plan.clock_file and ctypes.CDLL(None).follow(plan.clock_file.encode()):
+        raise SystemExit(f"{plan.clock_file} is no clock")
+    if plan.is_unprivileged:
+        give_up_privileges()
+    fill_disk_on_request(Path(plan.folder, "disk-is-full"))
+    uvicorn.run(build(plan), port=plan.port, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S)
+
+
+def serve_stand_ins(*, figma_port: int, openai_port: int) -> None:
+    """Serve Figma and the model, without any pause and in few pieces: it is the service that is measured."""
+
+    async def both() -> None:
+        figma = stand_in(StandInFigma().app, figma_port)
+        llm = stand_in(create_offline_llm(time_scale=float("inf"), chunk_tokens=1_000), openai_port)
+        await asyncio.gather(figma.serve(), llm.serve())
+
+    def stand_in(app: Any, port: int) -> uvicorn.Server:
+        return uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False))
+
+    asyncio.run(both())
+
+
+def fill_disk_on_request(flag: Path) -> None:
+    """Let SQLite find no room for another page of a database while a file is there."""
+
+    @sqlalchemy.event.listens_for(sqlalchemy.Engine, "begin")
+    def limit(connection: sqlalchemy.Connection) -> None:
+        # Never below what the file has already; so the very next page is one too many.
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {1 if flag.exists() else MANY_PAGES}")
+
+
+def give_up_privileges() -> None:
+    """Let permissions bind us even if we are root: give up the capabilities that override them (capset(2))."""
+    if os.geteuid():
+        return
+    version_3, words = 0x20080522, 2
+    header = (ctypes.c_uint32 * 2)(version_3, 0)
+    sets = (ctypes.c_uint32 * (3 * words))()
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Effective, permitted and inheritable: none at all.
+    if libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def main() -> None:
+    """Fork a child for each line of standard input, and say its process id."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # Or each child's first full collection would stop it for a fifth of a second, at a moment that nobody can foresee.
+    gc.collect()
+    gc.freeze()
+    print(os.getpid(), flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        role = order.pop("role")
+        child = os.fork()
+        if not child:
+            become(role, order)
+        print(child, flush=True)
+
+
+def become(role: str, order: dict[str, Any]) -> NoReturn:
+    """Do what a child is for; it dies with the nursery, and has a log of its own."""
+    code = 1
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        log = os.open(order.pop("log"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        for descriptor in (1, 2):
+            os.dup2(log, descriptor)
+        if role == "service":
+            serve(Plan(**order))
+        else:
+            serve_stand_ins(**order)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Every helper and every fault, against the running service under load; what is promised is in cells.py."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.chaos.cells import CELLS, DEFECTS
+from tests.chaos.injections import AT_START, INJECTIONS
+from tests.chaos.site import FRESH_PER_S, KNOWN_PER_S, Kept, Site, until
+
+from forge_otel.testing.exercise import Outcome, exercise
+from forge_otel.testing.load import Answer, percentile
+from forge_otel.testing.matrix import Cell, late, verdict
+
+pytestmark = pytest.mark.faults
+
+HEALTHY_S = 2.0
+LOOKS = 4
+FAILING_S = 2.5
+PATIENCE_S = 2.0
+
+
+def cases() -> Iterator[Any]:
+    """Every cell that there is; those that are known to fail are expected to."""
+    for cell in CELLS:
+        reason = DEFECTS.get(cell.name)
+        marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
+        if cell.outcome != "n/a":
+            yield pytest.param(cell, id=cell.name, marks=marks)
+
+
+@pytest.mark.parametrize("cell", list(cases()))
+async def test_a_cell_holds(cell: Cell, site: Site) -> None:
+    """The caller is answered or clearly refused, in time; the operator sees it; all is well again without a restart."""
+    outcome = await befall(site, cell)
+    report(cell, outcome)
+    if late(cell, outcome) == verdict(cell, outcome) != ():
+        outcome = await befall(site, cell)
+        report(cell, outcome)
+    assert not verdict(cell, outcome), site.log()[-3_000:]
+    await nothing_is_lost(site, outcome, since="recovery" if cell.name == "SQLite-garbage" else "fault")
+
+
+async def befall(site: Site, cell: Cell) -> Outcome:
+    """Let the cell's fault befall the service."""
+    place = (cell.service, cell.fault)
+    is_at_start = place in AT_START
+    async with AsyncExitStack() as stack:
+        healthy = await measured_apart(site, cell) if is_at_start or cell.outcome == "degraded" else None
+        fault = await stack.enter_async_context(AsyncExitStack())
+        if is_at_start:
+            await site.stop()
+            await fault.enter_async_context(INJECTIONS[place](site))
+            await site.prime()
+        outcome = await exercise(
+            [await stack.enter_async_context(load) for load in (site.known(), site.fresh())],
+            fault if is_at_start else INJECTIONS[place](site),
+            observe=site.observe,
+            has_recovered=site.recovery(),
+            healthy=healthy,
+            healthy_s=HEALTHY_S,
+            failing_s=FAILING_S,
+            patience_s=cell.recovery_s + PATIENCE_S,
+        )
+    return replace(outcome, degraded=degraded(site, outcome.failing))
+
+
+async def measured_apart(site: Site, cell: Cell) -> list[Answer]:
+    """Return the answers of the service in health that those under the fault can be compared with.
+
+    Without its cache it generates everything: so it is compared with itself generating as much while the cache is well.
+    """
+    loads = [site.fresh(KNOWN_PER_S + FRESH_PER_S)] if cell.outcome == "degraded" else [site.known(), site.fresh()]
+    async with AsyncExitStack() as stack:
+        for load in loads:
+            await stack.enter_async_context(load)
+        # Looked at as often as under the fault.
+        for _ in range(LOOKS):
+            await asyncio.sleep(HEALTHY_S / LOOKS)
+            await site.observe()
+    return [answer for load in loads for answer in load.answers]
+
+
+def degraded(site: Site, answers: Sequence[Answer]) -> frozenset[str]:
+    """Return what the records of the answers say under that name."""
+    stored = site.stored()
+    return frozenset(label for name in ids(answers) for label in stored.get(name, ()))
+
+
+def ids(answers: Sequence[Answer]) -> set[str]:
+    """Return the generations that were answered."""
+    return {answer.kept.generation_id for answer in answers if isinstance(answer.kept, Kept)}
+
+
+async def nothing_is_lost(site: Site, outcome: Outcome, *, since: str) -> None:
+    """Every generation that was answered is in the database, or was counted as dropped."""
+    answers = outcome.recovered if since == "recovery" else outcome.failing + outcome.recovering + outcome.recovered
+    answered = ids(answers)
+    assert answered
+
+    async def is_there() -> bool:
+        lost = answered - site.stored().keys()
+        return len(lost) <= (await site.observe()).tallies["database"].dropped
+
+    await until(is_there, timeout_s=10.0)
+
+
+def report(cell: Cell, outcome: Outcome) -> None:
+    """Print what was measured, for whoever runs this with ``-s``."""
+    good = sum(answer.is_good for answer in outcome.failing)
+    figures = {
+        "answered": f"{good}/{len(outcome.failing)}",
+        "known, healthy": quantiles(outcome.latencies_s("known", healthy=True)),
+        "known, failing": quantiles(outcome.latencies_s("known", healthy=False)),
+        "slowest refusal": max((a.latency_s for a in outcome.failing if not a.is_good), default=None),
+        "recovery": f"{outcome.recovery_s} s",
+        "signs": sorted(outcome.signs),
+        "signs in the end": sorted(outcome.after.signs),
+        "degraded": sorted(outcome.degraded),
+        "verdict": verdict(cell, outcome) or "passes",
+    }
+    print(f"\n{cell.name}: {figures}")
+
+
+def quantiles(latencies_s: Sequence[float]) -> str:
+    """Return the median and the 99th percentile in milliseconds."""
+    return " / ".join(f"{percentile(latencies_s, share) * 1000:.0f}" for share in (0.5, 0.99))
