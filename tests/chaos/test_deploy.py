@@ -21,6 +21,8 @@ from tests.servers import RedisServer
 from forge_otel import Forge, Settings
 from forge_otel.testing.load import Load
 
+pytestmark = pytest.mark.faults
+
 WORKERS = 2
 START_S = 60.0
 EXIT_S = 5.0
