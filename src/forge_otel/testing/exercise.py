@@ -129,8 +129,8 @@ async def exercise(
         # What is in flight when the helper fails belongs to neither.
         await _settled(loads, healthy_until_s)
         seen.clear()
+        failing_from_s = time.monotonic()
         async with fault:
-            failing_from_s = time.monotonic()
             await asyncio.sleep(failing_s)
             failed_until_s = time.monotonic()
             await _settled(loads, failed_until_s)
