@@ -245,7 +245,8 @@ def label(attribute: str) -> str:
 
 def attributes() -> tuple[list[str], list[str]]:
     """The attributes that some module uses: those of our own, and those of the conventions."""
-    code = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py") if path.name != "names.py")
+    users = (path for path in SOURCE.rglob("*.py") if path.parent.name != "names")
+    code = "\n".join(path.read_text(encoding="utf-8") for path in users)
     used = set(re.findall(r"\bAttr\.([A-Z_]+)\b", code))
     names = [value for key, value in vars(Attr).items() if key in used]
     own = [name for name in names if name in MEANINGS]

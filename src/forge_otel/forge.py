@@ -11,27 +11,25 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, Self, cast, get_args
 
-from forge_otel import _figures, _health_report, _parts
+from forge_otel import _figures, _health_report, _parts, _stack
 from forge_otel._pipeline import PipelineDecorator, compose
 from forge_otel._watch import Watch
 from forge_otel.context import Generation, current_call, current_generation, note_cache
 from forge_otel.errors import BadRequest, NotFound, NotOpen
-from forge_otel.health import HealthMonitor, Probe
+from forge_otel.health import HealthMonitor
 from forge_otel.keys import generation_key, new_id
 from forge_otel.layers.breaker import Mode
 from forge_otel.layers.breaker_board import BreakerBoard
-from forge_otel.layers.exact import Exact, unguarded
 from forge_otel.layers.guard import Guard, Guards
 from forge_otel.layers.guard_policies import Policies
 from forge_otel.layers.metrics import Metrics
 from forge_otel.layers.record import Recorder
-from forge_otel.layers.timeout import Timeout
 from forge_otel.layers.trace import Trace
 from forge_otel.settings import Settings
 from forge_otel.sinks.outbox import Outbox
@@ -42,8 +40,6 @@ from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, R
 
 __all__ = ["Forge", "current", "default"]
 
-# Authenticates entries where no secret is set: damage is found, but a forger is not kept out.
-_NO_SECRET = b"forge-otel: no cache_secret is set"
 # An archive folder that nobody named is called after the component's type and so many digits of its key.
 _KEY_DIGITS = 24
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
@@ -89,15 +85,16 @@ class Forge(Spans):
             shutdown_timeout_s=self.settings.shutdown_timeout_s * _OUTBOX_SHARE,
         )
         self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox)
-        self._health = HealthMonitor(self._probes())
-        self.exact = self._exact()
+        stack = _stack.build(self.settings, self.parts, self.telemetry, self.guards)
+        self.exact = stack.exact
+        self._health = HealthMonitor(stack.probes)
         always: list[Layer] = [
             Trace(self.telemetry),
             Recorder(self.outbox, pipeline_version=self.settings.pipeline_version),
             Metrics(self.telemetry.instruments, on_end=self._watch.ended),
         ]
-        inner = self._default_layers() if layers is None else layers
-        self._stack = compose([*always, *inner], _run_pipeline)
+        self._answer = compose([*always, *(stack.layers if layers is None else layers)], _run_pipeline)
+        self._opens = stack.resources
         self._entered = 0
         self._lock = asyncio.Lock()
         self._resources = AsyncExitStack()
@@ -152,7 +149,7 @@ class Forge(Spans):
         generation = Generation(id=new_id(), started_at=datetime.now(UTC), started_s=time.monotonic())
         tokens = current_generation.set(generation), _current.set(self)
         try:
-            reply = await self._stack(call)
+            reply = await self._answer(call)
         finally:
             current_generation.reset(tokens[0])
             _current.reset(tokens[1])
@@ -213,19 +210,6 @@ class Forge(Spans):
         """Whether requests can be answered."""
         return self.is_open and self._health.ready()
 
-    def _probes(self) -> list[Probe]:
-        parts = self.parts
-        found: list[tuple[str | None, Any, str]] = [
-            (parts.store_service, parts.store, "answers are not cached, and each one costs a generation"),
-            ("archive", parts.archive, "artifacts wait on local disk"),
-            ("database", parts.database, "records wait on local disk"),
-        ]
-        return [
-            Probe(name=name, ping=part.ping, without_it=effect)
-            for name, part, effect in found
-            if name is not None and hasattr(part, "ping")
-        ]
-
     def _admit(self, request: GenerationRequest, run: Callable[[], Awaitable[GenerationResult]], pipeline: str) -> Call:
         allowed = self.settings.component_types
         if allowed and request.component_type not in allowed:
@@ -240,8 +224,8 @@ class Forge(Spans):
         await asyncio.to_thread(self.telemetry.start)
         async with AsyncExitStack() as opening:
             opening.callback(self._watch.observe())
-            if isinstance(self.parts.store, AbstractAsyncContextManager):
-                await opening.enter_async_context(self.parts.store)
+            for resource in self._opens:
+                await opening.enter_async_context(resource)
             if self.parts.store_service is not None:
                 board = BreakerBoard(self.parts.store, self.guards, carrier=self.parts.store_service)
                 await opening.enter_async_context(board)
@@ -256,21 +240,6 @@ class Forge(Spans):
             await self._resources.aclose()
         finally:
             await asyncio.to_thread(self.telemetry.shutdown, self.settings.shutdown_timeout_s * (1 - _OUTBOX_SHARE))
-
-    def _exact(self) -> Exact:
-        service = self.parts.store_service
-        return Exact(
-            self.parts.store,
-            instruments=self.telemetry.instruments,
-            secret=(self.settings.cache_secret or "").encode() or _NO_SECRET,
-            ttl_s=self.settings.cache_ttl_s,
-            max_entry_bytes=self.settings.cache_max_entry_bytes,
-            guard=self.guards.get(service).call if service is not None else unguarded,
-            without_it=f"{service or 'memory'}:uncached",
-        )
-
-    def _default_layers(self) -> list[Layer]:
-        return [self.exact, Timeout(self.settings.generation_timeout_s)]
 
 
 async def _run_pipeline(call: Call) -> Reply:

@@ -3,16 +3,15 @@
 ``OTEL_*`` and ``LANGSMITH_*`` variables keep their own meaning and are read by the SDKs that own them.
 """
 
-import difflib
-import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from decimal import Decimal, InvalidOperation
+from decimal import InvalidOperation
 from types import MappingProxyType
 from typing import Any, Self
 
+from forge_otel._environ import PARSERS, mask_url, misspelt
 from forge_otel.errors import ConfigurationError
 from forge_otel.pricing import ModelPrice
 
@@ -21,7 +20,7 @@ __all__ = ["DEFAULT_DATABASE_URL", "Settings", "mask_url"]
 PREFIX = "FORGE_"
 DEFAULT_DATABASE_URL = "sqlite+aiosqlite:///./.forge/forge.db"
 _MAX_COMPONENT_TYPES = 20
-_MIN_TOKEN_CHARS = 16
+_MIN_SECRET_CHARS = 16
 _COMPONENT_TYPE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}", re.ASCII)
 
 
@@ -79,8 +78,7 @@ class Settings:
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__slots__ if name not in _SECRETS}
-        for name in _URLS:
-            shown[name] = mask_url(shown[name])
+        shown |= {name: mask_url(shown[name]) for name in _URLS}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @classmethod
@@ -90,16 +88,16 @@ class Settings:
         Raises:
             ConfigurationError: with every fault at once, secrets masked.
         """
-        known = {PREFIX + item.name.upper(): item.name for item in fields(cls)}
-        faults = [_misspelt(name, known) for name in environ if name.startswith(PREFIX) and name not in known]
+        known = {PREFIX + item.name.upper(): item for item in fields(cls)}
+        faults = [misspelt(name, known) for name in environ if name.startswith(PREFIX) and name not in known]
         faults = [fault for fault in faults if fault]
         values: dict[str, Any] = {}
-        for variable, name in known.items():
+        for variable, item in known.items():
             if variable in environ:
                 try:
-                    values[name] = _PARSERS.get(name, _text)(environ[variable].strip())
+                    values[item.name] = PARSERS[item.type](environ[variable].strip())
                 except (ValueError, InvalidOperation, KeyError, TypeError, AttributeError) as exc:
-                    shown = "***" if name in _SECRETS else environ[variable][:64]
+                    shown = environ[variable][:64] if item.repr else "***"
                     faults.append(f"{variable}={shown!r} cannot be read: {exc}")
         try:
             settings = cls(**values)
@@ -111,22 +109,20 @@ class Settings:
 
     def _faults(self) -> list[str]:
         faults = [
-            f"{name} {mask_url(url)!r} is not a URL; it begins with a scheme such as {example!r}"
-            for name, example in _URLS.items()
+            f"{name} {mask_url(url)!r} is not a URL; it begins with a scheme such as 'redis://' or 'file://'"
+            for name in _URLS
             if (url := getattr(self, name)) is not None and not url.partition("://")[1]
         ]
-        for name in _POSITIVE:
+        for name in _NUMBERS:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 faults.append(f"{name} is {value}; it must be above 0")
-        for name in ("admin_token", "cache_secret"):
+        for name in _SECRETS:
             secret = getattr(self, name)
             if secret is not None and not (secret.isascii() and secret.isprintable()):
                 faults.append(f"{name} may hold printable ASCII characters only")
-        if self.admin_token is not None and len(self.admin_token) < _MIN_TOKEN_CHARS:
-            faults.append(f"admin_token is shorter than {_MIN_TOKEN_CHARS} characters and could be guessed")
-        if self.cache_secret is not None and len(self.cache_secret) < _MIN_TOKEN_CHARS:
-            faults.append(f"cache_secret is shorter than {_MIN_TOKEN_CHARS} characters and could be guessed")
+            if secret is not None and len(secret) < _MIN_SECRET_CHARS:
+                faults.append(f"{name} is shorter than {_MIN_SECRET_CHARS} characters and could be guessed")
         if len(self.component_types) > _MAX_COMPONENT_TYPES:
             faults.append(f"component_types has more than {_MAX_COMPONENT_TYPES} entries; each becomes a metric label")
         faults.extend(
@@ -139,79 +135,7 @@ class Settings:
         return faults
 
 
-def mask_url(url: str | None) -> str | None:
-    """Return `url` without the password and query that it may carry."""
-    if url is None:
-        return None
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return "***"
-    place, _, query = rest.partition("?")
-    # Up to the last one, because some drivers take a password with a slash or an @ in it.
-    _, at, shown = place.rpartition("@")
-    return f"{scheme}://{'***@' if at else ''}{shown}{'?***' if query else ''}"
-
-
-def _misspelt(name: str, known: Mapping[str, str]) -> str:
-    """Name a variable that is nearly one of ours; others with our prefix may belong to somebody else."""
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-    return f"{name} is not a setting; did you mean {nearest[0]}?" if nearest else ""
-
-
-def _text(text: str) -> str | None:
-    return text or None
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() in {"1", "true", "yes", "on"}:
-        return True
-    if text.lower() in {"", "0", "false", "no", "off"}:
-        return False
-    raise ValueError("say 1 or 0")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _optional_float(text: str) -> float | None:
-    return float(text) if text else None
-
-
-def _prices(text: str) -> Mapping[str, ModelPrice]:
-    """Read ``{"model": {"input_usd": "2.5", "output_usd": "10"}}``, USD per million tokens."""
-    table = json.loads(text or "{}")
-    return MappingProxyType(
-        {
-            model: ModelPrice(**{name: Decimal(str(usd)) for name, usd in price.items()})
-            for model, price in table.items()
-        }
-    )
-
-
-_SECRETS = frozenset({"admin_token", "cache_secret"})
-_URLS = {"cache_url": "redis://", "archive_url": "file://", "database_url": "sqlite+aiosqlite://"}
-_POSITIVE = (
-    "cache_ttl_s",
-    "cache_max_bytes",
-    "cache_max_entry_bytes",
-    "outbox_max_bytes",
-    "generation_timeout_s",
-    "max_body_bytes",
-    "shutdown_timeout_s",
-)
-_PARSERS: Mapping[str, Callable[[str], Any]] = {
-    "cache_ttl_s": _optional_float,
-    "cache_max_bytes": int,
-    "cache_max_entry_bytes": int,
-    "outbox_max_bytes": int,
-    "open_metrics": _boolean,
-    "component_types": _names,
-    "generation_timeout_s": float,
-    "max_body_bytes": int,
-    "capture_content": _boolean,
-    "prices": _prices,
-    "shutdown_timeout_s": float,
-    "pipeline_version": str,
-    "cache_url": str,
-}
+# What a field is follows from how it is declared, so that a new one needs no entry anywhere.
+_SECRETS = tuple(item.name for item in fields(Settings) if not item.repr)
+_URLS = tuple(item.name for item in fields(Settings) if item.name.endswith("_url"))
+_NUMBERS = tuple(item.name for item in fields(Settings) if item.type in {int, float, int | None, float | None})

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import aioboto3
+import boto3
 import httpx
 import pytest
 from tests.unit.sinks.builders import eventually, record
@@ -85,15 +86,16 @@ class TestS3Archive(ArchiveContract):
 
 
 async def test_opening_does_not_stall_the_loop(bucket: str, s3_endpoint: str) -> None:
-    """The models of S3 are read beside the event loop, which goes on turning."""
+    """The models of S3 are read beside the event loop: between two of its turns its own thread computes little."""
     worst_s, is_open = 0.0, False
 
     async def probe() -> None:
+        # The thread's own processor time, which other processes and threads on a busy machine do not add to.
         nonlocal worst_s
         while not is_open:
-            started_s = time.perf_counter()
+            started_s = time.thread_time()
             await asyncio.sleep(0.001)
-            worst_s = max(worst_s, time.perf_counter() - started_s)
+            worst_s = max(worst_s, time.thread_time() - started_s)
 
     probing = asyncio.create_task(probe())
     async with open_archive(bucket, s3_endpoint) as archive:
@@ -101,7 +103,9 @@ async def test_opening_does_not_stall_the_loop(bucket: str, s3_endpoint: str) ->
         await probing
         await archive.ping()
 
-    assert worst_s < 0.1
+    started_s = time.thread_time()
+    boto3.Session().client("s3", region_name="us-east-1", endpoint_url=s3_endpoint)
+    assert worst_s < (time.thread_time() - started_s) / 2
 
 
 async def test_an_archive_that_is_not_open_says_how_to_open_it(bucket: str, s3_endpoint: str) -> None:

@@ -79,7 +79,8 @@ class SqlSink:
             Rejected: the only record holds something that the database refuses.
             sqlalchemy.exc.SQLAlchemyError, OSError: the database does not take them now.
         """
-        unique = {record.id: record for record in records}
+        # In the order of their ids, so that two writers of the same records lock them in the same order.
+        unique = {record.id: record for record in sorted(records, key=lambda record: record.id)}
         try:
             rows = [generation_row(record) for record in unique.values()]
             await self._write(unique, rows)

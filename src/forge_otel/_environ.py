@@ -1,0 +1,76 @@
+"""Environment variables as values: how each type of setting is read, and how a URL is shown."""
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+
+from forge_otel.pricing import ModelPrice
+
+__all__ = ["PARSERS", "mask_url", "misspelt"]
+
+
+def mask_url(url: str | None) -> str | None:
+    """Return `url` without the password and query that it may carry."""
+    if url is None:
+        return None
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return "***"
+    place, _, query = rest.partition("?")
+    # Up to the last one, because some drivers take a password with a slash or an @ in it.
+    _, at, shown = place.rpartition("@")
+    return f"{scheme}://{'***@' if at else ''}{shown}{'?***' if query else ''}"
+
+
+def misspelt(name: str, known: Iterable[str]) -> str:
+    """Say which setting a variable nearly is, or nothing; others with our prefix may belong to somebody else."""
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f"{name} is not a setting; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"", "0", "false", "no", "off"}:
+        return False
+    raise ValueError("say 1 or 0")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _prices(text: str) -> Mapping[str, ModelPrice]:
+    """Read ``{"model": {"input_usd": "2.5", "output_usd": "10"}}``, USD per million tokens."""
+    table = json.loads(text or "{}")
+    return MappingProxyType(
+        {
+            model: ModelPrice(**{name: Decimal(str(usd)) for name, usd in price.items()})
+            for model, price in table.items()
+        }
+    )
+
+
+def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: parse(text) if text else None
+
+
+PARSERS: Mapping[Any, Callable[[str], Any]] = MappingProxyType(
+    {
+        bool: _boolean,
+        float: float,
+        float | None: _optional(float),
+        int: int,
+        int | None: _optional(int),
+        str: str,
+        str | None: _optional(str),
+        Decimal: Decimal,
+        Decimal | None: _optional(Decimal),
+        tuple[str, ...]: _names,
+        Mapping[str, ModelPrice]: _prices,
+    }
+)
+"""Annotation of a setting to the function that reads it; each raises ValueError, KeyError or the like."""

@@ -1,0 +1,77 @@
+"""Settings and parts → the layers of a generation between metrics and pipeline, and what they need opened.
+
+A layer that is built by default is built here; what it needs to be opened stands in `Stack.resources`, and what can be
+asked whether it is there in `Stack.probes`.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from forge_otel._parts import Parts
+from forge_otel.health import Probe
+from forge_otel.layers.exact import Exact, unguarded
+from forge_otel.layers.guard import Guards
+from forge_otel.layers.timeout import Timeout
+from forge_otel.settings import Settings
+from forge_otel.telemetry.providers import Telemetry
+from forge_otel.types import Layer
+
+__all__ = ["Stack", "build"]
+
+# Authenticates entries where no secret is set: damage is found, but a forger is not kept out.
+_NO_SECRET = b"forge-otel: no cache_secret is set"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """The default layers.
+
+    Args:
+        exact: L1, which is also invalidated by hand.
+        layers: first outermost.
+        resources: opened in this order, closed in the reverse one.
+        probes: asked in the background.
+    """
+
+    exact: Exact
+    layers: tuple[Layer, ...]
+    resources: tuple[AbstractAsyncContextManager[Any], ...] = ()
+    probes: tuple[Probe, ...] = field(default=())
+
+
+def build(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guards) -> Stack:
+    """Build the default layers; nothing is connected yet."""
+    exact = _exact(settings, parts, telemetry, guards)
+    return Stack(
+        exact=exact,
+        layers=(exact, Timeout(settings.generation_timeout_s)),
+        resources=tuple(part for part in (parts.store,) if isinstance(part, AbstractAsyncContextManager)),
+        probes=_probes(parts),
+    )
+
+
+def _exact(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guards) -> Exact:
+    service = parts.store_service
+    return Exact(
+        parts.store,
+        instruments=telemetry.instruments,
+        secret=(settings.cache_secret or "").encode() or _NO_SECRET,
+        ttl_s=settings.cache_ttl_s,
+        max_entry_bytes=settings.cache_max_entry_bytes,
+        guard=guards.get(service).call if service is not None else unguarded,
+        without_it=f"{service or 'memory'}:uncached",
+    )
+
+
+def _probes(parts: Parts) -> tuple[Probe, ...]:
+    found: list[tuple[str | None, Any, str]] = [
+        (parts.store_service, parts.store, "answers are not cached, and each one costs a generation"),
+        ("archive", parts.archive, "artifacts wait on local disk"),
+        ("database", parts.database, "records wait on local disk"),
+    ]
+    return tuple(
+        Probe(name=name, ping=part.ping, without_it=effect)
+        for name, part, effect in found
+        if name is not None and hasattr(part, "ping")
+    )

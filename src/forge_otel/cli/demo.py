@@ -1,0 +1,29 @@
+"""``forge-otel demo``: the shipped example under its published workload."""
+
+import sys
+from argparse import Namespace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from forge_otel.errors import needs
+
+__all__ = ["add"]
+
+_PACKAGE = Path(__file__).parent.parent
+# The shipped example: inside an installed wheel, or beside the sources of a checkout.
+_EXAMPLES = (_PACKAGE / "_examples", _PACKAGE.parent.parent / "examples")
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    demo = commands.add_parser("demo", help="run the example service under a published workload and show what it did")
+    demo.add_argument("--once", action="store_true", help="exit after the table instead of serving until Ctrl-C")
+    demo.set_defaults(command=_demo)
+
+
+def _demo(arguments: Namespace) -> int:
+    sys.path[:0] = [str(folder) for folder in _EXAMPLES if (folder / "componentforge").is_dir()][:1]
+    with needs("demo"):
+        demo = import_module("componentforge.demo")
+    return int(demo.main(once=arguments.once))

@@ -1,0 +1,26 @@
+"""One catalog of every span attribute and instrument; no other module spells a telemetry name.
+
+Environment variables follow from the fields of `forge_otel.settings.Settings`.
+"""
+
+from typing import Final
+
+from forge_otel.names.attributes import SCOPE, Attr, Operation
+from forge_otel.names.deliveries import DeliveryMetrics
+from forge_otel.names.generations import GenerationMetrics
+from forge_otel.names.instrument import Instrument
+from forge_otel.names.models import ModelMetrics
+from forge_otel.names.services import ServiceMetrics
+from forge_otel.names.serving import ServingMetrics
+
+__all__ = ["CATALOG", "SCOPE", "Attr", "Instrument", "Metric", "Operation"]
+
+
+class Metric(ServingMetrics, GenerationMetrics, ModelMetrics, ServiceMetrics, DeliveryMetrics):
+    """Every instrument by its constant."""
+
+
+CATALOG: Final[tuple[Instrument, ...]] = tuple(
+    value for part in Metric.__bases__ for value in vars(part).values() if isinstance(value, Instrument)
+)
+"""Every instrument, in the order of their declaration."""

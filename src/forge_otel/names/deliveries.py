@@ -1,0 +1,60 @@
+"""What is delivered behind the caller's back: records and spans."""
+
+from typing import Final
+
+from forge_otel.names.attributes import Attr
+from forge_otel.names.instrument import Instrument
+
+__all__ = ["DeliveryMetrics"]
+
+
+class DeliveryMetrics:
+    """What is delivered behind the caller's back: records and spans."""
+
+    OUTBOX_PRODUCED: Final = Instrument(
+        name="forge.outbox.produced",
+        kind="observable_counter",
+        unit="{record}",
+        description="Records offered to the outbox for a sink.",
+        attributes=(Attr.OUTBOX_SINK,),
+    )
+    OUTBOX_DELIVERED: Final = Instrument(
+        name="forge.outbox.delivered",
+        kind="observable_counter",
+        unit="{record}",
+        description="Records that a sink has stored.",
+        attributes=(Attr.OUTBOX_SINK,),
+    )
+    OUTBOX_DROPPED: Final = Instrument(
+        name="forge.outbox.dropped",
+        kind="observable_counter",
+        unit="{record}",
+        description="Records that a sink will never see, by reason.",
+        attributes=(Attr.OUTBOX_SINK, Attr.REASON),
+    )
+    OUTBOX_WAITING: Final = Instrument(
+        name="forge.outbox.waiting",
+        kind="observable_gauge",
+        unit="{record}",
+        description="Records on local disk that a sink has not stored yet.",
+        attributes=(Attr.OUTBOX_SINK,),
+    )
+    EXPORT_PRODUCED: Final = Instrument(
+        name="forge.export.produced",
+        kind="observable_counter",
+        unit="{span}",
+        description="Spans offered to the LangSmith bridge: those waiting and those settled.",
+    )
+    EXPORT_SETTLED: Final = Instrument(
+        name="forge.export.settled",
+        kind="observable_counter",
+        unit="{span}",
+        description="Spans that were exported, sampled_out or dropped, the last by reason.",
+        attributes=(Attr.OUTCOME, Attr.REASON),
+    )
+    EXPORT_WAITING: Final = Instrument(
+        name="forge.export.waiting",
+        kind="observable_gauge",
+        unit="{span}",
+        description="Spans that LangSmith has not taken yet.",
+    )

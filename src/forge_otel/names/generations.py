@@ -1,0 +1,56 @@
+"""Generations and the cache layers that answer them."""
+
+from typing import Final
+
+from forge_otel.names.attributes import Attr
+from forge_otel.names.instrument import FAST_S, LONG_S, Instrument
+
+__all__ = ["GenerationMetrics"]
+
+
+class GenerationMetrics:
+    """Generations and the cache layers that answer them."""
+
+    GENERATION_DURATION: Final = Instrument(
+        name="forge.generation.duration",
+        kind="histogram",
+        unit="s",
+        description="Duration of generations by who answered.",
+        attributes=(Attr.COMPONENT_TYPE, Attr.CACHE_LAYER, Attr.OUTCOME),
+        bounds=LONG_S,
+    )
+    GENERATION_ACTIVE: Final = Instrument(
+        name="forge.generation.active",
+        kind="up_down_counter",
+        unit="{generation}",
+        description="Number of generations in flight.",
+    )
+    CACHE_REQUESTS: Final = Instrument(
+        name="forge.cache.requests",
+        kind="counter",
+        unit="{request}",
+        description="Look-ups in a cache layer by their result.",
+        attributes=(Attr.CACHE_LAYER, Attr.CACHE_RESULT, Attr.CACHE_MISS_REASON),
+    )
+    CACHE_LOOKUPS: Final = Instrument(
+        name="forge.cache.lookups",
+        kind="counter",
+        unit="{lookup}",
+        description="Generations by the layer that answered, each counted once.",
+        attributes=(Attr.CACHE_OUTCOME, Attr.CACHE_LAYER),
+    )
+    CACHE_DURATION: Final = Instrument(
+        name="forge.cache.operation.duration",
+        kind="histogram",
+        unit="s",
+        description="Duration of cache operations.",
+        attributes=(Attr.CACHE_LAYER, Attr.CACHE_OPERATION),
+        bounds=FAST_S,
+    )
+    SAVED: Final = Instrument(
+        name="forge.genai.cost.saved.usd",
+        kind="counter",
+        unit="{USD}",
+        description="Recorded cost of the generations that cache hits did not have to repeat.",
+        attributes=(Attr.CACHE_LAYER, Attr.COMPONENT_TYPE),
+    )

@@ -1,0 +1,27 @@
+"""The nouns: what is asked, what is answered, what is recorded, and the Protocols that others may implement.
+
+Everything here is frozen. What changes while a generation runs lives in `forge_otel.context`.
+"""
+
+from forge_otel.types.calls import Call, CallNext, Reply
+from forge_otel.types.protocols import Layer, Sink, Store
+from forge_otel.types.records import Cost, Record, Step, Usage, outcome_of
+from forge_otel.types.requests import ZERO_USD, Artifact, GenerationRequest, GenerationResult
+
+__all__ = [
+    "ZERO_USD",
+    "Artifact",
+    "Call",
+    "CallNext",
+    "Cost",
+    "GenerationRequest",
+    "GenerationResult",
+    "Layer",
+    "Record",
+    "Reply",
+    "Sink",
+    "Step",
+    "Store",
+    "Usage",
+    "outcome_of",
+]
