@@ -1,0 +1,51 @@
+"""One of several workers whose breaker is half-open: opens it, waits for the word, and calls 500 times at once."""
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+
+from forge_otel.layers.guard import Guard
+from forge_otel.layers.guard_policies import defaults_for
+from forge_otel.layers.retry import RetryOptions
+
+CALLS = 500
+OPEN_S = 1.0
+
+
+async def ask(port: int, worker: str) -> str:
+    """Say who asks, and return what the service says; a connection that is closed without an answer is an error."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(f"{worker}\n".encode())
+        return (await reader.readuntil(b"\n")).decode().strip()
+    finally:
+        writer.close()
+
+
+async def outcome(guard: Guard, port: int, worker: str) -> str:
+    """Return the answer, or the type of what was raised."""
+    try:
+        return await guard.call(ask, port, worker)
+    except Exception as exc:
+        return type(exc).__name__
+
+
+async def main(port: int, worker: str) -> None:
+    """Tell of each step on standard output, as one line."""
+    policies = defaults_for("openai")
+    breaker = replace(policies.breaker, open_s=OPEN_S)
+    guard = Guard("openai", replace(policies, breaker=breaker, retry=RetryOptions(attempts=1)))
+    while guard.gate.state().state == "closed":
+        await outcome(guard, port, worker)
+    print("open", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    while guard.gate.state().rejects_for_s:
+        await asyncio.sleep(0.01)
+    ends = await asyncio.gather(*(outcome(guard, port, worker) for _ in range(CALLS)))
+    print(json.dumps(Counter(ends)), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
