@@ -1,6 +1,6 @@
 """What the health answer says beside the pings: breakers, queues, and whether errors are well above usual."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from forge_otel.layers.guard_events import GuardState
@@ -10,17 +10,26 @@ from forge_otel.telemetry.spikes import SpikeState
 __all__ = ["with_parts"]
 
 
+_WORST = ("pass", "warn", "fail")
+
+
 def with_parts(
-    report: dict[str, Any], outbox: OutboxStats, guards: Sequence[GuardState], spike: SpikeState
+    report: dict[str, Any],
+    outbox: OutboxStats,
+    guards: Sequence[GuardState],
+    spike: SpikeState,
+    *,
+    critical: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return `report` with the checks of the parts; a part in trouble makes ``pass`` a ``warn``.
+    """Return `report` with the checks of the parts; the worst of them all is the status of the whole.
 
     Args:
         report: of the pings, as `forge_otel.health.HealthMonitor.report` gives it.
+        critical: while calls to one of these are refused it is ``fail``; all other trouble makes it ``warn``.
     """
     checks = dict(report["checks"])
     for guard in guards:
-        checks[f"{guard.name}:breaker"] = [_breaker(guard)]
+        checks[f"{guard.name}:breaker"] = [_breaker(guard, is_critical=guard.name in critical)]
     for name, sink in outbox.sinks.items():
         checks[f"{name}:waiting"] = [
             {
@@ -49,15 +58,17 @@ def with_parts(
             "generations": spike.volume,
         }
     ]
-    is_troubled = any(check["status"] != "pass" for found in checks.values() for check in found)
-    status = "warn" if report["status"] == "pass" and is_troubled else report["status"]
-    return {"status": status, "checks": checks}
+    statuses = [report["status"], *(check["status"] for found in checks.values() for check in found)]
+    return {"status": max(statuses, key=_WORST.index), "checks": checks}
 
 
-def _breaker(guard: GuardState) -> dict[str, Any]:
+def _breaker(guard: GuardState, *, is_critical: bool) -> dict[str, Any]:
+    is_refused = guard.rejects_for_s > 0
+    is_well = guard.state == "closed" and not guard.attention and not is_refused
     check: dict[str, Any] = {
         "componentId": guard.name,
-        "status": "pass" if guard.state == "closed" and not guard.attention else "warn",
+        "status": "pass" if is_well else "fail" if is_critical and is_refused else "warn",
+        "critical": is_critical,
         "observedValue": guard.state,
         "mode": guard.mode,
     }

@@ -4,6 +4,7 @@ A layer that is built by default is built here; what it needs to be opened stand
 asked whether it is there in `Stack.probes`.
 """
 
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ def build(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guards
         exact=exact,
         layers=(exact, Timeout(settings.generation_timeout_s)),
         resources=tuple(part for part in (parts.store,) if isinstance(part, AbstractAsyncContextManager)),
-        probes=_probes(parts),
+        probes=_probes(parts, critical=settings.critical_services),
     )
 
 
@@ -64,14 +65,14 @@ def _exact(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guard
     )
 
 
-def _probes(parts: Parts) -> tuple[Probe, ...]:
+def _probes(parts: Parts, *, critical: Collection[str]) -> tuple[Probe, ...]:
     found: list[tuple[str | None, Any, str]] = [
         (parts.store_service, parts.store, "answers are not cached, and each one costs a generation"),
         ("archive", parts.archive, "artifacts wait on local disk"),
         ("database", parts.database, "records wait on local disk"),
     ]
     return tuple(
-        Probe(name=name, ping=part.ping, without_it=effect)
+        Probe(name=name, ping=part.ping, critical=name in critical, without_it=effect)
         for name, part, effect in found
         if name is not None and hasattr(part, "ping")
     )

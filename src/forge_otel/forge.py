@@ -21,13 +21,13 @@ from forge_otel import _figures, _health_report, _parts, _stack
 from forge_otel._pipeline import PipelineDecorator, compose
 from forge_otel._watch import Watch
 from forge_otel.context import Generation, current_call, current_generation, note_cache
-from forge_otel.errors import BadRequest, NotFound, NotOpen
+from forge_otel.errors import BadRequest, ConfigurationError, NotFound, NotOpen
 from forge_otel.health import HealthMonitor
 from forge_otel.keys import generation_key, new_id
 from forge_otel.layers.breaker import Mode
 from forge_otel.layers.breaker_board import BreakerBoard
 from forge_otel.layers.guard import Guard, Guards
-from forge_otel.layers.guard_policies import Policies
+from forge_otel.layers.guard_policies import SERVICE_DEFAULTS, Policies
 from forge_otel.layers.metrics import Metrics
 from forge_otel.layers.record import Recorder
 from forge_otel.layers.trace import Trace
@@ -86,6 +86,7 @@ class Forge(Spans):
         )
         self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox)
         stack = _stack.build(self.settings, self.parts, self.telemetry, self.guards)
+        _check_critical(self.settings, {probe.name for probe in stack.probes} | {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
         self._health = HealthMonitor(stack.probes)
         always: list[Layer] = [
@@ -203,12 +204,19 @@ class Forge(Spans):
     def health_report(self) -> dict[str, Any]:
         """Return ``{"status": "pass" | "warn" | "fail", "checks": {…}}`` (draft-inadarei-api-health-check)."""
         return _health_report.with_parts(
-            self._health.report(), self.outbox.stats(), self.guards.states(), self._watch.spikes.state()
+            self._health.report(),
+            self.outbox.stats(),
+            self.guards.states(),
+            self._watch.spikes.state(),
+            critical=self.settings.critical_services,
         )
 
     def ready(self) -> bool:
-        """Whether requests can be answered."""
-        return self.is_open and self._health.ready()
+        """Whether requests can be answered: it is open, and no critical service is away or left alone."""
+        critical = self.settings.critical_services
+        # Once the open time is over it is ready again, because only a request can find out whether the service is back.
+        is_refused = any(guard.name in critical and guard.rejects_for_s for guard in self.guards.states())
+        return self.is_open and self._health.ready() and not is_refused
 
     def _admit(self, request: GenerationRequest, run: Callable[[], Awaitable[GenerationResult]], pipeline: str) -> Call:
         allowed = self.settings.component_types
@@ -240,6 +248,18 @@ class Forge(Spans):
             await self._resources.aclose()
         finally:
             await asyncio.to_thread(self.telemetry.shutdown, self.settings.shutdown_timeout_s * (1 - _OUTBOX_SHARE))
+
+
+def _check_critical(settings: Settings, known: set[str]) -> None:
+    """Refuse the name of a service that nothing asks or guards: it would be optional without a word."""
+    faults = [
+        f"critical_services holds {name!r}, which is off or unknown; use one of {', '.join(sorted(known))}, "
+        "or give a service of your own its policies"
+        for name in settings.critical_services
+        if name not in known
+    ]
+    if faults:
+        raise ConfigurationError(faults)
 
 
 async def _run_pipeline(call: Call) -> Reply:

@@ -42,6 +42,8 @@ class Settings:
         open_metrics: answer ``/metrics`` to everybody.
         pipeline_version: part of every cache key; raise it when the pipeline gives other answers.
         component_types: the types that are accepted, at most 20; empty accepts all.
+        critical_services: without one of these ``/readyz`` says no: ``redis``, ``archive``, ``database``, or a guarded
+            service such as ``openai``; all others are optional.
         generation_timeout_s: how long a full generation may take.
         max_body_bytes: larger request bodies are refused with 413.
         capture_content: record inputs and outputs of decorated functions on their spans.
@@ -65,6 +67,7 @@ class Settings:
     open_metrics: bool = False
     pipeline_version: str = "1"
     component_types: tuple[str, ...] = ()
+    critical_services: tuple[str, ...] = ()
     generation_timeout_s: float = 180.0
     max_body_bytes: int = 10 * 2**20
     capture_content: bool = False

@@ -299,3 +299,41 @@ async def test_the_figures_without_a_database_come_from_this_process(forge: Forg
     assert (figures["scope"], figures["by_source"], figures["hit_rate"]) == ("process", {"L4": 1, "L1": 1}, 0.5)
     assert (figures["cost_usd"], figures["saved_usd"], figures["errors"]) == ("0.01", "0.01", 0)
     json.dumps(figures)
+
+
+async def test_a_critical_service_that_is_left_alone_makes_the_forge_unready(tmp_path: Path) -> None:
+    """While its breaker refuses calls requests are sent elsewhere; an optional service only warns."""
+    async with Forge(_settings(tmp_path, critical_services=("openai",))) as forge:
+        for name in ("figma", "openai"):
+            await forge.guard(name).call(asyncio.sleep, 0)
+        assert forge.ready()
+        forge.set_breaker("figma", "forced_open")
+        assert (forge.ready(), forge.health_report()["status"]) == (True, "warn")
+        forge.set_breaker("openai", "forced_open")
+        assert (forge.ready(), forge.health_report()["status"]) == (False, "fail")
+        forge.set_breaker("openai", "auto")
+        assert (forge.ready(), forge.health_report()["status"]) == (True, "warn")
+        forge.set_breaker("figma", "auto")
+        assert forge.health_report()["status"] == "pass"
+
+
+async def test_a_critical_database_that_is_away_makes_the_forge_unready(tmp_path: Path) -> None:
+    """The name of a part is the name of its probe."""
+    (tmp_path / "occupied").write_text("a file, where a folder is wanted")
+    url = f"sqlite+aiosqlite:///{tmp_path}/occupied/forge.db"
+    async with Forge(_settings(tmp_path, database_url=url, critical_services=("database",))) as forge:
+        async with asyncio.timeout(10):
+            while "output" in (check := forge.health_report()["checks"]["database:responseTime"][0]):
+                if check["output"] != "not asked yet":
+                    break
+                await asyncio.sleep(0.01)
+        assert check["critical"]
+        assert (forge.ready(), forge.health_report()["status"]) == (False, "fail")
+
+
+def test_a_critical_service_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    """A misspelt name would be optional without a word; so would a part that is switched off."""
+    with pytest.raises(ConfigurationError) as caught:
+        Forge(_settings(tmp_path, critical_services=("reddis", "archive", "figma")))
+    assert ["'reddis'" in caught.value.faults[0], "'archive'" in caught.value.faults[1]] == [True, True]
+    assert len(caught.value.faults) == 2

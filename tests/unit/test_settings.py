@@ -31,6 +31,7 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "FORGE_OPEN_METRICS": "yes",
         "FORGE_PIPELINE_VERSION": "9",
         "FORGE_COMPONENT_TYPES": "button, card",
+        "FORGE_CRITICAL_SERVICES": "database",
         "FORGE_GENERATION_TIMEOUT_S": "60",
         "FORGE_MAX_BODY_BYTES": "4",
         "FORGE_CAPTURE_CONTENT": "1",
