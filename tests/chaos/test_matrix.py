@@ -108,6 +108,17 @@ def test_noise_of_the_machine_is_no_fault() -> None:
     assert verdict(cell, replace(outcome, failing=answers(latency_s=0.45))) != ()
 
 
+def test_the_absence_of_a_service_that_restarts_is_no_fault() -> None:
+    """Nobody can answer for a process that is gone; what it took with it counts, and so does a port that stays shut."""
+    nobody, broken = (answers(60, status=0, code=code) for code in ("ConnectError", "ReadError"))
+    cell = Cell(service="disk", fault="restart", expected="as ever", restarts=True)
+    outcome = replace(KEPT, failing=answers() + nobody)
+    assert verdict(cell, outcome) == ()
+    assert verdict(replace(cell, restarts=False), outcome) != ()
+    assert verdict(cell, replace(KEPT, failing=answers() + broken)) != ()
+    assert verdict(cell, replace(KEPT, recovered=answers() + nobody)) != ()
+
+
 def test_refusals_need_a_limit_of_time() -> None:
     """A cell that promises a clear refusal and does not say how soon is a mistake."""
     with pytest.raises(ConfigurationError, match="refused_within_s"):

@@ -26,6 +26,8 @@ TOLERANCE_S: Final = 0.01
 
 # Answers of a load in health below which its 99th percentile says nothing.
 _ENOUGH: Final = 20
+# httpx's; what a request ends with that was on its way when the service died has other names.
+_NOBODY_LISTENS: Final = "ConnectError"
 _WORDS: Final = {"answered": "answered", "degraded": "answered without it", "refused": "refused clearly", "n/a": "n/a"}
 
 
@@ -38,6 +40,8 @@ class Cell:
         fault: how it fails, in a word.
         made_by: how the test makes it fail.
         expected: what the caller sees, in a sentence; for ``n/a`` the reason why there is no such cell.
+        restarts: whether the service itself is started again, and its absence, in which nobody accepts a connection, is
+            not held against it.
         outcome: ``answered`` as ever, ``degraded``: answered without the helper, ``refused``: what needs the helper
             gets a clear error and everything else is answered, ``n/a``: there is no such cell.
         max_error_rate: share of the requests that could be answered and were not must stay below it.
@@ -56,6 +60,7 @@ class Cell:
     fault: str
     made_by: str = ""
     expected: str
+    restarts: bool = False
     outcome: Literal["answered", "degraded", "refused", "n/a"] = "answered"
     max_error_rate: float = 0.01
     added_p99_s: float = 0.0
@@ -89,7 +94,7 @@ def verdict(cell: Cell, outcome: Outcome) -> tuple[str, ...]:
 def _wrong_answers(cell: Cell, outcome: Outcome) -> list[str]:
     faults = []
     refusable = cell.service if cell.outcome == "refused" else ""
-    told = (*outcome.failing, *outcome.recovering)
+    told = tuple(answer for answer in (*outcome.failing, *outcome.recovering) if not _found_nobody(cell, answer))
     for name, answers in (("during the fault and the recovery", told), ("afterwards", outcome.recovered)):
         due = [answer for answer in answers if answers is outcome.recovered or refusable not in answer.needs]
         bad = [answer for answer in due if not answer.is_good]
@@ -101,6 +106,10 @@ def _wrong_answers(cell: Cell, outcome: Outcome) -> list[str]:
     if unclear := [answer for answer in refused if not answer.is_clear]:
         faults.append(f"{len(unclear)} of {len(refused)} refusals are no clear 503: {_kinds(unclear)}")
     return faults
+
+
+def _found_nobody(cell: Cell, answer: Answer) -> bool:
+    return cell.restarts and not answer.status and answer.code == _NOBODY_LISTENS
 
 
 def late(cell: Cell, outcome: Outcome) -> tuple[str, ...]:
@@ -210,7 +219,8 @@ def _shown(cell: Cell, results: Mapping[str, Sequence[str] | None]) -> str:
 
 
 def _limits(cell: Cell) -> str:
-    limits = [f"errors < {cell.max_error_rate:.0%}", f"p99 + {cell.added_p99_s * 1000:.0f} ms"]
+    absence = " beside its absence" if cell.restarts else ""
+    limits = [f"errors < {cell.max_error_rate:.0%}{absence}", f"p99 + {cell.added_p99_s * 1000:.0f} ms"]
     if cell.refused_within_s is not None:
         limits.append(f"refused within {cell.refused_within_s:g} s")
     return ", ".join([*limits, f"well within {cell.recovery_s:g} s"])
