@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("types",),
     ("context",),
     ("settings", "keys", "pricing", "stream", "_environ"),
-    ("_loading", "_pipeline"),
+    ("_loading", "_pipeline", "_journal"),
     ("telemetry",),
     ("stores", "embedders", "layers", "database"),
     ("sinks", "figma"),

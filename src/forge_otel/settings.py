@@ -38,6 +38,9 @@ class Settings:
         database_url: SQLAlchemy URL of an async driver; None records nothing in a database.
         outbox_dir: folder of the journal that outlives a crash; None keeps waiting records in memory only.
         outbox_max_bytes: size of the journal above which new records are dropped and counted.
+        trace_spool_dir: folder where spans wait that LangSmith has not taken; None keeps them in memory only.
+        trace_spool_max_bytes: size of the spool above which new spans are dropped and counted.
+        trace_spool_max_age_s: after so long a span is no longer sent.
         admin_token: opens the dashboard, its API and ``/health`` details; None keeps them closed.
         open_metrics: answer ``/metrics`` to everybody.
         pipeline_version: part of every cache key; raise it when the pipeline gives other answers.
@@ -63,6 +66,9 @@ class Settings:
     database_url: str | None = DEFAULT_DATABASE_URL
     outbox_dir: str | None = "./.forge/outbox"
     outbox_max_bytes: int = 2 * 2**30
+    trace_spool_dir: str | None = "./.forge/spool"
+    trace_spool_max_bytes: int = 256 * 2**20
+    trace_spool_max_age_s: float = 24 * 3600.0
     admin_token: str | None = field(default=None, repr=False)
     open_metrics: bool = False
     pipeline_version: str = "1"

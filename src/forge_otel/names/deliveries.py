@@ -58,3 +58,9 @@ class DeliveryMetrics:
         unit="{span}",
         description="Spans that LangSmith has not taken yet.",
     )
+    EXPORT_SPOOL: Final = Instrument(
+        name="forge.export.spool",
+        kind="observable_gauge",
+        unit="By",
+        description="Size of the spans that wait on local disk for LangSmith.",
+    )

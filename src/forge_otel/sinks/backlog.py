@@ -12,11 +12,12 @@ from functools import partial
 from logging import getLogger
 from pathlib import Path
 
+from forge_otel._journal.index import Index
+from forge_otel._journal.segments import Segment, is_damage
 from forge_otel.sinks.chain import DISK_TROUBLE, Chain, Draft
 from forge_otel.sinks.codec import DamagedRecord, decode, encode
 from forge_otel.sinks.dead_letters import DeadLetters
-from forge_otel.sinks.journal import Segment, is_damage
-from forge_otel.sinks.ledger import Index, Ledger
+from forge_otel.sinks.ledger import Ledger
 from forge_otel.sinks.worker import Worker
 from forge_otel.types import Record
 

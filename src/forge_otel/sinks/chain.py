@@ -14,8 +14,9 @@ from logging import getLogger
 from pathlib import Path
 from typing import Final
 
-from forge_otel.sinks.journal import DiskSegment, MemorySegment, Segment, adopt, is_damage
-from forge_otel.sinks.ledger import Index, Ledger
+from forge_otel._journal.index import Index
+from forge_otel._journal.segments import DiskSegment, MemorySegment, Segment, adopt, is_damage
+from forge_otel.sinks.ledger import Ledger
 
 __all__ = ["DISK_TROUBLE", "Chain", "Draft"]
 

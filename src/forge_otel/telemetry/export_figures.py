@@ -13,6 +13,7 @@ def export_figures(stats: Callable[[], ExportStats]) -> Iterator[tuple[Instrumen
     """Yield the instruments that show what `stats` says, each with the callback for its values."""
     yield Metric.EXPORT_PRODUCED, lambda: [(stats().produced, {})]
     yield Metric.EXPORT_WAITING, lambda: [(stats().waiting, {})]
+    yield Metric.EXPORT_SPOOL, lambda: [(stats().spool_bytes, {})]
 
     def settled() -> list[tuple[float, dict[str, str | bool | int | float]]]:
         now = stats()

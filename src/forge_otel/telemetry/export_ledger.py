@@ -14,12 +14,16 @@ class ExportStats:
     """The spans of an exporter, each in exactly one of the numbers but the first.
 
     Args:
-        produced: handed over since the start.
+        produced: handed over since the start, or adopted from a process that died.
         exported: taken by the server.
-        waiting: in a queue, or under way.
+        waiting: in a queue, in the spool, or under way.
         sampled_out: of traces that are not sent.
-        dropped: by reason: ``filtered`` (no run by the filter), ``queue_full``, ``refused`` (the server said no),
-            ``undeliverable`` (retries used up), ``too_large``, ``unreadable``, ``shutdown``.
+        dropped: by reason: ``filtered`` (no run by the filter), ``queue_full`` (too many in memory), ``spool_full``
+            (too many bytes on disk), ``refused`` (the server said no), ``too_large``, ``too_old``, ``unreadable``,
+            ``damaged`` (a file that cannot be read any more), ``shutdown`` (only in memory at the end).
+        spooled: those of the waiting that are on disk, and outlive the process.
+        spool_bytes: what the spool takes.
+        fault: what went wrong at the last attempt, "" where it succeeded.
     """
 
     produced: int = 0
@@ -27,6 +31,9 @@ class ExportStats:
     waiting: int = 0
     sampled_out: int = 0
     dropped: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    spooled: int = 0
+    spool_bytes: int = 0
+    fault: str = ""
 
 
 class Ledger:
@@ -55,6 +62,12 @@ class Ledger:
             self._waiting += count
             self._drop(overflow, "queue_full")
 
+    def adopted(self, count: int) -> None:
+        """Count spans that another process has left waiting."""
+        with self._lock:
+            self._produced += count
+            self._waiting += count
+
     def exported(self, count: int) -> None:
         """Count waiting spans that the server has taken."""
         with self._lock:
@@ -70,11 +83,20 @@ class Ledger:
         with self._lock:
             self._drop(self._settled(count), reason)
 
-    def close(self) -> None:
-        """Give up what waits; what becomes of it after this is not counted again."""
+    def close(self, *, kept: int = 0) -> int:
+        """Give up what waits; what becomes of it after this is not counted again.
+
+        Args:
+            kept: of those on disk, which go on waiting for the next process.
+
+        Returns:
+            How many were given up.
+        """
         with self._lock:
-            self._drop(self._settled(self._waiting), "shutdown")
+            lost = self._settled(max(self._waiting - kept, 0))
+            self._drop(lost, "shutdown")
             self._is_closed = True
+            return lost
 
     def stats(self) -> ExportStats:
         """Return the numbers as of one moment."""

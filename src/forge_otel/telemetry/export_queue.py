@@ -1,22 +1,27 @@
-"""A span processor with a bounded queue and one thread that empties it.
+"""A span processor with a bounded queue, a thread that puts what is in it into the spool, and one that sends that.
 
 The call that ends a span only appends it. It takes no lock, because the garbage collector may end spans in the middle
 of anything, and it never waits. A span that there is no room for leaves an empty place, so that it is still counted.
+Two threads, so that spans reach the disk while the other one waits for a server that does not answer.
 """
 
+import gzip
 import logging
 import os
 import threading
+import time
 import weakref
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from forge_otel.telemetry.export_delivery import Closing, Delivery, Encode, Post, RetryPolicy
+from forge_otel.telemetry.export_delivery import Closing, Delivery, Halve, Post, RetryPolicy
 from forge_otel.telemetry.export_ledger import ExportStats, Ledger
+from forge_otel.telemetry.export_spool import Parcel, Spool, SpoolOptions
 from forge_otel.telemetry.switchboard import Exclusive
 
 __all__ = ["ExportQueue"]
@@ -25,15 +30,19 @@ logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.25
 
+Encode = Callable[[Sequence[ReadableSpan]], bytes]
+
 
 class ExportQueue(Exclusive):
     """Takes ended spans, and sends in batches what `select` makes of them.
 
     Args:
-        encode: spans to a request body.
-        post: sends a body.
+        encode: spans to a request body, which is sent compressed.
+        halve: a body to two.
+        post: sends a compressed body.
         policy: how patient it is.
-        max_waiting: spans, in the queue and under way, above which new ones are dropped.
+        spool: where batches wait until the server has taken them.
+        max_waiting: spans in memory above which new ones are dropped.
         max_batch: spans in one request.
         shutdown_timeout_s: how long `shutdown` may take.
     """
@@ -41,16 +50,20 @@ class ExportQueue(Exclusive):
     def __init__(
         self,
         encode: Encode,
+        halve: Halve,
         post: Post,
         *,
         policy: RetryPolicy | None = None,
+        spool: SpoolOptions | None = None,
         max_waiting: int = 10_000,
         max_batch: int = 200,
         shutdown_timeout_s: float = 4.0,
     ) -> None:
         self._encode = encode
+        self._halve = halve
         self._post = post
         self._policy = policy or RetryPolicy()
+        self._spool_options = spool or SpoolOptions()
         self._max_waiting = max_waiting
         self._max_batch = max_batch
         self._shutdown_timeout_s = shutdown_timeout_s
@@ -76,27 +89,40 @@ class ExportQueue(Exclusive):
     def stats(self) -> ExportStats:
         """Return what became of the spans so far."""
         self._take_in()
-        return self._ledger.stats()
+        found = self._ledger.stats()
+        spool = self._spool
+        return replace(found, spooled=spool.spans_on_disk, spool_bytes=spool.size_bytes, fault=self._delivery.fault)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Put the span in the queue, if there is room."""
-        has_room = self._ledger.waiting + len(self._arrived) < self._max_waiting
-        self._arrived.append(span if has_room else None)
+        in_memory = self._ledger.waiting - self._spool.spans_on_disk
+        self._arrived.append(span if in_memory + len(self._arrived) < self._max_waiting else None)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Wait until what has ended is sent, as far as it can be; return whether there was time for it."""
-        if not self._thread.is_alive():
-            return False
+        """Wait until what has ended is settled; return whether there was time for it."""
         flushed = threading.Event()
         self._flushes.append(flushed)
-        return flushed.wait(timeout_millis / 1000)
+        until_s = time.monotonic() + timeout_millis / 1000
+        while self._sender.is_alive() and (left_s := until_s - time.monotonic()) > 0:
+            if flushed.wait(min(left_s, _POLL_S)):
+                return True
+        return flushed.is_set()
 
     def shutdown(self) -> None:
-        """Send what waits, as long as there is time, and give up the rest."""
+        """Send what waits, as long as there is time; what is not sent stays in the spool, or is given up."""
+        if self._closing.begun.is_set():
+            return
         self._closing.begin(self._shutdown_timeout_s)
-        self._thread.join(self._shutdown_timeout_s)
+        for thread in (self._taker, self._sender):
+            thread.join(max(self._closing.left_s, 0.0))
         self._take_in()
-        self._ledger.close()
+        self._spool.close(timeout_s=max(self._closing.left_s, _POLL_S))
+        kept = self._spool.spans_on_disk
+        lost = self._ledger.close(kept=kept)
+        if kept:
+            logger.info("%d spans wait on disk for the next start", kept)
+        if lost:
+            logger.warning("%d spans were only in memory and are lost", lost)
 
     def _restart(self) -> None:
         self._arrived: deque[ReadableSpan | None] = deque()
@@ -105,19 +131,26 @@ class ExportQueue(Exclusive):
         self._flushes: deque[threading.Event] = deque()
         self._ledger = Ledger()
         self._closing = Closing()
+        self._spool = Spool(self._spool_options, self._ledger)
         self._delivery = Delivery(
-            self._encode,
-            self._post,
-            self._ledger,
-            policy=self._policy,
-            closing=self._closing,
-            while_waiting=self._take_in,
+            self._post, self._spool, self._ledger, halve=self._halve_body, policy=self._policy, closing=self._closing
         )
-        self._thread = threading.Thread(target=self._run, name="forge-export", daemon=True)
-        self._thread.start()
+        self._taker = threading.Thread(target=self._run, name="forge-export", daemon=True)
+        self._sender = threading.Thread(target=self._delivery.run, name="forge-export-send", daemon=True)
+        self._taker.start()
+        self._sender.start()
 
-    def _after_fork(self) -> None:
-        # The threads of the parent do not live here, and its locks may be held for ever.
+    def before_fork(self) -> bool:
+        """Have no file of the spool in use; return whether `after_fork_in_parent` has to follow."""
+        return self._spool.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._spool.after_fork_in_parent()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: the threads of the parent do not live here, its locks may be held for ever, its files are its."""
+        self._spool.after_fork_in_child()
         if not self._closing.begun.is_set():
             self.forget()
             self._restart()
@@ -130,20 +163,35 @@ class ExportQueue(Exclusive):
             # Taken before the spans are: what ended before the flush is among them.
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             try:
-                self._export(is_last=is_last)
+                self._store(is_last=is_last)
             except Exception:
                 logger.exception("An export failed in a way that it should not")
-            for flushed in flushes:
-                flushed.set()
-        self._post.close()
+            self._delivery.flushes.extend(flushes)
+        self._closing.is_last.set()
 
-    def _export(self, *, is_last: bool) -> None:
+    def _store(self, *, is_last: bool) -> None:
         self._take_in()
         with self._taking:
             taken, self._taken = self._taken, []
         ready = self.select(taken, is_last=is_last)
         for start in range(0, len(ready), self._max_batch):
-            self._delivery.send(ready[start : start + self._max_batch])
+            self._spool.put(self._parcels(ready[start : start + self._max_batch]))
+
+    def _parcels(self, batch: Sequence[ReadableSpan]) -> list[Parcel]:
+        try:
+            return [Parcel(body=_compressed(self._encode(batch)), count=len(batch))]
+        except Exception:
+            # Attributes come from anybody: one span that cannot be encoded must not cost the others.
+            logger.debug("A batch of %d spans could not be encoded", len(batch), exc_info=True)
+        if len(batch) == 1:
+            self._ledger.dropped(1, "unreadable")
+            return []
+        half = len(batch) // 2
+        return [*self._parcels(batch[:half]), *self._parcels(batch[half:])]
+
+    def _halve_body(self, body: bytes) -> tuple[bytes, bytes]:
+        first, second = self._halve(gzip.decompress(body))
+        return _compressed(first), _compressed(second)
 
     def _take_in(self) -> None:
         """Count what has arrived, and have it ready for the next export."""
@@ -155,14 +203,29 @@ class ExportQueue(Exclusive):
             self._ledger.take(len(spans), overflow=len(arrived) - len(spans))
 
 
+def _compressed(body: bytes) -> bytes:
+    return gzip.compress(body, compresslevel=3)
+
+
 def _revive_after_fork(queue: ExportQueue) -> None:
     """Restart `queue` in forked children for as long as anybody holds it."""
     if not hasattr(os, "register_at_fork"):
         return
     held = weakref.ref(queue)
+    # Those whose spool stands still for the fork that is under way.
+    still: list[ExportQueue] = []
 
-    def revive() -> None:
+    def before() -> None:
+        if (found := held()) is not None and found.before_fork():
+            still.append(found)
+
+    def in_parent() -> None:
+        while still:
+            still.pop().after_fork_in_parent()
+
+    def in_child() -> None:
+        still.clear()
         if (found := held()) is not None:
-            found._after_fork()  # noqa: SLF001 - a method that only forks may call
+            found.after_fork_in_child()
 
-    os.register_at_fork(after_in_child=revive)
+    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

@@ -2,7 +2,8 @@
 
 Deliberate divergences from LangSmith's own `OtelSpanProcessor`: a parent that LangSmith will never see is cut or
 stepped over, errors get an event, hide and sampling variables are honoured, what failed is retried or split, and every
-span is counted. A request that timed out is sent again and may arrive twice; LangSmith knows a run by its span id.
+span is counted. What LangSmith has not taken waits on disk, outlives the process and is sent again; a request that
+timed out, or whose process died, may arrive twice, and LangSmith knows a run by its span id.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -19,6 +20,7 @@ from forge_otel.errors import needs
 from forge_otel.telemetry.export_delivery import RetryPolicy
 from forge_otel.telemetry.export_http import HttpPost
 from forge_otel.telemetry.export_queue import ExportQueue
+from forge_otel.telemetry.export_spool import SpoolOptions
 from forge_otel.telemetry.langsmith_names import Smith
 from forge_otel.telemetry.langsmith_options import LangSmithOptions
 from forge_otel.telemetry.langsmith_tree import Keep, Release, Trees, keep_runs
@@ -26,12 +28,21 @@ from forge_otel.telemetry.langsmith_view import Price, as_run
 
 with needs("langsmith"):
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 __all__ = ["LangSmithProcessor", "from_env", "is_sampled"]
 
 logger = logging.getLogger(__name__)
 
 _HASH_BYTES: Final = 8
+
+
+class Bounds(TypedDict):
+    """What a `LangSmithProcessor` may take."""
+
+    spool: SpoolOptions
+    shutdown_timeout_s: float
+    max_waiting: int
 
 
 class LangSmithProcessor(ExportQueue):
@@ -42,7 +53,8 @@ class LangSmithProcessor(ExportQueue):
         price: of a model call, in USD.
         keep: says which spans become runs.
         policy: how patient it is with LangSmith.
-        max_waiting: spans, held and under way, above which new ones are dropped.
+        spool: where runs wait until LangSmith has taken them.
+        max_waiting: spans in memory above which new ones are dropped.
         max_batch: spans in one request.
         max_age_s: how long a span waits for its parent to end.
         shutdown_timeout_s: how long `shutdown` may take.
@@ -55,6 +67,7 @@ class LangSmithProcessor(ExportQueue):
         price: Price = lambda _call: None,
         keep: Keep = keep_runs,
         policy: RetryPolicy | None = None,
+        spool: SpoolOptions | None = None,
         max_waiting: int = 10_000,
         max_batch: int = 200,
         max_age_s: float = 900.0,
@@ -67,8 +80,10 @@ class LangSmithProcessor(ExportQueue):
         self._http = HttpPost(options.traces_url, _headers(options))
         super().__init__(
             _encode,
+            _halve,
             self._http,
             policy=policy,
+            spool=spool,
             max_waiting=max_waiting,
             max_batch=max_batch,
             shutdown_timeout_s=shutdown_timeout_s,
@@ -120,16 +135,14 @@ def is_sampled(trace_id: int, rate: float) -> bool:
     return int.from_bytes(digest, "big") < int(rate * (1 << 8 * _HASH_BYTES))
 
 
-def from_env(price: Price, *, shutdown_timeout_s: float, max_waiting: int) -> LangSmithProcessor | None:
+def from_env(price: Price, **options: Unpack[Bounds]) -> LangSmithProcessor | None:
     """Return a processor as the environment wants it, None where it wants none.
 
     Raises:
         ConfigurationError: a ``LANGSMITH_*`` variable cannot be used.
     """
-    options = LangSmithOptions.from_env(os.environ)
-    if options is None:
-        return None
-    return LangSmithProcessor(options, price=price, shutdown_timeout_s=shutdown_timeout_s, max_waiting=max_waiting)
+    found = LangSmithOptions.from_env(os.environ)
+    return None if found is None else LangSmithProcessor(found, price=price, **options)
 
 
 def _headers(options: LangSmithOptions) -> dict[str, str]:
@@ -145,3 +158,20 @@ def _headers(options: LangSmithOptions) -> dict[str, str]:
 def _encode(spans: Sequence[ReadableSpan]) -> bytes:
     body: bytes = encode_spans(spans).SerializeToString()
     return body
+
+
+def _halve(body: bytes) -> tuple[bytes, bytes]:
+    """Split an encoded batch, in the order of its spans."""
+    whole = ExportTraceServiceRequest.FromString(body)
+    half = sum(len(scope.spans) for resource in whole.resource_spans for scope in resource.scope_spans) // 2
+    first, second = ExportTraceServiceRequest(), ExportTraceServiceRequest()
+    number = 0
+    for resource in whole.resource_spans:
+        for scope in resource.scope_spans:
+            here = max(min(half - number, len(scope.spans)), 0)
+            number += len(scope.spans)
+            for target, spans in ((first, scope.spans[:here]), (second, scope.spans[here:])):
+                if spans:
+                    kept = target.resource_spans.add(resource=resource.resource, schema_url=resource.schema_url)
+                    kept.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url, spans=spans)
+    return first.SerializeToString(), second.SerializeToString()

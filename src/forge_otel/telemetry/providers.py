@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 from weakref import WeakSet
 
@@ -34,6 +35,7 @@ from forge_otel.errors import MissingExtra
 from forge_otel.names import SCOPE, Attr, Metric
 from forge_otel.settings import Settings
 from forge_otel.telemetry.export_figures import export_figures
+from forge_otel.telemetry.export_spool import SpoolOptions
 from forge_otel.telemetry.genai import GenAI
 from forge_otel.telemetry.identity import IdentityProcessor
 from forge_otel.telemetry.instruments import Instruments
@@ -220,6 +222,11 @@ class Telemetry:
             # The other exporters want to be closed in the same time.
             shutdown_timeout_s=self.settings.shutdown_timeout_s * 0.8,
             max_waiting=_MAX_WAITING_CAPTURED if self.settings.capture_content else _MAX_WAITING,
+            spool=SpoolOptions(
+                directory=None if (folder := self.settings.trace_spool_dir) is None else Path(folder).absolute(),
+                max_bytes=self.settings.trace_spool_max_bytes,
+                max_age_s=self.settings.trace_spool_max_age_s,
+            ),
         )
         return () if processor is None else (processor,)
 

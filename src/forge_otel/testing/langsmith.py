@@ -39,12 +39,14 @@ class Fault:
         kind: answer with `status`, say nothing, or reset the connection after the body has come.
         retry_after_s: sent as ``Retry-After`` where it is not None.
         times: for how many posts; None until `LangSmithStandIn.recover`.
+        about: only posts whose body has these bytes, once decompressed.
     """
 
     kind: Literal["status", "hang", "reset"] = "status"
     status: int = 503
     retry_after_s: int | None = None
     times: int | None = None
+    about: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,9 @@ class LangSmithStandIn:
     def _taken(self) -> list[Received]:
         return [item for item in self.received if item.path == _TRACES and item.answer == "200"]
 
-    def _next_fault(self) -> Fault | None:
+    def _next_fault(self, body: bytes) -> Fault | None:
         with self._lock:
-            if not self._faults:
+            if not self._faults or self._faults[0][0].about not in body:
                 return None
             fault, left = self._faults.popleft()
             if left is None or left > 1:
@@ -184,7 +186,7 @@ class LangSmithStandIn:
             return Fault(status=401), body
         if self.max_bytes is not None and len(raw) > self.max_bytes:
             return Fault(status=413), body
-        return (self._next_fault() if path == _TRACES else None), body
+        return (self._next_fault(body) if path == _TRACES else None), body
 
 
 def _named(fault: Fault | None) -> str:

@@ -4,7 +4,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from forge_otel.sinks.ledger import Index, Ledger, Row
+from forge_otel._journal.index import Index, Row
+from forge_otel.sinks.ledger import Ledger
 
 SINKS = ("archive", "database")
 

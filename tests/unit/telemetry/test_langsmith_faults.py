@@ -5,9 +5,10 @@ import time
 from collections import Counter
 
 import pytest
-from tests.unit.telemetry.bridge import IMPATIENT, Bridge, bridge, eventually
+from tests.unit.telemetry.bridge import Bridge, bridge, eventually
 
 from forge_otel.telemetry.export_delivery import RetryPolicy
+from forge_otel.telemetry.export_spool import SpoolOptions
 from forge_otel.telemetry.langsmith import is_sampled
 from forge_otel.testing.langsmith import Fault, LangSmithStandIn
 
@@ -63,7 +64,22 @@ def test_a_server_that_wants_time_gets_it() -> None:
         assert there.langsmith.answers == {"429": 1, "200": 1}
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_wrong_key_or_address_is_waited_out(status: int) -> None:
+    """Somebody will mend it: until then spans wait, and then each arrives once."""
+    with bridge(**ALL, max_batch=5) as there:
+        there.langsmith.fail(Fault(status=status))
+        names = end_spans(there, 20)
+        eventually(lambda: there.langsmith.answers[str(status)] > 1)
+        assert there.processor.stats().fault == f"HTTP {status}"
+        assert is_balanced(there)
+        there.langsmith.recover()
+        there.flush()
+        assert arrived(there) == Counter(names)
+        assert there.processor.stats().fault == ""
+
+
+@pytest.mark.parametrize("status", [400, 415, 422])
 def test_a_no_is_not_asked_again(status: int) -> None:
     """What another attempt would not change is counted, and the next batch goes through."""
     with bridge(**ALL) as there:
@@ -88,13 +104,26 @@ def test_too_large_is_sent_in_parts() -> None:
         assert there.langsmith.answers["413"] > 1
 
 
-def test_retries_end() -> None:
-    """When the budget of a batch is used up, it is given up and counted."""
-    with bridge(**ALL, policy=RetryPolicy(budget_s=0.2, first_wait_s=0.01, max_wait_s=0.05)) as there:
+def test_a_batch_that_chokes_the_server_lets_others_pass() -> None:
+    """Its time used up, it goes to the end of the line, and is not given up."""
+    policy = RetryPolicy(budget_s=0.05, first_wait_s=0.01, max_wait_s=0.05)
+    with bridge(**ALL, max_batch=10, policy=policy) as there:
+        there.langsmith.fail(Fault(status=500, about=b"run 3"))
+        names = end_spans(there, 30)
+        eventually(lambda: len(there.langsmith.spans) == 20)
+        there.langsmith.recover()
+        there.flush()
+        assert arrived(there) == Counter(names)
+        assert is_balanced(there)
+
+
+def test_what_is_too_old_is_not_sent() -> None:
+    """Patience ends with the age limit, and what it cost is counted."""
+    with bridge(**ALL, spool=SpoolOptions(max_age_s=0.2)) as there:
         there.langsmith.fail(Fault())
         end_spans(there, 10)
         there.flush()
-        assert dict(there.processor.stats().dropped) == {"undeliverable": 10}
+        assert dict(there.processor.stats().dropped) == {"too_old": 10}
         assert is_balanced(there)
 
 
@@ -176,8 +205,3 @@ def test_every_process_samples_alike() -> None:
     kept = {rate: {trace_id for trace_id in range(1000) if is_sampled(trace_id, rate)} for rate in (0, 0.1, 0.5, 1)}
     assert kept[0] < kept[0.1] < kept[0.5] < kept[1] == set(range(1000))
     assert 450 < len(kept[0.5]) < 550
-
-
-def test_impatience_is_only_for_tests() -> None:
-    """By default an outage of a minute is waited out."""
-    assert RetryPolicy().budget_s > 60 > IMPATIENT.attempt_timeout_s

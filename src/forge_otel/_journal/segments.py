@@ -1,4 +1,4 @@
-"""Segments of the outbox's journal: a SQLite file that outlives a killed process, or memory where no disk will do.
+"""Segments of a journal: a SQLite file that outlives a killed process, or memory where no disk will do.
 
 A segment is written by one thread and read by another. A file belongs to the process that holds the flock of the
 ``.lock`` beside it; the lock dies with the process, whatever killed it, so that a successor can tell and adopt the
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Protocol, Self
 from urllib.parse import quote
 
+from forge_otel._journal.index import Index, Row
 from forge_otel.keys import new_id
-from forge_otel.sinks.ledger import Index, Row
 
 __all__ = ["DiskSegment", "MemorySegment", "Segment", "adopt", "is_damage"]
 
@@ -34,6 +34,8 @@ CREATE TABLE cursor (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_FORMAT};
 COMMIT;
 """
+
+_abandoned: list[sqlite3.Connection] = []
 
 Body = tuple[float, bytes]
 """When a record was taken (Unix time in seconds), and its encoded form."""
@@ -180,6 +182,13 @@ class DiskSegment:
             os.close(self._lock)
         else:
             _unlink(self.path, self._lock)
+
+    def abandon(self) -> None:
+        """Leave the file to the parent, in a forked child: closing it here would meddle with what is the parent's."""
+        # The lock is shared with the parent: a child that kept it would keep the file from ever being adopted.
+        os.close(self._lock)
+        # SQLite must not close in one process what was opened in another, and garbage collection would close it.
+        _abandoned.extend(one for one in (self._writer, self._reader) if one is not None)
 
     def set_aside(self) -> Path:
         """Close the file, give it up, and rename it, so that nobody adopts it and somebody may look at it."""

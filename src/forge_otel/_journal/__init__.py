@@ -1,0 +1,1 @@
+"""A journal on local disk that outlives a killed process: of the outbox's records, and of the spans for LangSmith."""
