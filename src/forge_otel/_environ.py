@@ -5,11 +5,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from forge_otel.pricing import ModelPrice
 
-__all__ = ["PARSERS", "mask_url", "misspelt"]
+__all__ = ["choices", "mask_url", "misspelt", "parse"]
 
 
 def mask_url(url: str | None) -> str | None:
@@ -29,6 +29,20 @@ def misspelt(name: str, known: Iterable[str]) -> str:
     """Say which setting a variable nearly is, or nothing; others with our prefix may belong to somebody else."""
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
     return f"{name} is not a setting; did you mean {nearest[0]}?" if nearest else ""
+
+
+def choices(annotation: Any) -> tuple[str, ...]:
+    """Return the words that a setting of a Literal type may have, none for other types."""
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def parse(annotation: Any, text: str) -> Any:
+    """Read the value of a setting of that type.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, decimal.InvalidOperation: it cannot be read.
+    """
+    return text if choices(annotation) else _PARSERS[annotation](text)
 
 
 def _boolean(text: str) -> bool:
@@ -58,7 +72,7 @@ def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: parse(text) if text else None
 
 
-PARSERS: Mapping[Any, Callable[[str], Any]] = MappingProxyType(
+_PARSERS: Mapping[Any, Callable[[str], Any]] = MappingProxyType(
     {
         bool: _boolean,
         float: float,
@@ -73,4 +87,3 @@ PARSERS: Mapping[Any, Callable[[str], Any]] = MappingProxyType(
         Mapping[str, ModelPrice]: _prices,
     }
 )
-"""Annotation of a setting to the function that reads it; each raises ValueError, KeyError or the like."""

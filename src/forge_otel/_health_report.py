@@ -38,6 +38,7 @@ def with_parts(
                 "observedValue": sink.waiting,
                 "observedUnit": "records",
                 "oldestAgeSeconds": round(sink.oldest_age_s, 1),
+                **({} if sink.drained_in_s is None else {"drainedInSeconds": round(sink.drained_in_s, 1)}),
                 **({} if sink.is_up else {"withoutIt": "records wait on local disk and are delivered later"}),
             }
         ]

@@ -64,8 +64,14 @@ def build(settings: Settings) -> Parts:
         store_service=None if settings.cache_url.startswith("memory:") else "redis",
         archive=archive,
         database=database,
-        outbox_dir=None if settings.outbox_dir is None else Path(settings.outbox_dir).absolute(),
+        outbox_dir=_outbox_dir(settings),
     )
+
+
+def _outbox_dir(settings: Settings) -> Path | None:
+    if settings.outbox_dir is None or settings.outbox_durability == "memory":
+        return None
+    return Path(settings.outbox_dir).absolute()
 
 
 def _open(room: str, url: str | None, **options: Any) -> Any:

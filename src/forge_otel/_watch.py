@@ -78,6 +78,8 @@ class Watch:
             observe(Metric.OUTBOX_DELIVERED, lambda: self._per_sink(lambda sink: sink.delivered)),
             observe(Metric.OUTBOX_WAITING, lambda: self._per_sink(lambda sink: sink.waiting)),
             observe(Metric.OUTBOX_DROPPED, self._dropped),
+            observe(Metric.OUTBOX_AGE, lambda: self._per_sink(lambda sink: sink.oldest_age_s)),
+            observe(Metric.OUTBOX_DRAIN, lambda: self._per_sink(lambda sink: sink.drained_in_s)),
             observe(Metric.BREAKER_STATE, self._breaker_states),
             observe(Metric.BREAKER_CALLS, self._breaker_calls),
             observe(Metric.ERROR_SPIKE, lambda: [(float(self._is_spiking()), {})]),
@@ -131,8 +133,9 @@ class Watch:
         self._instruments.add(Metric.FALLBACKS, 1, labels)
         trace.get_current_span().add_event("forge.fallback", {**labels, Attr.ERROR_TYPE: event.error_type})
 
-    def _per_sink(self, figure: Callable[[SinkStats], int]) -> Points:
-        return [(figure(stats), {Attr.OUTBOX_SINK: name}) for name, stats in self._outbox.stats().sinks.items()]
+    def _per_sink(self, figure: Callable[[SinkStats], float | None]) -> Points:
+        sinks = self._outbox.stats().sinks.items()
+        return [(value, {Attr.OUTBOX_SINK: name}) for name, stats in sinks if (value := figure(stats)) is not None]
 
     def _dropped(self) -> Points:
         return [

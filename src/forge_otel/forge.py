@@ -83,6 +83,7 @@ class Forge(Spans):
             directory=self.parts.outbox_dir,
             max_bytes=self.settings.outbox_max_bytes,
             shutdown_timeout_s=self.settings.shutdown_timeout_s * _OUTBOX_SHARE,
+            is_power_safe=self.settings.outbox_durability == "power-safe",
         )
         self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox)
         stack = _stack.build(self.settings, self.parts, self.telemetry, self.guards)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import InvalidOperation
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from forge_otel._environ import PARSERS, mask_url, misspelt
+from forge_otel._environ import choices, mask_url, misspelt, parse
 from forge_otel.errors import ConfigurationError
 from forge_otel.pricing import ModelPrice
 
@@ -37,6 +37,8 @@ class Settings:
         archive_url: where artifacts are archived: ``file://./folder``; None archives nothing.
         database_url: SQLAlchemy URL of an async driver; None records nothing in a database.
         outbox_dir: folder of the journal that outlives a crash; None keeps waiting records in memory only.
+        outbox_durability: what a record outlives once its caller has the answer: ``kill-safe`` the death of the
+            process at any moment, ``power-safe`` a power cut too, for a flush of the disk a commit, ``memory`` nothing.
         outbox_max_bytes: size of the journal above which new records are dropped and counted.
         trace_spool_dir: folder where spans wait that LangSmith has not taken; None keeps them in memory only.
         trace_spool_max_bytes: size of the spool above which new spans are dropped and counted.
@@ -65,6 +67,7 @@ class Settings:
     archive_url: str | None = "file://./.forge/artifacts"
     database_url: str | None = DEFAULT_DATABASE_URL
     outbox_dir: str | None = "./.forge/outbox"
+    outbox_durability: Literal["kill-safe", "power-safe", "memory"] = "kill-safe"
     outbox_max_bytes: int = 2 * 2**30
     trace_spool_dir: str | None = "./.forge/spool"
     trace_spool_max_bytes: int = 256 * 2**20
@@ -104,7 +107,7 @@ class Settings:
         for variable, item in known.items():
             if variable in environ:
                 try:
-                    values[item.name] = PARSERS[item.type](environ[variable].strip())
+                    values[item.name] = parse(item.type, environ[variable].strip())
                 except (ValueError, InvalidOperation, KeyError, TypeError, AttributeError) as exc:
                     shown = environ[variable][:64] if item.repr else "***"
                     faults.append(f"{variable}={shown!r} cannot be read: {exc}")
@@ -122,6 +125,11 @@ class Settings:
             for name in _URLS
             if (url := getattr(self, name)) is not None and not url.partition("://")[1]
         ]
+        faults.extend(
+            f"{name} is {getattr(self, name)!r}; use one of {', '.join(words)}"
+            for name, words in _CHOICES.items()
+            if getattr(self, name) not in words
+        )
         for name in _NUMBERS:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -147,4 +155,5 @@ class Settings:
 # What a field is follows from how it is declared, so that a new one needs no entry anywhere.
 _SECRETS = tuple(item.name for item in fields(Settings) if not item.repr)
 _URLS = tuple(item.name for item in fields(Settings) if item.name.endswith("_url"))
+_CHOICES = {item.name: choices(item.type) for item in fields(Settings) if choices(item.type)}
 _NUMBERS = tuple(item.name for item in fields(Settings) if item.type in {int, float, int | None, float | None})

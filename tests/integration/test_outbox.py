@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import shutil
 import sqlite3
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Self
@@ -13,6 +14,7 @@ from typing import Self
 import pytest
 from tests.unit.sinks.builders import ListSink, eventually, record
 
+from forge_otel._journal.segments import DiskSegment
 from forge_otel.sinks import Rejected
 from forge_otel.sinks.codec import decode
 from forge_otel.sinks.outbox import Outbox, SinkStats
@@ -543,3 +545,41 @@ async def test_a_journal_of_a_later_format_is_left_alone(tmp_path: Path) -> None
         assert box.stats().sinks["list"].produced == 0
 
     assert journals(tmp_path) == [path]
+
+
+async def test_a_journal_that_is_removed_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody cleans up: what waits is delivered all the same, and what comes next is on disk again."""
+    sink = DownSink()
+    offered = [record() for _ in range(3)]
+    async with outbox(tmp_path / "box", sink) as box:
+        await box.offer(offered[0])
+        shutil.rmtree(tmp_path / "box")
+        for item in offered[1:]:
+            await box.offer(item)
+        (journal,) = journals(tmp_path / "box")
+        with closing(sqlite3.connect(journal)) as found:
+            bodies = [body for (body,) in found.execute("SELECT body FROM record ORDER BY seq")]
+        assert [decode(body).id for body in bodies] == [item.id for item in offered[1:]]
+        assert box.stats().is_durable
+        sink.fault = None
+        await eventually(lambda: len(sink.records) == 3)
+    assert sink.records == offered
+    assert "was removed" in caplog.text
+
+
+async def test_what_was_only_in_a_removed_journal_is_counted_at_the_end(tmp_path: Path) -> None:
+    """Nobody will find it there."""
+    async with outbox(tmp_path / "box", DownSink(), shutdown_timeout_s=0.2) as box:
+        await box.offer(record())
+        shutil.rmtree(tmp_path / "box")
+    stats = box.stats().sinks["list"]
+    assert (stats.dropped, stats.waiting) == ({"shutdown": 1}, 0)
+
+
+@pytest.mark.parametrize(("is_power_safe", "level"), [(False, 1), (True, 2)])
+def test_a_power_safe_journal_is_flushed_at_each_commit(tmp_path: Path, is_power_safe: bool, level: int) -> None:
+    """SQLite's NORMAL survives the process, its FULL a power cut too; a successor's own file is as safe as it wants."""
+    segment = DiskSegment.create(tmp_path, is_power_safe=is_power_safe)
+    ((found,),) = segment._writer.execute("PRAGMA synchronous")
+    segment.close()
+    assert found == level

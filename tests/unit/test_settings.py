@@ -26,6 +26,7 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "FORGE_ARCHIVE_URL": "",
         "FORGE_DATABASE_URL": "",
         "FORGE_OUTBOX_DIR": "",
+        "FORGE_OUTBOX_DURABILITY": "power-safe",
         "FORGE_OUTBOX_MAX_BYTES": "3",
         "FORGE_TRACE_SPOOL_DIR": "",
         "FORGE_TRACE_SPOOL_MAX_BYTES": "5",
@@ -53,17 +54,19 @@ def test_every_field_can_be_set_by_its_variable() -> None:
 
 
 def test_every_fault_is_listed_at_once_with_secrets_masked() -> None:
-    """Five faults give five lines, and none of them shows a secret."""
+    """Six faults give six lines, and none of them shows a secret."""
     environ = {
         "FORGE_CAHCE_URL": "memory://",
         "FORGE_ADMIN_TOKEN": "hunter2",
         "FORGE_GENERATION_TIMEOUT_S": "soon",
         "FORGE_MAX_BODY_BYTES": "-1",
+        "FORGE_OUTBOX_DURABILITY": "bomb-safe",
         "FORGE_DATABASE_URL": "user:hunter2@host/db",
     }
     with pytest.raises(ConfigurationError) as caught:
         Settings.from_env(environ)
-    assert len(caught.value.faults) == 5
+    assert len(caught.value.faults) == 6
+    assert "use one of kill-safe, power-safe, memory" in str(caught.value)
     assert "did you mean FORGE_CACHE_URL" in str(caught.value)
     assert "hunter2" not in str(caught.value)
 

@@ -4,7 +4,7 @@ A segment is written by one thread and read by another. A file belongs to the pr
 ``.lock`` beside it; the lock dies with the process, whatever killed it, so that a successor can tell and adopt the
 file. (The lock is not taken on the database itself, because closing any descriptor of it would drop SQLite's own.)
 WAL with ``synchronous=NORMAL`` survives the death of the process at any moment; a power cut may cost the last commits,
-never the file.
+never the file. With ``FULL`` it costs nothing, and each commit takes as long as the disk does.
 """
 
 import contextlib
@@ -105,26 +105,37 @@ class DiskSegment:
     Args:
         path: the file, which has to hold the schema.
         lock: descriptor of the ``.lock`` file that makes it ours.
+        is_power_safe: flush each commit to the disk itself, so that a power cut takes nothing either.
 
     Raises:
         sqlite3.Error: the file cannot be read, or is damaged.
     """
 
-    def __init__(self, path: Path, *, lock: int) -> None:
+    def __init__(self, path: Path, *, lock: int, is_power_safe: bool = False) -> None:
         self.path = path
         self._lock = lock
-        self._reader: sqlite3.Connection | None = None
+        self._inode = path.stat().st_ino
         self._reading = threading.Lock()
-        self._writer = _connect(path)
+        self._writer = _connect(path, is_power_safe=is_power_safe)
         try:
+            # Now, because a file that somebody removes can be read as long as it is open.
+            self._reader = _connect(path)
             self.index = self._load()
         except BaseException:
             self._writer.close()
             raise
         self._last_seq = max(self.index.last_seq, *self.index.cursors.values(), 0)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the file is still in its place, where a successor would find it."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
     @classmethod
-    def create(cls, directory: Path) -> Self:
+    def create(cls, directory: Path, *, is_power_safe: bool = False) -> Self:
         """Make a new file in `directory`, which is made too; only its owner may read them.
 
         Raises:
@@ -140,7 +151,9 @@ class DiskSegment:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             with contextlib.closing(_connect(path)) as connection:
                 connection.executescript(_SCHEMA)
-            return cls(path, lock=lock)
+            if is_power_safe:
+                _sync_folder(directory)
+            return cls(path, lock=lock, is_power_safe=is_power_safe)
         except BaseException:
             _unlink(path, lock)
             raise
@@ -160,8 +173,6 @@ class DiskSegment:
     def read(self, after: int, last: int, *, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
         """Return records after number `after` up to `last`, through a connection of the reading thread's own."""
         with self._reading:
-            if self._reader is None:
-                self._reader = _connect(self.path)
             statement = "SELECT seq, body FROM record WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
             with contextlib.closing(self._reader.execute(statement, (after, last, limit))) as rows:
                 return list(_within(rows, limit=limit, limit_bytes=limit_bytes))
@@ -188,7 +199,7 @@ class DiskSegment:
         # The lock is shared with the parent: a child that kept it would keep the file from ever being adopted.
         os.close(self._lock)
         # SQLite must not close in one process what was opened in another, and garbage collection would close it.
-        _abandoned.extend(one for one in (self._writer, self._reader) if one is not None)
+        _abandoned.extend((self._writer, self._reader))
 
     def set_aside(self) -> Path:
         """Close the file, give it up, and rename it, so that nobody adopts it and somebody may look at it."""
@@ -203,8 +214,7 @@ class DiskSegment:
     def _disconnect(self) -> None:
         with self._reading, contextlib.suppress(sqlite3.Error):
             self._writer.close()
-            if self._reader is not None:
-                self._reader.close()
+            self._reader.close()
 
 
 def adopt(directory: Path) -> Iterator[DiskSegment]:
@@ -256,13 +266,22 @@ def _open(path: Path, lock: int) -> DiskSegment | None:
     return None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _sync_folder(directory: Path) -> None:
+    """Make the new name in `directory` outlive a power cut; SQLite does not know that the file is new."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _connect(path: Path, *, is_power_safe: bool = False) -> sqlite3.Connection:
     # mode=rw: a reader that comes after the file was removed must not make an empty one in its place.
     uri = f"file:{quote(str(path))}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if is_power_safe else 'NORMAL'}")
         connection.execute(f"PRAGMA journal_size_limit = {16 * 2**20}")
     except BaseException:
         connection.close()

@@ -39,6 +39,20 @@ class DeliveryMetrics:
         description="Records on local disk that a sink has not stored yet.",
         attributes=(Attr.OUTBOX_SINK,),
     )
+    OUTBOX_AGE: Final = Instrument(
+        name="forge.outbox.age",
+        kind="observable_gauge",
+        unit="s",
+        description="How long the record has waited that has waited longest for a sink.",
+        attributes=(Attr.OUTBOX_SINK,),
+    )
+    OUTBOX_DRAIN: Final = Instrument(
+        name="forge.outbox.drain.time",
+        kind="observable_gauge",
+        unit="s",
+        description="In which time all that waits is delivered at the present pace; absent without one.",
+        attributes=(Attr.OUTBOX_SINK,),
+    )
     EXPORT_PRODUCED: Final = Instrument(
         name="forge.export.produced",
         kind="observable_counter",

@@ -62,6 +62,7 @@ class Backlog:
         ledger: where every change is booked.
         directory: folder of the journal; None keeps records in memory.
         max_bytes: size of all waiting records above which new ones are dropped.
+        is_power_safe: flush each commit to the disk itself.
         on_stored: called on the event loop when there is something new to read.
         on_settled: called on the event loop when a sink needs less than before.
     """
@@ -72,11 +73,12 @@ class Backlog:
         *,
         directory: Path | None,
         max_bytes: int,
+        is_power_safe: bool,
         on_stored: Callable[[], None],
         on_settled: Callable[[], None],
     ) -> None:
         self._ledger = ledger
-        self._chain = Chain(ledger, directory=directory, max_bytes=max_bytes)
+        self._chain = Chain(ledger, directory=directory, max_bytes=max_bytes, is_power_safe=is_power_safe)
         self._dead_letters = DeadLetters(directory)
         self._on_stored = on_stored
         self._on_settled = on_settled

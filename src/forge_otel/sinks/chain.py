@@ -45,13 +45,15 @@ class Chain:
         ledger: where every change is booked.
         directory: folder of the files; None keeps records in memory.
         max_bytes: size of all waiting records above which new ones are dropped.
+        is_power_safe: flush each commit to the disk itself.
     """
 
-    def __init__(self, ledger: Ledger, *, directory: Path | None, max_bytes: int) -> None:
+    def __init__(self, ledger: Ledger, *, directory: Path | None, max_bytes: int, is_power_safe: bool) -> None:
         self.is_durable = False
         self._ledger = ledger
         self._directory = directory
         self._max_bytes = max_bytes
+        self._is_power_safe = is_power_safe
         # Replaced, never changed, so that other threads may look at it.
         self._segments: tuple[Segment, ...] = ()
         self._active: Segment | None = None
@@ -68,12 +70,17 @@ class Chain:
         """Return where new records go: the open file, a new one if it is time to try, else memory."""
         active = self._active
         if isinstance(active, DiskSegment) and self._active_bytes < _ROTATE_BYTES:
-            return active
+            if active.is_there:
+                return active
+            _log.error(
+                "the journal %s was removed; what waits in it is delivered while this process lives", active.path
+            )
+            self._tried_at_s = -_DISK_RETRY_S
         if self._directory is None or time.monotonic() - self._tried_at_s < _DISK_RETRY_S:
             return active or self._push(MemorySegment())
         try:
             self._adopt(self._directory)
-            segment = self._push(DiskSegment.create(self._directory))
+            segment = self._push(DiskSegment.create(self._directory, is_power_safe=self._is_power_safe))
         except DISK_TROUBLE as exc:
             return self._fall_back(exc)
         self._note_trouble(None)
@@ -114,7 +121,7 @@ class Chain:
     def close(self) -> None:
         """Close every file, where another process may adopt it; what waits in memory is lost and counted."""
         for segment in self._segments:
-            if isinstance(segment, MemorySegment):
+            if isinstance(segment, MemorySegment) or (isinstance(segment, DiskSegment) and not segment.is_there):
                 self._ledger.discard(segment.index, "shutdown")
             self.save(segment)
             with suppress(*DISK_TROUBLE):

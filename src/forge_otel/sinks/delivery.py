@@ -16,6 +16,7 @@ from forge_otel.sinks import Rejected
 from forge_otel.sinks.backlog import Backlog, Batch, Entry
 from forge_otel.sinks.codec import DamagedRecord
 from forge_otel.sinks.ledger import Ledger
+from forge_otel.sinks.pace import Pace
 from forge_otel.types import Record, Sink
 
 __all__ = ["Delivery", "bounded"]
@@ -76,6 +77,7 @@ class Delivery:
     def __init__(self, name: str, sink: Sink, *, backlog: Backlog, ledger: Ledger) -> None:
         self.name = name
         self.last_error = ""
+        self.pace = Pace()
         self._sink = sink
         self._backlog = backlog
         self._ledger = ledger
@@ -160,6 +162,7 @@ class Delivery:
                 error = await self._insist(group[0], error, others=rest)
             if error is None:
                 self._backlog.settle(self.name, batch, group[-1].seq, delivered=len(group))
+                self.pace.add(len(group))
             else:
                 self._give_up(batch, group[0], error)
             self._ahead.difference_update(record.id for record in _records(group))

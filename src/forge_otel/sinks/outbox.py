@@ -40,6 +40,7 @@ class SinkStats:
             ``damaged`` (unreadable in the journal), ``disk`` (the disk failed and memory was full),
             ``shutdown`` (only in memory when the outbox closed), ``closed`` (offered to a closed outbox).
         oldest_age_s: how long the first waiting record has waited, 0 if none does.
+        drained_in_s: when the last of those that wait will be delivered at the present pace, None if there is none.
         is_up: whether the last attempt succeeded.
         last_error: what the last failed attempt raised, empty while the sink is up.
     """
@@ -49,6 +50,7 @@ class SinkStats:
     waiting: int
     dropped: Mapping[str, int]
     oldest_age_s: float
+    drained_in_s: float | None
     is_up: bool
     last_error: str
 
@@ -76,15 +78,23 @@ class Outbox:
         directory: folder of the journal, shared by the processes of one service; None keeps records in memory.
         max_bytes: size of the waiting records of this process above which new ones are dropped and counted.
         shutdown_timeout_s: how long closing may take, whatever is down.
+        is_power_safe: flush each commit to the disk itself, so that a power cut takes nothing either.
     """
 
     def __init__(
-        self, sinks: Sequence[Sink], *, directory: Path | None, max_bytes: int, shutdown_timeout_s: float
+        self,
+        sinks: Sequence[Sink],
+        *,
+        directory: Path | None,
+        max_bytes: int,
+        shutdown_timeout_s: float,
+        is_power_safe: bool = False,
     ) -> None:
         self._sinks = _named(sinks)
         # Files are opened later too, when somebody may have changed the working directory.
         self._directory = None if directory is None else directory.absolute()
         self._max_bytes = max_bytes
+        self._is_power_safe = is_power_safe
         self._shutdown_timeout_s = shutdown_timeout_s
         self._is_open = False
         self._ledger = Ledger(tuple(self._sinks))
@@ -177,6 +187,7 @@ class Outbox:
                     delivered=tally.delivered,
                     waiting=tally.waiting,
                     dropped=tally.dropped,
+                    drained_in_s=states[name].pace.time_for(tally.waiting) if name in states else None,
                     oldest_age_s=0.0 if tally.oldest_at_s is None else max(0.0, now_s - tally.oldest_at_s),
                     is_up=name not in states or states[name].is_up,
                     last_error=states[name].last_error if name in states else "",
@@ -217,6 +228,7 @@ class Outbox:
             self._ledger,
             directory=self._directory,
             max_bytes=self._max_bytes,
+            is_power_safe=self._is_power_safe,
             on_stored=self._on_stored,
             on_settled=self._changed.set,
         )
