@@ -8,7 +8,6 @@ never the file. With ``FULL`` it costs nothing, and each commit takes as long as
 """
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import threading
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Protocol, Self
 from urllib.parse import quote
 
+from forge_otel._journal import files
 from forge_otel._journal.index import Index, Row
 from forge_otel.keys import new_id
 
 __all__ = ["DiskSegment", "MemorySegment", "Segment", "adopt", "is_damage"]
 
 _log = getLogger(__name__)
-_SUFFIX = ".journal"
 _FORMAT = 1
 _BUSY_TIMEOUT_S = 5.0
 _SCHEMA = f"""
@@ -142,8 +141,8 @@ class DiskSegment:
             OSError, sqlite3.Error: the disk does not take it.
         """
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = directory / f"{new_id()}{_SUFFIX}"
-        lock = _lock(path)
+        path = directory / f"{new_id()}{files.SUFFIX}"
+        lock = files.lock(path)
         if lock is None:
             raise OSError(f"{path} is locked by another process")
         try:
@@ -152,10 +151,10 @@ class DiskSegment:
             with contextlib.closing(_connect(path)) as connection:
                 connection.executescript(_SCHEMA)
             if is_power_safe:
-                _sync_folder(directory)
+                files.sync_folder(directory)
             return cls(path, lock=lock, is_power_safe=is_power_safe)
         except BaseException:
-            _unlink(path, lock)
+            files.remove(path, held=lock)
             raise
 
     def append(self, bodies: Sequence[Body]) -> list[Row]:
@@ -192,7 +191,7 @@ class DiskSegment:
         if len(self.index):
             os.close(self._lock)
         else:
-            _unlink(self.path, self._lock)
+            files.remove(self.path, held=self._lock)
 
     def abandon(self) -> None:
         """Leave the file to the parent, in a forked child: closing it here would meddle with what is the parent's."""
@@ -204,7 +203,7 @@ class DiskSegment:
     def set_aside(self) -> Path:
         """Close the file, give it up, and rename it, so that nobody adopts it and somebody may look at it."""
         self._disconnect()
-        return _set_aside(self.path, self._lock)
+        return files.set_aside(self.path, held=self._lock)
 
     def _load(self) -> Index:
         # Walks every leaf of the table without reading the bodies, and so finds a damaged tree before it is used.
@@ -222,9 +221,9 @@ def adopt(directory: Path) -> Iterator[DiskSegment]:
 
     A damaged file is renamed to ``.corrupt`` and reported; one of a later format is left alone for a later release.
     """
-    for path in sorted(directory.glob(f"*{_SUFFIX}")):
+    for path in sorted(directory.glob(files.JOURNALS)):
         try:
-            lock = _lock(path)
+            lock = files.lock(path)
             segment = None if lock is None else _open(path, lock)
         except (sqlite3.OperationalError, OSError) as exc:
             _log.warning("the journal %s cannot be opened now and is left for the next start: %s", path, exc)
@@ -242,7 +241,7 @@ def is_damage(exc: BaseException) -> bool:
 def _open(path: Path, lock: int) -> DiskSegment | None:
     """Open a file that is ours now; None if it is damaged, died before it had a schema, or has a later format."""
     if not path.exists():
-        _unlink(path, lock)
+        files.remove(path, held=lock)
         return None
     try:
         with contextlib.closing(_connect(path)) as connection:
@@ -255,24 +254,15 @@ def _open(path: Path, lock: int) -> DiskSegment | None:
             os.close(lock)
             raise
         size_bytes = path.stat().st_size
-        kept = _set_aside(path, lock)
+        kept = files.set_aside(path, held=lock)
         _log.error("a journal of %d bytes is damaged (%s); it was set aside as %s", size_bytes, exc, kept)
         return None
     if version == 0 and tables == 0:
-        _unlink(path, lock)
+        files.remove(path, held=lock)
         return None
     os.close(lock)
     _log.warning("the journal %s has format %d, which this release does not read; it is left alone", path, version)
     return None
-
-
-def _sync_folder(directory: Path) -> None:
-    """Make the new name in `directory` outlive a power cut; SQLite does not know that the file is new."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _connect(path: Path, *, is_power_safe: bool = False) -> sqlite3.Connection:
@@ -311,42 +301,3 @@ def _within(
         size_bytes += len(body)
         if count >= limit or size_bytes >= limit_bytes:
             return
-
-
-def _lock_path(path: Path) -> Path:
-    return path.with_suffix(".lock")
-
-
-def _lock(path: Path) -> int | None:
-    """Return a descriptor that holds the lock of `path`, or None if a living process has it or removed the file."""
-    beside = _lock_path(path)
-    descriptor = os.open(beside, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between our open and our lock the owner may have removed both files: then this lock is on nothing.
-        if os.fstat(descriptor).st_nlink:
-            return descriptor
-    except BlockingIOError:
-        pass
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
-def _unlink(path: Path, lock: int) -> None:
-    for suffix in ("-wal", "-shm", ""):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    _lock_path(path).unlink(missing_ok=True)
-    os.close(lock)
-
-
-def _set_aside(path: Path, lock: int) -> Path:
-    for suffix in ("-wal", "-shm", ""):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(part.with_name(f"{part.name}.corrupt"))
-    _lock_path(path).unlink(missing_ok=True)
-    os.close(lock)
-    return path.with_name(f"{path.name}.corrupt")
