@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 import pytest
-from tests.servers import PostgresServer, RedisServer, S3Server, Server, ServerMissing
+from tests.servers import PostgresServer, RedisServer, S3Server, Server, ServerMissing, StrictS3Server
 
 # A developer's own settings and keys must neither change a test nor be used by one.
 FOREIGN_PREFIXES = ("AWS_", "FIGMA_", "FORGE_", "LANGCHAIN_", "LANGSMITH_", "OPENAI_", "OTEL_")
@@ -28,7 +28,12 @@ AWS_FOR_TESTS = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 # Programs that a marker stands for. .ci/run installs them and sets the variable, so that none is skipped there.
-TOOLS = {"chromium": ("chromium",), "collector": ("go",), "prometheus": ("prometheus", "promtool")}
+TOOLS = {
+    "chromium": ("chromium",),
+    "collector": ("go",),
+    "prometheus": ("prometheus", "promtool"),
+    "strict_s3": ("versitygw",),
+}
 TOOLS_REQUIRED = bool(os.environ.get("FORGE_TEST_REQUIRE_TOOLS"))
 SERVERS_REQUIRED = bool(os.environ.get("CI"))
 GRACE_S = 2.0
@@ -110,9 +115,19 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """Endpoint URL of the shared S3; a test makes its own bucket."""
+def moto_endpoint() -> Iterator[str]:
+    """Endpoint URL of the shared emulator of S3; a test makes its own bucket."""
     with running(S3Server) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session", params=["moto", pytest.param("versitygw", marks=pytest.mark.strict_s3)])
+def s3_endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Endpoint URL of each S3 in turn: the emulator, which knows everything, and a server, which forgives nothing."""
+    if request.param == "moto":
+        yield request.getfixturevalue("moto_endpoint")
+        return
+    with running(StrictS3Server) as server:
         yield server.url
 
 

@@ -1,11 +1,15 @@
 """The archive on a real S3 API, and before it a proxy that fails as networks, proxies and overloaded stores do."""
 
 import asyncio
+import gc
+import gzip
 import hashlib
 import itertools
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -18,6 +22,7 @@ from tests.unit.sinks.builders import eventually, record
 from forge_otel._loading import load
 from forge_otel.errors import BadRequest, NotOpen, ServiceTimeout, ServiceUnavailable
 from forge_otel.sinks.archive import Bundle
+from forge_otel.sinks.archive_usage import Usage, measure
 from forge_otel.sinks.s3 import S3Archive
 from forge_otel.sinks.s3_upload import PART_BYTES
 from forge_otel.testing.contracts import ArchiveContract
@@ -97,12 +102,16 @@ async def test_opening_does_not_stall_the_loop(bucket: str, s3_endpoint: str) ->
             await asyncio.sleep(0.001)
             worst_s = max(worst_s, time.thread_time() - started_s)
 
+    # A full collection of everything that the tests have loaded would be counted too.
+    gc.collect()
+    gc.freeze()
     probing = asyncio.create_task(probe())
     async with open_archive(bucket, s3_endpoint) as archive:
         is_open = True
         await probing
         await archive.ping()
 
+    gc.unfreeze()
     started_s = time.thread_time()
     boto3.Session().client("s3", region_name="us-east-1", endpoint_url=s3_endpoint)
     assert worst_s < (time.thread_time() - started_s) / 2
@@ -207,13 +216,92 @@ async def test_a_presigned_put_stores_what_was_allowed(archive: S3Archive) -> No
         await archive.presigned_put("components/button-1/manifest.json")
 
 
+@pytest.fixture
+def is_emulator(s3_endpoint: str, request: pytest.FixtureRequest) -> bool:
+    """Whether the S3 is moto, which knows lifecycle rules and encryption; the gateway has neither."""
+    return bool(request.node.callspec.params["s3_endpoint"] == "moto")
+
+
 @pytest.mark.parametrize(("sse", "stored"), [("auto", "AES256"), ("AES256", "AES256"), ("none", None)])
-async def test_encryption(bucket: str, s3_endpoint: str, s3: Any, sse: str, stored: str | None) -> None:
-    """AES256 is asked for unless it was switched off."""
+async def test_encryption(
+    bucket: str, s3_endpoint: str, s3: Any, is_emulator: bool, sse: str, stored: str | None
+) -> None:
+    """AES256 is asked for unless it was switched off; where it is insisted on, a store without it stores nothing."""
     async with open_archive(bucket, s3_endpoint, sse=sse) as archive:
+        if sse == "AES256" and not is_emulator:
+            with pytest.raises(ServiceUnavailable, match="does not encrypt"):
+                await archive.deliver([ITEM])
+            return
         await archive.deliver([ITEM])
 
-    assert (await s3.head_object(Bucket=bucket, Key=CODE)).get("ServerSideEncryption") == stored
+    found = (await s3.head_object(Bucket=bucket, Key=CODE)).get("ServerSideEncryption")
+    assert found == (stored if is_emulator else None)
+
+
+async def test_texts_are_compressed_where_that_is_asked_for(bucket: str, s3_endpoint: str, s3: Any) -> None:
+    """Browsers undo it, we undo it, pictures and what is short stay as they are; the manifest is of the plain bytes."""
+    code, picture = "export const a = 1;\n" * 1_000, bytes(5_000)
+    item = record(artifacts={"component.tsx": code, "shot.png": picture, "tokens.json": "{}"})
+    async with open_archive(bucket, s3_endpoint, compress="gzip") as archive:
+        await archive.deliver([item])
+        assert (await archive.read(CODE)).decode() == code
+        sizes = {found.key.rpartition("/")[2]: found.size_bytes async for found in archive.list()}
+        url = await archive.presigned_get(CODE)
+        manifest = json.loads(await archive.read("components/button-1/manifest.json"))
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(url)
+
+    assert sizes["component.tsx"] < len(code) / 10
+    assert (sizes["shot.png"], sizes["tokens.json"]) == (5_000, 2)
+    assert (answer.headers["content-encoding"], answer.text) == ("gzip", code)
+    assert answer.headers["content-disposition"].startswith("attachment")
+    listed = manifest["artifacts"]["component.tsx"]
+    assert listed == {"sha256": hashlib.sha256(code.encode()).hexdigest(), "size_bytes": len(code)}
+
+
+@pytest.mark.parametrize("body", [b"no gzip at all", gzip.compress(bytes(10_000))[:40]])
+async def test_what_only_says_that_it_is_gzip_is_no_content(
+    archive: S3Archive, bucket: str, s3: Any, body: bytes
+) -> None:
+    """Nothing is made up."""
+    await s3.put_object(Bucket=bucket, Key=CODE, Body=body, ContentEncoding="gzip")
+    with pytest.raises(ServiceUnavailable, match="gzip"):
+        await archive.read(CODE)
+
+
+async def test_older_versions_are_listed_and_measured(archive: S3Archive, bucket: str, s3: Any) -> None:
+    """What is overwritten goes on to cost money where the bucket keeps it."""
+    await archive.prepare_bucket()
+    for content in ("one", "other"):
+        await archive.deliver([record(artifacts={"component.tsx": content})])
+    current, versions = await measure(archive.list()), await measure(archive.list_versions())
+
+    assert (current.objects, versions.objects) == (2, 4)
+    assert versions.size_bytes > current.size_bytes > len("other")
+    assert Usage(objects=1, size_bytes=2**40).monthly_usd() == Decimal("23.552")
+
+
+async def test_what_a_store_can_do_is_learnt_by_asking(archive: S3Archive, is_emulator: bool) -> None:
+    """Before and after the bucket is prepared; what the store does not have is told from what is switched off."""
+    before = await archive.capabilities()
+    await archive.prepare_bucket()
+    after = await archive.capabilities()
+
+    assert (before.versioning, after.versioning) == ("off", "on")
+    assert (before.lifecycle, after.lifecycle) == (("off", "on") if is_emulator else ("unsupported", "unsupported"))
+    assert before.encryption in {"on", "off"} if is_emulator else before.encryption == "unsupported"
+
+
+async def test_what_is_missing_is_said_once(
+    archive: S3Archive, is_emulator: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bucket that keeps everything for ever is named in the log when the first artifact reaches it."""
+    await archive.deliver([ITEM])
+    await archive.deliver([record(artifacts={"component.tsx": "other"})])
+
+    (said,) = [entry.getMessage() for entry in caplog.records if "artifacts are kept for ever" in entry.getMessage()]
+    assert "lifecycle is off" in said if is_emulator else "lifecycle is unsupported" in said
+    assert "forge-otel archive prepare" in said
 
 
 async def test_a_large_object_goes_in_parts(archive: S3Archive, bucket: str, s3: Any) -> None:
@@ -254,6 +342,7 @@ async def test_an_upload_cancelled_between_its_parts_leaves_none(archive: S3Arch
     assert "Uploads" not in await s3.list_multipart_uploads(Bucket=bucket)
 
 
+@pytest.mark.parametrize("s3_endpoint", ["moto"], indirect=True)
 async def test_the_bucket_is_prepared_and_its_owners_rules_stay(archive: S3Archive, bucket: str, s3: Any) -> None:
     """Versioning is on, ours is added to what was there, and a second time changes nothing."""
     owners = {"ID": "logs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 7}}
@@ -272,6 +361,18 @@ async def test_the_bucket_is_prepared_and_its_owners_rules_stay(archive: S3Archi
     assert (await s3.get_bucket_versioning(Bucket=bucket))["Status"] == "Enabled"
 
 
+@pytest.mark.strict_s3
+@pytest.mark.parametrize("s3_endpoint", ["versitygw"], indirect=True)
+async def test_what_a_store_cannot_do_is_left_out(archive: S3Archive, bucket: str, s3: Any) -> None:
+    """Versions without rules are better than neither."""
+    first, second = await archive.prepare_bucket(), await archive.prepare_bucket()
+
+    assert (first.changed, first.unsupported) == (("versioning",), ("lifecycle",))
+    assert second.changed == ()
+    assert (await s3.get_bucket_versioning(Bucket=bucket))["Status"] == "Enabled"
+
+
+@pytest.mark.parametrize("s3_endpoint", ["moto"], indirect=True)
 async def test_another_life_replaces_only_our_rules(archive: S3Archive, bucket: str, s3: Any) -> None:
     """The rules are found again by their ids."""
     await archive.prepare_bucket()

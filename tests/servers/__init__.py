@@ -4,5 +4,6 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.process import Server, ServerFailed, ServerMissing
 from tests.servers.redis import RedisServer
 from tests.servers.s3 import S3Server
+from tests.servers.strict_s3 import StrictS3Server
 
-__all__ = ["PostgresServer", "RedisServer", "S3Server", "Server", "ServerFailed", "ServerMissing"]
+__all__ = ["PostgresServer", "RedisServer", "S3Server", "Server", "ServerFailed", "ServerMissing", "StrictS3Server"]

@@ -11,32 +11,41 @@ contents only. A component is written by one process at a time, as there.
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from logging import getLogger
 from typing import Any, Self
 
 from forge_otel.errors import BadRequest, NotFound, ServiceUnavailable
 from forge_otel.sinks.archive import MANIFEST, ROOMS, ArchivedObject, Bundle, bundle_keys, check_key, folders
-from forge_otel.sinks.s3_bucket import BucketReport, prepare
+from forge_otel.sinks.s3_bucket import EXPIRE_RULE, BucketReport, prepare
+from forge_otel.sinks.s3_capabilities import Capabilities, probe, report
 from forge_otel.sinks.s3_client import Answer, Bucket, Place
-from forge_otel.sinks.s3_upload import Encryption, Uploader, check_content, headers_for, together
+from forge_otel.sinks.s3_upload import Encryption, Uploader, check_content, headers_for, together, unpacked
 from forge_otel.sinks.s3_url import parse
 from forge_otel.types import Record
 
 __all__ = ["PresignedPut", "S3Archive", "open_url"]
 
+_log = getLogger(__name__)
 _PING_TIMEOUT_S = 2.0
 _LONGEST_PRESIGN_S = 7 * 24 * 3600
 _NO_CONTENT = 204
 
 
 def open_url(url: str) -> "S3Archive":
-    """Return the archive at ``s3://bucket/prefix?region=…&endpoint_url=…&sse=auto|AES256|none&timeout_s=10``.
+    """Return the archive at ``s3://bucket/prefix?region=…&endpoint_url=…&sse=auto|AES256|none&compress=none|gzip&timeout_s=10``.
 
     Raises:
         ConfigurationError: with every fault of the URL at once.
     """
     target = parse(url)
     place = Place(bucket=target.bucket, region=target.region, endpoint_url=target.endpoint_url)
-    return S3Archive(place, prefix=target.prefix, encryption=target.encryption, timeout_s=target.timeout_s)
+    return S3Archive(
+        place,
+        prefix=target.prefix,
+        encryption=target.encryption,
+        compress=target.compress,
+        timeout_s=target.timeout_s,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,17 +68,25 @@ class S3Archive:
         place: the bucket, which has to exist.
         prefix: of every key, empty or ending in a slash.
         encryption: whether to ask for SSE AES256.
+        compress: store texts with gzip and ``Content-Encoding``.
         timeout_s: deadline of one request.
     """
 
     name = "archive"
 
     def __init__(
-        self, place: Place, *, prefix: str = "", encryption: Encryption = "auto", timeout_s: float = 10.0
+        self,
+        place: Place,
+        *,
+        prefix: str = "",
+        encryption: Encryption = "auto",
+        compress: bool = False,
+        timeout_s: float = 10.0,
     ) -> None:
         self._prefix = prefix
         self._bucket = Bucket(place, timeout_s=timeout_s)
-        self._uploader = Uploader(self._bucket, encryption=encryption)
+        self._uploader = Uploader(self._bucket, encryption=encryption, compress=compress)
+        self._has_reported = False
 
     async def __aenter__(self) -> Self:
         await self._bucket.open()
@@ -88,6 +105,7 @@ class S3Archive:
         """
         bundles = await asyncio.to_thread(_newest, records)
         await together(self._store(bundle) for bundle in bundles)
+        await self._report_once()
 
     async def read(self, key: str) -> bytes:
         """Return the content stored under `key`.
@@ -103,7 +121,7 @@ class S3Archive:
             raise NotFound(f"nothing is archived under {key!r}") from exc
         content = await self._bucket.body(answer)
         await check_content(answer, content)
-        return content
+        return await unpacked(answer, content)
 
     async def list(self, prefix: str = "") -> AsyncIterator[ArchivedObject]:
         """Go through what is stored under keys that begin with `prefix`, in their order."""
@@ -113,6 +131,23 @@ class S3Archive:
                 continue
             async for found in self._walk(max(stem, prefix, key=len)):
                 yield found
+
+    async def list_versions(self, prefix: str = "") -> AsyncIterator[ArchivedObject]:
+        """Go through all versions of what is stored under keys that begin with `prefix`, older and newest."""
+        for room in ROOMS:
+            async for page in self._version_pages(f"{room}/"):
+                for found in page.get("Versions", []):
+                    key = found["Key"].removeprefix(self._prefix)
+                    if _is_ours(key) and key.startswith(prefix):
+                        yield ArchivedObject(key, found["Size"], found["LastModified"])
+
+    async def capabilities(self) -> Capabilities:
+        """Ask what the bucket's store can do and what of it is switched on; nothing is changed.
+
+        Raises:
+            ServiceUnavailable: it does not answer.
+        """
+        return await probe(self._bucket, rule_prefix=EXPIRE_RULE)
 
     async def delete(self, component_id: str, *, versions: bool = False) -> int:
         """Delete all that belongs to a component; return how many objects that were.
@@ -126,12 +161,16 @@ class S3Archive:
             Rejected: the id cannot be one.
         """
         walk = self._walk_versions if versions else self._walk_keys
-        found = [target for folder in folders(component_id) async for target in walk(folder)]
-        manifests = [target for target in found if target["Key"].endswith(f"/{MANIFEST}")]
+        by_key: dict[str, list[dict[str, str]]] = {}
+        for folder in folders(component_id):
+            async for target in walk(folder):
+                by_key.setdefault(target["Key"], []).append(target)
+        count = sum(map(len, by_key.values()))
+        manifests = [key for key in by_key if key.endswith(f"/{MANIFEST}")]
         # The manifest first, so that no reader takes what is left for a whole bundle.
-        await together(self._remove(target) for target in manifests)
-        await together(self._remove(target) for target in found if target not in manifests)
-        return len(found)
+        await together(self._remove_all(by_key.pop(key)) for key in manifests)
+        await together(self._remove_all(targets) for targets in by_key.values())
+        return count
 
     async def ping(self) -> None:
         """Look into the bucket; nothing is written, because every write would leave a version behind.
@@ -201,6 +240,11 @@ class S3Archive:
             except NotFound:
                 return b""
 
+    async def _remove_all(self, targets: Sequence[dict[str, str]]) -> None:
+        """Remove the versions of one key in turn: a gateway that puts the next older one in front may miss one."""
+        for target in targets:
+            await self._remove(target)
+
     async def _remove(self, target: dict[str, Any]) -> None:
         # One by one: GCS has no multi-delete, and older MinIO refuses the checksum that the SDK sends with it.
         async with self._bucket.turn:
@@ -225,14 +269,30 @@ class S3Archive:
             yield {"Key": self._prefix + found.key}
 
     async def _walk_versions(self, prefix: str) -> AsyncIterator[dict[str, str]]:
+        async for page in self._version_pages(prefix):
+            for found in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+                yield {"Key": found["Key"], "VersionId": found["VersionId"]}
+
+    async def _version_pages(self, prefix: str) -> AsyncIterator[Answer]:
         position: dict[str, str] = {}
         while True:
             page = await self._page("list_object_versions", Prefix=self._prefix + prefix, **position)
-            for found in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
-                yield {"Key": found["Key"], "VersionId": found["VersionId"]}
+            yield page
             if not page.get("IsTruncated"):
                 return
             position = _next(page, {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"})
+
+    async def _report_once(self) -> None:
+        """Say in the log what this store will not do for the artifacts, once, when they reach it."""
+        if self._has_reported:
+            return
+        self._has_reported = True
+        try:
+            missing = report(await self.capabilities())
+        except ServiceUnavailable:
+            return
+        if missing:
+            _log.warning("the bucket %s: %s", self._bucket.place.bucket, missing)
 
     async def _page(self, operation: str, **of: Any) -> Answer:
         page = await self._bucket.call(operation, **of)

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from forge_otel.sinks.s3_capabilities import NOT_KNOWN
 from forge_otel.sinks.s3_client import Answer, Bucket, Refused
 
-__all__ = ["BucketReport", "prepare"]
+__all__ = ["EXPIRE_RULE", "BucketReport", "prepare"]
 
-_NOT_KNOWN = frozenset({"MalformedXML", "MethodNotAllowed", "NotImplemented"})
+EXPIRE_RULE = "forge-otel-expire:"
+"""How the ids of the rules begin that end what is old."""
+
 # A setting of the whole configuration, which a PUT without it resets.
 _BESIDE_RULES = "TransitionDefaultMinimumObjectSize"
 
@@ -53,7 +56,7 @@ async def prepare(bucket: Bucket, *, prefixes: Sequence[str], expire_days: int) 
             if await step():
                 changed.append(name)
         except Refused as exc:
-            if exc.s3_code not in _NOT_KNOWN:
+            if exc.s3_code not in NOT_KNOWN:
                 raise
             unsupported.append(name)
     return BucketReport(changed=tuple(changed), unsupported=tuple(unsupported))
@@ -68,7 +71,7 @@ def rules_for(prefix: str, *, expire_days: int, in_old_form: bool) -> list[dict[
     where: dict[str, Any] = {"Prefix": prefix} if in_old_form else {"Filter": {"Prefix": prefix}}
     return [
         {
-            "ID": f"forge-otel-expire:{prefix}",
+            "ID": f"{EXPIRE_RULE}{prefix}",
             "Status": "Enabled",
             # On a versioned bucket this only hides the object; the next line is what ends it.
             "Expiration": {"Days": expire_days},

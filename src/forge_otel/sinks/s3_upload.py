@@ -3,14 +3,16 @@
 The proof is the ETag: the MD5 of what was sent, or, where the store encrypts with a key of its own and the ETag says
 nothing, a second look at the object's size. The ``200 OK`` of a captive portal has none and is a failure.
 
-Contents are stored as they are, without gzip: whoever follows a presigned URL gets the bytes whose SHA-256 is in the
-manifest, also with a client that does not undo ``Content-Encoding``.
+Contents are stored as they are unless gzip is asked for: whoever follows a presigned URL gets the bytes whose SHA-256
+is in the manifest, also with a client that does not undo ``Content-Encoding``. Browsers and `S3Archive.read` do.
 """
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Coroutine, Iterable, Mapping
 from logging import getLogger
 from typing import Any, Literal
@@ -18,7 +20,7 @@ from typing import Any, Literal
 from forge_otel.errors import ForgeError, ServiceUnavailable
 from forge_otel.sinks.s3_client import Answer, Bucket, Refused
 
-__all__ = ["PART_BYTES", "Encryption", "Uploader", "check_content", "headers_for", "together"]
+__all__ = ["PART_BYTES", "Encryption", "Uploader", "check_content", "headers_for", "together", "unpacked"]
 
 _log = getLogger(__name__)
 
@@ -42,6 +44,11 @@ _CONTENT_TYPES = {
     **dict.fromkeys((".css", ".js", ".jsx", ".md", ".ts", ".tsx", ".txt"), "text/plain; charset=utf-8"),
 }
 
+# Pictures are compressed already.
+_COMPRESSIBLE = ("text/", "application/json", "image/svg")
+_COMPRESS_ABOVE = 1024
+_MAX_INFLATED_BYTES = 256 * 2**20
+
 Encryption = Literal["auto", "AES256", "none"]
 
 
@@ -51,9 +58,11 @@ class Uploader:
     Args:
         bucket: where to.
         encryption: ``AES256`` asks for it and insists; ``auto`` asks, and stops asking when the store does not know it.
+        compress: store texts with gzip where that makes them smaller.
     """
 
-    def __init__(self, bucket: Bucket, *, encryption: Encryption) -> None:
+    def __init__(self, bucket: Bucket, *, encryption: Encryption, compress: bool = False) -> None:
+        self._compresses = compress
         self._bucket = bucket
         self._insists = encryption == "AES256"
         self._asks = encryption != "none"
@@ -67,8 +76,13 @@ class Uploader:
         Raises:
             ServiceUnavailable: it is not proved that the content is there.
         """
+        headers = headers_for(key)
+        if self._compresses and headers["ContentType"].startswith(_COMPRESSIBLE) and len(content) >= _COMPRESS_ABOVE:
+            packed = await asyncio.to_thread(gzip.compress, content, mtime=0)
+            if len(packed) < len(content):
+                content, headers = packed, headers | {"ContentEncoding": "gzip"}
         put = self._put_whole if len(content) <= PART_BYTES else self._put_parts
-        await put(key, content, headers_for(key))
+        await put(key, content, headers)
 
     async def close(self) -> None:
         """Wait a moment for what was cancelled to be cleaned up."""
@@ -177,6 +191,24 @@ async def check_content(answer: Answer, content: bytes) -> None:
     # The ETag of an object that came in parts depends on their size, which is the uploader's business.
     if _is_proof(answer, expected=None) and "-" not in answer["ETag"]:
         _is_proof(answer, expected=(await _md5(content)).hex())
+
+
+async def unpacked(answer: Answer, content: bytes) -> bytes:
+    """Undo the ``Content-Encoding`` that the object was stored with.
+
+    Raises:
+        ServiceUnavailable: what is there is no gzip, or inflates to more than any artifact has.
+    """
+    if answer.get("ContentEncoding", "") != "gzip":
+        return content
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        plain = await asyncio.to_thread(inflater.decompress, content, _MAX_INFLATED_BYTES)
+    except zlib.error as exc:
+        raise ServiceUnavailable("an object is stored as gzip and is none") from exc
+    if not inflater.eof:
+        raise ServiceUnavailable("an object stored as gzip is cut short or too large")
+    return plain
 
 
 def headers_for(key: str) -> dict[str, str]:

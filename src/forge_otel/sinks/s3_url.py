@@ -10,7 +10,7 @@ from forge_otel.sinks.s3_upload import Encryption
 
 __all__ = ["Target", "parse"]
 
-_OPTIONS = frozenset({"endpoint_url", "prefix", "region", "sse", "timeout_s"})
+_OPTIONS = frozenset({"compress", "endpoint_url", "prefix", "region", "sse", "timeout_s"})
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 _PREFIX = re.compile(r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+)*", re.ASCII)
 
@@ -21,6 +21,7 @@ class Target:
 
     Args:
         prefix: empty, or ending in a slash.
+        compress: whether texts are stored with gzip.
     """
 
     bucket: str
@@ -28,11 +29,12 @@ class Target:
     region: str | None
     endpoint_url: str | None
     encryption: Encryption
+    compress: bool
     timeout_s: float
 
 
 def parse(url: str) -> Target:
-    """Read ``s3://bucket/prefix?region=…&endpoint_url=…&prefix=…&sse=auto|AES256|none&timeout_s=10``.
+    """Read ``s3://bucket/prefix?region=…&endpoint_url=…&prefix=…&sse=auto|AES256|none&compress=none|gzip&timeout_s=10``.
 
     Raises:
         ConfigurationError: with every fault at once; no value that could be a secret is repeated.
@@ -41,6 +43,7 @@ def parse(url: str) -> Target:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     prefix = (options.get("prefix") or unquote(parts.path)).strip("/")
     endpoint_url, sse = options.get("endpoint_url") or None, options.get("sse", "auto")
+    compress = options.get("compress", "none")
     timeout_s = _seconds(options.get("timeout_s", "10"))
     checks = {
         "an s3:// URL holds no user name and password; the AWS variables and profiles do": "@" not in parts.netloc,
@@ -56,6 +59,7 @@ def parse(url: str) -> Target:
         "endpoint_url of an s3:// URL begins with http:// or https://": endpoint_url is None
         or endpoint_url.startswith(("http://", "https://")),
         "sse of an s3:// URL is auto, AES256 or none": sse in get_args(Encryption),
+        "compress of an s3:// URL is gzip or none": compress in {"gzip", "none"},
         "timeout_s of an s3:// URL is a number of seconds above 0 and up to 60": 0 < timeout_s <= 60,
     }
     faults = [fault for fault, is_right in checks.items() if not is_right]
@@ -67,6 +71,7 @@ def parse(url: str) -> Target:
         region=options.get("region") or None,
         endpoint_url=endpoint_url,
         encryption=cast("Encryption", sse),
+        compress=compress == "gzip",
         timeout_s=timeout_s,
     )
 

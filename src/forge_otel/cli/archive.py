@@ -1,0 +1,118 @@
+"""``forge-otel archive``: what is archived, what it costs, and what the bucket does for it."""
+
+import asyncio
+import os
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from forge_otel.errors import ConfigurationError
+from forge_otel.settings import Settings, mask_url
+
+__all__ = ["add"]
+
+Work = Callable[[Any, Namespace], Awaitable[int]]
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    archive = commands.add_parser("archive", help="look into the archive of FORGE_ARCHIVE_URL, and prepare its bucket")
+    actions = archive.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="show what is stored, one object a line")
+    listing.add_argument("prefix", nargs="?", default="", help="such as components/button-1")
+    _runs(listing, _list)
+    usage = actions.add_parser("usage", help="show how much is stored, and what that costs a month")
+    usage.add_argument(
+        "--usd-per-gib", type=_price, metavar="USD", help="price of a GiB for a month (default: S3 Standard, us-east-1)"
+    )
+    _runs(usage, _usage)
+    delete = actions.add_parser("delete", help="delete all that belongs to a component")
+    delete.add_argument("component_id")
+    delete.add_argument("--versions", action="store_true", help="older versions too, where the bucket keeps them")
+    _runs(delete, _delete)
+    link = actions.add_parser("link", help="print a URL that gives an object to whoever has it; S3 only")
+    link.add_argument("key", help="as `list` shows it")
+    link.add_argument("--seconds", type=int, default=3600, help="(default: %(default)s)")
+    _runs(link, _link)
+    prepare = actions.add_parser("prepare", help="switch versioning on and merge our lifecycle rules; S3 only")
+    prepare.add_argument("--days", type=int, default=90, help="after which artifacts end (default: %(default)s)")
+    _runs(prepare, _prepare)
+
+
+def _runs(parser: Any, work: Work) -> None:
+    parser.set_defaults(command=lambda arguments: asyncio.run(_with_archive(work, arguments)))
+
+
+async def _with_archive(work: Work, arguments: Namespace) -> int:
+    from forge_otel import _parts
+
+    settings = Settings.from_env(os.environ)
+    if settings.archive_url is None:
+        raise ConfigurationError(["FORGE_ARCHIVE_URL is empty, so nothing is archived"])
+    opening: Any = _parts.build(settings).archive
+    async with opening as archive:
+        print(mask_url(settings.archive_url))
+        return await work(archive, arguments)
+
+
+async def _list(archive: Any, arguments: Namespace) -> int:
+    async for found in archive.list(arguments.prefix):
+        print(f"{found.modified_at.isoformat(timespec='seconds')}  {found.size_bytes:12}  {found.key}")
+    return 0
+
+
+async def _usage(archive: Any, arguments: Namespace) -> int:
+    from forge_otel.sinks.archive_usage import STANDARD_USD_PER_GIB, measure
+
+    price = STANDARD_USD_PER_GIB if arguments.usd_per_gib is None else arguments.usd_per_gib
+    listings: dict[str, AsyncIterator[Any]] = {"current": archive.list()}
+    if hasattr(archive, "list_versions"):
+        listings["with older versions"] = archive.list_versions()
+    for name, listing in listings.items():
+        async with aclosing(listing):  # type: ignore[type-var]
+            found = await measure(listing)
+        size = f"{found.objects} objects, {found.size_bytes / 2**20:.1f} MiB"
+        print(f"{name}: {size}, ${found.monthly_usd(price):.4f} a month at ${price} a GiB")
+    return 0
+
+
+async def _delete(archive: Any, arguments: Namespace) -> int:
+    options = {}
+    if arguments.versions:
+        _only_in_s3(archive, "list_versions")
+        options["versions"] = True
+    count = await archive.delete(arguments.component_id, **options)
+    print(f"{count} objects deleted")
+    return 0
+
+
+async def _link(archive: Any, arguments: Namespace) -> int:
+    _only_in_s3(archive, "presigned_get")
+    print(await archive.presigned_get(arguments.key, expires_s=arguments.seconds))
+    return 0
+
+
+async def _prepare(archive: Any, arguments: Namespace) -> int:
+    _only_in_s3(archive, "prepare_bucket")
+    done = await archive.prepare_bucket(expire_days=arguments.days)
+    found = await archive.capabilities()
+    for name in ("versioning", "lifecycle", "encryption"):
+        print(f"{name}: {getattr(found, name)}{' (changed now)' if name in done.changed else ''}")
+    return 0
+
+
+def _only_in_s3(archive: Any, method: str) -> None:
+    if not hasattr(archive, method):
+        raise ConfigurationError(["FORGE_ARCHIVE_URL is a folder; only an archive in S3 has this"])
+
+
+def _price(text: str) -> Decimal:
+    try:
+        price = Decimal(text)
+    except InvalidOperation as exc:
+        raise ArgumentTypeError(f"{text!r} is not a price in USD") from exc
+    if not price.is_finite() or price < 0:
+        raise ArgumentTypeError("a price is not below 0")
+    return price
