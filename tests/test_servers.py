@@ -14,8 +14,11 @@ from typing import Any
 
 import aioboto3
 import asyncpg
+import httpx
 import pytest
 import redis.asyncio
+from aiobotocore.config import AioConfig
+from botocore.exceptions import ClientError
 from redis.exceptions import RedisError
 from tests.conftest import running, unavailable
 from tests.servers import PostgresServer, RedisServer, S3Server, Server, ServerFailed, watchdog
@@ -50,7 +53,9 @@ async def redis_client(url: str) -> AsyncIterator[Any]:
 @contextlib.asynccontextmanager
 async def s3_client(endpoint: str) -> AsyncIterator[Any]:
     """A client with the credentials of the test environment."""
-    async with aioboto3.Session().client("s3", endpoint_url=endpoint) as client:
+    # The SDK would sign links for such an endpoint as it did before 2014.
+    config = AioConfig(signature_version="s3v4", s3={"addressing_style": "path"})
+    async with aioboto3.Session().client("s3", endpoint_url=endpoint, config=config) as client:
         yield client
 
 
@@ -126,6 +131,28 @@ async def test_s3_speaks_to_the_real_client(s3_endpoint: str) -> None:
         answer = await client.get_object(Bucket="launcher", Key="a")
         async with answer["Body"] as body:
             assert await body.read() == b"content"
+
+
+@pytest.mark.strict_s3
+@pytest.mark.parametrize("s3_endpoint", ["versitygw"], indirect=True)
+async def test_the_strict_s3_is_strict(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the emulator lets pass it refuses: a wrong digest, a changed or expired link, a wrong secret."""
+    async with s3_client(s3_endpoint) as client, httpx.AsyncClient() as plain:
+        await client.create_bucket(Bucket="strict")
+        await client.put_object(Bucket="strict", Key="a", Body=b"content")
+        with pytest.raises(ClientError, match="BadDigest"):
+            await client.put_object(Bucket="strict", Key="b", Body=b"content", ContentMD5="1B2M2Y8AsgTpgAmY7PhCfg==")
+        target = {"Bucket": "strict", "Key": "a"}
+        link = await client.generate_presigned_url("get_object", Params=target, ExpiresIn=2)
+        assert (await plain.get(link)).content == b"content"
+        assert (await plain.get(link.replace("/strict/a", "/strict/c"))).status_code == 403
+        async with asyncio.timeout(10):
+            while (await plain.get(link)).status_code != 403:
+                await asyncio.sleep(0.1)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
+    async with s3_client(s3_endpoint) as client:
+        with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+            await client.list_buckets()
 
 
 async def test_a_paused_redis_hangs_and_a_resumed_one_answers(redis_server: RedisServer) -> None:
