@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Self
 
 import httpx
 import pytest
@@ -162,10 +163,19 @@ class Service:
             "FORGE_TRACE_SPOOL_DIR": str(folder / "spool"),
         }
         port = self._url.rpartition(":")[2]
-        command = [sys.executable, "-m", "uvicorn", "tests.chaos.traced_app:app", "--port", port, "--log-level", "error"]
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "tests.chaos.traced_app:app",
+            "--port",
+            port,
+            "--log-level",
+            "error",
+        ]
         self._process = subprocess.Popen(command, env=os.environ | environ)
 
-    def __enter__(self) -> "Service":
+    def __enter__(self) -> Self:
         eventually(self._is_up, timeout_s=30)
         return self
 
