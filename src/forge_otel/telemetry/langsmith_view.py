@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource
@@ -197,12 +198,12 @@ def _metadata(release: Release, found: Mapping[str, Any]) -> dict[str, Any]:
     known: dict[str, Any] = {
         name: value for name, value in found.items() if name.startswith("forge.") and name != Attr.SPAN_KIND
     }
-    session_id = release.session_id or found.get(Attr.GEN_AI_CONVERSATION_ID)
+    session_id = _id(release.session_id or str(found.get(Attr.GEN_AI_CONVERSATION_ID) or ""))
     if session_id:
         # The thread: LangSmith reads one of the two, depending on where it looks.
         known |= {Smith.SESSION_ID: session_id, Smith.THREAD_ID: session_id}
     if release.user_id:
-        known[Smith.USER_ID] = release.user_id
+        known[Smith.USER_ID] = _id(release.user_id)
     if release.remote_parent is not None:
         known[Smith.REMOTE_PARENT] = format_span_id(release.remote_parent.span_id)
     metadata = {Smith.METADATA + name: value for name, value in known.items()}
@@ -217,6 +218,11 @@ def _metadata(release: Release, found: Mapping[str, Any]) -> dict[str, Any]:
         # LangSmith prices by either, depending on the age of the code that looks.
         metadata |= {Attr.GEN_AI_PROVIDER: provider, Attr.GEN_AI_SYSTEM: provider}
     return metadata
+
+
+def _id(value: str) -> str:
+    """Return an id that groups as ever, also where somebody has made a token of it."""
+    return value if scrub(value) == value else f"redacted-{sha256(value.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
 def _cost_usd(call: ModelCall, price: Price) -> Decimal | None:
