@@ -91,7 +91,7 @@ class Forge(Spans):
         self.exact = stack.exact
         self._health = HealthMonitor(stack.probes)
         always: list[Layer] = [
-            Trace(self.telemetry),
+            Trace(self.telemetry, with_texts=self.settings.capture_content),
             Recorder(self.outbox, pipeline_version=self.settings.pipeline_version),
             Metrics(self.telemetry.instruments, on_end=self._watch.ended),
         ]

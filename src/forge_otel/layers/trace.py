@@ -7,6 +7,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, form
 
 from forge_otel.context import Generation, current_generation
 from forge_otel.names import Attr, Operation
+from forge_otel.telemetry.failures import record_failure
 from forge_otel.types import Call, CallNext, Reply
 
 __all__ = ["Trace"]
@@ -26,10 +27,12 @@ class Trace:
 
     Args:
         telemetry: records nothing where tracing is off, and the layer still works.
+        with_texts: whether what an exception says may be recorded.
     """
 
-    def __init__(self, telemetry: Traced) -> None:
+    def __init__(self, telemetry: Traced, *, with_texts: bool = False) -> None:
         self._telemetry = telemetry
+        self._with_texts = with_texts
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
         """Answer `call` inside its span."""
@@ -47,7 +50,7 @@ class Trace:
             try:
                 reply = await call_next(call)
             except (Exception, asyncio.CancelledError) as exc:
-                _fail(span, exc)
+                _fail(span, exc, with_text=self._with_texts)
                 raise
             finally:
                 _conclude(span, generation)
@@ -66,8 +69,8 @@ def _attributes(call: Call, generation: Generation | None) -> dict[str, str]:
     }
 
 
-def _fail(span: Span, exc: BaseException) -> None:
-    span.record_exception(exc)
+def _fail(span: Span, exc: BaseException, *, with_text: bool) -> None:
+    record_failure(span, exc, with_text=with_text)
     span.set_attribute(Attr.ERROR_TYPE, type(exc).__name__)
     span.set_status(Status(StatusCode.ERROR, type(exc).__name__))
 

@@ -5,19 +5,20 @@ containers by at most `MAX_VISITED` of their values, from which the rest is extr
 takes as JSON and its cost does not grow with the value.
 
 Contents become JSON that is at most so long and always valid. Values under keys that name a secret are replaced at any
-depth, and where redaction fails, nothing of the value gets out.
+depth, so are secrets in texts and keys (see `forge_otel.telemetry.scrub`), and where redaction fails, nothing of the
+value gets out.
 """
 
 import dataclasses
 import logging
-import re
 import sys
 from collections.abc import Collection, Mapping
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
 import orjson
+
+from forge_otel.telemetry.scrub import REDACTED, is_secret_name, scrub
 
 __all__ = ["MAX_CONTENT_BYTES", "MAX_VISITED", "REDACTED", "estimate_size", "redact", "to_json"]
 
@@ -25,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 MAX_VISITED: Final = 128
 MAX_CONTENT_BYTES: Final = 16 * 1024
-REDACTED: Final = "[redacted]"
+# Looked through beyond what is kept, so that no secret is cut in half and missed.
+_MARGIN: Final = 4_096
 _UNREADABLE: Final = '{"_redaction_failed":true}'
 _MAX_DEPTH: Final = 64
 # A number, a boolean, an object that we cannot look into.
@@ -36,14 +38,6 @@ _SEPARATORS_SIZE: Final = 4
 # Tried one after the other until the JSON fits: characters kept of a text, items kept of a container.
 _SHAPES: Final = ((MAX_CONTENT_BYTES, 1_000), (2_000, 200), (500, 50), (100, 20), (30, 5))
 _MAX_VALUES: Final = 5_000
-
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_SECRET_WORDS: Final = frozenset(
-    {"apikey", "authorization", "cookie", "cookies", "credential", "credentials"}
-    | {"passphrase", "passwd", "password", "passwords", "pwd", "secret", "secrets"}
-)
-_SECRET_LAST: Final = frozenset({"token", "jwt", "bearer"})
-_SECRET_KEYS: Final = frozenset({"api", "access", "private", "secret", "signing", "encryption", "session"})
 
 
 def estimate_size(value: object) -> int:
@@ -186,6 +180,8 @@ class _Copier:
 
     def _container(self, value: object, depth: int) -> Any:
         if isinstance(value, list | tuple | set | frozenset):
+            if len(value) == 2 and isinstance(value, list | tuple) and _names_secret(value[0]):
+                return [self.copy(value[0], depth + 1), REDACTED]
             kept = [self.copy(item, depth + 1) for item in islice(value, self._max_items)]
             return [*kept, {"_truncated": len(value) - len(kept)}] if len(kept) < len(value) else kept
         fields = value if isinstance(value, Mapping) else _fields(value)
@@ -193,26 +189,24 @@ class _Copier:
 
     def _mapping(self, fields: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         kept: dict[str, Any] = {}
+        # A header or a parameter as {"name": …, "value": …}.
+        is_pair = "value" in fields and any(_names_secret(fields.get(name)) for name in ("name", "key"))
         for key, item in islice(fields.items(), self._max_items):
             name = key if isinstance(key, str) else str(key)
-            kept[self._text(name)] = REDACTED if _is_secret(name) else self.copy(item, depth + 1)
+            is_secret = is_secret_name(name) or (is_pair and name == "value")
+            kept[self._text(name)] = REDACTED if is_secret else self.copy(item, depth + 1)
         if len(fields) > self._max_items:
             kept["_truncated"] = len(fields) - self._max_items
         return kept
 
     def _text(self, text: str) -> str:
+        whole = len(text)
+        text = scrub(text[: self._max_chars + _MARGIN])
         if len(text) > self._max_chars:
-            text = f"{text[: self._max_chars]}… (+{len(text) - self._max_chars})"
+            text = f"{text[: self._max_chars]}… (+{max(whole, len(text)) - self._max_chars})"
         # A lone surrogate cannot be encoded, and would cost the whole value.
         return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-@lru_cache(maxsize=2048)
-def _is_secret(key: str) -> bool:
-    """Tell ``api_key``, ``accessToken`` and ``X-Password`` from ``tokens``, ``max_tokens`` and ``token_type``."""
-    words = [word.lower() for word in _WORD.findall(key)]
-    if not words:
-        return False
-    if not _SECRET_WORDS.isdisjoint(words) or words[-1] in _SECRET_LAST:
-        return True
-    return words[-1] == "key" and len(words) > 1 and words[-2] in _SECRET_KEYS
+def _names_secret(name: object) -> bool:
+    return isinstance(name, str) and is_secret_name(name)

@@ -160,8 +160,7 @@ class Delivery:
             return
         self.fault, self._wait_s = "", self._policy.first_wait_s
         if status < 300:
-            self._ledger.exported(count)
-            self._spool.settle(held)
+            self._spool.settle(held, book=self._ledger.exported)
         elif status == _TOO_LARGE and count > 1:
             first, second = self._halve(held.parcel.body)
             at_s = held.parcel.at_s
@@ -172,8 +171,7 @@ class Delivery:
             self._spool.settle(held, requeue=halves)
         else:
             reason = "too_large" if status == _TOO_LARGE else "refused"
-            self._ledger.dropped(count, reason)
-            self._spool.settle(held)
+            self._spool.settle(held, book=lambda spans: self._ledger.dropped(spans, reason))
             self._report("%d spans were not exported (%s: %s); see forge.export.settled", count, reason, answer.fault)
 
     def _try_later(self, held: Held, answer: Answer) -> None:

@@ -11,7 +11,7 @@ import sqlite3
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,13 +197,21 @@ class Spool:
                     return held
             return None
 
-    def settle(self, held: Held, *, requeue: Sequence[Parcel] = ()) -> None:
-        """Delete a batch; what is to be sent in its place goes to the end of the line."""
+    def settle(
+        self, held: Held, *, requeue: Sequence[Parcel] = (), book: Callable[[int], None] = lambda _count: None
+    ) -> None:
+        """Delete a batch; what is to be sent in its place goes to the end of the line.
+
+        Args:
+            book: enters its spans in the ledger, at once with the deletion as far as `close` can see.
+        """
         with self._changing():
             if self._is_closed:
                 return
             self._append(requeue)
             self._settle(held)
+            self._count_disk()
+            book(held.parcel.count)
 
     def has_more(self) -> bool:
         """Return whether anything waits behind the head."""
@@ -243,8 +251,12 @@ class Spool:
             try:
                 yield
             finally:
-                if not self._is_closed:
-                    self.spans_on_disk = sum(shelf.spans for shelf in self._shelves)
+                self._count_disk()
+
+    def _count_disk(self) -> None:
+        # After the end it says what was kept.
+        if not self._is_closed:
+            self.spans_on_disk = sum(shelf.spans for shelf in self._shelves)
 
     def _append(self, parcels: Sequence[Parcel]) -> None:
         if not parcels:

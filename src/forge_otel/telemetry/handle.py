@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from forge_otel.context import current_generation
 from forge_otel.names import Attr, Metric, Operation
 from forge_otel.settings import Settings
+from forge_otel.telemetry.failures import describe, record_failure
 from forge_otel.telemetry.genai import GenAI
 from forge_otel.telemetry.instruments import Instruments
 from forge_otel.telemetry.late import LateTracer
@@ -178,7 +179,7 @@ class SpanHandle:
         if attributes:
             self._span.set_attributes(attributes)
         if error is not None and error_type is not None:
-            _mark(self._span, error, error_type)
+            _mark(self._span, error, error_type, with_text=self._telemetry.settings.capture_content)
         if self._plan.kind in _COUNTED:
             self._count(duration_s, error_type, in_finalizer=closed)
         self._span.end()
@@ -230,11 +231,11 @@ class Inert:
 INERT: Final = Inert()
 
 
-def _mark(span: trace.Span, error: BaseException, error_type: str) -> None:
+def _mark(span: trace.Span, error: BaseException, error_type: str, *, with_text: bool) -> None:
     if not span.is_recording():
         return
     # LangSmith reads errors from the event, other back ends from the status.
-    span.record_exception(error)
+    record_failure(span, error, with_text=with_text)
     span.set_attribute(Attr.ERROR_TYPE, error_type)
-    message = "" if isinstance(error, asyncio.CancelledError) else str(error)
+    message = describe(error) if with_text and not isinstance(error, asyncio.CancelledError) else ""
     span.set_status(StatusCode.ERROR, f"{error_type}: {message}"[:_MAX_DESCRIPTION_CHARS] if message else error_type)

@@ -135,13 +135,13 @@ def is_sampled(trace_id: int, rate: float) -> bool:
     return int.from_bytes(digest, "big") < int(rate * (1 << 8 * _HASH_BYTES))
 
 
-def from_env(price: Price, **options: Unpack[Bounds]) -> LangSmithProcessor | None:
+def from_env(price: Price, *, error_texts: bool, **options: Unpack[Bounds]) -> LangSmithProcessor | None:
     """Return a processor as the environment wants it, None where it wants none.
 
     Raises:
         ConfigurationError: a ``LANGSMITH_*`` variable cannot be used.
     """
-    found = LangSmithOptions.from_env(os.environ)
+    found = LangSmithOptions.from_env(os.environ, error_texts=error_texts)
     return None if found is None else LangSmithProcessor(found, price=price, **options)
 
 

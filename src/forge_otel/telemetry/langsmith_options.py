@@ -21,16 +21,23 @@ class Hidden:
         inputs: of any run; the texts of exceptions too, which quote them.
         outputs: the same for outputs.
         metadata: whatever is not needed to draw the tree and to count tokens and money.
+        error_texts: what exceptions say; their kinds stay.
     """
 
     inputs: bool = False
     outputs: bool = False
     metadata: bool = False
+    error_texts: bool = False
 
     @property
     def any_content(self) -> bool:
         """Whether texts that may quote contents have to go."""
         return self.inputs or self.outputs
+
+    @property
+    def any_text(self) -> bool:
+        """Whether the texts of exceptions have to go."""
+        return self.any_content or self.error_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +76,11 @@ class LangSmithOptions:
         return f"{self.endpoint.rstrip('/')}/otel/v1/traces"
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> Self | None:
+    def from_env(cls, environ: Mapping[str, str], *, error_texts: bool = True) -> Self | None:
         """Read the ``LANGSMITH_*`` variables, or the ``LANGCHAIN_*`` ones that they replace.
+
+        Args:
+            error_texts: whether what exceptions say may be sent, where the variables do not forbid it.
 
         Returns:
             None where there is no key, or where tracing is switched off by name.
@@ -94,6 +104,7 @@ class LangSmithOptions:
                 inputs=_is_on(environ, Variable.HIDE_INPUTS),
                 outputs=_is_on(environ, Variable.HIDE_OUTPUTS),
                 metadata=_is_on(environ, Variable.HIDE_METADATA),
+                error_texts=not error_texts,
             ),
             sampling_rate=sampling_rate,
         )

@@ -8,17 +8,20 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import lru_cache
+from hashlib import sha256
 from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import Link, Status, StatusCode, format_span_id
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode, format_span_id
 
 from forge_otel.names import Attr, Operation
 from forge_otel.telemetry.capture import REDACTED, redact
 from forge_otel.telemetry.langsmith_names import Smith
 from forge_otel.telemetry.langsmith_options import Hidden
 from forge_otel.telemetry.langsmith_tree import Release
+from forge_otel.telemetry.scrub import scrub
 from forge_otel.telemetry.switchboard import attributes_of
 from forge_otel.telemetry.usage import ModelCall, read_call
 
@@ -62,6 +65,9 @@ _STRUCTURE: Final = re.compile(
     r"langsmith\.(span\.kind|usage_metadata)$|gen_ai\.(operation|provider|agent|tool)\.name$|gen_ai\.system$"
     r"|gen_ai\.(request|response)\.model$|gen_ai\.usage\.|gen_ai\.(prompt|completion)$|error\.type$"
 )
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/]*+={0,2}")
+# LangSmith takes some 20 MB in one request.
+_MAX_ATTACHMENTS_CHARS: Final = 10 * 2**20
 _USAGE: Final = "gen_ai.usage."
 _EXCEPTION: Final = "exception"
 
@@ -74,23 +80,46 @@ def as_run(release: Release, hidden: Hidden, price: Price) -> ReadableSpan:
         price: of its model call.
     """
     span = release.span
-    links = list(span.links)
+    links = [Link(_bare(link.context), None if hidden.metadata else _redacted(link.attributes)) for link in span.links]
     if release.remote_parent is not None:
-        links.append(Link(release.remote_parent))
+        links.append(Link(_bare(release.remote_parent)))
+    context = span.get_span_context()
     return ReadableSpan(
-        name=span.name,
-        context=span.get_span_context(),
-        parent=release.parent,
-        resource=Resource.get_empty() if hidden.metadata else span.resource,
+        name=scrub(span.name),
+        context=None if context is None else _bare(context),
+        parent=None if release.parent is None else _bare(release.parent),
+        resource=Resource.get_empty() if hidden.metadata else _resource(span.resource),
         attributes=_attributes(release, hidden, price),
         events=_events(span, hidden),
-        links=[Link(link.context) for link in links] if hidden.metadata else links,
+        links=links,
         kind=span.kind,
-        status=Status(span.status.status_code) if hidden.any_content else span.status,
+        status=_status(span.status, hidden),
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
     )
+
+
+def _bare(context: SpanContext) -> SpanContext:
+    """Leave out the trace state, which callers write as they like."""
+    return SpanContext(context.trace_id, context.span_id, context.is_remote, context.trace_flags)
+
+
+@lru_cache(maxsize=16)
+def _resource(resource: Resource) -> Resource:
+    """Redact once for all spans, which are also encoded together where theirs is the same."""
+    return Resource(_redacted(resource.attributes), resource.schema_url)
+
+
+def _redacted(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    redacted: dict[str, Any] = redact(dict(attributes or {}))
+    return {name: _plain(value) for name, value in redacted.items() if value is not None}
+
+
+def _status(status: Status, hidden: Hidden) -> Status:
+    if hidden.any_text or not status.description:
+        return Status(status.status_code)
+    return Status(status.status_code, scrub(status.description))
 
 
 def run_type(attributes: Mapping[str, Any]) -> str:
@@ -111,8 +140,8 @@ def _attributes(release: Release, hidden: Hidden, price: Price) -> dict[str, Any
         for name, value in redact(found).items()
         if not (_NEVER.match(name) or _INPUT_NAME.match(name) or _OUTPUT_NAME.match(name))
     }
-    if not hidden.any_content and Smith.ATTACHMENTS in found:
-        run[Smith.ATTACHMENTS] = found[Smith.ATTACHMENTS]
+    if not hidden.any_content and (attachments := _attachments(found.get(Smith.ATTACHMENTS))):
+        run[Smith.ATTACHMENTS] = attachments
     run |= contents | {Smith.RUN_TYPE: kind} | _metadata(release, run)
     # LangSmith adds what is below to what is above: a total that is repeated above a model call would count twice.
     run = {name: value for name, value in run.items() if kind == "llm" or not name.startswith(_USAGE)}
@@ -141,7 +170,7 @@ def _content(value: Any, *, is_messages: bool) -> str:
     try:
         content = redact(json.loads(value) if isinstance(value, str) else value)
     except ValueError:
-        content = value
+        content = scrub(value)
     except Exception:
         # Fail closed, as capture does.
         content = REDACTED
@@ -150,16 +179,31 @@ def _content(value: Any, *, is_messages: bool) -> str:
     return json.dumps(content if isinstance(content, dict) else {"value": content})
 
 
+def _attachments(value: Any) -> str:
+    """Return the files of a run as LangSmith wants them; what is none is left out, because it is not looked through."""
+    if not isinstance(value, str) or len(value) > _MAX_ATTACHMENTS_CHARS:
+        return ""
+    try:
+        files = [
+            {"name": scrub(file["name"]), "content": file["content"], "mime_type": scrub(file["mime_type"])}
+            for file in json.loads(value)
+            if _BASE64.fullmatch(file["content"])
+        ]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    return json.dumps(files) if files else ""
+
+
 def _metadata(release: Release, found: Mapping[str, Any]) -> dict[str, Any]:
     known: dict[str, Any] = {
         name: value for name, value in found.items() if name.startswith("forge.") and name != Attr.SPAN_KIND
     }
-    session_id = release.session_id or found.get(Attr.GEN_AI_CONVERSATION_ID)
+    session_id = _id(release.session_id or str(found.get(Attr.GEN_AI_CONVERSATION_ID) or ""))
     if session_id:
         # The thread: LangSmith reads one of the two, depending on where it looks.
         known |= {Smith.SESSION_ID: session_id, Smith.THREAD_ID: session_id}
     if release.user_id:
-        known[Smith.USER_ID] = release.user_id
+        known[Smith.USER_ID] = _id(release.user_id)
     if release.remote_parent is not None:
         known[Smith.REMOTE_PARENT] = format_span_id(release.remote_parent.span_id)
     metadata = {Smith.METADATA + name: value for name, value in known.items()}
@@ -174,6 +218,11 @@ def _metadata(release: Release, found: Mapping[str, Any]) -> dict[str, Any]:
         # LangSmith prices by either, depending on the age of the code that looks.
         metadata |= {Attr.GEN_AI_PROVIDER: provider, Attr.GEN_AI_SYSTEM: provider}
     return metadata
+
+
+def _id(value: str) -> str:
+    """Return an id that groups as ever, also where somebody has made a token of it."""
+    return value if scrub(value) == value else f"redacted-{sha256(value.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
 def _cost_usd(call: ModelCall, price: Price) -> Decimal | None:
@@ -207,18 +256,18 @@ def _events(span: ReadableSpan, hidden: Hidden) -> list[Event]:
     events = [_event(event, hidden) for event in span.events if event.name == _EXCEPTION or not hidden.any_content]
     if span.status.status_code is StatusCode.ERROR and all(event.name != _EXCEPTION for event in events):
         error_type = str(attributes_of(span).get(Attr.ERROR_TYPE) or "Error")
-        message = error_type if hidden.any_content else span.status.description or error_type
-        about = {"exception.type": error_type, "exception.message": message}
+        message = error_type if hidden.any_text else scrub(span.status.description or error_type)
+        about = {"exception.type": scrub(error_type), "exception.message": message}
         events.append(Event(_EXCEPTION, about, timestamp=span.end_time))
     return events
 
 
 def _event(event: Event, hidden: Hidden) -> Event:
     attributes = dict(event.attributes or {})
-    if event.name == _EXCEPTION and hidden.any_content:
+    if event.name == _EXCEPTION and hidden.any_text:
         error_type = attributes.get("exception.type", "Error")
         attributes = {"exception.type": error_type, "exception.message": error_type}
-    return Event(event.name, redact(attributes), timestamp=event.timestamp)
+    return Event(scrub(event.name), _redacted(attributes), timestamp=event.timestamp)
 
 
 def _plain(value: Any) -> Any:

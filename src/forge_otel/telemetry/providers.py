@@ -219,6 +219,7 @@ class Telemetry:
             return ()
         processor = from_env(
             self.genai.price,
+            error_texts=self.settings.capture_content,
             # The other exporters want to be closed in the same time.
             shutdown_timeout_s=self.settings.shutdown_timeout_s * 0.8,
             max_waiting=_MAX_WAITING_CAPTURED if self.settings.capture_content else _MAX_WAITING,

@@ -78,9 +78,10 @@ class LangSmithStandIn:
     Args:
         api_key: other keys get 401; None takes every key.
         max_bytes: larger bodies, as sent, get 413; None takes any size.
+        port: of 127.0.0.1; 0 takes a free one.
     """
 
-    def __init__(self, *, api_key: str | None = None, max_bytes: int | None = None) -> None:
+    def __init__(self, *, api_key: str | None = None, max_bytes: int | None = None, port: int = 0) -> None:
         self.api_key = api_key
         self.max_bytes = max_bytes
         self.feedback: list[dict[str, Any]] = []
@@ -89,7 +90,7 @@ class LangSmithStandIn:
         self._faults: deque[tuple[Fault, int | None]] = deque()
         self._recovered = threading.Event()
         self._lock = threading.Lock()
-        self._server = _Server(self)
+        self._server = _Server(self, port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> Self:
@@ -199,10 +200,10 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, stand_in: LangSmithStandIn) -> None:
+    def __init__(self, stand_in: LangSmithStandIn, port: int) -> None:
         self.judge = stand_in._judge  # noqa: SLF001 - one class in two parts
         self.recovered = stand_in._recovered  # noqa: SLF001
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: clients that go away are what tests are about."""

@@ -14,6 +14,7 @@ from opentelemetry.propagators.textmap import Getter
 from starlette.types import Scope
 
 from forge_otel.names import Attr
+from forge_otel.telemetry.scrub import scrub
 
 __all__ = [
     "CARRIER",
@@ -114,7 +115,7 @@ def request_attributes(scope: Scope, found: dict[bytes, bytes]) -> dict[str, str
     attributes: dict[str, str | int] = {
         Attr.HTTP_METHOD: method,
         Attr.URL_SCHEME: scheme,
-        Attr.URL_PATH: scope["path"][:_MAX_QUERY_CHARS],
+        Attr.URL_PATH: scrub(scope["path"][:_MAX_QUERY_CHARS]),
     }
     if method is not original and method == OTHER_METHOD:
         attributes[Attr.HTTP_METHOD_ORIGINAL] = original[:_MAX_METHOD_CHARS]
@@ -128,7 +129,7 @@ def request_attributes(scope: Scope, found: dict[bytes, bytes]) -> dict[str, str
     if scope.get("client"):
         attributes[Attr.CLIENT_ADDRESS] = scope["client"][0]
     if b"user-agent" in found:
-        attributes[Attr.USER_AGENT] = found[b"user-agent"][:_MAX_CHARS].decode("latin-1")
+        attributes[Attr.USER_AGENT] = scrub(found[b"user-agent"][:_MAX_CHARS].decode("latin-1"))
     if scope.get("http_version"):
         attributes[Attr.NETWORK_PROTOCOL_VERSION] = scope["http_version"]
     return attributes
@@ -149,8 +150,16 @@ def error_type(exc: BaseException) -> str:
 def _redact_part(part: str) -> str:
     name, separator, value = part.partition("=")
     if not separator:
-        return part if len(part) <= _MAX_NAMELESS_CHARS else _REDACTED
-    return f"{name}={_REDACTED}" if value and _SECRET_NAME.search(unquote_plus(name)) else part
+        return part if len(part) <= _MAX_NAMELESS_CHARS and not _holds_secret(part) else _REDACTED
+    if value and (_SECRET_NAME.search(unquote_plus(name)) or _holds_secret(value)):
+        value = _REDACTED
+    return f"{_REDACTED if _holds_secret(name) else name}={value}"
+
+
+def _holds_secret(part: str) -> bool:
+    """Tell of a URL with credentials as a parameter, of JSON in one, of a token that its shape gives away."""
+    shown = unquote_plus(part)
+    return scrub(shown) != shown
 
 
 def _server(scope: Scope, host: bytes | None, scheme: str) -> tuple[str | None, int | None]:

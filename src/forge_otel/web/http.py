@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from forge_otel.context import RequestInfo, bind_identity, current_request
 from forge_otel.errors import ForgeError, PayloadTooLarge
 from forge_otel.names import Attr, Metric
+from forge_otel.telemetry.failures import record_failure
 from forge_otel.web.attributes import OTHER_METHOD, HeaderFacts, error_type, request_attributes
 from forge_otel.web.options import Shared
 from forge_otel.web.problems import problem_of, unexpected
@@ -288,7 +289,7 @@ class HttpExchange:
         span.set_attributes(attributes)
         error = exc or self._cause
         if is_error and error is not None and self._server.records_exceptions:
-            span.record_exception(error)
+            record_failure(span, error, with_text=self._shared.forge.settings.capture_content)
         if is_error and self._server.is_own:
             span.set_status(Status(StatusCode.ERROR))
 

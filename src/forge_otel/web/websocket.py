@@ -14,6 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from forge_otel.context import Identity, RequestInfo, bind_identity, current_request, identity
 from forge_otel.names import Attr, Metric
+from forge_otel.telemetry.failures import record_failure
 from forge_otel.web.attributes import HeaderFacts, error_type, request_attributes
 from forge_otel.web.http import DISCONNECTED, UNMATCHED
 from forge_otel.web.options import Shared
@@ -132,7 +133,7 @@ class WebSocketExchange:
         if failure is not None:
             span.set_attribute(Attr.ERROR_TYPE, failure)
         if error is not None and self._server.records_exceptions:
-            span.record_exception(error)
+            record_failure(span, error, with_text=self._shared.forge.settings.capture_content)
         if self._server.is_own:
             if error is not None:
                 span.set_status(Status(StatusCode.ERROR))

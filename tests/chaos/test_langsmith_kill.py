@@ -1,0 +1,216 @@
+"""Processes that end in every way while LangSmith fails in every way: each span on disk arrives, once, in its tree.
+
+Run as a program, this file is the service: it ends trees of spans, and writes their names to its standard output once
+they are on disk or with LangSmith.
+"""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from tests.unit.telemetry.bridge import IMPATIENT, eventually
+
+from forge_otel.telemetry.export_ledger import ExportStats
+from forge_otel.telemetry.export_spool import SpoolOptions
+from forge_otel.telemetry.langsmith import LangSmithProcessor
+from forge_otel.telemetry.langsmith_options import LangSmithOptions
+from forge_otel.testing.langsmith import Fault, LangSmithStandIn
+
+RUN = {"forge.span.kind": "agent"}
+PASSING = [
+    *(Fault(status=status, times=2) for status in (401, 408, 429, 500, 503)),
+    Fault(status=429, retry_after_s=1, times=1),
+    *(Fault(kind=kind, times=1) for kind in ("reset", "hang")),
+]
+
+
+def processor(url: str, folder: Path) -> LangSmithProcessor:
+    """The bridge of the service, before and after it was killed."""
+    options = LangSmithOptions(api_key="key", endpoint=url)
+    return LangSmithProcessor(
+        options, policy=IMPATIENT, spool=SpoolOptions(directory=folder), max_batch=20, shutdown_timeout_s=3.0
+    )
+
+
+def is_balanced(stats: ExportStats) -> bool:
+    """Say whether every span is in exactly one of the numbers."""
+    return stats.produced == stats.exported + stats.waiting + stats.sampled_out + sum(stats.dropped.values())
+
+
+def serve(url: str, folder: Path) -> None:
+    """End trees until killed, and name those that a death cannot take any more."""
+    bridge = processor(url, folder)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(bridge)
+    tracer = provider.get_tracer("service")
+    count = 0
+    while True:
+        names = []
+        for _ in range(random.randint(1, 10)):
+            name = f"{os.getpid()}-{(count := count + 1)}"
+            with tracer.start_as_current_span(name, attributes=RUN):
+                for below in "abc":
+                    tracer.start_span(f"{name}{below}", attributes=RUN).end()
+            names += [name, *(f"{name}{below}" for below in "abc")]
+        eventually(lambda: is_safe(bridge.stats()), timeout_s=30)
+        assert is_balanced(bridge.stats())
+        os.write(1, "".join(f"{name}\n" for name in names).encode())
+
+
+def is_safe(stats: ExportStats) -> bool:
+    """Say whether a death would take no span, those included that another process has left."""
+    return stats.waiting == stats.spooled
+
+
+def killed(url: str, folder: Path, *, after_s: float, processes: int = 1) -> set[str]:
+    """Run the service, kill it `after_s` after its first line, and return what it had named."""
+    command = [sys.executable, "-m", "tests.chaos.test_langsmith_kill", url, str(folder)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
+    names: set[str] = set()
+    for process in running:
+        assert process.stdout is not None
+        names.add(process.stdout.readline().decode().strip())
+    time.sleep(after_s)
+    for process in running:
+        process.kill()
+    for process in running:
+        out, _ = process.communicate()
+        names.update(line for line in out.decode().split("\n")[:-1])
+    return names
+
+
+def test_kill_9_loses_nothing_that_was_on_disk(tmp_path: Path) -> None:
+    """Two processes, killed at random moments while LangSmith fails in turn: every span arrives in its tree, once."""
+    folder = tmp_path / "spool"
+    names: set[str] = set()
+    with LangSmithStandIn() as langsmith:
+        for _ in range(3):
+            for fault in random.sample(PASSING, 4):
+                langsmith.fail(fault)
+            names |= killed(langsmith.url, folder, after_s=random.uniform(0.2, 1.0), processes=2)
+        langsmith.recover()
+        heir = processor(langsmith.url, folder)
+        assert heir.force_flush(30_000)
+        assert is_balanced(heir.stats())
+        heir.shutdown()
+        runs = Counter(run.name for run in langsmith.runs())
+        assert names <= runs.keys()
+        assert set(runs.values()) == {1}
+        # No orphans: what arrived is what shows.
+        assert len({span.span_id for span in langsmith.spans}) == sum(runs.values())
+    assert list(folder.iterdir()) == []
+
+
+def test_langsmith_is_away_for_a_while(tmp_path: Path) -> None:
+    """Nobody listens at its address; the service is killed meanwhile, and started again before LangSmith is."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    names = killed(url, tmp_path, after_s=0.5)
+    heir = processor(url, tmp_path)
+    eventually(lambda: heir.stats().waiting >= len(names))
+    assert heir.stats().fault == "ConnectionRefusedError"
+    with LangSmithStandIn(port=port) as langsmith:
+        assert heir.force_flush(30_000)
+        assert names <= {run.name for run in langsmith.runs()}
+        assert Counter(span.span_id for span in langsmith.spans).most_common(1)[0][1] == 1
+        heir.shutdown()
+        assert is_balanced(heir.stats())
+
+
+@pytest.mark.parametrize("fault", [Fault(kind="hang"), Fault(), Fault(status=401), Fault(status=429, retry_after_s=60)])
+def test_sigterm_under_uvicorn_is_quick_and_keeps_what_waits(fault: Fault, tmp_path: Path) -> None:
+    """Whatever LangSmith does, the process is gone within 5 s; started again, it delivers."""
+    with LangSmithStandIn(api_key="key") as langsmith:
+        langsmith.fail(fault)
+        with Service(langsmith.url, tmp_path) as service:
+            for _ in range(5):
+                service.get("/work")
+            service.until_metric("forge_export_spool_bytes", above=0)
+            assert service.terminate() < 5.0
+        assert langsmith.spans == []
+        langsmith.recover()
+        with Service(langsmith.url, tmp_path) as service:
+            eventually(lambda: len(langsmith.runs()) == 10)
+            assert service.terminate() < 5.0
+        assert Counter(run.name for run in langsmith.runs()) == {"GET /work": 5, "invoke_agent writer": 5}
+
+
+class Service:
+    """A FastAPI service under uvicorn, as users run it."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        with socket.socket() as place:
+            place.bind(("127.0.0.1", 0))
+            self._url = f"http://127.0.0.1:{place.getsockname()[1]}"
+        environ = {
+            "LANGSMITH_API_KEY": "key",
+            "LANGSMITH_ENDPOINT": url,
+            "FORGE_ARCHIVE_URL": "",
+            "FORGE_DATABASE_URL": "",
+            "FORGE_OUTBOX_DIR": "",
+            "FORGE_TRACE_SPOOL_DIR": str(folder / "spool"),
+        }
+        port = self._url.rpartition(":")[2]
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "tests.chaos.traced_app:app",
+            "--port",
+            port,
+            "--log-level",
+            "error",
+        ]
+        self._process = subprocess.Popen(command, env=os.environ | environ)
+
+    def __enter__(self) -> Self:
+        eventually(self._is_up, timeout_s=30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def get(self, path: str) -> str:
+        """Return what it answers."""
+        answer = httpx.get(f"{self._url}{path}")
+        answer.raise_for_status()
+        return answer.text
+
+    def until_metric(self, name: str, *, above: float) -> None:
+        """Wait until a figure on its page is above a bound."""
+
+        def is_above() -> bool:
+            lines = self.get("/metrics").splitlines()
+            return any(float(line.split()[-1]) > above for line in lines if line.startswith(name))
+
+        eventually(is_above)
+
+    def terminate(self) -> float:
+        """End it as an orchestrator does; return how long that took."""
+        started_s = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(30)
+        return time.monotonic() - started_s
+
+    def _is_up(self) -> bool:
+        try:
+            return httpx.get(f"{self._url}/livez").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], Path(sys.argv[2]))
