@@ -134,12 +134,11 @@ class S3Archive:
 
     async def list_versions(self, prefix: str = "") -> AsyncIterator[ArchivedObject]:
         """Go through all versions of what is stored under keys that begin with `prefix`, older and newest."""
-        for room in ROOMS:
-            async for page in self._version_pages(f"{room}/"):
-                for found in page.get("Versions", []):
-                    key = found["Key"].removeprefix(self._prefix)
-                    if _is_ours(key) and key.startswith(prefix):
-                        yield ArchivedObject(key, found["Size"], found["LastModified"])
+        async for page in self._version_pages(prefix):
+            for found in page.get("Versions", []):
+                key = found["Key"].removeprefix(self._prefix)
+                if _is_ours(key):
+                    yield ArchivedObject(key, found["Size"], found["LastModified"])
 
     async def capabilities(self) -> Capabilities:
         """Ask what the bucket's store can do and what of it is switched on; nothing is changed.
