@@ -9,9 +9,9 @@ UV := UV_CACHE_DIR=.venv/.cache/uv $(VENV_BIN)/uv
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: ## run the main job and keep serving until Ctrl-C; ONCE=1 ends after the table
-	$(PREPARE) demo
-	@$(VENV_BIN)/forge-otel demo $(if $(filter-out 0,$(ONCE)),--once)
+demo: ## run the main job and keep serving until Ctrl-C; ONCE=1 ends after the table, REAL=1 brings real servers
+	$(PREPARE) $(if $(filter-out 0,$(REAL)),test,demo)
+	@$(VENV_BIN)/$(if $(filter-out 0,$(REAL)),python scripts/real_demo.py,forge-otel demo) $(if $(filter-out 0,$(ONCE)),--once)
 
 test: ## run the test suite with its own servers; ARGS="tests/unit -x" goes to pytest
 	$(PREPARE) test

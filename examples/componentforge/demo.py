@@ -32,6 +32,7 @@ from componentforge.serving import serve
 from componentforge.settings import OFFLINE_MODEL, ServiceSettings
 from componentforge.workload import Edit, Order, Workload, load_workload
 from forge_otel import Forge, Settings
+from forge_otel.settings import mask_url
 from forge_otel.telemetry.recent import draw
 from forge_otel.web.admin import login_link
 
@@ -157,8 +158,8 @@ def _print_places(console: Console, demo: Demo) -> None:
         "dashboard": f"{login_link(demo.forge, base_url=demo.base_url)}  (opens once, within 10 minutes)",
         "metrics": f"{demo.base_url}/metrics",
         "health": f"{demo.base_url}/readyz",
-        "database": str(demo.folder / "forge.db"),
-        "artifacts": str(demo.folder / "artifacts"),
+        "database": mask_url(demo.forge.settings.database_url) or "none",
+        "artifacts": mask_url(demo.forge.settings.archive_url) or "none",
     }
     console.print("\n[bold]Where to look[/]")
     for name, place in places.items():
