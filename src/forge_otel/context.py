@@ -64,6 +64,8 @@ class Generation:
     misses: dict[str, str] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
     trace_id: str = ""
+    run_url: str = ""
+    """Where LangSmith shows it; "" where that is not known."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def note_cost(self, cost: Cost) -> None:
@@ -100,10 +102,12 @@ class RequestInfo:
     Args:
         span: its server span.
         cache_status: members of the ``Cache-Status`` header (RFC 9211).
+        run_url: where LangSmith shows its last generation; "" where that is not known.
     """
 
     span: Span
     cache_status: list[str] = field(default_factory=list)
+    run_url: str = ""
 
 
 current_generation: ContextVar[Generation | None] = ContextVar("forge_generation", default=None)

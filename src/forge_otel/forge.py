@@ -34,6 +34,7 @@ from forge_otel.layers.trace import Trace
 from forge_otel.settings import Settings
 from forge_otel.sinks.outbox import Outbox
 from forge_otel.sinks.recent import Recent
+from forge_otel.telemetry.langsmith_desk import LangSmithDesk
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.telemetry.spans import Spans
 from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, Reply, Sink
@@ -90,8 +91,11 @@ class Forge(Spans):
         _check_critical(self.settings, {probe.name for probe in stack.probes} | {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
         self._health = HealthMonitor(stack.probes)
+        self._langsmith = LangSmithDesk(
+            lambda function: self.guards.get("langsmith").call(function), self.telemetry.instruments
+        )
         always: list[Layer] = [
-            Trace(self.telemetry, with_texts=self.settings.capture_content),
+            Trace(self.telemetry, runs=self._langsmith, with_texts=self.settings.capture_content),
             Recorder(self.outbox, pipeline_version=self.settings.pipeline_version),
             Metrics(self.telemetry.instruments, on_end=self._watch.ended),
         ]
@@ -238,6 +242,7 @@ class Forge(Spans):
             if self.parts.store_service is not None:
                 board = BreakerBoard(self.parts.store, self.guards, carrier=self.parts.store_service)
                 await opening.enter_async_context(board)
+            await opening.enter_async_context(self._langsmith)
             await opening.enter_async_context(self.outbox)
             await opening.enter_async_context(self._health)
             self._resources = opening.pop_all()
@@ -245,10 +250,13 @@ class Forge(Spans):
 
     async def _close(self) -> None:
         _open_forges.remove(self)
+        until_s = time.monotonic() + self.settings.shutdown_timeout_s
         try:
             await self._resources.aclose()
         finally:
-            await asyncio.to_thread(self.telemetry.shutdown, self.settings.shutdown_timeout_s * (1 - _OUTBOX_SHARE))
+            # What the outbox did not need is theirs, too.
+            least_s = self.settings.shutdown_timeout_s * (1 - _OUTBOX_SHARE)
+            await asyncio.to_thread(self.telemetry.shutdown, max(until_s - time.monotonic(), least_s))
 
 
 def _check_critical(settings: Settings, known: set[str]) -> None:

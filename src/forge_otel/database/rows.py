@@ -50,6 +50,7 @@ def generation_row(record: Record) -> Row:
         "saved_nano_usd": record.saved_usd,
         **_tokens(usages),
         "trace_id": record.trace_id,
+        "langsmith_url": _storable(record.langsmith_url),
         "error_type": _storable(record.error_type),
         "error_message": _storable(record.error_message),
         "quality_score": _finite(record.quality_score),

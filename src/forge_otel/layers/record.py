@@ -12,7 +12,7 @@ from forge_otel.errors import BadRequest
 from forge_otel.keys import artifact_key
 from forge_otel.types import Call, CallNext, GenerationResult, Record, Reply, outcome_of
 
-__all__ = ["Journal", "Recorder"]
+__all__ = ["Journal", "Recorder", "finite"]
 
 _logger = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ class Recorder:
             misses=dict(generation.misses),
             degraded=tuple(generation.degraded),
             trace_id=generation.trace_id,
+            langsmith_url=generation.run_url or None,
             error_type=None if exc is None else type(exc).__name__,
             error_message=None if exc is None else _text(exc),
             **answered,
@@ -112,7 +113,7 @@ def _answered(call: Call, reply: Reply) -> Mapping[str, Any]:
         "source": reply.source,
         "origin_id": reply.origin_id,
         "saved_usd": reply.saved_usd,
-        "quality_score": _finite(score),
+        "quality_score": finite(score),
         "artifacts": artifacts,
         "artifact_refs": refs,
     }
@@ -123,7 +124,8 @@ def _text(exc: BaseException) -> str:
     return str(exc)[:_MAX_ERROR_CHARS].encode("utf-8", "replace").decode()
 
 
-def _finite(score: object) -> float | None:
+def finite(score: object) -> float | None:
+    """Return a score that a pipeline has told as a number, None where it is none."""
     try:
         number = float(score) if isinstance(score, int | float) else math.nan
     except OverflowError:

@@ -1,11 +1,13 @@
 """The outermost layer: one span around a generation, whoever answers it."""
 
 import asyncio
+from datetime import datetime
 from typing import Protocol
 
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, format_trace_id
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, Tracer, format_trace_id
 
-from forge_otel.context import Generation, current_generation
+from forge_otel.context import Generation, current_generation, current_request
+from forge_otel.layers.record import finite
 from forge_otel.names import Attr, Operation
 from forge_otel.telemetry.failures import record_failure
 from forge_otel.types import Call, CallNext, Reply
@@ -22,16 +24,30 @@ class Traced(Protocol):
         ...
 
 
+class Runs(Protocol):
+    """What LangSmith makes of spans; `forge_otel.telemetry.langsmith_desk.LangSmithDesk` is one."""
+
+    def run_url(self, context: SpanContext, /) -> str:
+        """Return where the run of a span is shown, "" where that is not known."""
+        ...
+
+    def score(self, context: SpanContext, score: float, /, *, about: str, started_at: datetime) -> None:
+        """Have a score put on the run of a span; returns at once."""
+        ...
+
+
 class Trace:
     """Opens the generation's span and says on it who answered, for how much.
 
     Args:
         telemetry: records nothing where tracing is off, and the layer still works.
+        runs: links and scores the run of a generation.
         with_texts: whether what an exception says may be recorded.
     """
 
-    def __init__(self, telemetry: Traced, *, with_texts: bool = False) -> None:
+    def __init__(self, telemetry: Traced, *, runs: Runs | None = None, with_texts: bool = False) -> None:
         self._telemetry = telemetry
+        self._runs = runs
         self._with_texts = with_texts
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
@@ -47,6 +63,7 @@ class Trace:
         ) as span:
             if generation is not None:
                 generation.trace_id = format_trace_id(span.get_span_context().trace_id)
+                self._link(span, generation)
             try:
                 reply = await call_next(call)
             except (Exception, asyncio.CancelledError) as exc:
@@ -55,7 +72,25 @@ class Trace:
             finally:
                 _conclude(span, generation)
             _answer(span, reply)
+            self._score(span, generation, reply)
             return reply
+
+    def _link(self, span: Span, generation: Generation) -> None:
+        if self._runs is None or not span.is_recording():
+            return
+        generation.run_url = self._runs.run_url(span.get_span_context())
+        request = current_request.get()
+        if request is not None:
+            request.run_url = generation.run_url
+
+    def _score(self, span: Span, generation: Generation | None, reply: Reply) -> None:
+        score = finite(reply.result.metadata.get("quality_score"))
+        # An answer from the cache was judged when it was made.
+        if self._runs is None or generation is None or score is None or reply.source != "L4":
+            return
+        if span.is_recording():
+            context = span.get_span_context()
+            self._runs.score(context, score, about=generation.id, started_at=generation.started_at)
 
 
 def _attributes(call: Call, generation: Generation | None) -> dict[str, str]:

@@ -78,3 +78,16 @@ class DeliveryMetrics:
         unit="By",
         description="Size of the spans that wait on local disk for LangSmith.",
     )
+    FEEDBACK_SETTLED: Final = Instrument(
+        name="forge.feedback.settled",
+        kind="observable_counter",
+        unit="{score}",
+        description="Scores for runs in LangSmith that were sent or dropped, the latter by reason.",
+        attributes=(Attr.OUTCOME, Attr.REASON),
+    )
+    FEEDBACK_WAITING: Final = Instrument(
+        name="forge.feedback.waiting",
+        kind="observable_gauge",
+        unit="{score}",
+        description="Scores that LangSmith has not taken yet.",
+    )

@@ -29,6 +29,7 @@ __all__ = ["ExportQueue"]
 logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.25
+_STANDSTILL_S: Final = 1.5
 
 Encode = Callable[[Sequence[ReadableSpan]], bytes]
 
@@ -113,8 +114,8 @@ class ExportQueue(Exclusive):
         if self._closing.begun.is_set():
             return
         self._closing.begin(self._shutdown_timeout_s)
-        for thread in (self._taker, self._sender):
-            thread.join(max(self._closing.left_s, 0.0))
+        self._taker.join(max(self._closing.left_s, 0.0))
+        self._wait_for_sender()
         self._take_in()
         self._spool.close(timeout_s=max(self._closing.left_s, _POLL_S))
         kept = self._spool.spans_on_disk
@@ -123,6 +124,16 @@ class ExportQueue(Exclusive):
             logger.info("%d spans wait on disk for the next start", kept)
         if lost:
             logger.warning("%d spans were only in memory and are lost", lost)
+
+    def _wait_for_sender(self) -> None:
+        """Let it send what it can; where all is on disk, a server that takes nothing is not waited for."""
+        exported, moved_s = -1, time.monotonic()
+        while self._sender.is_alive() and self._closing.left_s > 0:
+            if (now := self._ledger.stats().exported) != exported:
+                exported, moved_s = now, time.monotonic()
+            elif self._spool.is_durable and time.monotonic() - moved_s > _STANDSTILL_S:
+                return
+            self._sender.join(min(_POLL_S, self._closing.left_s))
 
     def _restart(self) -> None:
         self._arrived: deque[ReadableSpan | None] = deque()

@@ -6,7 +6,6 @@ span is counted. What LangSmith has not taken waits on disk, outlives the proces
 timed out, or whose process died, may arrive twice, and LangSmith knows a run by its span id.
 """
 
-import hashlib
 import logging
 import os
 import time
@@ -22,7 +21,7 @@ from forge_otel.telemetry.export_http import HttpPost
 from forge_otel.telemetry.export_queue import ExportQueue
 from forge_otel.telemetry.export_spool import SpoolOptions
 from forge_otel.telemetry.langsmith_names import Smith
-from forge_otel.telemetry.langsmith_options import LangSmithOptions
+from forge_otel.telemetry.langsmith_options import LangSmithOptions, is_sampled
 from forge_otel.telemetry.langsmith_tree import Keep, Release, Trees, keep_runs
 from forge_otel.telemetry.langsmith_view import Price, as_run
 
@@ -30,11 +29,9 @@ with needs("langsmith"):
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-__all__ = ["LangSmithProcessor", "from_env", "is_sampled"]
+__all__ = ["LangSmithProcessor", "from_env"]
 
 logger = logging.getLogger(__name__)
-
-_HASH_BYTES: Final = 8
 
 
 class Bounds(TypedDict):
@@ -121,18 +118,6 @@ class LangSmithProcessor(ExportQueue):
             # Fail closed: what could not be redacted is not sent.
             logger.debug("A span could not be made a run", exc_info=True)
             return None
-
-
-def is_sampled(trace_id: int, rate: float) -> bool:
-    """Return whether a trace is among the share that is sent; every process says the same of it.
-
-    The id is hashed, because OpenTelemetry's samplers compare its bits themselves: of what they let through, another
-    share by the same bits would be all or nothing.
-    """
-    if rate >= 1:
-        return True
-    digest = hashlib.blake2b(trace_id.to_bytes(16, "big"), digest_size=_HASH_BYTES).digest()
-    return int.from_bytes(digest, "big") < int(rate * (1 << 8 * _HASH_BYTES))
 
 
 def from_env(price: Price, *, error_texts: bool, **options: Unpack[Bounds]) -> LangSmithProcessor | None:

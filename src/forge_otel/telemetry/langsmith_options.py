@@ -1,5 +1,6 @@
 """What LangSmith's own environment variables say."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -8,9 +9,10 @@ from urllib.parse import urlsplit
 from forge_otel.errors import ConfigurationError
 from forge_otel.telemetry.langsmith_names import Variable
 
-__all__ = ["DEFAULT_ENDPOINT", "Hidden", "LangSmithOptions"]
+__all__ = ["DEFAULT_ENDPOINT", "Hidden", "LangSmithOptions", "is_sampled"]
 
 DEFAULT_ENDPOINT = "https://api.smith.langchain.com"
+_HASH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,18 @@ class LangSmithOptions:
             ),
             sampling_rate=sampling_rate,
         )
+
+
+def is_sampled(trace_id: int, rate: float) -> bool:
+    """Return whether a trace is among the share that is sent; every process says the same of it.
+
+    The id is hashed, because OpenTelemetry's samplers compare its bits themselves: of what they let through, another
+    share by the same bits would be all or nothing.
+    """
+    if rate >= 1:
+        return True
+    digest = hashlib.blake2b(trace_id.to_bytes(16, "big"), digest_size=_HASH_BYTES).digest()
+    return int.from_bytes(digest, "big") < int(rate * (1 << 8 * _HASH_BYTES))
 
 
 def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str:

@@ -221,7 +221,7 @@ class Telemetry:
             self.genai.price,
             error_texts=self.settings.capture_content,
             # The other exporters want to be closed in the same time.
-            shutdown_timeout_s=self.settings.shutdown_timeout_s * 0.8,
+            shutdown_timeout_s=self.settings.shutdown_timeout_s * 0.6,
             max_waiting=_MAX_WAITING_CAPTURED if self.settings.capture_content else _MAX_WAITING,
             spool=SpoolOptions(
                 directory=None if (folder := self.settings.trace_spool_dir) is None else Path(folder).absolute(),

@@ -13,10 +13,13 @@ import socket
 import struct
 import threading
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Final, Literal, Self
+from urllib.parse import parse_qs
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from forge_otel.errors import needs
 from forge_otel.testing.langsmith_runs import Run, reduce_to_runs
@@ -28,6 +31,7 @@ with needs("langsmith"):
 __all__ = ["Fault", "LangSmithStandIn", "Received"]
 
 _TRACES: Final = "/otel/v1/traces"
+_TENANT: Final = UUID(int=1)
 _INFO: Final = {"version": "0.0-stand-in", "batch_ingest_config": {"use_multipart_endpoint": False}}
 
 
@@ -88,6 +92,7 @@ class LangSmithStandIn:
         self.answers: Counter[str] = Counter()
         self._received: list[Received] = []
         self._faults: deque[tuple[Fault, int | None]] = deque()
+        self._outage: Fault | None = None
         self._recovered = threading.Event()
         self._lock = threading.Lock()
         self._server = _Server(self, port)
@@ -142,11 +147,27 @@ class LangSmithStandIn:
             self._recovered.clear()
             self._faults.append((fault, fault.times))
 
+    def fail_everything(self, fault: Fault) -> None:
+        """Answer every request with `fault`, scores and questions included, until `recover`."""
+        with self._lock:
+            self._recovered.clear()
+            self._outage = fault
+
     def recover(self) -> None:
         """Take spans again, and let go of the requests that hang."""
         with self._lock:
             self._faults.clear()
+            self._outage = None
             self._recovered.set()
+
+    def _projects(self, name: str) -> list[dict[str, Any]]:
+        """Return the projects of that name, all without one; a project is there when its first run has come."""
+        names = {item.headers.get("langsmith-project", "") for item in self._taken()}
+        return [
+            {"id": str(uuid5(NAMESPACE_URL, one)), "name": one, "tenant_id": str(_TENANT), "reference_dataset_id": None}
+            for one in sorted(names)
+            if name in {"", one}
+        ]
 
     def _taken(self) -> list[Received]:
         return [item for item in self.received if item.path == _TRACES and item.answer == "200"]
@@ -185,6 +206,8 @@ class LangSmithStandIn:
             return Fault(status=400), b""
         if self.api_key is not None and headers.get("x-api-key") != self.api_key:
             return Fault(status=401), body
+        if self._outage is not None:
+            return self._outage, body
         if self.max_bytes is not None and len(raw) > self.max_bytes:
             return Fault(status=413), body
         return (self._next_fault(body) if path == _TRACES else None), body
@@ -202,6 +225,8 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, stand_in: LangSmithStandIn, port: int) -> None:
         self.judge = stand_in._judge  # noqa: SLF001 - one class in two parts
+        self.projects = stand_in._projects  # noqa: SLF001
+        self.outage: Callable[[], Fault | None] = lambda: stand_in._outage  # noqa: SLF001
         self.recovered = stand_in._recovered  # noqa: SLF001
         super().__init__(("127.0.0.1", port), _Handler)
 
@@ -214,8 +239,17 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        """Answer ``/info``."""
-        self._answer(200 if self.path == "/info" else 404, _INFO)
+        """Answer ``/info``, and ``/sessions``, which are LangSmith's projects."""
+        path, _, query = self.path.partition("?")
+        fault = self.server.outage()
+        if fault is not None:
+            self._fail(fault)
+        elif path == "/info":
+            self._answer(200, _INFO)
+        elif path == "/sessions":
+            self._answer(200, self.server.projects(parse_qs(query).get("name", [""])[0]))
+        else:
+            self._answer(404, {})
 
     def do_POST(self) -> None:
         """Take spans or feedback, or fail as scripted."""
@@ -224,7 +258,11 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.server.judge(self.path, headers, raw)
         if fault is None:
             self._answer(200, {})
-        elif fault.kind == "hang":
+        else:
+            self._fail(fault)
+
+    def _fail(self, fault: Fault) -> None:
+        if fault.kind == "hang":
             self.server.recovered.wait()
             self.close_connection = True
         elif fault.kind == "reset":
@@ -238,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in http.server
         """Keep the output of tests clean."""
 
-    def _answer(self, status: int, body: dict[str, Any], retry_after_s: int | None = None) -> None:
+    def _answer(self, status: int, body: Any, retry_after_s: int | None = None) -> None:
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

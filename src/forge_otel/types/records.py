@@ -75,6 +75,7 @@ class Record:
         source: who answered, ``""`` where nobody did.
         misses: cache layer to the reason of its miss.
         degraded: the fallbacks that served it.
+        langsmith_url: where LangSmith shows its run; None where that was not known when it ended.
         artifacts: the contents to archive; empty where nothing was answered.
     """
 
@@ -104,6 +105,7 @@ class Record:
     misses: Mapping[str, str] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
     trace_id: str = ""
+    langsmith_url: str | None = None
     error_type: str | None = None
     error_message: str | None = None
     quality_score: float | None = None

@@ -234,6 +234,8 @@ class HttpExchange:
             headers.append((b"server-timing", b"total;dur=%.1f" % elapsed_ms))
         if chosen.cache_status and self._info.cache_status:
             headers.append((b"cache-status", ", ".join(self._info.cache_status).encode("ascii")))
+        if chosen.run_url is not None and self._info.run_url:
+            headers.append((chosen.run_url.encode("latin-1"), self._info.run_url.encode("ascii", "ignore")))
         # The application may use its message and its list again.
         return message if len(headers) == before else {**message, "headers": headers}
 

@@ -19,11 +19,14 @@ class ResponseHeaders:
         trace_id: the name of the header with the trace id, 32 hex digits; None leaves it out.
         server_timing: ``Server-Timing: total``, milliseconds until the response began.
         cache_status: ``Cache-Status`` (RFC 9211), one member for each generation that answered by then.
+        run_url: the name of a header with the address of the last generation's run in LangSmith, for example
+            ``"x-langsmith-run"``; None leaves it out.
     """
 
     trace_id: str | None = "x-trace-id"
     server_timing: bool = True
     cache_status: bool = True
+    run_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from tests.unit.telemetry.bridge import Bridge, bridge, eventually
 
 from forge_otel.telemetry.export_delivery import RetryPolicy
 from forge_otel.telemetry.export_spool import SpoolOptions
-from forge_otel.telemetry.langsmith import is_sampled
+from forge_otel.telemetry.langsmith_options import is_sampled
 from forge_otel.testing.langsmith import Fault, LangSmithStandIn
 
 ALL = {"keep": lambda _span: True}

@@ -72,9 +72,15 @@ function row(record) {
     make("td", { class: "number", text: duration(record.duration_s) }),
     make("td", { class: "number", text: money(record.cost_usd) }),
     make("td", { class: "number", text: Number(record.saved_usd) ? money(record.saved_usd) : "–" }),
-    make("td", {}, record.trace_id ? make("a", { class: "mono", href: `#${record.id}`, title: record.trace_id, text: record.trace_id.slice(0, 8) }) : "–"));
+    make("td", {}, record.trace_id ? make("a", { class: "mono", href: `#${record.id}`, title: record.trace_id, text: record.trace_id.slice(0, 8) }) : "–", ...runLink(record)));
   if (state.seen && !state.seen.has(record.id)) line.classList.add("fresh");
   return line;
+}
+
+function runLink(record) {
+  // Only an address of the web: what is written in a record is not to be run.
+  return /^https?:\/\//.test(record.langsmith_url ?? "")
+    ? [" ", make("a", { href: record.langsmith_url, target: "_blank", rel: "noreferrer noopener", title: "Open its run in LangSmith", text: "LangSmith" })] : [];
 }
 
 function strip(records) {

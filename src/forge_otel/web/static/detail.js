@@ -48,6 +48,7 @@ function facts(record) {
     ["Generation", record.id, true],
     ["Made by", record.origin_id && record.origin_id !== record.id ? record.origin_id : null, true],
     ["Trace id", record.trace_id, true],
+    ["LangSmith", record.langsmith_url, true],
     ["Artifacts", Object.values(record.artifact_refs ?? {}).join(", "), true],
   ];
   return make("dl", { class: "facts" }, ...lines.filter(([, value]) => value != null && value !== "").flatMap(([name, value, isCode]) =>
