@@ -2,8 +2,10 @@
 
 import gc
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import pytest
+from tests.chaos.rows import ROWS
 from tests.chaos.site import Nursery, Site, StandIns, free_ports, running_site
 from tests.servers import RedisServer
 
@@ -42,5 +44,8 @@ async def site(
     needs_clock = "clock" in request.node.name
     if needs_clock and nursery.clock is None:
         pytest.skip("no C compiler to build the wrong clock with")
-    async with running_site(nursery, stand_ins, redis_server, with_clock=needs_clock) as site:
-        yield site
+    cell = getattr(getattr(request.node, "callspec", None), "params", {}).get("cell")
+    async with AsyncExitStack() as stack:
+        row = await stack.enter_async_context(ROWS[cell.service](request)) if cell and cell.service in ROWS else None
+        site = running_site(nursery, stand_ins, redis_server, row=row, with_clock=needs_clock)
+        yield await stack.enter_async_context(site)

@@ -24,6 +24,18 @@ DISK_BYTES: Final = 40_000
 BURST_S: Final = 0.1
 PAUSE_S: Final = 0.2
 REDIS_PASSWORD: Final = "secret"
+S3_LATE_S: Final = 0.5
+S3_CUT_AFTER_BYTES: Final = 100
+
+
+def s3_error(status: int, code: str) -> HttpAnswer:
+    """An error in S3's own words."""
+    body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+    return HttpAnswer(status=status, body=body, content_type="application/xml")
+
+
+S3_DENIED: Final = s3_error(403, "AccessDenied")
+S3_FULL: Final = s3_error(507, "InsufficientCapacity")
 
 Injection = Callable[[Site], AbstractAsyncContextManager[Any]]
 
@@ -224,6 +236,14 @@ INJECTIONS: Final[Mapping[tuple[str, str], Injection]] = {
     ("SQLite", "full"): database_is_full,
     ("SQLite", "restart mid-write"): crash,
     ("SQLite", "clock jump"): wrong_clock,
+    ("S3", "refused"): lambda site: site.row.proxies["S3"].fault(Refuse()),
+    ("S3", "silent"): lambda site: site.row.proxies["S3"].fault(Silent()),
+    ("S3", "slow"): lambda site: site.row.proxies["S3"].fault(Slow(answer_s=S3_LATE_S)),
+    ("S3", "garbage"): lambda site: site.row.proxies["S3"].fault(Garbage()),
+    ("S3", "auth error"): lambda site: site.row.proxies["S3"].fault(S3_DENIED),
+    ("S3", "full"): lambda site: site.row.proxies["S3"].fault(S3_FULL),
+    ("S3", "restart mid-write"): lambda site: site.row.proxies["S3"].fault(CutOff(after_bytes=S3_CUT_AFTER_BYTES)),
+    ("S3", "clock jump"): wrong_clock,
     ("outbox disk", "refused"): lambda site: file_in_place_of(site.folder / "outbox", site),
     ("outbox disk", "silent"): lambda site: locked(site.journal),
     ("outbox disk", "slow"): lambda site: locked_in_bursts(site.journal),

@@ -14,7 +14,8 @@ import os
 import signal
 import sys
 import traceback
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -67,6 +68,8 @@ class Plan:
     """Where the service is and what it talks to; strings and numbers only, because it travels as JSON.
 
     Args:
+        settings: fields of the forge's `Settings` that are not as usual.
+        environ: variables that other packages read, such as those of OpenTelemetry.
         folder: of everything that it writes; the database is in ``db``, the journal in ``outbox``.
         clock_file: holds the seconds by which its wall clock is wrong; see clock.c. Empty: it is right.
         is_unprivileged: whether it gives up root's right to write where permissions forbid it.
@@ -79,20 +82,24 @@ class Plan:
     cache_url: str
     clock_file: str = ""
     is_unprivileged: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 def build(plan: Plan) -> FastAPI:
     """Build the service."""
     folder = Path(plan.folder)
-    settings = Settings(
-        cache_url=plan.cache_url,
-        archive_url=f"file://{folder}/artifacts",
-        database_url=f"sqlite+aiosqlite:///{folder}/db/forge.db",
-        outbox_dir=f"{folder}/outbox",
-        admin_token=ADMIN_TOKEN,
-        component_types=COMPONENT_TYPES,
-        generation_timeout_s=10,
-    )
+    os.environ.update(plan.environ)
+    usual: dict[str, Any] = {
+        "cache_url": plan.cache_url,
+        "archive_url": f"file://{folder}/artifacts",
+        "database_url": f"sqlite+aiosqlite:///{folder}/db/forge.db",
+        "outbox_dir": f"{folder}/outbox",
+        "admin_token": ADMIN_TOKEN,
+        "component_types": COMPONENT_TYPES,
+        "generation_timeout_s": 10,
+    }
+    settings = Settings(**usual | dict(plan.settings))
     service = ServiceSettings(
         figma_url=plan.figma_url, figma_token="stand-in", openai_url=plan.openai_url, openai_key="offline"
     )

@@ -13,9 +13,9 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
@@ -35,6 +35,7 @@ __all__ = [
     "KNOWN_PER_S",
     "Kept",
     "Nursery",
+    "Row",
     "Site",
     "StandIns",
     "clock_library",
@@ -63,6 +64,22 @@ class Kept:
 
     generation_id: str
     source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is special about the service for one row of the matrix; see rows.py.
+
+    Args:
+        proxies: in front of the helpers of this row, by name.
+        settings, environ: of the `Plan`.
+        archived: returns the components that are archived whole; None where nobody has to look.
+    """
+
+    proxies: Mapping[str, FaultProxy] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict)
+    archived: Callable[[], Awaitable[set[str]]] | None = None
 
 
 class Nursery:
@@ -143,13 +160,14 @@ class Site:
     """The service under a proxy for Redis and one for the model, a folder for its files, and its callers."""
 
     def __init__(
-        self, plan: Plan, nursery: Nursery, *, redis: RedisServer, cache: FaultProxy, model: FaultProxy
+        self, plan: Plan, nursery: Nursery, *, redis: RedisServer, cache: FaultProxy, model: FaultProxy, row: Row
     ) -> None:
         self.plan = plan
         self.folder = Path(plan.folder)
         self.redis = redis
         self.cache = cache
         self.model = model
+        self.row = row
         self.client: httpx.AsyncClient
         self._nursery = nursery
         self._pid = 0
@@ -262,10 +280,16 @@ class Site:
 
     def stored(self) -> dict[str, list[str]]:
         """Return what the database has: generation ids, and what their records say under ``degraded``."""
+        return {name: json.loads(labels) for name, labels in self._select("SELECT id, degraded FROM generations")}
+
+    def components(self, names: Collection[str]) -> set[str]:
+        """Return the components of generations."""
+        found = self._select("SELECT id, component_id FROM generations")
+        return {component_id for name, component_id in found if name in names}
+
+    def _select(self, query: str) -> list[tuple[str, str]]:
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
-            return {
-                name: json.loads(labels) for name, labels in database.execute("SELECT id, degraded FROM generations")
-            }
+            return database.execute(query).fetchall()
 
     async def _ask(self, note: str) -> httpx.Response:
         return await self.client.post("/generate", json=BODY | {"requirements": {"note": note}})
@@ -313,9 +337,10 @@ def turn_clock(file: Path, seconds: float) -> None:
 
 @asynccontextmanager
 async def running_site(
-    nursery: Nursery, stand_ins: StandIns, redis: RedisServer, *, with_clock: bool = False
+    nursery: Nursery, stand_ins: StandIns, redis: RedisServer, *, row: Row | None = None, with_clock: bool = False
 ) -> AsyncIterator[Site]:
     """A service that has been asked for what is known; its folder and its process go with the block."""
+    row = row or Row()
     folder = Path(tempfile.mkdtemp(prefix="forge-faults-"))
     clock = folder / "clock"
     clock.write_bytes(struct.pack("d", 0.0))
@@ -328,8 +353,10 @@ async def running_site(
                 openai_url=model.url_for(f"http://{LOOPBACK}:{stand_ins.openai_port}/v1"),
                 cache_url=cache.url_for(redis.url),
                 clock_file=str(clock) if with_clock else "",
+                settings=row.settings,
+                environ=row.environ,
             )
-        site = Site(plan, nursery, redis=redis, cache=cache, model=model)
+        site = Site(plan, nursery, redis=redis, cache=cache, model=model, row=row)
         # Keeps no connections: one that a restart of the service has closed would be an error of the client.
         limits = httpx.Limits(max_keepalive_connections=0)
         async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=TIMEOUT_S, limits=limits) as client:

@@ -112,6 +112,13 @@ async def nothing_is_lost(site: Site, answers: Sequence[Answer], dropped: int) -
         return len(answered - site.stored().keys()) <= dropped
 
     await until(is_there, timeout_s=10.0)
+    archived = site.row.archived
+    if archived is not None:
+
+        async def is_archived() -> bool:
+            return site.components(answered) <= await archived()
+
+        await until(is_archived, timeout_s=10.0, poll_s=0.2)
 
 
 def report(cell: Cell, outcome: Outcome) -> None:

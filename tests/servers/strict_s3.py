@@ -14,6 +14,11 @@ from tests.servers.process import LOOPBACK, PROBE_S, Server, ServerMissing
 PROGRAM = "versitygw"
 
 
+def is_built() -> bool:
+    """Whether this machine has it."""
+    return shutil.which(PROGRAM) is not None
+
+
 class StrictS3Server(Server):
     """The gateway in its own process, for one account: that of the tests' environment."""
 

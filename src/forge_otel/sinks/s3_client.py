@@ -34,7 +34,8 @@ __all__ = ["Answer", "Bucket", "Place", "Refused"]
 _CONNECT_TIMEOUT_S = 2.0
 # A connection slower than this is taken for one that trickles.
 _SLOWEST_BYTES_PER_S = 256 * 2**10
-_CONCURRENCY = 16
+# Each request is 2 ms of work for the event loop that also serves: so many at once hold it up for a few hundredths at most.
+_CONCURRENCY = 6
 # Above the concurrency of uploads, so that a read or a ping does not queue behind them.
 _POOL = _CONCURRENCY + 8
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
@@ -84,7 +85,7 @@ class Bucket:
         place: where it is.
         timeout_s: deadline of a request; a large body gets the time that it takes at 256 KiB/s on top.
 
-    `turn` is what requests that come in crowds are made within: sixteen at a time.
+    `turn` is what requests that come in crowds are made within: six at a time.
     """
 
     def __init__(self, place: Place, *, timeout_s: float) -> None:

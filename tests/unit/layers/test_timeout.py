@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import math
+import socket
 import time
 from contextlib import suppress
 from contextvars import ContextVar
@@ -215,3 +217,30 @@ def test_bad_options_are_refused() -> None:
     with pytest.raises(ConfigurationError) as caught:
         TimeoutOptions(attempt_s=0.0, max_abandoned=0)
     assert len(caught.value.faults) == 2
+
+
+async def test_an_answer_that_came_while_the_loop_was_held_up_counts() -> None:
+    """A loop that stands still for longer than the limit was not kept waiting by the service: the bytes are there."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"here\n")
+
+    async def ask() -> bytes:
+        reader, writer = await asyncio.open_connection(sock=ours)
+        asyncio.get_running_loop().call_soon(time.sleep, 0.1)
+        await asyncio.sleep(0.02)
+        try:
+            return await reader.readline()
+        finally:
+            writer.close()
+
+    timeout = AttemptTimeout("svc", TimeoutOptions(attempt_s=0.05), notify=lambda _: None)
+    assert await timeout.run(ask(), math.inf) == b"here\n"
+    theirs.close()
+
+
+async def test_a_service_that_is_silent_is_given_up_also_by_a_busy_loop() -> None:
+    """Catching up is a few turns, not another wait."""
+    timeout = AttemptTimeout("svc", TimeoutOptions(attempt_s=0.05), notify=lambda _: None)
+    asyncio.get_running_loop().call_later(0.02, time.sleep, 0.1)
+    with pytest.raises(ServiceTimeout):
+        await timeout.run(asyncio.sleep(60), math.inf)

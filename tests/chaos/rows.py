@@ -1,0 +1,63 @@
+"""What is special about the service for the rows of the matrix whose helper it does not have otherwise.
+
+A row's function gives a `Row` while it is entered: proxies in front of the helper, and the settings that lead there.
+"""
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aioboto3
+import pytest
+from tests.chaos.site import LOOPBACK, Row
+from tests.servers import StrictS3Server
+from tests.servers.strict_s3 import is_built
+
+from forge_otel.testing.faults import FaultProxy
+
+__all__ = ["ROWS"]
+
+REGION: Final = {"AWS_DEFAULT_REGION": "us-east-1"}
+numbers = itertools.count(1)
+
+
+@asynccontextmanager
+async def s3_row(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
+    """The archive is a bucket, on the strict server where it is built, else on the emulator."""
+    if is_built():
+        async with StrictS3Server() as server, s3_archive(server.url) as row:
+            yield row
+        return
+    async with s3_archive(request.getfixturevalue("moto_endpoint")) as row:
+        yield row
+
+
+@asynccontextmanager
+async def s3_archive(endpoint_url: str) -> AsyncIterator[Row]:
+    """An empty bucket behind a proxy."""
+    bucket = f"faults-{next(numbers)}"
+    port = urlsplit(endpoint_url).port or 0
+
+    def client() -> Any:
+        return aioboto3.Session().client("s3", endpoint_url=endpoint_url)
+
+    async def archived() -> set[str]:
+        async with client() as s3:
+            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+            keys = [found["Key"].split("/") async for page in pages for found in page.get("Contents", ())]
+        files: dict[str, set[str]] = {}
+        for _, component_id, name in keys:
+            files.setdefault(component_id, set()).add(name)
+        return {component_id for component_id, names in files.items() if "manifest.json" in names and len(names) == 6}
+
+    async with client() as s3:
+        await s3.create_bucket(Bucket=bucket)
+    async with FaultProxy(LOOPBACK, port) as proxy:
+        url = f"s3://{bucket}?timeout_s=2&endpoint_url=http://{LOOPBACK}:{proxy.port}"
+        yield Row(proxies={"S3": proxy}, settings={"archive_url": url}, environ=REGION, archived=archived)
+
+
+ROWS: Final[Mapping[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Row]]]] = {"S3": s3_row}
+"""Service of a cell to what it needs; all others do with the usual service."""
