@@ -30,8 +30,6 @@ END: Any = object()
 _CLOSE_S = 1.0
 # A timer that rings later than this says that the event loop was held up, not that the service was slow.
 _LATE_S = 0.005
-# From bytes in a socket to the result of a client's call, with room for an answer of several pieces.
-_TURNS = 8
 _CLEAN_UP_S = 0.5
 
 
@@ -110,8 +108,10 @@ class AttemptTimeout:
         task = loop.create_task(coroutine, context=context)
         try:
             await asyncio.wait([task], timeout=limit_s)
-            if not task.done() and loop.time() - due_s > _LATE_S:
-                await _catch_up(task)
+            held_up_s = loop.time() - due_s
+            if not task.done() and held_up_s > _LATE_S:
+                # While the loop stood still nothing was sent or read: that time was not the service's.
+                await asyncio.wait([task], timeout=min(held_up_s, limit_s))
         except asyncio.CancelledError:
             self._abandon(task, "cancelled")
             raise
@@ -183,14 +183,6 @@ class Chunks:
 
     async def _next(self) -> Any:
         return await anext(self._iterator, END)
-
-
-async def _catch_up(task: asyncio.Task[Any]) -> None:
-    """Let the event loop look at what came while it was held up: an answer may have been there all the time."""
-    for _ in range(_TURNS):
-        await asyncio.sleep(0)
-        if task.done():
-            return
 
 
 async def awaited(function: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:

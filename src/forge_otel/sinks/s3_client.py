@@ -34,7 +34,7 @@ __all__ = ["Answer", "Bucket", "Place", "Refused"]
 _CONNECT_TIMEOUT_S = 2.0
 # A connection slower than this is taken for one that trickles.
 _SLOWEST_BYTES_PER_S = 256 * 2**10
-# Each request is 2 ms of work for the event loop that also serves: so many at once hold it up for a few hundredths at most.
+# Each request is 2 ms of work for the event loop that also serves: so many at once hold it up for a hundredth or so.
 _CONCURRENCY = 6
 # Above the concurrency of uploads, so that a read or a ping does not queue behind them.
 _POOL = _CONCURRENCY + 8
