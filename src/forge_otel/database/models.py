@@ -11,14 +11,26 @@ from typing import Any
 from forge_otel.errors import needs
 
 with needs("sql"):
-    from sqlalchemy import JSON, BigInteger, Column, Dialect, ForeignKey, Index, MetaData, String, Text
+    from sqlalchemy import (
+        JSON,
+        BigInteger,
+        Column,
+        Dialect,
+        ForeignKey,
+        Index,
+        Integer,
+        MetaData,
+        SmallInteger,
+        String,
+        Text,
+    )
     from sqlalchemy.dialects.postgresql import JSONB
     from sqlalchemy.orm import registry
     from sqlalchemy.types import TypeDecorator
     from sqlmodel import Field, SQLModel
     from sqlmodel.sql.sqltypes import UTCDateTime
 
-__all__ = ["Base", "CacheStat", "CostRow", "Generation", "NanoUsd"]
+__all__ = ["Base", "CacheStat", "CostRow", "Generation", "NanoUsd", "Rollup"]
 
 _NANO = Decimal(10) ** 9
 _JSON = JSON().with_variant(JSONB(), "postgresql")
@@ -121,4 +133,24 @@ class CacheStat(Base, table=True):
     component_type: str = Field(primary_key=True, max_length=256)
     requests: int = Field(sa_type=BigInteger)
     hits: int = Field(sa_type=BigInteger)
+    saved_usd: Decimal = Field(sa_column=Column("saved_nano_usd", NanoUsd(), nullable=False))
+
+
+class Rollup(Base, table=True):
+    """A sum over an hour or a day, for the analytics; see `forge_otel.database.rollups` for what is counted."""
+
+    __tablename__ = "rollups"
+    # Read in ranges of its key, and so kept in that order.
+    __table_args__ = {"sqlite_with_rowid": False}
+
+    hours: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    """How long the span is: 1 or 24."""
+    facet: str = Field(primary_key=True, max_length=16)
+    start: datetime = Field(sa_column=Column(UTCDateTime(), primary_key=True))
+    component_type: str = Field(primary_key=True, max_length=256)
+    name: str = Field(primary_key=True, max_length=256)
+    bucket: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    count: int = Field(sa_type=BigInteger)
+    hits: int = Field(sa_type=BigInteger)
+    cost_usd: Decimal = Field(sa_column=Column("cost_nano_usd", NanoUsd(), nullable=False))
     saved_usd: Decimal = Field(sa_column=Column("saved_nano_usd", NanoUsd(), nullable=False))
