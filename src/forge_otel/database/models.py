@@ -16,7 +16,6 @@ with needs("sql"):
         BigInteger,
         Column,
         Dialect,
-        ForeignKey,
         Index,
         Integer,
         MetaData,
@@ -104,13 +103,15 @@ class Generation(Base, table=True):
 
 
 class CostRow(Base, table=True):
-    """What one paid call of a generation cost; the amount is null where no price is known, never 0 in its place."""
+    """What one paid call of a generation cost; the amount is null where no price is known, never 0 in its place.
+
+    Written and deleted in one transaction with its generation. A foreign key would say so too, but checking it took
+    PostgreSQL as long as storing the generation.
+    """
 
     __tablename__ = "costs"
 
-    generation_id: str = Field(
-        sa_column=Column(String(36), ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True)
-    )
+    generation_id: str = Field(sa_column=Column(String(36), primary_key=True))
     seq: int = Field(primary_key=True)
     api: str
     model: str

@@ -31,43 +31,56 @@ ROLLUP_COLUMNS: Final = (*ROLLUP_KEYS, "count", "hits", "cost_nano_usd", "saved_
 
 _MAX_NAME_CHARS: Final = 256
 
-Key = tuple[str, datetime, str, str, int]
+_SECONDS: Final = 3600
+
+# Facet, hour or day since 1970, component type, name, bucket.
+Key = tuple[str, int, str, str, int]
+_Sums = dict[Key, list[int]]
 
 
 def rollup_rows(records: Iterable[Record]) -> list[Row]:
     """Return what the records add to `rollups`, in the order of the keys, as `rows.cache_stat_rows` does."""
-    hours: dict[Key, list[int]] = {}
-    days: dict[Key, list[int]] = {}
+    hours: _Sums = {}
     for record in records:
-        start = record.created_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-        component_type = storable(record.component_type)
-        for facet, name, bucket, *values in _facets(record):
-            _add(hours, (facet, start, component_type, name[:_MAX_NAME_CHARS], bucket), values)
-    for (facet, start, *rest), values in hours.items():
-        _add(days, (facet, start.replace(hour=0), *rest), values)  # type: ignore[arg-type]
-    return [(grain, *key, *sums[key]) for grain, sums in ((HOUR, hours), (DAY, days)) for key in sorted(sums)]
+        _count(hours, record)
+    days: _Sums = {}
+    for (facet, hour, *rest), values in hours.items():
+        _add(days, (facet, hour // DAY, *rest), *values)  # type: ignore[arg-type]
+    return [*_rows(HOUR, hours), *_rows(DAY, days)]
 
 
-def _facets(record: Record) -> Iterator[tuple[str, str, int, int, int, int, int]]:
-    """Yield facet, name, bucket, count, hits, cost and saved of everything that one record is counted in."""
-    source, is_ok = storable(record.source), record.outcome == "ok"
-    saved = nano_usd(record.saved_usd)
-    yield "answers", source, int(is_ok), 1, 0, nano_usd(record.cost_usd), saved
+def _count(sums: _Sums, record: Record) -> None:
+    hour, kind = int(record.created_at.timestamp()) // _SECONDS, storable(record.component_type)
+    source, saved = storable(record.source), nano_usd(record.saved_usd)
+    is_ok = record.outcome == "ok"
+    _add(sums, ("answers", hour, kind, source, int(is_ok)), 1, 0, nano_usd(record.cost_usd), saved)
     if is_ok:
-        yield "latency", source, bucket_of(record.duration_s), 1, 0, 0, 0
+        _add(sums, ("latency", hour, kind, source, bucket_of(record.duration_s)), 1, 0, 0, 0)
     else:
-        yield "errors", storable(record.error_type or record.outcome), 0, 1, 0, 0, 0
+        error = storable(record.error_type or record.outcome)[:_MAX_NAME_CHARS]
+        _add(sums, ("errors", hour, kind, error, 0), 1, 0, 0, 0)
     for cost in record.costs:
-        amount = cost.amount_usd
-        yield "costs", storable(cost.api), int(amount is None), 1, 0, 0 if amount is None else nano_usd(amount), 0
+        amount, api = cost.amount_usd, storable(cost.api)[:_MAX_NAME_CHARS]
+        if amount is None:
+            _add(sums, ("costs", hour, kind, api, 1), 1, 0, 0, 0)
+        else:
+            _add(sums, ("costs", hour, kind, api, 0), 1, 0, nano_usd(amount), 0)
     for layer, is_hit in asked_layers(record).items():
-        yield "layers", layer, 0, 1, int(is_hit), 0, saved if is_hit else 0
+        _add(sums, ("layers", hour, kind, layer[:_MAX_NAME_CHARS], 0), 1, int(is_hit), 0, saved if is_hit else 0)
 
 
-def _add(sums: dict[Key, list[int]], key: Key, values: list[int]) -> None:
+def _add(sums: _Sums, key: Key, count: int, hits: int, cost: int, saved: int) -> None:  # noqa: PLR0917 - hot
     found = sums.get(key)
     if found is None:
-        sums[key] = values[:]
+        sums[key] = [count, hits, cost, saved]
         return
-    for place, value in enumerate(values):
-        found[place] += value
+    found[0] += count
+    found[1] += hits
+    found[2] += cost
+    found[3] += saved
+
+
+def _rows(hours: int, sums: _Sums) -> Iterator[Row]:
+    for key in sorted(sums):
+        facet, number, *rest = key
+        yield hours, facet, datetime.fromtimestamp(number * hours * _SECONDS, UTC), *rest, *sums[key]

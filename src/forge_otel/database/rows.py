@@ -5,6 +5,7 @@ Money is a whole number of nano-dollars, JSON is text, times are aware and in UT
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Final, TypeVar
@@ -46,6 +47,8 @@ CACHE_STAT_COLUMNS: Final = ("minute", "layer", "component_type", "requests", "h
 
 _CACHED: Final = frozenset({"L1", "L2", "L3", "collapsed"})
 _NANO: Final = Decimal(10) ** 9
+# As JSON spells it; where it is an escaped backslash and not a NUL, looking closer does no harm.
+_NUL: Final = b"\\u0000"
 
 T = TypeVar("T")
 
@@ -86,10 +89,10 @@ def generation_row(record: Record) -> Row:
         storable(record.error_type),
         storable(record.error_message),
         _finite(record.quality_score),
-        _json(_storable_keys(record.misses)),
-        _json([storable(name) for name in record.degraded]),
-        _json([_step(step) for step in record.steps]),
-        _json(_storable_keys(record.artifact_refs)),
+        _json(record.misses),
+        _json(record.degraded),
+        _json(record.steps),
+        _json(record.artifact_refs),
     )
 
 
@@ -115,15 +118,23 @@ def cache_stat_rows(records: Iterable[Record]) -> list[Row]:
     A generation asked each layer that it missed, and the one that answered. The rows are in the order of their keys, so
     that two writers lock them in the same order and cannot wait for each other.
     """
-    sums: dict[tuple[datetime, str, str], list[int]] = {}
+    sums: dict[tuple[int, str, str], list[int]] = {}
     for record in records:
-        minute = record.created_at.astimezone(UTC).replace(second=0, microsecond=0)
+        minute = int(record.created_at.timestamp()) // 60
+        component_type = storable(record.component_type)
         for layer, is_hit in asked_layers(record).items():
-            row = sums.setdefault((minute, layer, storable(record.component_type)), [0, 0, 0])
+            key = (minute, layer, component_type)
+            row = sums.get(key)
+            if row is None:
+                row = sums[key] = [0, 0, 0]
             row[0] += 1
-            row[1] += is_hit
-            row[2] += nano_usd(record.saved_usd) if is_hit else 0
-    return [(*key, *sums[key]) for key in sorted(sums)]
+            if is_hit:
+                row[1] += 1
+                row[2] += nano_usd(record.saved_usd)
+    return [
+        (datetime.fromtimestamp(60 * minute, UTC), layer, component_type, *sums[minute, layer, component_type])
+        for minute, layer, component_type in sorted(sums)
+    ]
 
 
 def asked_layers(record: Record) -> dict[str, bool]:
@@ -160,22 +171,23 @@ def _tokens(usages: list[Usage]) -> tuple[int, ...]:
     )
 
 
-def _step(step: Step) -> dict[str, Any]:
-    return {
-        "name": storable(step.name),
-        "kind": storable(step.kind),
-        "started_s": step.started_s,
-        "duration_s": step.duration_s,
-        "error_type": storable(step.error_type),
-    }
-
-
-def _storable_keys(texts: Mapping[str, str]) -> dict[str, str]:
-    return {storable(name): storable(text) for name, text in texts.items()}
-
-
 def _json(value: Any) -> str:
-    return orjson.dumps(value).decode() if value else str(value)
+    try:
+        text = orjson.dumps(value, default=dict)
+    except orjson.JSONEncodeError:
+        # Half of a surrogate pair.
+        return _json(_storable_inside(value))
+    return _json(_storable_inside(value)) if _NUL in text else text.decode()
+
+
+def _storable_inside(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {storable(name): _storable_inside(inner) for name, inner in value.items()}
+    if isinstance(value, tuple):
+        return [_storable_inside(inner) for inner in value]
+    if isinstance(value, Step):
+        return _storable_inside({item.name: getattr(value, item.name) for item in fields(value)})
+    return storable(value)
 
 
 def _finite(value: float | None) -> float | None:

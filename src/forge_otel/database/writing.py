@@ -5,10 +5,11 @@ so a batch that comes twice, or after a crash between commit and answer, changes
 order of their keys, so that two writers lock them in the same order and cannot wait for each other.
 """
 
+import asyncio
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -38,8 +39,10 @@ _POSTGRESQL: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
 _SUMS: Final = (("cache_stats", CACHE_STAT_COLUMNS, 3), ("rollups", ROLLUP_COLUMNS, len(ROLLUP_KEYS)))
 # SQLSTATE classes "data exception" and "integrity constraint violation".
 _REFUSALS: Final = ("22", "23")
+_UNIQUE_VIOLATION: Final = "23505"
 
 Rows = Sequence[Row]
+T = TypeVar("T")
 
 
 async def write(engine: AsyncEngine, records: Iterable[Record]) -> None:
@@ -78,15 +81,45 @@ async def _throw_away(connection: AsyncConnection, driver: Any) -> None:
 
 
 async def _on_postgresql(driver: Any, records: Mapping[str, Record], rows: Rows) -> None:
-    async with driver.transaction():
-        await driver.execute(_MAKE_INCOMING)
-        await driver.copy_records_to_table(_INCOMING, records=rows, columns=GENERATION_COLUMNS)
-        new = [records[row[0]] for row in await driver.fetch(_TAKE_INCOMING)]
-        if costs := [row for record in new for row in cost_rows(record)]:
-            await driver.copy_records_to_table("costs", records=costs, columns=COST_COLUMNS)
-        for (table, _, _), sums in zip(_SUMS, (cache_stat_rows(new), rollup_rows(new)), strict=True):
-            if sums:
-                await driver.execute(_ADD_ARRAYS[table], *zip(*sums, strict=True))
+    try:
+        async with driver.transaction():
+            copying = driver.copy_records_to_table("generations", records=rows, columns=GENERATION_COLUMNS)
+            await _write_beside(driver, await _meanwhile(copying, lambda: _Beside(records.values())))
+    except Exception as exc:
+        if getattr(exc, "sqlstate", None) != _UNIQUE_VIOLATION:
+            raise
+        # Some are there already, as after a crash between commit and answer: the longer way round.
+        async with driver.transaction():
+            await driver.execute(_MAKE_INCOMING)
+            await driver.copy_records_to_table(_INCOMING, records=rows, columns=GENERATION_COLUMNS)
+            taken = await driver.fetch(_TAKE_INCOMING)
+            await _write_beside(driver, _Beside([records[row[0]] for row in taken]))
+
+
+async def _meanwhile(waited_for: Coroutine[Any, Any, object], compute: Callable[[], T]) -> T:
+    """Return what `compute` returns, having computed it while the server is at work."""
+    working = asyncio.ensure_future(waited_for)
+    await asyncio.sleep(0)  # until it has sent what the server shall do
+    try:
+        return compute()
+    finally:
+        await working
+
+
+async def _write_beside(driver: Any, beside: "_Beside") -> None:
+    if beside.costs:
+        await driver.copy_records_to_table("costs", records=beside.costs, columns=COST_COLUMNS)
+    for table, sums in beside.sums.items():
+        if sums:
+            await driver.execute(_ADD_ARRAYS[table], *zip(*sums, strict=True))
+
+
+class _Beside:
+    """What is written beside the generations that are new."""
+
+    def __init__(self, records: Collection[Record]) -> None:
+        self.costs = [row for record in records for row in cost_rows(record)]
+        self.sums = {"cache_stats": cache_stat_rows(records), "rollups": rollup_rows(records)}
 
 
 async def _on_sqlite(driver: Any, records: Mapping[str, Record], rows: Rows) -> None:
@@ -96,9 +129,10 @@ async def _on_sqlite(driver: Any, records: Mapping[str, Record], rows: Rows) -> 
         known = {id_ for (id_,) in await driver.execute_fetchall(_KNOWN, (orjson.dumps([*records]).decode(),))}
         new = [record for record in records.values() if record.id not in known]
         await driver.executemany(_INSERT_GENERATION, _texts([row for row in rows if row[0] not in known], 1))
-        await driver.executemany(_INSERT_COST, [row for record in new for row in cost_rows(record)])
-        await driver.executemany(_ADD_ROW["cache_stats"], _texts(cache_stat_rows(new), 0))
-        await driver.executemany(_ADD_ROW["rollups"], _texts(rollup_rows(new), 2))
+        beside = _Beside(new)
+        await driver.executemany(_INSERT_COST, beside.costs)
+        await driver.executemany(_ADD_ROW["cache_stats"], _texts(beside.sums["cache_stats"], 0))
+        await driver.executemany(_ADD_ROW["rollups"], _texts(beside.sums["rollups"], 2))
         await driver.execute("COMMIT")
     except BaseException:
         await driver.rollback()

@@ -1,4 +1,4 @@
-"""Sums by hour and day for the analytics, made of the generations that are there."""
+"""Sums by hour and day for the analytics, made of the generations that are there; costs without a foreign key."""
 
 import json
 import math
@@ -17,6 +17,8 @@ depends_on = None
 _SMALLEST_S = 1e-4
 _LOG_FACTOR = math.log(1.05 / 0.95)
 _LAST = 300
+_FOREIGN_KEY = "costs_generation_id_fkey"
+_TOKENS = ("input_uncached", "cache_read", "cache_write", "output", "reasoning")
 _CACHED = {"L1", "L2", "L3", "collapsed"}
 
 _KEYS = ("hours", "facet", "start", "component_type", "name", "bucket")
@@ -61,7 +63,40 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint(*_KEYS),
         sqlite_with_rowid=False,
     )
-    connection = op.get_bind()
+    _change_costs(op.get_bind())
+    _fill(op.get_bind())
+
+
+def downgrade() -> None:
+    """Drop the table, and give the foreign key back."""
+    op.drop_table("rollups")
+    op.execute("DELETE FROM costs WHERE generation_id NOT IN (SELECT id FROM generations)")
+    _change_costs(op.get_bind(), sa.ForeignKey("generations.id", ondelete="CASCADE", name=_FOREIGN_KEY))
+
+
+def _change_costs(connection: sa.Connection, *keys: sa.ForeignKey) -> None:
+    """Let costs refer to generations by `keys`, which are one or none."""
+    if connection.dialect.name == "postgresql":
+        if keys:
+            op.create_foreign_key(_FOREIGN_KEY, "costs", "generations", ["generation_id"], ["id"], ondelete="CASCADE")
+        else:
+            op.drop_constraint(_FOREIGN_KEY, "costs", type_="foreignkey")
+        return
+    op.rename_table("costs", "costs_before")
+    op.create_table(
+        "costs",
+        sa.Column("generation_id", sa.String(36), *keys),
+        sa.Column("seq", sa.Integer()),
+        *(sa.Column(name, sa.String(), nullable=False) for name in ("api", "model", "agent")),
+        *(sa.Column(f"{part}_tokens", sa.BigInteger(), nullable=False) for part in _TOKENS),
+        sa.Column("amount_nano_usd", sa.BigInteger()),
+        sa.PrimaryKeyConstraint("generation_id", "seq"),
+    )
+    op.execute("INSERT INTO costs SELECT * FROM costs_before")
+    op.drop_table("costs_before")
+
+
+def _fill(connection: sa.Connection) -> None:
     days: Sums = defaultdict(lambda: [0, 0, 0, 0])
     start = _next(connection, None)
     while start is not None:
@@ -74,11 +109,6 @@ def upgrade() -> None:
             _store(connection, 24, start.replace(hour=0), days)
             days.clear()
         start = following
-
-
-def downgrade() -> None:
-    """Drop the table."""
-    op.drop_table("rollups")
 
 
 def _next(connection: sa.Connection, since: datetime | None) -> datetime | None:
