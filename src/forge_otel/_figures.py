@@ -18,6 +18,7 @@ _logger = logging.getLogger(__name__)
 
 _ALL = 10**6
 _FULL = "L4"
+_CACHED = ("L1", "L2", "L3")
 
 
 async def summary(database: Any | None, recent: Recent) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def _of_records(records: Sequence[Record]) -> dict[str, Any]:
         "cost_usd": sum((record.cost_usd for record in records), ZERO_USD),
         "saved_usd": sum((record.saved_usd for record in records), Decimal(0)),
         "full": _latency([record.duration_s for record in answered if record.source == _FULL]),
-        "cached": _latency([record.duration_s for record in answered if record.source != _FULL]),
+        "cached": _latency([record.duration_s for record in answered if record.source in _CACHED]),
     }
 
 
@@ -69,4 +70,9 @@ def _latency(durations_s: list[float]) -> dict[str, Any]:
     def percentile(share: float) -> float | None:
         return ordered[max(1, math.ceil(share * len(ordered))) - 1] if ordered else None
 
-    return {"count": len(ordered), "p50_s": percentile(0.50), "p95_s": percentile(0.95)}
+    return {
+        "count": len(ordered),
+        "p50_s": percentile(0.50),
+        "p95_s": percentile(0.95),
+        "p99_s": percentile(0.99),
+    }
