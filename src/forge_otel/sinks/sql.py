@@ -1,14 +1,18 @@
 """Generations as rows in SQLite or PostgreSQL: migrated when opened, written in batches, each generation once.
 
-One transaction inserts those generations of a batch that are new, and only for them the costs and the cache figures of
-their minute; a batch that comes twice, or after a crash between commit and answer, changes nothing.
+An SQLite file that turns out to be damaged is set aside, and a new one takes what waits; one that somebody has removed
+or replaced is noticed with the next batch. What PostgreSQL's files look like is PostgreSQL's own affair.
 """
 
+import asyncio
 from collections.abc import Sequence
+from logging import getLogger
+from pathlib import Path
 from typing import Self
 
 from forge_otel.database.engine import create_engine, parse_url
 from forge_otel.database.migrate import migrate
+from forge_otel.database.sqlite_file import SqliteFile, is_damage
 from forge_otel.database.writing import is_refusal, write
 from forge_otel.errors import NotOpen, needs
 from forge_otel.sinks import Rejected
@@ -19,6 +23,8 @@ with needs("sql"):
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["SqlSink", "open_url"]
+
+_log = getLogger(__name__)
 
 
 def open_url(url: str) -> "SqlSink":
@@ -39,8 +45,13 @@ class SqlSink:
     name = "database"
 
     def __init__(self, url: str) -> None:
-        self.url = parse_url(url).render_as_string(hide_password=False)
+        parsed = parse_url(url)
+        self.url = parsed.render_as_string(hide_password=False)
+        self.set_aside: list[Path] = []
+        """Damaged files that this process has put out of the way, the last ones last."""
+        self._file = SqliteFile(Path(str(parsed.database))) if parsed.get_backend_name() == "sqlite" else None
         self._engine: AsyncEngine | None = None
+        self._is_entered = False
 
     @property
     def engine(self) -> AsyncEngine:
@@ -54,14 +65,13 @@ class SqlSink:
         return self._engine
 
     async def __aenter__(self) -> Self:
-        await migrate(self.url)
-        self._engine = create_engine(self.url)
+        await self._connect()
+        self._is_entered = True
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await engine.dispose()
+        self._is_entered = False
+        await self._disconnect()
 
     async def deliver(self, records: Sequence[Record], /) -> None:
         """Store the records in one transaction; those that are stored already change nothing.
@@ -71,8 +81,12 @@ class SqlSink:
             Exception: of the driver: the database does not take them now.
         """
         try:
+            if self._file is not None and self._is_entered:
+                await self._look_at(self._file)
             await write(self.engine, records)
         except Exception as exc:
+            if self._file is not None and is_damage(exc):
+                await self._replace(self._file, exc)
             # Of several records the outbox finds out which one it is.
             if len(records) == 1 and is_refusal(exc):
                 raise Rejected(f"the database refuses the record: {exc}") from exc
@@ -86,3 +100,40 @@ class SqlSink:
         """
         async with self.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
+
+    async def _connect(self) -> None:
+        try:
+            await migrate(self.url)
+        except Exception as exc:
+            if self._file is None or not is_damage(exc):
+                raise
+            await self._replace(self._file, exc)
+            await migrate(self.url)
+        if self._file is not None:
+            await asyncio.to_thread(self._file.remember)
+        self._engine = create_engine(self.url)
+
+    async def _disconnect(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.dispose()
+
+    async def _look_at(self, file: SqliteFile) -> None:
+        """Go on with a new file where the old one is gone or no database any more."""
+        if self._engine is not None and not await asyncio.to_thread(file.is_there):
+            _log.error(
+                "the database %s was removed or replaced while it was open; going on with what is there", file.path
+            )
+            await self._disconnect()
+        elif self._engine is not None and not await asyncio.to_thread(file.is_whole):
+            await self._replace(file, None)
+        if self._engine is None:
+            await self._connect()
+
+    async def _replace(self, file: SqliteFile, why: Exception | None) -> None:
+        await self._disconnect()
+        kept = await asyncio.to_thread(file.set_aside)
+        if kept is not None:
+            self.set_aside.append(kept)
+            reason = "it does not begin like one" if why is None else f"{type(why).__name__}: {why}"
+            _log.error("the database is damaged (%s); it was set aside as %s, and a new one is made", reason, kept)
