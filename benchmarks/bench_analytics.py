@@ -114,8 +114,9 @@ def questions(asked: Range) -> dict[str, Ask]:
         "layers": lambda engine: analytics.layers(engine, asked),
         "costs": lambda engine: analytics.costs(engine, asked),
         "errors": lambda engine: analytics.errors(engine, asked),
-        "baseline": lambda engine: analytics.baseline(engine, asked),
     }
+    if asked.start is not None and asked.end is not None and asked.end - asked.start < timedelta(days=31):
+        found["baseline"] = lambda engine: analytics.baseline(engine, asked)
     if asked.start is not None and asked.end is not None:
         found["series by day"] = lambda engine: analytics.series(engine, asked)
         if asked.end - asked.start < timedelta(days=8):

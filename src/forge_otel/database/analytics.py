@@ -42,8 +42,12 @@ CACHED_SOURCES: Final = ("L1", "L2", "L3")
 WEEK: Final = timedelta(days=7)
 MAX_POINTS: Final = 400
 
+MAX_BASELINE: Final = timedelta(days=31, hours=1)
+
 _NANO: Final = Decimal(10) ** 9
 _EVERYTHING: Final = Range()
+
+_Table = dict[tuple[Any, ...], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,23 +213,31 @@ async def series(engine: AsyncEngine, asked: Range, *, step_hours: int = DAY) ->
     if (asked.end - asked.start) / timedelta(hours=step_hours) > MAX_POINTS:
         raise BadRequest(f"a time series has at most {MAX_POINTS} points; take a shorter range or days")
     async with engine.connect() as connection:
-        keys = ("start", "facet", "name", "bucket")
-        found = await read(connection, asked, ("answers", "latency"), keys, largest=step_hours)
-    by_start: defaultdict[datetime, defaultdict[tuple[Any, ...], list[int]]] = defaultdict(
-        lambda: defaultdict(lambda: [0, 0, 0, 0])
-    )
-    for (start, *key), values in found.items():
-        sums = by_start[start if step_hours == HOUR else start.replace(hour=0)][tuple(key)]
-        sums[:] = [one + other for one, other in zip(sums, values, strict=True)]
-    return [_point(start, by_start[start]) for start in sorted(by_start)]
+        answers = _by_first(
+            await read(connection, asked, ("answers",), ("start", "name", "bucket"), largest=step_hours)
+        )
+        durations = _by_first(await read(connection, asked, ("latency",), ("start", "bucket"), largest=step_hours))
+    step = timedelta(hours=step_hours)
+    found: defaultdict[datetime, tuple[_Table, _Table]] = defaultdict(lambda: ({}, {}))
+    for place, sums in enumerate((answers, durations)):
+        for start, table in sums.items():
+            # At both ends there are hours, which belong to a day.
+            _merge(found[start if step < timedelta(days=1) else start.replace(hour=0)][place], table)
+    return [_point(start, *found[start]) for start in sorted(found)]
 
 
-async def baseline(engine: AsyncEngine, asked: Range = _EVERYTHING) -> list[Baseline]:
-    """Compare full generations with cached ones and with those of a week before, for each component type."""
+async def baseline(engine: AsyncEngine, asked: Range) -> list[Baseline]:
+    """Compare full generations with cached ones and with those of a week before, for each component type.
+
+    Raises:
+        BadRequest: an open range, or one of more than `MAX_BASELINE`.
+    """
+    if asked.start is None or asked.end is None or asked.end - asked.start > MAX_BASELINE:
+        raise BadRequest(f"a baseline needs a start and an end, at most {MAX_BASELINE.days} days apart")
     keys = ("component_type", "facet", "name", "bucket")
     async with engine.connect() as connection:
-        now = _by_type(await read(connection, asked, ("answers", "latency", "costs"), keys))
-        before = _by_type(await read(connection, asked.moved(-WEEK), ("latency",), keys))
+        now = _by_first(await read(connection, asked, ("answers", "latency", "costs"), keys))
+        before = _by_first(await read(connection, asked.moved(-WEEK), ("latency",), keys))
     return [_baseline(kind, now[kind], before.get(kind, {})) for kind in sorted(now)]
 
 
@@ -246,8 +258,7 @@ def _baseline(component_type: str, now: Sums, before: Sums) -> Baseline:
     )
 
 
-def _point(start: datetime, sums: Sums) -> Point:
-    answers, durations = _split(sums)
+def _point(start: datetime, answers: Sums, durations: Sums) -> Point:
     return Point(
         start=start,
         generations=sum(values[0] for values in answers.values()),
@@ -255,7 +266,7 @@ def _point(start: datetime, sums: Sums) -> Point:
         hits=sum(values[0] for (source, is_ok), values in answers.items() if is_ok and source not in FULL_SOURCES),
         cost_usd=_usd(values[2] for values in answers.values()),
         saved_usd=_usd(values[3] for values in answers.values()),
-        latency=_latency(durations, None),
+        latency=_latency({("", *key): values for key, values in durations.items()}, None),
     )
 
 
@@ -268,11 +279,18 @@ def _split(sums: Sums) -> tuple[Sums, Sums]:
     return answers, durations
 
 
-def _by_type(sums: Sums) -> dict[str, dict[tuple[Any, ...], Sequence[int]]]:
-    found: defaultdict[str, dict[tuple[Any, ...], Sequence[int]]] = defaultdict(dict)
-    for (kind, *key), values in sums.items():
-        found[kind][tuple(key)] = values
+def _by_first(sums: Sums) -> dict[Any, _Table]:
+    """Make a table of each value of the first key column."""
+    found: defaultdict[Any, _Table] = defaultdict(dict)
+    for (first, *key), values in sums.items():
+        found[first][tuple(key)] = values
     return dict(found)
+
+
+def _merge(table: _Table, other: Sums) -> None:
+    for key, values in other.items():
+        known = table.get(key)
+        table[key] = values if known is None else [one + more for one, more in zip(known, values, strict=True)]
 
 
 def _by_api(sums: Sums) -> list[ApiCost]:

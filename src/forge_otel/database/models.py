@@ -147,8 +147,9 @@ class Rollup(Base, table=True):
     hours: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
     """How long the span is: 1 or 24."""
     facet: str = Field(primary_key=True, max_length=16)
-    start: datetime = Field(sa_column=Column(UTCDateTime(), primary_key=True))
     component_type: str = Field(primary_key=True, max_length=256)
+    """Empty: all of them."""
+    start: datetime = Field(sa_column=Column(UTCDateTime(), primary_key=True))
     name: str = Field(primary_key=True, max_length=256)
     bucket: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
     count: int = Field(sa_type=BigInteger)

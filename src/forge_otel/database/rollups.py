@@ -1,6 +1,7 @@
 """What the analytics read: sums by hour and by day, kept up to date by whoever writes generations.
 
-A row of the table `rollups` is a sum over one span of time and one component type. What is counted is its *facet*:
+A row of the table `rollups` is a sum over one span of time and one component type, or over all of them where that is
+empty. What is counted is its *facet*:
 
 ============ ==================== ================================ ==================================
 facet        name                 bucket                           count, hits, cost, saved
@@ -21,20 +22,23 @@ from forge_otel.database.histogram import bucket_of
 from forge_otel.database.rows import Row, asked_layers, nano_usd, storable
 from forge_otel.types import Record
 
-__all__ = ["DAY", "HOUR", "ROLLUP_COLUMNS", "ROLLUP_KEYS", "rollup_rows"]
+__all__ = ["ALL_TYPES", "DAY", "HOUR", "MAX_NAME_CHARS", "ROLLUP_COLUMNS", "ROLLUP_KEYS", "rollup_rows"]
 
 HOUR: Final = 1
 DAY: Final = 24
 
-ROLLUP_KEYS: Final = ("hours", "facet", "start", "component_type", "name", "bucket")
+ROLLUP_KEYS: Final = ("hours", "facet", "component_type", "start", "name", "bucket")
 ROLLUP_COLUMNS: Final = (*ROLLUP_KEYS, "count", "hits", "cost_nano_usd", "saved_nano_usd")
 
-_MAX_NAME_CHARS: Final = 256
+ALL_TYPES: Final = ""
+MAX_NAME_CHARS: Final = 256
 
 _SECONDS: Final = 3600
+# Or it would be counted among all types twice.
+_NO_TYPE: Final = "unknown"
 
-# Facet, hour or day since 1970, component type, name, bucket.
-Key = tuple[str, int, str, str, int]
+# Facet, component type, hour or day since 1970, name, bucket.
+Key = tuple[str, str, int, str, int]
 _Sums = dict[Key, list[int]]
 
 
@@ -43,30 +47,32 @@ def rollup_rows(records: Iterable[Record]) -> list[Row]:
     hours: _Sums = {}
     for record in records:
         _count(hours, record)
+    for (facet, _, *rest), values in [*hours.items()]:
+        _add(hours, (facet, ALL_TYPES, *rest), *values)  # type: ignore[arg-type]
     days: _Sums = {}
-    for (facet, hour, *rest), values in hours.items():
-        _add(days, (facet, hour // DAY, *rest), *values)  # type: ignore[arg-type]
+    for (facet, kind, hour, *rest), values in hours.items():
+        _add(days, (facet, kind, hour // DAY, *rest), *values)  # type: ignore[arg-type]
     return [*_rows(HOUR, hours), *_rows(DAY, days)]
 
 
 def _count(sums: _Sums, record: Record) -> None:
-    hour, kind = int(record.created_at.timestamp()) // _SECONDS, storable(record.component_type)
+    hour, kind = int(record.created_at.timestamp()) // _SECONDS, storable(record.component_type) or _NO_TYPE
     source, saved = storable(record.source), nano_usd(record.saved_usd)
     is_ok = record.outcome == "ok"
-    _add(sums, ("answers", hour, kind, source, int(is_ok)), 1, 0, nano_usd(record.cost_usd), saved)
+    _add(sums, ("answers", kind, hour, source, int(is_ok)), 1, 0, nano_usd(record.cost_usd), saved)
     if is_ok:
-        _add(sums, ("latency", hour, kind, source, bucket_of(record.duration_s)), 1, 0, 0, 0)
+        _add(sums, ("latency", kind, hour, source, bucket_of(record.duration_s)), 1, 0, 0, 0)
     else:
-        error = storable(record.error_type or record.outcome)[:_MAX_NAME_CHARS]
-        _add(sums, ("errors", hour, kind, error, 0), 1, 0, 0, 0)
+        error = storable(record.error_type or record.outcome)[:MAX_NAME_CHARS]
+        _add(sums, ("errors", kind, hour, error, 0), 1, 0, 0, 0)
     for cost in record.costs:
-        amount, api = cost.amount_usd, storable(cost.api)[:_MAX_NAME_CHARS]
+        amount, api = cost.amount_usd, storable(cost.api)[:MAX_NAME_CHARS]
         if amount is None:
-            _add(sums, ("costs", hour, kind, api, 1), 1, 0, 0, 0)
+            _add(sums, ("costs", kind, hour, api, 1), 1, 0, 0, 0)
         else:
-            _add(sums, ("costs", hour, kind, api, 0), 1, 0, nano_usd(amount), 0)
-    for layer, is_hit in asked_layers(record).items():
-        _add(sums, ("layers", hour, kind, layer[:_MAX_NAME_CHARS], 0), 1, int(is_hit), 0, saved if is_hit else 0)
+            _add(sums, ("costs", kind, hour, api, 0), 1, 0, nano_usd(amount), 0)
+    for layer, is_hit in asked_layers(record.misses, record.source).items():
+        _add(sums, ("layers", kind, hour, layer[:MAX_NAME_CHARS], 0), 1, int(is_hit), 0, saved if is_hit else 0)
 
 
 def _add(sums: _Sums, key: Key, count: int, hits: int, cost: int, saved: int) -> None:  # noqa: PLR0917 - hot
@@ -82,5 +88,5 @@ def _add(sums: _Sums, key: Key, count: int, hits: int, cost: int, saved: int) ->
 
 def _rows(hours: int, sums: _Sums) -> Iterator[Row]:
     for key in sorted(sums):
-        facet, number, *rest = key
-        yield hours, facet, datetime.fromtimestamp(number * hours * _SECONDS, UTC), *rest, *sums[key]
+        facet, kind, number, *rest = key
+        yield hours, facet, kind, datetime.fromtimestamp(number * hours * _SECONDS, UTC), *rest, *sums[key]

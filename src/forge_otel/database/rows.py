@@ -122,7 +122,7 @@ def cache_stat_rows(records: Iterable[Record]) -> list[Row]:
     for record in records:
         minute = int(record.created_at.timestamp()) // 60
         component_type = storable(record.component_type)
-        for layer, is_hit in asked_layers(record).items():
+        for layer, is_hit in asked_layers(record.misses, record.source).items():
             key = (minute, layer, component_type)
             row = sums.get(key)
             if row is None:
@@ -137,11 +137,11 @@ def cache_stat_rows(records: Iterable[Record]) -> list[Row]:
     ]
 
 
-def asked_layers(record: Record) -> dict[str, bool]:
+def asked_layers(misses: Iterable[str], source: str) -> dict[str, bool]:
     """Return the cache layers that a generation asked, and whether each was the one that answered."""
-    asked = {storable(layer): False for layer in record.misses}
-    if record.source in _CACHED:
-        asked[record.source] = True
+    asked = {storable(layer): False for layer in misses}
+    if source in _CACHED:
+        asked[source] = True
     return asked
 
 

@@ -4,25 +4,24 @@ So a range may begin and end at any microsecond and is counted exactly, and a ye
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from forge_otel.database import edges
 from forge_otel.database.models import Base
-from forge_otel.database.rollups import DAY, HOUR, ROLLUP_KEYS, rollup_rows
+from forge_otel.database.rollups import ALL_TYPES, DAY, HOUR
 from forge_otel.errors import BadRequest, needs
-from forge_otel.types import Cost, Record
 
 with needs("sql"):
     from sqlalchemy import BigInteger, ColumnElement, Select, func, select, type_coerce
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["Range", "Sums", "edge_query", "read", "rollup_query"]
+__all__ = ["Range", "Sums", "read", "rollup_query"]
 
 _ROLLUPS: Final = Base.metadata.tables["rollups"].c
 _GENERATIONS: Final = Base.metadata.tables["generations"].c
-_COSTS: Final = Base.metadata.tables["costs"].c
 _VALUES: Final = ("count", "hits", "cost_nano_usd", "saved_nano_usd")
 _HOUR: Final = timedelta(hours=HOUR)
 _DAY: Final = timedelta(hours=DAY)
@@ -74,8 +73,10 @@ class Range:
             largest: no rows of more hours.
         """
         start, end = _up(self.start, _HOUR), _down(self.end, _HOUR)
-        if start is not None and end is not None and start >= end:
-            yield 0, (self.start, self.end)
+        if self.start and start and end and self.end and start >= end:
+            # No whole hour, but maybe the end of one and the beginning of the next.
+            middle = min(start, self.end)
+            yield from ((0, bounds) for bounds in ((self.start, middle), (middle, self.end)) if bounds[0] < bounds[1])
             return
         if start != self.start:
             yield 0, (self.start, start)
@@ -93,7 +94,7 @@ class Range:
 
 
 async def read(
-    connection: AsyncConnection, asked: Range, facets: Collection[str], keys: Sequence[str], *, largest: int = DAY
+    connection: AsyncConnection, asked: Range, facets: Sequence[str], keys: Sequence[str], *, largest: int = DAY
 ) -> Sums:
     """Return the sums of `facets` by `keys`, which are columns of the key of `rollups`.
 
@@ -104,85 +105,50 @@ async def read(
         keys: what to tell apart.
         largest: hours of the largest span that is read as one, where ``start`` is among the keys.
     """
+    types = await _types(connection, asked) if "component_type" in keys else [asked.component_type or ALL_TYPES]
     sums: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for hours, bounds in asked.spans(largest):
         if hours:
-            query = rollup_query(hours, bounds, asked.component_type, facets=facets, keys=keys)
-            found: Sequence[Any] = (await connection.execute(query)).all()
+            query = rollup_query(hours, bounds, types, facets=facets, keys=keys)
+            found: Sequence[Sequence[Any]] = (await connection.execute(query)).all()
         else:
-            records = await _records(connection, bounds, asked.component_type, with_costs="costs" in facets)
-            found = _counted(records, facets, keys)
+            within = [*_within(_GENERATIONS.created_at, bounds), *_of_type(asked.component_type)]
+            counted = await edges.count(connection, within, facets)
+            start = _down(bounds[0] or bounds[1], _HOUR)
+            found = [[*((facts | {"start": start})[name] for name in keys), *values] for facts, values in counted]
+        width = len(keys)
         for row in found:
-            values = sums[tuple(row[: len(keys)])]
-            for place, value in enumerate(row[len(keys) :]):
+            values = sums[tuple(row[:width])]
+            for place, value in enumerate(row[width:]):
                 values[place] += int(value)
     return sums
 
 
 def rollup_query(
-    hours: int, bounds: Bounds, component_type: str | None, *, facets: Collection[str], keys: Sequence[str]
+    hours: int, bounds: Bounds, types: Sequence[str], *, facets: Sequence[str], keys: Sequence[str]
 ) -> Select[Any]:
     """Return the query of whole hours or days."""
     columns = [_ROLLUPS[name] for name in keys]
     sums = [func.sum(type_coerce(_ROLLUPS[name], BigInteger)) for name in _VALUES]
-    where = [_ROLLUPS.hours == hours, _ROLLUPS.facet.in_(sorted(facets)), *_within(_ROLLUPS.start, bounds)]
-    if component_type is not None:
-        where.append(_ROLLUPS.component_type == component_type)
+    where = [
+        _ROLLUPS.hours == hours,
+        _ROLLUPS.facet.in_(facets),
+        _ROLLUPS.component_type.in_(types),
+        *_within(_ROLLUPS.start, bounds),
+    ]
     return select(*columns, *sums).where(*where).group_by(*columns)
 
 
-def edge_query(bounds: Bounds, component_type: str | None) -> Select[Any]:
-    """Return the query of generations within a part of an hour."""
-    names = ("id", "created_at", "component_type", "source", "outcome", "duration_s", "error_type", "misses")
-    where = _edge(bounds, component_type)
-    return select(*(_GENERATIONS[name] for name in (*names, "cost_nano_usd", "saved_nano_usd"))).where(*where)
+async def _types(connection: AsyncConnection, asked: Range) -> list[str]:
+    """Return the component types that there are."""
+    if asked.component_type is not None:
+        return [asked.component_type]
+    where = (_ROLLUPS.hours == DAY, _ROLLUPS.facet == "answers", _ROLLUPS.component_type != ALL_TYPES)
+    return list((await connection.execute(select(_ROLLUPS.component_type).distinct().where(*where))).scalars())
 
 
-async def _records(
-    connection: AsyncConnection, bounds: Bounds, component_type: str | None, *, with_costs: bool
-) -> list[Record]:
-    costs: defaultdict[str, list[Cost]] = defaultdict(list)
-    if with_costs:
-        query = select(_COSTS.generation_id, _COSTS.api, _COSTS.amount_nano_usd)
-        joined = query.join_from(_COSTS.api.table, _GENERATIONS.id.table, _COSTS.generation_id == _GENERATIONS.id)
-        for id_, api, amount in await connection.execute(joined.where(*_edge(bounds, component_type))):
-            costs[id_].append(Cost(api=api, amount_usd=amount))
-    return [
-        Record(
-            id=row.id,
-            created_at=row.created_at,
-            duration_s=row.duration_s,
-            outcome=row.outcome,
-            pipeline="",
-            pipeline_version="",
-            component_type=row.component_type,
-            component_id="",
-            key="",
-            source=row.source,
-            error_type=row.error_type,
-            misses=row.misses,
-            cost_usd=row.cost_nano_usd,
-            saved_usd=row.saved_nano_usd,
-            costs=tuple(costs[row.id]),
-        )
-        for row in await connection.execute(edge_query(bounds, component_type))
-    ]
-
-
-def _counted(records: Sequence[Record], facets: Collection[str], keys: Sequence[str]) -> list[Sequence[Any]]:
-    """Count records as `rollups` does; they are few."""
-    places = [ROLLUP_KEYS.index(name) for name in keys]
-    facet = ROLLUP_KEYS.index("facet")
-    return [
-        [*(row[place] for place in places), *row[len(ROLLUP_KEYS) :]]
-        for row in rollup_rows(records)
-        if row[0] == HOUR and row[facet] in facets
-    ]
-
-
-def _edge(bounds: Bounds, component_type: str | None) -> list[ColumnElement[bool]]:
-    where = _within(_GENERATIONS.created_at, bounds)
-    return where if component_type is None else [*where, _GENERATIONS.component_type == component_type]
+def _of_type(component_type: str | None) -> list[ColumnElement[bool]]:
+    return [] if component_type is None else [_GENERATIONS.component_type == component_type]
 
 
 def _within(column: Any, bounds: Bounds) -> list[ColumnElement[bool]]:

@@ -131,8 +131,10 @@ async def _on_sqlite(driver: Any, records: Mapping[str, Record], rows: Rows) -> 
         await driver.executemany(_INSERT_GENERATION, _texts([row for row in rows if row[0] not in known], 1))
         beside = _Beside(new)
         await driver.executemany(_INSERT_COST, beside.costs)
-        await driver.executemany(_ADD_ROW["cache_stats"], _texts(beside.sums["cache_stats"], 0))
-        await driver.executemany(_ADD_ROW["rollups"], _texts(beside.sums["rollups"], 2))
+        await driver.executemany(
+            _ADD_ROW["cache_stats"], _texts(beside.sums["cache_stats"], CACHE_STAT_COLUMNS.index("minute"))
+        )
+        await driver.executemany(_ADD_ROW["rollups"], _texts(beside.sums["rollups"], ROLLUP_KEYS.index("start")))
         await driver.execute("COMMIT")
     except BaseException:
         await driver.rollback()

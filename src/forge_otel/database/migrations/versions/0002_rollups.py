@@ -21,14 +21,14 @@ _FOREIGN_KEY = "costs_generation_id_fkey"
 _TOKENS = ("input_uncached", "cache_read", "cache_write", "output", "reasoning")
 _CACHED = {"L1", "L2", "L3", "collapsed"}
 
-_KEYS = ("hours", "facet", "start", "component_type", "name", "bucket")
+_KEYS = ("hours", "facet", "component_type", "start", "name", "bucket")
 
 _TABLE = sa.table(
     "rollups",
     sa.column("hours", sa.SmallInteger),
     sa.column("facet", sa.String),
-    sa.column("start", sa.DateTime(timezone=True)),
     sa.column("component_type", sa.String),
+    sa.column("start", sa.DateTime(timezone=True)),
     sa.column("name", sa.String),
     sa.column("bucket", sa.Integer),
     *(sa.column(name, sa.BigInteger) for name in ("count", "hits", "cost_nano_usd", "saved_nano_usd")),
@@ -52,8 +52,8 @@ def upgrade() -> None:
         "rollups",
         sa.Column("hours", sa.SmallInteger(), autoincrement=False),
         sa.Column("facet", sa.String(16)),
-        sa.Column("start", sa.DateTime(timezone=True)),
         sa.Column("component_type", sa.String(256)),
+        sa.Column("start", sa.DateTime(timezone=True)),
         sa.Column("name", sa.String(256)),
         sa.Column("bucket", sa.Integer(), autoincrement=False),
         *(
@@ -128,8 +128,9 @@ def _sums(connection: sa.Connection, start: datetime) -> Sums:
     within = (_GENERATIONS.c.created_at >= bounds[0]) & (_GENERATIONS.c.created_at < bounds[1])
     sums: Sums = defaultdict(lambda: [0, 0, 0, 0])
 
-    def add(*key: Any, hits: int = 0, cost: int = 0, saved: int = 0) -> None:
-        sums[key] = [one + other for one, other in zip(sums[key], (1, hits, cost, saved), strict=True)]
+    def add(facet: str, kind: str, *rest: Any, hits: int = 0, cost: int = 0, saved: int = 0) -> None:
+        for key in ((facet, kind or "unknown", *rest), (facet, "", *rest)):
+            sums[key] = [one + other for one, other in zip(sums[key], (1, hits, cost, saved), strict=True)]
 
     for row in connection.execute(sa.select(_GENERATIONS).where(within)):
         kind, is_ok = row.component_type, row.outcome == "ok"
@@ -151,8 +152,8 @@ def _sums(connection: sa.Connection, start: datetime) -> Sums:
 
 def _store(connection: sa.Connection, hours: int, start: datetime, sums: Sums) -> None:
     rows = [
-        dict(zip(_TABLE.c.keys(), (hours, facet, _bound(connection, start), *key, *values), strict=True))
-        for (facet, *key), values in sums.items()
+        dict(zip(_TABLE.c.keys(), (hours, facet, kind, _bound(connection, start), *key, *values), strict=True))
+        for (facet, kind, *key), values in sums.items()
     ]
     if rows:
         connection.execute(sa.insert(_TABLE), rows)
