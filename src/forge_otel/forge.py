@@ -185,6 +185,10 @@ class Forge(Spans):
             "spike": asdict(self._watch.spikes.state()),
         }
 
+    async def report(self, asked: Mapping[str, str]) -> tuple[str, str]:
+        """Return a report from the database as text, and its media type; see `forge_otel._figures.report`."""
+        return await _figures.report(self.parts.database, asked)
+
     def breakers(self) -> list[dict[str, Any]]:
         """Return what the circuit breakers look like now, JSON-ready, by name."""
         return [asdict(guard) for guard in self.guards.states()]
