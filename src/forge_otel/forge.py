@@ -86,7 +86,7 @@ class Forge(Spans):
             shutdown_timeout_s=self.settings.shutdown_timeout_s * _OUTBOX_SHARE,
             is_power_safe=self.settings.outbox_durability == "power-safe",
         )
-        self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox)
+        self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox, self.parts.database)
         stack = _stack.build(self.settings, self.parts, self.telemetry, self.guards)
         _check_critical(self.settings, {probe.name for probe in stack.probes} | {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
@@ -218,6 +218,7 @@ class Forge(Spans):
             self.guards.states(),
             self._watch.spikes.state(),
             critical=self.settings.critical_services,
+            set_aside=getattr(self.parts.database, "set_aside", ()),
         )
 
     def ready(self) -> bool:

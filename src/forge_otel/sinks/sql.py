@@ -5,13 +5,15 @@ or replaced is noticed with the next batch. What PostgreSQL's files look like is
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Self
 
 from forge_otel.database.engine import create_engine, parse_url
 from forge_otel.database.migrate import migrate
+from forge_otel.database.retention import Retention
 from forge_otel.database.sqlite_file import SqliteFile, is_damage
 from forge_otel.database.writing import is_refusal, write
 from forge_otel.errors import NotOpen, needs
@@ -25,11 +27,13 @@ with needs("sql"):
 __all__ = ["SqlSink", "open_url"]
 
 _log = getLogger(__name__)
+# A server that has gone silent is given up after this; a batch takes a fraction of a second.
+_COMMAND_TIMEOUT_S = 10.0
 
 
-def open_url(url: str) -> "SqlSink":
+def open_url(url: str, *, retention_days: float | None = None) -> "SqlSink":
     """Return the sink for an SQLAlchemy URL such as ``sqlite+aiosqlite:///./x.db`` or ``postgresql+asyncpg://…``."""
-    return SqlSink(url)
+    return SqlSink(url, retention_days=retention_days)
 
 
 class SqlSink:
@@ -37,6 +41,7 @@ class SqlSink:
 
     Args:
         url: SQLAlchemy URL of an asynchronous driver.
+        retention_days: how long everything is kept; None keeps it for ever.
 
     Raises:
         ConfigurationError: the URL cannot be used.
@@ -44,7 +49,7 @@ class SqlSink:
 
     name = "database"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, retention_days: float | None = None) -> None:
         parsed = parse_url(url)
         self.url = parsed.render_as_string(hide_password=False)
         self.set_aside: list[Path] = []
@@ -52,6 +57,14 @@ class SqlSink:
         self._file = SqliteFile(Path(str(parsed.database))) if parsed.get_backend_name() == "sqlite" else None
         self._engine: AsyncEngine | None = None
         self._is_entered = False
+        self._retention_days = retention_days
+        self._retention: Retention | None = None
+        self._expired: Counter[str] = Counter()
+
+    @property
+    def expired(self) -> Mapping[str, int]:
+        """Table to the number of rows that this process has deleted because they were too old."""
+        return self._expired
 
     @property
     def engine(self) -> AsyncEngine:
@@ -111,10 +124,16 @@ class SqlSink:
             await migrate(self.url)
         if self._file is not None:
             await asyncio.to_thread(self._file.remember)
-        self._engine = create_engine(self.url)
+        self._engine = create_engine(self.url, command_timeout_s=_COMMAND_TIMEOUT_S)
+        if self._retention_days is not None:
+            self._retention = Retention(self._engine, days=self._retention_days, deleted=self._expired)
+            self._retention.start()
 
     async def _disconnect(self) -> None:
         engine, self._engine = self._engine, None
+        retention, self._retention = self._retention, None
+        if retention is not None:
+            await retention.stop()
         if engine is not None:
             await engine.dispose()
 
