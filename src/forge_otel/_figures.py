@@ -3,21 +3,24 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
-from forge_otel.errors import NotOpen, needs
+from forge_otel.errors import BadRequest, NotFound, NotOpen, ServiceUnavailable, needs
 from forge_otel.sinks.recent import Recent
 from forge_otel.types import ZERO_USD, Record
 
-__all__ = ["summary"]
+__all__ = ["report", "summary"]
 
 _logger = logging.getLogger(__name__)
 
 _ALL = 10**6
+_ASKABLE = frozenset({"from", "to", "type", "format", "errors"})
+_MEDIA_TYPES = {"json": "application/json", "csv": "text/csv", "html": "text/html", "table": "text/plain"}
 _FULL = "L4"
+_CACHED = ("L1", "L2", "L3")
 
 
 async def summary(database: Any | None, recent: Recent) -> dict[str, Any]:
@@ -37,6 +40,40 @@ async def summary(database: Any | None, recent: Recent) -> dict[str, Any]:
         except (NotOpen, OSError, SQLAlchemyError) as exc:
             _logger.info("the figures come from this process alone: %s", type(exc).__name__)
     return _shown(_of_records(recent.records(_ALL)), scope="process")
+
+
+async def report(database: Any | None, asked: Mapping[str, str]) -> tuple[str, str]:
+    """Return a report as text, and its media type.
+
+    Args:
+        database: the SQL sink, or None.
+        asked: ``from``, ``to``, ``type``, ``format``, ``errors``: what `forge-otel report` takes, all optional.
+
+    Raises:
+        BadRequest: something that is asked for cannot be understood, or is too much.
+        NotFound: there is no database.
+        ServiceUnavailable: it does not answer.
+    """
+    if unknown := asked.keys() - _ASKABLE:
+        raise BadRequest(f"a report takes {', '.join(sorted(_ASKABLE))}, not {min(unknown)[:32]!r}")
+    kind = asked.get("format", "json")
+    if kind not in _MEDIA_TYPES:
+        raise BadRequest(f"format is one of {', '.join(_MEDIA_TYPES)}, not {kind[:16]!r}")
+    errors = asked.get("errors", "10")
+    if not (errors.isascii() and errors.isdigit() and len(errors) < 4):
+        raise BadRequest("errors is how many types of error to show, a number from 1 to 100")
+    if database is None:
+        raise NotFound("no database is configured, so there is nothing to report from; set FORGE_DATABASE_URL")
+    with needs("sql"):
+        from sqlalchemy.exc import SQLAlchemyError
+
+        from forge_otel.database.report import asked_range, render, report
+    within = asked_range(asked.get("from"), asked.get("to"), asked.get("type"))
+    try:
+        found = await report(database.engine, within, errors=int(errors))
+    except (NotOpen, OSError, SQLAlchemyError) as exc:
+        raise ServiceUnavailable(f"the database does not answer ({type(exc).__name__}); try again later") from exc
+    return render(found, kind), _MEDIA_TYPES[kind]
 
 
 def _shown(figures: dict[str, Any], *, scope: str) -> dict[str, Any]:
@@ -59,7 +96,7 @@ def _of_records(records: Sequence[Record]) -> dict[str, Any]:
         "cost_usd": sum((record.cost_usd for record in records), ZERO_USD),
         "saved_usd": sum((record.saved_usd for record in records), Decimal(0)),
         "full": _latency([record.duration_s for record in answered if record.source == _FULL]),
-        "cached": _latency([record.duration_s for record in answered if record.source != _FULL]),
+        "cached": _latency([record.duration_s for record in answered if record.source in _CACHED]),
     }
 
 
@@ -69,4 +106,9 @@ def _latency(durations_s: list[float]) -> dict[str, Any]:
     def percentile(share: float) -> float | None:
         return ordered[max(1, math.ceil(share * len(ordered))) - 1] if ordered else None
 
-    return {"count": len(ordered), "p50_s": percentile(0.50), "p95_s": percentile(0.95)}
+    return {
+        "count": len(ordered),
+        "p50_s": percentile(0.50),
+        "p95_s": percentile(0.95),
+        "p99_s": percentile(0.99),
+    }

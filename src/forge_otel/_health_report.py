@@ -1,6 +1,7 @@
 """What the health answer says beside the pings: breakers, queues, and whether errors are well above usual."""
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from forge_otel.layers.guard_events import GuardState
@@ -20,11 +21,13 @@ def with_parts(
     spike: SpikeState,
     *,
     critical: Collection[str] = (),
+    set_aside: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Return `report` with the checks of the parts; the worst of them all is the status of the whole.
 
     Args:
         report: of the pings, as `forge_otel.health.HealthMonitor.report` gives it.
+        set_aside: damaged files of the database that were renamed; past trouble, and so no warning.
         critical: while calls to one of these are refused it is ``fail``; all other trouble makes it ``warn``.
     """
     checks = dict(report["checks"])
@@ -51,6 +54,16 @@ def with_parts(
             **({} if outbox.is_durable else {"withoutIt": "records wait in memory, and a crash would lose them"}),
         }
     ]
+    if set_aside:
+        checks["database:file"] = [
+            {
+                "componentId": "database",
+                "status": "pass",
+                "observedValue": len(set_aside),
+                "observedUnit": "damaged files",
+                "output": f"set aside as {set_aside[-1].name}; a new file took what came after",
+            }
+        ]
     checks["generations:errorRate"] = [
         {
             "status": "warn" if spike.active else "pass",

@@ -56,7 +56,7 @@ def build(settings: Settings) -> Parts:
 
     store = attempt("cache_url", lambda: _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes))
     archive = attempt("archive_url", lambda: _open("sinks", settings.archive_url))
-    database = attempt("database_url", lambda: _open_database(settings.database_url))
+    database = attempt("database_url", lambda: _open_database(settings))
     if faults:
         raise ConfigurationError(faults)
     return Parts(
@@ -78,9 +78,10 @@ def _open(room: str, url: str | None, **options: Any) -> Any:
     return None if url is None else _loading.load(room, url)(url, **options)
 
 
-def _open_database(url: str | None) -> Any:
+def _open_database(settings: Settings) -> Any:
+    url = settings.database_url
     try:
-        return _open("sinks", url)
+        return _open("sinks", url, retention_days=settings.retention_days)
     except MissingExtra as exc:
         if url != DEFAULT_DATABASE_URL:
             raise

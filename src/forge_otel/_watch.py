@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 from opentelemetry import trace
 
@@ -34,12 +35,14 @@ class Watch:
         instruments: where the points go.
         guards: listened to from now on.
         outbox: asked at each scrape.
+        database: the SQL sink, asked at each scrape, or None.
     """
 
-    def __init__(self, instruments: Instruments, guards: Guards, outbox: Outbox) -> None:
+    def __init__(self, instruments: Instruments, guards: Guards, outbox: Outbox, database: Any | None = None) -> None:
         self._instruments = instruments
         self._guards = guards
         self._outbox = outbox
+        self._database = database
         self.incidents = Incidents()
         self.spikes = SpikeDetector()
         guards.listeners.add(self)
@@ -80,6 +83,8 @@ class Watch:
             observe(Metric.OUTBOX_DROPPED, self._dropped),
             observe(Metric.OUTBOX_AGE, lambda: self._per_sink(lambda sink: sink.oldest_age_s)),
             observe(Metric.OUTBOX_DRAIN, lambda: self._per_sink(lambda sink: sink.drained_in_s)),
+            observe(Metric.DATABASE_EXPIRED, self._expired),
+            observe(Metric.DATABASE_SET_ASIDE, self._set_aside),
             observe(Metric.BREAKER_STATE, self._breaker_states),
             observe(Metric.BREAKER_CALLS, self._breaker_calls),
             observe(Metric.ERROR_SPIKE, lambda: [(float(self._is_spiking()), {})]),
@@ -143,6 +148,14 @@ class Watch:
             for name, stats in self._outbox.stats().sinks.items()
             for reason, count in stats.dropped.items()
         ]
+
+    def _expired(self) -> Points:
+        rows: Mapping[str, int] = getattr(self._database, "expired", {})
+        return [(count, {Attr.DATABASE_TABLE: table}) for table, count in rows.items()]
+
+    def _set_aside(self) -> Points:
+        files: Sequence[Any] | None = getattr(self._database, "set_aside", None)
+        return [] if files is None else [(len(files), {})]
 
     def _breaker_states(self) -> Points:
         return [

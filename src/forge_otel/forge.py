@@ -86,7 +86,7 @@ class Forge(Spans):
             shutdown_timeout_s=self.settings.shutdown_timeout_s * _OUTBOX_SHARE,
             is_power_safe=self.settings.outbox_durability == "power-safe",
         )
-        self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox)
+        self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox, self.parts.database)
         stack = _stack.build(self.settings, self.parts, self.telemetry, self.guards)
         _check_critical(self.settings, {probe.name for probe in stack.probes} | {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
@@ -185,6 +185,10 @@ class Forge(Spans):
             "spike": asdict(self._watch.spikes.state()),
         }
 
+    async def report(self, asked: Mapping[str, str]) -> tuple[str, str]:
+        """Return a report from the database as text, and its media type; see `forge_otel._figures.report`."""
+        return await _figures.report(self.parts.database, asked)
+
     def breakers(self) -> list[dict[str, Any]]:
         """Return what the circuit breakers look like now, JSON-ready, by name."""
         return [asdict(guard) for guard in self.guards.states()]
@@ -214,6 +218,7 @@ class Forge(Spans):
             self.guards.states(),
             self._watch.spikes.state(),
             critical=self.settings.critical_services,
+            set_aside=getattr(self.parts.database, "set_aside", ()),
         )
 
     def ready(self) -> bool:

@@ -36,6 +36,7 @@ class Settings:
         cache_max_entry_bytes: an answer larger than this is not cached.
         archive_url: where artifacts are archived: ``file://./folder``; None archives nothing.
         database_url: SQLAlchemy URL of an async driver; None records nothing in a database.
+        retention_days: how long generations, their costs and figures stay in the database; None keeps them for ever.
         outbox_dir: folder of the journal that outlives a crash; None keeps waiting records in memory only.
         outbox_durability: what a record outlives once its caller has the answer: ``kill-safe`` the death of the
             process at any moment, ``power-safe`` a power cut too, for a flush of the disk a commit, ``memory`` nothing.
@@ -66,6 +67,7 @@ class Settings:
     cache_max_entry_bytes: int = 8 * 2**20
     archive_url: str | None = "file://./.forge/artifacts"
     database_url: str | None = DEFAULT_DATABASE_URL
+    retention_days: float | None = 90.0
     outbox_dir: str | None = "./.forge/outbox"
     outbox_durability: Literal["kill-safe", "power-safe", "memory"] = "kill-safe"
     outbox_max_bytes: int = 2 * 2**30

@@ -348,10 +348,5 @@ CELLS: Final = (
 )
 """Every cell, service by service."""
 
-DEFECTS: Final = {
-    "SQLite-garbage": (
-        "a damaged database is not set aside: its records wait in the outbox until somebody moves the file and starts "
-        "the service again"
-    ),
-}
+DEFECTS: Final[dict[str, str]] = {}
 """Promises that are not kept yet; each is a test that is expected to fail, and says so when it no longer does."""

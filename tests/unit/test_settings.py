@@ -25,6 +25,7 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "FORGE_CACHE_MAX_ENTRY_BYTES": "2",
         "FORGE_ARCHIVE_URL": "",
         "FORGE_DATABASE_URL": "",
+        "FORGE_RETENTION_DAYS": "30",
         "FORGE_OUTBOX_DIR": "",
         "FORGE_OUTBOX_DURABILITY": "power-safe",
         "FORGE_OUTBOX_MAX_BYTES": "3",

@@ -5,7 +5,7 @@ import os
 from argparse import Namespace
 from typing import Any
 
-from forge_otel.errors import ConfigurationError
+from forge_otel.errors import ConfigurationError, ServiceUnavailable, needs
 from forge_otel.settings import Settings, mask_url
 
 __all__ = ["add"]
@@ -21,9 +21,22 @@ def add(commands: Any) -> None:
 def _migrate(arguments: Namespace) -> int:
     from forge_otel.database.migrate import current, migrate
 
+    with needs("sql"):
+        from alembic.util import CommandError
+        from sqlalchemy.exc import SQLAlchemyError
+
     url = Settings.from_env(os.environ).database_url
     if url is None:
         raise ConfigurationError(["FORGE_DATABASE_URL is empty, so there is no database to migrate"])
-    asyncio.run(migrate(url, arguments.revision))
-    print(f"{mask_url(url)} is at revision {asyncio.run(current(url)) or 'base'}")
+    try:
+        asyncio.run(migrate(url, arguments.revision))
+        found = asyncio.run(current(url))
+    except CommandError as exc:
+        raise ConfigurationError([f"--revision {arguments.revision[:64]!r} cannot be reached: {exc}"]) from exc
+    except (OSError, SQLAlchemyError) as exc:
+        # What a driver says may repeat the password.
+        raise ServiceUnavailable(
+            f"the database {mask_url(url)} does not answer or refuses ({type(exc).__name__}); nothing was changed"
+        ) from exc
+    print(f"{mask_url(url)} is at revision {found or 'base'}")
     return 0

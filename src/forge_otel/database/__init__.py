@@ -9,7 +9,7 @@ from typing import Any, Final
 __all__ = ["TABLES", "VERSION_TABLE", "include_object"]
 
 VERSION_TABLE: Final = "forge_otel_version"
-TABLES: Final = frozenset({"cache_stats", "costs", "generations", VERSION_TABLE})
+TABLES: Final = frozenset({"cache_stats", "costs", "generations", "rollups", VERSION_TABLE})
 
 
 def include_object(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:

@@ -1,25 +1,53 @@
-"""The questions asked of the generations, with typed answers; ranges are half open, [start, end), in UTC."""
+"""The questions asked of the generations, with typed answers; ranges are half open, [start, end), in UTC.
 
-import math
-from collections.abc import Mapping
+Counts and money are exact. Percentiles are of buckets, by nearest rank, and off by 5 % at most
+(`forge_otel.database.histogram`). Each question reads sums by day and hour, and so takes as long with a million
+generations as with a thousand.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from forge_otel.database.models import Generation
-from forge_otel.errors import needs
+from forge_otel.database.histogram import percentile
+from forge_otel.database.rollups import DAY, HOUR
+from forge_otel.database.spans import Range, Sums, read
+from forge_otel.errors import BadRequest, needs
 
 with needs("sql"):
-    from sqlalchemy import ColumnElement, case, func, select
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Latency", "Summary", "summary"]
+__all__ = [
+    "ApiCost",
+    "Baseline",
+    "ErrorCount",
+    "Latency",
+    "LayerFigures",
+    "Point",
+    "Range",
+    "Summary",
+    "baseline",
+    "costs",
+    "errors",
+    "layers",
+    "series",
+    "summary",
+]
 
 FULL_SOURCES: Final = ("L4",)
 CACHED_SOURCES: Final = ("L1", "L2", "L3")
+WEEK: Final = timedelta(days=7)
+MAX_POINTS: Final = 400
 
-_TABLE: Final = Generation.metadata.tables["generations"].c
+MAX_BASELINE: Final = timedelta(days=31, hours=1)
+
+_NANO: Final = Decimal(10) ** 9
+_EVERYTHING: Final = Range()
+
+_Table = dict[tuple[Any, ...], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +57,7 @@ class Latency:
     count: int
     p50_s: float | None
     p95_s: float | None
+    p99_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,66 +79,251 @@ class Summary:
     full: Latency
     cached: Latency
 
+    @property
+    def success_rate(self) -> float | None:
+        """Share of the generations whose outcome is ``ok``; None without any."""
+        return 1 - self.errors / self.generations if self.generations else None
 
-async def summary(
-    engine: AsyncEngine,
-    start: datetime | None = None,
-    end: datetime | None = None,
-    component_type: str | None = None,
-) -> Summary:
-    """Sum up the generations that began in [`start`, `end`).
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerFigures:
+    """How often one cache layer was asked, how often it answered, and what that saved."""
+
+    layer: str
+    requests: int
+    hits: int
+    hit_rate: float
+    saved_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiCost:
+    """What calls to one paid service cost; `unpriced` are those of which no price is known."""
+
+    api: str
+    calls: int
+    unpriced: int
+    cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorCount:
+    """How often generations ended with one type of error."""
+
+    error_type: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One hour or day of a time series.
 
     Args:
-        start, end: aware; None leaves the range open.
-        component_type: only this type.
+        start: of the hour or day, UTC; where the range begins within it, it holds only what is in the range.
+        hits: answered by a cache layer.
     """
-    where = _where(start, end, component_type)
-    is_error = case((_TABLE.outcome != "ok", 1), else_=0)
-    query = (
-        select(
-            _TABLE.source,
-            func.count(),
-            func.sum(is_error),
-            func.sum(_TABLE.cost_nano_usd),
-            func.sum(_TABLE.saved_nano_usd),
-        )
-        .where(*where)
-        .group_by(_TABLE.source)
-    )
+
+    start: datetime
+    generations: int
+    errors: int
+    hits: int
+    cost_usd: Decimal
+    saved_usd: Decimal
+    latency: Latency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """Full generations of one component type against cached ones, and against the same range a week before.
+
+    Args:
+        success_rate: of all generations that no cache answered.
+        by_api: what they cost.
+        week_before: full generations of a week before.
+        degradation: by how much the 95th percentile grew since, 0.1 for a tenth; None with nothing to compare.
+    """
+
+    component_type: str
+    full: Latency
+    cached: Latency
+    success_rate: float | None
+    by_api: Sequence[ApiCost]
+    week_before: Latency
+    degradation: float | None
+
+
+async def summary(engine: AsyncEngine, asked: Range = _EVERYTHING) -> Summary:
+    """Sum up the generations of a range."""
     async with engine.connect() as connection:
-        rows = (await connection.execute(query)).all()
-        full = await _latency(connection, where, FULL_SOURCES)
-        cached = await _latency(connection, where, CACHED_SOURCES)
+        found = await read(connection, asked, ("answers", "latency"), ("facet", "name", "bucket"))
+    answers, durations = _split(found)
     return Summary(
-        generations=sum(row[1] for row in rows),
-        by_source={row[0]: row[1] for row in rows if row[0]},
-        errors=sum(row[2] for row in rows),
-        cost_usd=sum((row[3] for row in rows), Decimal(0)),
-        saved_usd=sum((row[4] for row in rows), Decimal(0)),
-        full=full,
-        cached=cached,
+        generations=sum(values[0] for values in answers.values()),
+        by_source=_counted((source, values[0]) for (source, _), values in answers.items() if source),
+        errors=sum(values[0] for (_, is_ok), values in answers.items() if not is_ok),
+        cost_usd=_usd(values[2] for values in answers.values()),
+        saved_usd=_usd(values[3] for values in answers.values()),
+        full=_latency(durations, FULL_SOURCES),
+        cached=_latency(durations, CACHED_SOURCES),
     )
 
 
-def _where(start: datetime | None, end: datetime | None, component_type: str | None) -> list[ColumnElement[bool]]:
-    where: list[ColumnElement[bool]] = []
-    if start is not None:
-        where.append(_TABLE.created_at >= start)
-    if end is not None:
-        where.append(_TABLE.created_at < end)
-    if component_type is not None:
-        where.append(_TABLE.component_type == component_type)
-    return where
+async def layers(engine: AsyncEngine, asked: Range = _EVERYTHING) -> list[LayerFigures]:
+    """Return the figures of every cache layer that was asked."""
+    async with engine.connect() as connection:
+        found = await read(connection, asked, ("layers",), ("name",))
+    return [
+        LayerFigures(layer=layer, requests=requests, hits=hits, hit_rate=hits / requests, saved_usd=_usd([saved]))
+        for (layer,), (requests, hits, _, saved) in sorted(found.items())
+    ]
 
 
-async def _latency(connection: AsyncConnection, where: list[ColumnElement[bool]], sources: tuple[str, ...]) -> Latency:
-    answered = [*where, _TABLE.source.in_(sources), _TABLE.outcome == "ok"]
-    count: int = (await connection.execute(select(func.count()).where(*answered))).scalar_one()
+async def costs(engine: AsyncEngine, asked: Range = _EVERYTHING) -> list[ApiCost]:
+    """Return what each paid service cost, the dearest first."""
+    async with engine.connect() as connection:
+        found = await read(connection, asked, ("costs",), ("name", "bucket"))
+    return _by_api(found)
 
-    async def percentile(share: float) -> Any:
-        # Nearest rank: the smallest value that at least `share` of all are not above.
-        rank = max(1, math.ceil(share * count))
-        query = select(_TABLE.duration_s).where(*answered).order_by(_TABLE.duration_s).offset(rank - 1).limit(1)
-        return (await connection.execute(query)).scalar_one_or_none()
 
-    return Latency(count=count, p50_s=await percentile(0.50), p95_s=await percentile(0.95))
+async def errors(engine: AsyncEngine, asked: Range = _EVERYTHING, *, limit: int = 10) -> list[ErrorCount]:
+    """Return the most frequent types of error, or the outcome where there was none.
+
+    Args:
+        limit: at most so many.
+    """
+    async with engine.connect() as connection:
+        found = await read(connection, asked, ("errors",), ("name",))
+    counts = [ErrorCount(error_type=name, count=values[0]) for (name,), values in found.items()]
+    return sorted(counts, key=lambda one: (-one.count, one.error_type))[:limit]
+
+
+async def series(engine: AsyncEngine, asked: Range, *, step_hours: int = DAY) -> list[Point]:
+    """Return the figures of every hour or day in which there was a generation.
+
+    Args:
+        step_hours: 1 or 24.
+
+    Raises:
+        BadRequest: another step, an open range, or more than `MAX_POINTS` points.
+    """
+    if step_hours not in {HOUR, DAY}:
+        raise BadRequest("a time series goes by the hour or by the day: step_hours is 1 or 24")
+    if asked.start is None or asked.end is None:
+        raise BadRequest("a time series needs a start and an end")
+    if (asked.end - asked.start) / timedelta(hours=step_hours) > MAX_POINTS:
+        raise BadRequest(f"a time series has at most {MAX_POINTS} points; take a shorter range or days")
+    async with engine.connect() as connection:
+        answers = _by_first(
+            await read(connection, asked, ("answers",), ("start", "name", "bucket"), largest=step_hours)
+        )
+        durations = _by_first(await read(connection, asked, ("latency",), ("start", "bucket"), largest=step_hours))
+    step = timedelta(hours=step_hours)
+    found: defaultdict[datetime, tuple[_Table, _Table]] = defaultdict(lambda: ({}, {}))
+    for place, sums in enumerate((answers, durations)):
+        for start, table in sums.items():
+            # At both ends there are hours, which belong to a day.
+            _merge(found[start if step < timedelta(days=1) else start.replace(hour=0)][place], table)
+    return [_point(start, *found[start]) for start in sorted(found)]
+
+
+async def baseline(engine: AsyncEngine, asked: Range) -> list[Baseline]:
+    """Compare full generations with cached ones and with those of a week before, for each component type.
+
+    Raises:
+        BadRequest: an open range, or one of more than `MAX_BASELINE`.
+    """
+    if asked.start is None or asked.end is None or asked.end - asked.start > MAX_BASELINE:
+        raise BadRequest(f"a baseline needs a start and an end, at most {MAX_BASELINE.days} days apart")
+    keys = ("component_type", "facet", "name", "bucket")
+    async with engine.connect() as connection:
+        now = _by_first(await read(connection, asked, ("answers", "latency", "costs"), keys))
+        before = _by_first(await read(connection, asked.moved(-WEEK), ("latency",), keys))
+    return [_baseline(kind, now[kind], before.get(kind, {})) for kind in sorted(now)]
+
+
+def _baseline(component_type: str, now: Sums, before: Sums) -> Baseline:
+    answers, durations = _split(now)
+    full, week_before = _latency(durations, FULL_SOURCES), _latency(_split(before)[1], FULL_SOURCES)
+    uncached = {key: values for key, values in answers.items() if key[0] in {*FULL_SOURCES, ""}}
+    tried = sum(values[0] for values in uncached.values())
+    good = sum(values[0] for (_, is_ok), values in uncached.items() if is_ok)
+    return Baseline(
+        component_type=component_type,
+        full=full,
+        cached=_latency(durations, CACHED_SOURCES),
+        success_rate=good / tried if tried else None,
+        by_api=_by_api({key[1:]: values for key, values in now.items() if key[0] == "costs"}),
+        week_before=week_before,
+        degradation=full.p95_s / week_before.p95_s - 1 if full.p95_s and week_before.p95_s else None,
+    )
+
+
+def _point(start: datetime, answers: Sums, durations: Sums) -> Point:
+    return Point(
+        start=start,
+        generations=sum(values[0] for values in answers.values()),
+        errors=sum(values[0] for (_, is_ok), values in answers.items() if not is_ok),
+        hits=sum(values[0] for (source, is_ok), values in answers.items() if is_ok and source not in FULL_SOURCES),
+        cost_usd=_usd(values[2] for values in answers.values()),
+        saved_usd=_usd(values[3] for values in answers.values()),
+        latency=_latency({("", *key): values for key, values in durations.items()}, None),
+    )
+
+
+def _split(sums: Sums) -> tuple[Sums, Sums]:
+    """Tell answers (by source and success) from durations (by source and bucket)."""
+    answers, durations = (
+        {(name, bucket): values for (facet, name, bucket), values in sums.items() if facet == wanted}
+        for wanted in ("answers", "latency")
+    )
+    return answers, durations
+
+
+def _by_first(sums: Sums) -> dict[Any, _Table]:
+    """Make a table of each value of the first key column."""
+    found: defaultdict[Any, _Table] = defaultdict(dict)
+    for (first, *key), values in sums.items():
+        found[first][tuple(key)] = values
+    return dict(found)
+
+
+def _merge(table: _Table, other: Sums) -> None:
+    for key, values in other.items():
+        known = table.get(key)
+        table[key] = values if known is None else [one + more for one, more in zip(known, values, strict=True)]
+
+
+def _by_api(sums: Sums) -> list[ApiCost]:
+    calls: Counter[str] = Counter()
+    unpriced: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
+    for (api, is_unpriced), (count, _, cost, _) in sums.items():
+        calls[api] += count
+        unpriced[api] += count if is_unpriced else 0
+        spent[api] += cost
+    dearest = sorted(calls, key=lambda api: (-spent[api], api))
+    return [ApiCost(api=api, calls=calls[api], unpriced=unpriced[api], cost_usd=_usd([spent[api]])) for api in dearest]
+
+
+def _latency(durations: Sums, sources: Sequence[str] | None) -> Latency:
+    counts: Counter[int] = Counter()
+    for (source, bucket), values in durations.items():
+        if sources is None or source in sources:
+            counts[bucket] += values[0]
+    return Latency(
+        count=counts.total(),
+        p50_s=percentile(counts, 0.50),
+        p95_s=percentile(counts, 0.95),
+        p99_s=percentile(counts, 0.99),
+    )
+
+
+def _counted(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for name, count in pairs:
+        counts[name] += count
+    return dict(counts)
+
+
+def _usd(nanos: Iterable[int]) -> Decimal:
+    return Decimal(sum(nanos)) / _NANO

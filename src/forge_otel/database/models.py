@@ -11,14 +11,25 @@ from typing import Any
 from forge_otel.errors import needs
 
 with needs("sql"):
-    from sqlalchemy import JSON, BigInteger, Column, Dialect, ForeignKey, Index, MetaData, String, Text
+    from sqlalchemy import (
+        JSON,
+        BigInteger,
+        Column,
+        Dialect,
+        Index,
+        Integer,
+        MetaData,
+        SmallInteger,
+        String,
+        Text,
+    )
     from sqlalchemy.dialects.postgresql import JSONB
     from sqlalchemy.orm import registry
     from sqlalchemy.types import TypeDecorator
     from sqlmodel import Field, SQLModel
     from sqlmodel.sql.sqltypes import UTCDateTime
 
-__all__ = ["Base", "CacheStat", "CostRow", "Generation", "NanoUsd"]
+__all__ = ["Base", "CacheStat", "CostRow", "Generation", "NanoUsd", "Rollup"]
 
 _NANO = Decimal(10) ** 9
 _JSON = JSON().with_variant(JSONB(), "postgresql")
@@ -92,13 +103,15 @@ class Generation(Base, table=True):
 
 
 class CostRow(Base, table=True):
-    """What one paid call of a generation cost; the amount is null where no price is known, never 0 in its place."""
+    """What one paid call of a generation cost; the amount is null where no price is known, never 0 in its place.
+
+    Written and deleted in one transaction with its generation. A foreign key would say so too, but checking it took
+    PostgreSQL as long as storing the generation.
+    """
 
     __tablename__ = "costs"
 
-    generation_id: str = Field(
-        sa_column=Column(String(36), ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True)
-    )
+    generation_id: str = Field(sa_column=Column(String(36), primary_key=True))
     seq: int = Field(primary_key=True)
     api: str
     model: str
@@ -121,4 +134,25 @@ class CacheStat(Base, table=True):
     component_type: str = Field(primary_key=True, max_length=256)
     requests: int = Field(sa_type=BigInteger)
     hits: int = Field(sa_type=BigInteger)
+    saved_usd: Decimal = Field(sa_column=Column("saved_nano_usd", NanoUsd(), nullable=False))
+
+
+class Rollup(Base, table=True):
+    """A sum over an hour or a day, for the analytics; see `forge_otel.database.rollups` for what is counted."""
+
+    __tablename__ = "rollups"
+    # Read in ranges of its key, and so kept in that order.
+    __table_args__ = {"sqlite_with_rowid": False}
+
+    hours: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    """How long the span is: 1 or 24."""
+    facet: str = Field(primary_key=True, max_length=16)
+    component_type: str = Field(primary_key=True, max_length=256)
+    """Empty: all of them."""
+    start: datetime = Field(sa_column=Column(UTCDateTime(), primary_key=True))
+    name: str = Field(primary_key=True, max_length=256)
+    bucket: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    count: int = Field(sa_type=BigInteger)
+    hits: int = Field(sa_type=BigInteger)
+    cost_usd: Decimal = Field(sa_column=Column("cost_nano_usd", NanoUsd(), nullable=False))
     saved_usd: Decimal = Field(sa_column=Column("saved_nano_usd", NanoUsd(), nullable=False))

@@ -85,6 +85,7 @@ class Attr:
     BREAKER_FROM: Final = "from"
     BREAKER_TO: Final = "to"
     OUTBOX_SINK: Final = "forge.sink"
+    DATABASE_TABLE: Final = "forge.table"
     REASON: Final = "reason"
     VERSION: Final = "version"
 

@@ -53,6 +53,19 @@ class DeliveryMetrics:
         description="In which time all that waits is delivered at the present pace; absent without one.",
         attributes=(Attr.OUTBOX_SINK,),
     )
+    DATABASE_EXPIRED: Final = Instrument(
+        name="forge.database.expired",
+        kind="observable_counter",
+        unit="{row}",
+        description="Rows that this process has deleted because they were older than FORGE_RETENTION_DAYS, by table.",
+        attributes=(Attr.DATABASE_TABLE,),
+    )
+    DATABASE_SET_ASIDE: Final = Instrument(
+        name="forge.database.set_aside",
+        kind="observable_counter",
+        unit="{file}",
+        description="Damaged SQLite files that this process has renamed to go on with a new one.",
+    )
     EXPORT_PRODUCED: Final = Instrument(
         name="forge.export.produced",
         kind="observable_counter",

@@ -1,38 +1,39 @@
 """Generations as rows in SQLite or PostgreSQL: migrated when opened, written in batches, each generation once.
 
-One transaction inserts those generations of a batch that are new, and only for them the costs and the cache figures of
-their minute; a batch that comes twice, or after a crash between commit and answer, changes nothing.
+An SQLite file that turns out to be damaged is set aside, and a new one takes what waits; one that somebody has removed
+or replaced is noticed with the next batch. What PostgreSQL's files look like is PostgreSQL's own affair.
 """
 
-from collections.abc import Sequence
-from typing import Final, Self
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from logging import getLogger
+from pathlib import Path
+from typing import Self
 
 from forge_otel.database.engine import create_engine, parse_url
 from forge_otel.database.migrate import migrate
-from forge_otel.database.models import Base
-from forge_otel.database.rows import Row, cache_stat_rows, cost_rows, generation_row
+from forge_otel.database.retention import Retention
+from forge_otel.database.sqlite_file import SqliteFile, is_damage
+from forge_otel.database.writing import is_refusal, write
 from forge_otel.errors import NotOpen, needs
 from forge_otel.sinks import Rejected
 from forge_otel.types import Record
 
 with needs("sql"):
-    from sqlalchemy import insert, text
-    from sqlalchemy.dialects import postgresql, sqlite
-    from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["SqlSink", "open_url"]
 
-_GENERATIONS: Final = Base.metadata.tables["generations"]
-_COSTS: Final = Base.metadata.tables["costs"]
-_CACHE_STATS: Final = Base.metadata.tables["cache_stats"]
-# SQLSTATE classes "data exception" and "integrity constraint violation".
-_REFUSALS: Final = ("22", "23")
+_log = getLogger(__name__)
+# A server that has gone silent is given up after this; a batch takes a fraction of a second.
+_COMMAND_TIMEOUT_S = 10.0
 
 
-def open_url(url: str) -> "SqlSink":
+def open_url(url: str, *, retention_days: float | None = None) -> "SqlSink":
     """Return the sink for an SQLAlchemy URL such as ``sqlite+aiosqlite:///./x.db`` or ``postgresql+asyncpg://…``."""
-    return SqlSink(url)
+    return SqlSink(url, retention_days=retention_days)
 
 
 class SqlSink:
@@ -40,6 +41,7 @@ class SqlSink:
 
     Args:
         url: SQLAlchemy URL of an asynchronous driver.
+        retention_days: how long everything is kept; None keeps it for ever.
 
     Raises:
         ConfigurationError: the URL cannot be used.
@@ -47,9 +49,22 @@ class SqlSink:
 
     name = "database"
 
-    def __init__(self, url: str) -> None:
-        self.url = parse_url(url).render_as_string(hide_password=False)
+    def __init__(self, url: str, *, retention_days: float | None = None) -> None:
+        parsed = parse_url(url)
+        self.url = parsed.render_as_string(hide_password=False)
+        self.set_aside: list[Path] = []
+        """Damaged files that this process has put out of the way, the last ones last."""
+        self._file = SqliteFile(Path(str(parsed.database))) if parsed.get_backend_name() == "sqlite" else None
         self._engine: AsyncEngine | None = None
+        self._is_entered = False
+        self._retention_days = retention_days
+        self._retention: Retention | None = None
+        self._expired: Counter[str] = Counter()
+
+    @property
+    def expired(self) -> Mapping[str, int]:
+        """Table to the number of rows that this process has deleted because they were too old."""
+        return self._expired
 
     @property
     def engine(self) -> AsyncEngine:
@@ -63,30 +78,30 @@ class SqlSink:
         return self._engine
 
     async def __aenter__(self) -> Self:
-        await migrate(self.url)
-        self._engine = create_engine(self.url)
+        await self._connect()
+        self._is_entered = True
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await engine.dispose()
+        self._is_entered = False
+        await self._disconnect()
 
     async def deliver(self, records: Sequence[Record], /) -> None:
         """Store the records in one transaction; those that are stored already change nothing.
 
         Raises:
             Rejected: the only record holds something that the database refuses.
-            sqlalchemy.exc.SQLAlchemyError, OSError: the database does not take them now.
+            Exception: of the driver: the database does not take them now.
         """
-        # In the order of their ids, so that two writers of the same records lock them in the same order.
-        unique = {record.id: record for record in sorted(records, key=lambda record: record.id)}
         try:
-            rows = [generation_row(record) for record in unique.values()]
-            await self._write(unique, rows)
-        except (StatementError, ValueError, OverflowError) as exc:
+            if self._file is not None and self._is_entered:
+                await self._look_at(self._file)
+            await write(self.engine, records)
+        except Exception as exc:
+            if self._file is not None and is_damage(exc):
+                await self._replace(self._file, exc)
             # Of several records the outbox finds out which one it is.
-            if len(records) == 1 and _is_refusal(exc):
+            if len(records) == 1 and is_refusal(exc):
                 raise Rejected(f"the database refuses the record: {exc}") from exc
             raise
 
@@ -99,37 +114,45 @@ class SqlSink:
         async with self.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
 
-    async def _write(self, records: dict[str, Record], rows: list[Row]) -> None:
-        async with self.engine.connect() as connection:
-            # A transaction that begins by reading cannot become a writer on SQLite while another one writes.
-            await connection.execution_options(sqlite_begin="IMMEDIATE")
-            async with connection.begin():
-                new_ids = await _insert_new(connection, rows)
-                new = [record for record in records.values() if record.id in new_ids]
-                if costs := [row for record in new for row in cost_rows(record)]:
-                    await connection.execute(insert(_COSTS), costs)
-                if stats := cache_stat_rows(new):
-                    await _add_cache_stats(connection, stats)
+    async def _connect(self) -> None:
+        try:
+            await migrate(self.url)
+        except Exception as exc:
+            if self._file is None or not is_damage(exc):
+                raise
+            await self._replace(self._file, exc)
+            await migrate(self.url)
+        if self._file is not None:
+            await asyncio.to_thread(self._file.remember)
+        self._engine = create_engine(self.url, command_timeout_s=_COMMAND_TIMEOUT_S)
+        if self._retention_days is not None:
+            self._retention = Retention(self._engine, days=self._retention_days, deleted=self._expired)
+            self._retention.start()
 
+    async def _disconnect(self) -> None:
+        engine, self._engine = self._engine, None
+        retention, self._retention = self._retention, None
+        if retention is not None:
+            await retention.stop()
+        if engine is not None:
+            await engine.dispose()
 
-async def _insert_new(connection: AsyncConnection, rows: list[Row]) -> set[str]:
-    """Insert the generations that are not there, and return their ids."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = make(_GENERATIONS).on_conflict_do_nothing(index_elements=["id"]).returning(_GENERATIONS.c.id)
-    return set((await connection.execute(statement, rows)).scalars())
+    async def _look_at(self, file: SqliteFile) -> None:
+        """Go on with a new file where the old one is gone or no database any more."""
+        if self._engine is not None and not await asyncio.to_thread(file.is_there):
+            _log.error(
+                "the database %s was removed or replaced while it was open; going on with what is there", file.path
+            )
+            await self._disconnect()
+        elif self._engine is not None and not await asyncio.to_thread(file.is_whole):
+            await self._replace(file, None)
+        if self._engine is None:
+            await self._connect()
 
-
-async def _add_cache_stats(connection: AsyncConnection, rows: list[Row]) -> None:
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = make(_CACHE_STATS)
-    keys = ["minute", "layer", "component_type"]
-    sums = {name: _CACHE_STATS.c[name] + statement.excluded[name] for name in ("requests", "hits", "saved_nano_usd")}
-    await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=sums), rows)
-
-
-def _is_refusal(exc: Exception) -> bool:
-    """Say whether the database answered, and means this record."""
-    if not isinstance(exc, DBAPIError):
-        return True
-    sqlstate = str(getattr(exc.orig, "sqlstate", None) or "")
-    return isinstance(exc, DataError | IntegrityError) or sqlstate.startswith(_REFUSALS)
+    async def _replace(self, file: SqliteFile, why: Exception | None) -> None:
+        await self._disconnect()
+        kept = await asyncio.to_thread(file.set_aside)
+        if kept is not None:
+            self.set_aside.append(kept)
+            reason = "it does not begin like one" if why is None else f"{type(why).__name__}: {why}"
+            _log.error("the database is damaged (%s); it was set aside as %s, and a new one is made", reason, kept)

@@ -65,6 +65,7 @@ class Dashboard:
             ("/login", self._login, (*_GET, "POST")),
             ("/logout", self._logout, ("POST",)),
             ("/api/summary", self._summary, _GET),
+            ("/api/report", self._report, _GET),
             ("/api/health", self._health, _GET),
             ("/api/generations", self._generations, _GET),
             ("/api/generations" + ONE, self._generation, _GET),
@@ -132,6 +133,13 @@ class Dashboard:
     async def _summary(self, request: Request) -> Response:
         self._admin.require(request)
         return _json(await self._forge.summary())
+
+    async def _report(self, request: Request) -> Response:
+        self._admin.require(request)
+        text, media_type = await self._forge.report(dict(request.query_params))
+        # Its own style, and nothing else.
+        policy = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
+        return Response(text, headers=_SECURITY | policy, media_type=media_type)
 
     async def _health(self, request: Request) -> Response:
         self._admin.require(request)

@@ -128,6 +128,16 @@ class Runtime(Protocol):
         """
         ...
 
+    async def report(self, asked: Mapping[str, str]) -> tuple[str, str]:
+        """Return a report as text, and its media type.
+
+        Raises:
+            BadRequest: something that is asked for cannot be understood, or is too much.
+            NotFound: there is no database.
+            ServiceUnavailable: it does not answer.
+        """
+        ...
+
     def health_report(self) -> Mapping[str, Any]:
         """Return ``{"status": "pass" | "warn" | "fail", "checks": {…}}``, JSON-ready."""
         ...

@@ -1,6 +1,7 @@
 """A small runtime on the real SDK, and callers that speak raw ASGI, so that a test sees every message."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -130,6 +131,9 @@ class SmallRuntime:
         if name != "openai":
             raise NotFound("nothing guards it")
         self.mode = mode
+
+    async def report(self, asked: Mapping[str, str]) -> tuple[str, str]:
+        return json.dumps(dict(asked)), "application/json"
 
     async def summary(self) -> Mapping[str, Any]:
         return self.figures

@@ -1,0 +1,265 @@
+"""How much faster are records stored in batches than row by row through SQLModel?
+
+Both sides write the same records, whole: the generation with all its columns, two costs, and two cache figures of its
+minute; ours also writes the sums of the analytics, which row by row nobody would. The durability is the same on both:
+PostgreSQL as it is installed (fsync, synchronous_commit), SQLite in WAL with synchronous=NORMAL. Proof: rows counted,
+money added up.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel.ext.asyncio.session import AsyncSession
+from tests.servers import PostgresServer
+
+from forge_otel.database.engine import create_engine
+from forge_otel.database.models import Base, CacheStat, CostRow, Generation
+from forge_otel.keys import new_id
+from forge_otel.sinks.sql import SqlSink
+from forge_otel.types import Cost, Record, Step, Usage
+
+BOUNDS = {"postgresql": 100.0, "sqlite": 50.0}
+TOKENS = ("input_uncached", "cache_read", "cache_write", "output", "reasoning")
+TYPES = ("button", "card", "modal", "input", "badge")
+
+
+class DurablePostgres(PostgresServer):
+    """As it is installed, where the tests' own does without fsync."""
+
+    def command(self) -> list[str | Path]:
+        """The same command, without the two settings that a real server would not have."""
+        words = super().command()
+        return [
+            word.replace("fsync=off", "fsync=on").replace("writes=off", "writes=on") if isinstance(word, str) else word
+            for word in words
+        ]
+
+
+def make(count: int) -> list[Record]:
+    """Four records a second, of five types, half of them from the cache."""
+    chance = random.Random(count)
+    start = datetime(2026, 3, 1, 8, tzinfo=UTC)
+    return [made(chance, start + timedelta(seconds=number / 4)) for number in range(count)]
+
+
+def made(chance: random.Random, created_at: datetime) -> Record:
+    """One record with two paid calls, five steps and two cache layers asked."""
+    usage = Usage(input_uncached=chance.randrange(4000), cache_read=500, output=chance.randrange(900), reasoning=20)
+    cost = Decimal(chance.randrange(500_000_000)) / 10**9
+    source = chance.choice(["L4", "L4", "L3", "L2"])
+    return Record(
+        id=new_id(),
+        created_at=created_at,
+        duration_s=chance.lognormvariate(3, 0.5),
+        outcome="ok",
+        pipeline="components",
+        pipeline_version="7",
+        component_type=chance.choice(TYPES),
+        component_id=f"component-{chance.randrange(1000)}",
+        key=f"{chance.getrandbits(256):064x}",
+        component_name="Primary button",
+        figma_key="FiGmAkEy0123456789",
+        content_hash=f"{chance.getrandbits(128):032x}",
+        user_id="user-17",
+        session_id="session-4711",
+        tenant="acme",
+        source=source,
+        origin_id=new_id(),
+        cost_usd=cost,
+        costs=tuple(
+            Cost(api="openai", model="gpt-5-mini", agent=agent, usage=usage, amount_usd=cost / 2)
+            for agent in ("code_generator", "requirement_proposer")
+        ),
+        steps=tuple(
+            Step(name=name, kind="agent", started_s=1.5, duration_s=chance.random() * 20)
+            for name in ("extractor", "proposer", "retriever", "generator", "validator")
+        ),
+        misses={"L1": "cold"} if source == "L2" else {"L1": "cold", "L2": "threshold"},
+        trace_id=f"{chance.getrandbits(128):032x}",
+        quality_score=0.875,
+        artifact_refs={"component.tsx": "components/button-1/component.tsx", "tokens.json": "components/b/tokens.json"},
+    )
+
+
+async def row_by_row(engine: AsyncEngine, records: Sequence[Record]) -> None:
+    """What SQLModel's tutorial teaches: a session, add, commit, for each record."""
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        for record in records:
+            session.add(generation_of(record))
+            await session.flush()  # before what refers to it; no statement more
+            for seq, cost in enumerate(record.costs):
+                session.add(
+                    CostRow(
+                        generation_id=record.id,
+                        seq=seq,
+                        api=cost.api,
+                        model=cost.model,
+                        agent=cost.agent,
+                        amount_usd=cost.amount_usd,
+                        **tokens([cost.usage]),
+                    )
+                )
+            minute = record.created_at.replace(second=0, microsecond=0)
+            hits = {record.source} & {"L1", "L2", "L3"}
+            for layer in [*record.misses, *hits]:
+                key = (minute, layer, record.component_type)
+                stat = await session.get(CacheStat, key)
+                if stat is None:
+                    stat = CacheStat(
+                        minute=minute,
+                        layer=layer,
+                        component_type=record.component_type,
+                        requests=0,
+                        hits=0,
+                        saved_usd=Decimal(0),
+                    )
+                    session.add(stat)
+                stat.requests += 1
+                stat.hits += layer in hits
+            await session.commit()
+            session.expunge_all()
+
+
+def generation_of(record: Record) -> Generation:
+    """The object of the table's class."""
+    same = Generation.model_fields.keys() & Record.__slots__
+    return Generation(
+        **{name: getattr(record, name) for name in same - {"steps", "degraded"}},
+        **tokens([cost.usage for cost in record.costs]),
+        degraded=list(record.degraded),
+        steps=[{name: getattr(step, name) for name in Step.__slots__} for step in record.steps],
+    )
+
+
+def tokens(usages: Sequence[Usage]) -> dict[str, int]:
+    """Columns of tokens."""
+    return {f"{name}_tokens": sum(getattr(usage, name) for usage in usages) for name in TOKENS}
+
+
+async def emptied(engine: AsyncEngine) -> None:
+    """Delete everything."""
+    async with engine.begin() as connection:
+        for table in ("costs", "generations", "cache_stats", "rollups"):
+            await connection.execute(text(f"DELETE FROM {table}"))
+    if engine.dialect.name == "postgresql":
+        async with engine.connect() as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+            await raw.execute("VACUUM ANALYZE")
+
+
+async def proved(engine: AsyncEngine, records: Sequence[Record]) -> None:
+    """Every generation and cost is there once, the money adds up, and every look-up is counted."""
+    tables = Base.metadata.tables
+    generations, costs, stats = (tables[name] for name in ("generations", "costs", "cache_stats"))
+    async with engine.connect() as connection:
+        found = [
+            (await connection.execute(select(what))).scalar_one()
+            for what in (
+                func.count(generations.c.id),
+                func.count(costs.c.seq),
+                func.sum(generations.c.cost_nano_usd),
+                func.sum(stats.c.requests),
+            )
+        ]
+    looked_up = sum(len(record.misses) + (record.source in {"L2", "L3"}) for record in records)
+    spent = sum((record.cost_usd for record in records), Decimal(0))
+    due = [len(records), 2 * len(records), spent, looked_up]
+    if found != due:
+        raise SystemExit(f"stored {found}, not {due}")
+
+
+async def measure(url: str, *, rounds: int, alone: int, batched: int, batch: int) -> dict[str, Any]:
+    """Rows a second of both sides, and microseconds of our own CPU for a record."""
+    single: list[float] = []
+    ours: list[float] = []
+    cpu_us: list[float] = []
+    async with SqlSink(url) as sink:
+        engine = create_engine(url)
+        for number in range(rounds + 1):
+            await emptied(engine)
+            few = make(alone if number else 20)
+            started = time.perf_counter()
+            await row_by_row(engine, few)
+            single.append(len(few) / (time.perf_counter() - started))
+            await proved(engine, few)
+            await emptied(engine)
+            many = make(batched if number else batch)
+            started, cpu = time.perf_counter(), time.process_time()
+            for place in range(0, len(many), batch):
+                await sink.deliver(many[place : place + batch])
+            ours.append(len(many) / (time.perf_counter() - started))
+            cpu_us.append((time.process_time() - cpu) / len(many) * 1e6)
+            await proved(engine, many)
+        await engine.dispose()
+    ratio = statistics.median(mine / theirs for mine, theirs in zip(ours[1:], single[1:], strict=True))
+    bound = BOUNDS[engine.dialect.name]
+    return {
+        "row by row, records/s": round(statistics.median(single[1:])),
+        "batched, records/s": round(statistics.median(ours[1:])),
+        "batched, CPU us/record": round(statistics.median(cpu_us[1:]), 1),
+        "ratio": round(ratio, 1),
+        "bound": bound,
+        "holds": ratio >= bound,
+    }
+
+
+@asynccontextmanager
+async def databases(only: str) -> AsyncIterator[dict[str, str]]:
+    """URLs of an empty database of each kind."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        found = {"sqlite": f"sqlite+aiosqlite:///{folder}/forge.db"}
+        if only != "sqlite":
+            found["postgresql"] = stack.enter_context(DurablePostgres()).url
+        yield {name: url for name, url in found.items() if only in {name, "both"}}
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything, one after the other."""
+    async with databases(options.only) as urls:
+        return {
+            name: await measure(
+                url, rounds=options.rounds, alone=options.alone, batched=options.batched, batch=options.batch
+            )
+            for name, url in urls.items()
+        }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--only", choices=("both", "postgresql", "sqlite"), default="both")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--alone", type=int, default=300, help="records row by row in a round")
+    parser.add_argument("--batched", type=int, default=20_000, help="records in batches in a round")
+    parser.add_argument("--batch", type=int, default=1_000, help="records in a batch")
+    options = parser.parse_args()
+    found = asyncio.run(run(options))
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    for title, figures in found.items():
+        print(title)
+        for name, value in figures.items():
+            print(f"  {name:28} {value}")
+
+
+if __name__ == "__main__":
+    main()

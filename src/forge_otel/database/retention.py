@@ -1,0 +1,166 @@
+"""Deletes what is older than it is to be kept: in the background, in small pieces, one worker at a time.
+
+Whole days are deleted, so that the sums of a day never speak of generations that are only half there.
+"""
+
+import asyncio
+import fcntl
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from logging import getLogger
+from pathlib import Path
+from typing import Any, Final
+
+from forge_otel.database.models import Base
+from forge_otel.database.rollups import DAY, HOUR
+from forge_otel.errors import needs
+
+with needs("sql"):
+    from sqlalchemy import delete, func, select, text
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["Retention", "expire"]
+
+_log = getLogger(__name__)
+_GENERATIONS, _COSTS, _STATS, _ROLLUPS = (
+    Base.metadata.tables[name] for name in ("generations", "costs", "cache_stats", "rollups")
+)
+_FACETS: Final = ("answers", "costs", "errors", "latency", "layers")
+_CHUNK: Final = 1_000
+_PAUSE_S: Final = 0.05
+_EVERY_S: Final = 3600.0
+# "forgereT" in ASCII: no other program shall take the same advisory lock.
+_LOCK_ID: Final = 0x666F726765726554
+
+
+class Retention:
+    """Deletes in the background between `start` and `stop`: soon after the start, then every hour.
+
+    Args:
+        engine: of our database.
+        days: how long generations, their costs and their figures are kept.
+        deleted: counts the rows of each table that are deleted.
+        first_after_s: so long after the start, or a random part of it more, so that workers do not start together.
+        every_s: from one time to the next.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        days: float,
+        deleted: Counter[str],
+        first_after_s: float = 60.0,
+        every_s: float = _EVERY_S,
+    ) -> None:
+        self._deleted = deleted
+        self._engine = engine
+        self._days = days
+        self._first_after_s = first_after_s
+        self._every_s = every_s
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; what goes wrong is logged and tried again the next time."""
+        self._task = asyncio.create_task(self._run(), name="forge-retention")
+
+    async def stop(self) -> None:
+        """End, wherever it is: what is deleted so far stays so."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task}, timeout=1.0)
+
+    async def _run(self) -> None:
+        await asyncio.sleep(self._first_after_s * random.uniform(1, 2))  # noqa: S311 - jitter
+        while True:
+            try:
+                # The last whole day before.
+                await expire(self._engine, datetime.now(UTC) - timedelta(days=self._days), self._deleted)
+            except (SQLAlchemyError, OSError) as exc:
+                _log.warning("old generations could not be deleted and are tried again later: %s", type(exc).__name__)
+            await asyncio.sleep(self._every_s)
+
+
+async def expire(engine: AsyncEngine, before: datetime, deleted: Counter[str] | None = None) -> Counter[str]:
+    """Delete what began before the day of `before`, in UTC; nothing where another worker is at it.
+
+    Args:
+        engine: of our database.
+        before: aware.
+        deleted: counts as the work goes on.
+
+    Returns:
+        Table to the number of rows that were deleted.
+    """
+    cutoff = before.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    counts: Counter[str] = Counter() if deleted is None else deleted
+    async with _alone(engine) as is_alone:
+        while is_alone and await _delete_generations(engine, cutoff, counts):
+            pass
+        while is_alone and await _delete_stats(engine, cutoff, counts):
+            pass
+        for hours in (HOUR, DAY) if is_alone else ():
+            for facet in _FACETS:
+                within = (_ROLLUPS.c.hours == hours, _ROLLUPS.c.facet == facet, _ROLLUPS.c.start < cutoff)
+                counts["rollups"] += await _execute(engine, delete(_ROLLUPS).where(*within))
+    return counts
+
+
+async def _delete_generations(engine: AsyncEngine, cutoff: datetime, counts: Counter[str]) -> int:
+    """Delete the oldest generations and their costs in one transaction; return how many."""
+    oldest = select(_GENERATIONS.c.id).where(_GENERATIONS.c.created_at < cutoff)
+    async with engine.connect() as connection:
+        await connection.execution_options(sqlite_begin="IMMEDIATE")
+        async with connection.begin():
+            query = oldest.order_by(_GENERATIONS.c.created_at).limit(_CHUNK)
+            ids = list((await connection.execute(query)).scalars())
+            if ids:
+                costs = await connection.execute(delete(_COSTS).where(_COSTS.c.generation_id.in_(ids)))
+                found = await connection.execute(delete(_GENERATIONS).where(_GENERATIONS.c.id.in_(ids)))
+                counts.update(costs=costs.rowcount, generations=found.rowcount)
+    # Others want to write, too.
+    await asyncio.sleep(_PAUSE_S)
+    return len(ids)
+
+
+async def _delete_stats(engine: AsyncEngine, cutoff: datetime, counts: Counter[str]) -> bool:
+    """Delete the oldest day of cache figures; return whether there was one."""
+    async with engine.connect() as connection:
+        oldest = (await connection.execute(select(func.min(_STATS.c.minute)))).scalar_one()
+    if oldest is None or oldest >= cutoff:
+        return False
+    end = min(cutoff, oldest + timedelta(days=1))
+    counts["cache_stats"] += await _execute(engine, delete(_STATS).where(_STATS.c.minute < end))
+    await asyncio.sleep(_PAUSE_S)
+    return True
+
+
+async def _execute(engine: AsyncEngine, statement: Any) -> int:
+    async with engine.connect() as connection:
+        await connection.execution_options(sqlite_begin="IMMEDIATE")
+        async with connection.begin():
+            return int((await connection.execute(statement)).rowcount)
+
+
+@asynccontextmanager
+async def _alone(engine: AsyncEngine) -> AsyncIterator[bool]:
+    """Whether nobody else is at it; nobody will be until the block ends. Both locks die with their process."""
+    if engine.dialect.name == "postgresql":
+        async with engine.connect() as connection:
+            query = text("SELECT pg_try_advisory_xact_lock(:id)")
+            yield bool((await connection.execute(query, {"id": _LOCK_ID})).scalar_one())
+        return
+    lock = os.open(Path(f"{engine.url.database}-retention.lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(lock)

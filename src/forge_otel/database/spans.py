@@ -1,0 +1,168 @@
+"""Reads the sums of a range of time: whole days and hours from `rollups`, the rest of an hour from `generations`.
+
+So a range may begin and end at any microsecond and is counted exactly, and a year costs hardly more than a day.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from forge_otel.database import edges
+from forge_otel.database.models import Base
+from forge_otel.database.rollups import ALL_TYPES, DAY, HOUR
+from forge_otel.errors import BadRequest, needs
+
+with needs("sql"):
+    from sqlalchemy import BigInteger, ColumnElement, Select, func, select, type_coerce
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+__all__ = ["Range", "Sums", "read", "rollup_query"]
+
+_ROLLUPS: Final = Base.metadata.tables["rollups"].c
+_GENERATIONS: Final = Base.metadata.tables["generations"].c
+_VALUES: Final = ("count", "hits", "cost_nano_usd", "saved_nano_usd")
+_HOUR: Final = timedelta(hours=HOUR)
+_DAY: Final = timedelta(hours=DAY)
+
+Sums = Mapping[tuple[Any, ...], Sequence[int]]
+"""Key columns to count, hits, cost and saved, the last two in nano-dollars."""
+
+Bounds = tuple[datetime | None, datetime | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """The generations that began in [`start`, `end`), of one component type or of all.
+
+    Args:
+        start, end: aware; None leaves the range open.
+        component_type: only this type.
+
+    Raises:
+        BadRequest: a bound is naive, or the end is before the start.
+    """
+
+    start: datetime | None = None
+    end: datetime | None = None
+    component_type: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            moment = getattr(self, name)
+            if moment is not None:
+                if moment.utcoffset() is None:
+                    raise BadRequest(f"the {name} of the range has no timezone; say 2026-03-01T00:00:00Z")
+                object.__setattr__(self, name, moment.astimezone(UTC))
+        if self.start is not None and self.end is not None and self.end < self.start:
+            raise BadRequest(f"the range ends at {self.end.isoformat()}, before it starts at {self.start.isoformat()}")
+
+    def moved(self, by: timedelta) -> "Range":
+        """Return the same range at another time."""
+        return Range(
+            start=None if self.start is None else self.start + by,
+            end=None if self.end is None else self.end + by,
+            component_type=self.component_type,
+        )
+
+    def spans(self, largest: int = DAY) -> Iterator[tuple[int, Bounds]]:
+        """Yield the parts of the range: hours of a row of `rollups`, or 0 for `generations`, and the bounds.
+
+        Args:
+            largest: no rows of more hours.
+        """
+        start, end = _up(self.start, _HOUR), _down(self.end, _HOUR)
+        if self.start and start and end and self.end and start >= end:
+            # No whole hour, but maybe the end of one and the beginning of the next.
+            middle = min(start, self.end)
+            yield from ((0, bounds) for bounds in ((self.start, middle), (middle, self.end)) if bounds[0] < bounds[1])
+            return
+        if start != self.start:
+            yield 0, (self.start, start)
+        if end != self.end:
+            yield 0, (end, self.end)
+        first, last = _up(start, _DAY), _down(end, _DAY)
+        if largest < DAY or (first is not None and last is not None and first >= last):
+            yield HOUR, (start, end)
+            return
+        yield DAY, (first, last)
+        if first != start:
+            yield HOUR, (start, first)
+        if last != end:
+            yield HOUR, (last, end)
+
+
+async def read(
+    connection: AsyncConnection, asked: Range, facets: Sequence[str], keys: Sequence[str], *, largest: int = DAY
+) -> Sums:
+    """Return the sums of `facets` by `keys`, which are columns of the key of `rollups`.
+
+    Args:
+        connection: of our database.
+        asked: the range.
+        facets: as in `forge_otel.database.rollups`.
+        keys: what to tell apart.
+        largest: hours of the largest span that is read as one, where ``start`` is among the keys.
+    """
+    types = await _types(connection, asked) if "component_type" in keys else [asked.component_type or ALL_TYPES]
+    sums: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for hours, bounds in asked.spans(largest):
+        if hours:
+            query = rollup_query(hours, bounds, types, facets=facets, keys=keys)
+            found: Sequence[Sequence[Any]] = (await connection.execute(query)).all()
+        else:
+            within = [*_within(_GENERATIONS.created_at, bounds), *_of_type(asked.component_type)]
+            counted = await edges.count(connection, within, facets)
+            start = _down(bounds[0] or bounds[1], _HOUR)
+            found = [[*((facts | {"start": start})[name] for name in keys), *values] for facts, values in counted]
+        width = len(keys)
+        for row in found:
+            values = sums[tuple(row[:width])]
+            for place, value in enumerate(row[width:]):
+                values[place] += int(value)
+    return sums
+
+
+def rollup_query(
+    hours: int, bounds: Bounds, types: Sequence[str], *, facets: Sequence[str], keys: Sequence[str]
+) -> Select[Any]:
+    """Return the query of whole hours or days."""
+    columns = [_ROLLUPS[name] for name in keys]
+    sums = [func.sum(type_coerce(_ROLLUPS[name], BigInteger)) for name in _VALUES]
+    where = [
+        _ROLLUPS.hours == hours,
+        _ROLLUPS.facet.in_(facets),
+        _ROLLUPS.component_type.in_(types),
+        *_within(_ROLLUPS.start, bounds),
+    ]
+    return select(*columns, *sums).where(*where).group_by(*columns)
+
+
+async def _types(connection: AsyncConnection, asked: Range) -> list[str]:
+    """Return the component types that there are."""
+    if asked.component_type is not None:
+        return [asked.component_type]
+    where = (_ROLLUPS.hours == DAY, _ROLLUPS.facet == "answers", _ROLLUPS.component_type != ALL_TYPES)
+    return list((await connection.execute(select(_ROLLUPS.component_type).distinct().where(*where))).scalars())
+
+
+def _of_type(component_type: str | None) -> list[ColumnElement[bool]]:
+    return [] if component_type is None else [_GENERATIONS.component_type == component_type]
+
+
+def _within(column: Any, bounds: Bounds) -> list[ColumnElement[bool]]:
+    start, end = bounds
+    found = [] if start is None else [column >= start]
+    return found if end is None else [*found, column < end]
+
+
+def _down(moment: datetime | None, step: timedelta) -> datetime | None:
+    if moment is None:
+        return None
+    return moment.replace(hour=moment.hour if step < _DAY else 0, minute=0, second=0, microsecond=0)
+
+
+def _up(moment: datetime | None, step: timedelta) -> datetime | None:
+    below = _down(moment, step)
+    return below if below is None or below == moment else below + step

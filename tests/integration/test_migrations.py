@@ -1,0 +1,133 @@
+"""Migrations of databases that hold something: from an older version's file, down and up again, beside a host's own."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import DateTime, bindparam, select, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from forge_otel.database.engine import create_engine
+from forge_otel.database.migrate import current, migrate
+from forge_otel.database.models import Base
+from forge_otel.database.rollups import ROLLUP_COLUMNS, ROLLUP_KEYS
+from forge_otel.database.writing import write
+from forge_otel.types import Cost, Record, Step, Usage
+
+OLD_FILE = Path(__file__).parent / "data" / "forge-0001.db"
+"""Written by the version whose last revision was 0001: 60 generations within eight hours around midnight."""
+TABLES = ("generations", "costs", "cache_stats")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def old_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a database that an older version has left."""
+    if request.param == "sqlite":
+        shutil.copy(OLD_FILE, tmp_path / "forge.db")
+        return f"sqlite+aiosqlite:///{tmp_path}/forge.db"
+    url = str(request.getfixturevalue("postgres_database"))
+    await migrate(url, "0001")
+    await copied(create_engine(url))
+    return url
+
+
+async def copied(engine: AsyncEngine) -> None:
+    """Copy the rows of the old file."""
+    with sqlite3.connect(OLD_FILE) as old:
+        old.row_factory = sqlite3.Row
+        async with engine.begin() as connection:
+            for table in TABLES:
+                rows = [dict(row) for row in old.execute(f"SELECT * FROM {table}")]
+                columns = Base.metadata.tables[table].columns
+                names = list(columns.keys())
+                marks = [f":{name}" for name in names]
+                statement = text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(marks)})")
+                moments = [name for name in ("created_at", "minute") if name in columns]
+                jsons = [name for name, column in columns.items() if "JSON" in repr(column.type)]
+                statement = statement.bindparams(
+                    *(bindparam(name, type_=DateTime(timezone=True)) for name in moments),
+                    *(bindparam(name, type_=JSONB) for name in jsons),
+                )
+                await connection.execute(statement, [converted(row, moments, jsons) for row in rows])
+    await engine.dispose()
+    old.close()
+
+
+def converted(row: dict[str, Any], moments: Iterable[str], jsons: Iterable[str]) -> dict[str, Any]:
+    """Give SQLite's texts the types that PostgreSQL wants."""
+    return (
+        row
+        | {name: datetime.fromisoformat(row[name]).replace(tzinfo=UTC) for name in moments}
+        | {name: json.loads(row[name]) for name in jsons}
+    )
+
+
+async def content(engine: AsyncEngine, table: str) -> list[tuple[Any, ...]]:
+    """All rows of a table in the order of its key."""
+    found = Base.metadata.tables[table]
+    async with engine.connect() as connection:
+        return [tuple(row) for row in await connection.execute(select(found).order_by(*found.primary_key.columns))]
+
+
+async def test_an_older_versions_database_gets_its_sums(old_url: str, tmp_path: Path) -> None:
+    """After the upgrade the sums are those that this version would have written with the same generations."""
+    await migrate(old_url)
+    engine = create_engine(old_url)
+    generations, costs, sums = [await content(engine, table) for table in ("generations", "costs", "rollups")]
+    await engine.dispose()
+
+    fresh_url = f"sqlite+aiosqlite:///{tmp_path}/fresh.db"
+    await migrate(fresh_url)
+    fresh = create_engine(fresh_url)
+    names = Base.metadata.tables["generations"].columns.keys()
+    await write(fresh, [as_record(dict(zip(names, row, strict=True)), costs) for row in generations])
+    expected = await content(fresh, "rollups")
+    assert await content(fresh, "generations") == generations
+    await fresh.dispose()
+    assert len(generations) == 60
+    assert sorted(sums, key=repr) == sorted(expected, key=repr) != []
+    place = ROLLUP_COLUMNS.index("count")
+    assert sum(row[place] for row in sums if row[:3] == (24, "answers", "")) == 60
+
+
+def as_record(row: dict[str, Any], costs: list[tuple[Any, ...]]) -> Record:
+    """Make the record of a row again."""
+    names = Base.metadata.tables["costs"].columns.keys()
+    own = [found for cost in costs if (found := dict(zip(names, cost, strict=True)))["generation_id"] == row["id"]]
+    return Record(
+        **{name: row[name] for name in row.keys() & Record.__slots__ if name != "steps"},
+        steps=tuple(Step(**step) for step in row["steps"]),
+        cost_usd=row["cost_nano_usd"],
+        saved_usd=row["saved_nano_usd"],
+        costs=tuple(
+            Cost(
+                api=cost["api"],
+                model=cost["model"],
+                agent=cost["agent"],
+                usage=Usage(input_uncached=cost["input_uncached_tokens"], output=cost["output_tokens"]),
+                amount_usd=cost["amount_nano_usd"],
+            )
+            for cost in own
+        ),
+    )
+
+
+async def test_every_revision_goes_down_and_up_with_data(old_url: str) -> None:
+    """The rows of the first tables survive both ways, and the sums come again as they were."""
+    engine = create_engine(old_url)
+    await migrate(old_url)
+    before = {table: await content(engine, table) for table in (*TABLES, "rollups")}
+    await migrate(old_url, "0001")
+    assert await current(old_url) == "0001"
+    assert {table: await content(engine, table) for table in TABLES} == {table: before[table] for table in TABLES}
+    await migrate(old_url)
+
+    assert {table: await content(engine, table) for table in (*TABLES, "rollups")} == before
+    await engine.dispose()
+    assert before["rollups"][0][: len(ROLLUP_KEYS)]

@@ -1,0 +1,123 @@
+"""An SQLite file that is damaged, removed or replaced while a service writes to it."""
+
+import asyncio
+import random
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.unit.sinks.builders import eventually, record
+
+from forge_otel import Forge, Settings
+from forge_otel.database.sqlite_file import SqliteFile, is_damage
+from forge_otel.sinks.outbox import Outbox
+from forge_otel.sinks.sql import SqlSink
+
+
+def stored(path: Path) -> set[str]:
+    """The generations in a file."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        return {id_ for (id_,) in database.execute("SELECT id FROM generations")}
+
+
+def overwrite(path: Path, *, start: int = 0) -> None:
+    """Write noise over the file and its log from byte `start` on."""
+    noise = random.Random(0)
+    for side in ("", "-wal"):
+        file = path.with_name(path.name + side)
+        if file.exists():
+            with file.open("r+b") as content:
+                content.seek(start)
+                content.write(noise.randbytes(max(0, file.stat().st_size - start)))
+
+
+async def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
+    """A new file takes what waits, the old one is kept."""
+    path = tmp_path / "forge.db"
+    sink = SqlSink(f"sqlite+aiosqlite:///{path}")
+    async with Outbox([sink], directory=tmp_path / "box", max_bytes=2**26, shutdown_timeout_s=5) as box:
+        for _ in range(50):
+            await box.offer(record())
+        await eventually(lambda: box.stats().sinks["database"].delivered == 50)
+        overwrite(path)
+        later = [record() for _ in range(200)]
+        for item in later:
+            await box.offer(item)
+        await eventually(lambda: not box.stats().sinks["database"].waiting, timeout_s=20)
+        assert box.stats().sinks["database"].dropped == {}
+
+    assert len(sink.set_aside) == 1
+    assert sink.set_aside[0].name.startswith("forge.db.corrupt-")
+    assert sink.set_aside[0].exists()
+    # What went to the old file before the damage was noticed is lost with it; nothing that waited is.
+    assert stored(path) <= {item.id for item in later}
+    assert later[-1].id in stored(path)
+
+
+@pytest.mark.parametrize("start", [0, 4096])
+async def test_a_service_starts_beside_a_damaged_file(tmp_path: Path, start: int) -> None:
+    """Whether its header is damaged or only what comes after."""
+    path = tmp_path / "forge.db"
+    async with SqlSink(f"sqlite+aiosqlite:///{path}") as sink:
+        await sink.deliver([record()])
+    overwrite(path, start=start)
+    size_bytes = path.stat().st_size
+    item = record()
+    async with SqlSink(f"sqlite+aiosqlite:///{path}") as sink:
+        await sink.deliver([item])
+
+    assert stored(path) == {item.id}
+    assert sink.set_aside[0].stat().st_size == size_bytes
+
+
+async def test_a_file_that_was_removed_is_made_anew(tmp_path: Path) -> None:
+    """The next batch is in a new file, and not in one that nobody can see any more."""
+    path = tmp_path / "forge.db"
+    async with SqlSink(f"sqlite+aiosqlite:///{path}") as sink:
+        await sink.deliver([record()])
+        for side in ("", "-wal", "-shm"):
+            path.with_name(path.name + side).unlink(missing_ok=True)
+        item = record()
+        await sink.deliver([item])
+        await sink.ping()
+
+    assert stored(path) == {item.id}
+    assert sink.set_aside == []
+
+
+async def test_two_workers_set_one_file_aside_once(tmp_path: Path) -> None:
+    """Whoever comes second finds a good file, and leaves it."""
+    path = tmp_path / "forge.db"
+    url = f"sqlite+aiosqlite:///{path}"
+    async with SqlSink(url) as one, SqlSink(url) as other:
+        await asyncio.gather(*(sink.deliver([record()]) for sink in (one, other)))
+        overwrite(path)
+        items = [record(), record()]
+        for sink, item in zip((one, other), items, strict=True):
+            await sink.deliver([item])
+
+        assert len([*tmp_path.glob("forge.db.corrupt-*")]) == len(one.set_aside) + len(other.set_aside) == 1
+    assert stored(path) == {item.id for item in items}
+
+
+async def test_health_names_the_file(tmp_path: Path) -> None:
+    """An operator finds out where the old file is."""
+    path = tmp_path / "forge.db"
+    path.write_bytes(b"no database" * 100)
+    settings = Settings(database_url=f"sqlite+aiosqlite:///{path}", outbox_dir=str(tmp_path / "box"), archive_url=None)
+    async with Forge(settings) as forge:
+        await eventually(lambda: "database:file" in forge.health_report()["checks"])
+        [check] = forge.health_report()["checks"]["database:file"]
+    assert "forge.db.corrupt-" in check["output"]
+
+
+def test_only_damage_is_damage(tmp_path: Path) -> None:
+    """A lock, a missing table or a full disk is no reason to put a file away."""
+    with closing(sqlite3.connect(tmp_path / "x.db")) as database, pytest.raises(sqlite3.OperationalError) as missing:
+        database.execute("SELECT * FROM nothing")
+    assert not is_damage(missing.value)
+    assert not is_damage(OSError("no"))
+    assert not is_damage(None)
+    file = SqliteFile(tmp_path / "none.db")
+    assert not file.is_there()
