@@ -85,7 +85,6 @@ async def test_every_field_of_a_record_is_stored(sink: SqlSink) -> None:
         "cache_write_tokens": 0,
         "output_tokens": 300,
         "reasoning_tokens": 20,
-        "langsmith_url": None,
     }
     priced, unpriced = await rows(sink.engine, COSTS)
     assert (priced["api"], priced["amount_nano_usd"], priced["cache_read_tokens"]) == ("openai", Decimal("0.42"), 500)
