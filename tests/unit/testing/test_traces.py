@@ -1,10 +1,13 @@
 """What users of the library test their traces with: outlines, fixtures, and a LangSmith that knows its own client."""
 
+import os
 import textwrap
+import time
 from typing import Any
 
 import pytest
 from langsmith import Client
+from langsmith._internal._background_thread import LANGSMITH_CLIENT_THREAD_POOL
 from langsmith.run_helpers import trace, tracing_context
 from opentelemetry.trace import format_span_id
 
@@ -13,6 +16,14 @@ from forge_otel.testing.pytest_plugin import RecordedForge, langsmith_stand_in, 
 from forge_otel.testing.traces import assert_trace, outline, trace_trees
 
 __all__ = ["langsmith_stand_in", "recorded_forge"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pool_of_the_client() -> None:
+    """Start the threads that the `langsmith` package shares among all clients, and never ends."""
+    for done in [LANGSMITH_CLIENT_THREAD_POOL.submit(time.sleep, 0.05) for _ in range(os.cpu_count() or 1)]:
+        done.result()
+
 
 EXPECTED = """
     invoke_agent writer
