@@ -1,11 +1,13 @@
 """What the health answer says beside the pings: breakers, queues, and whether errors are well above usual."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from forge_otel.layers.guard_events import GuardState
 from forge_otel.sinks.outbox import OutboxStats
+from forge_otel.telemetry.export_ledger import ExportStats
 from forge_otel.telemetry.spikes import SpikeState
 
 __all__ = ["with_parts"]
@@ -22,6 +24,7 @@ def with_parts(
     *,
     critical: Collection[str] = (),
     set_aside: Sequence[Path] = (),
+    exports: Mapping[str, ExportStats] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return `report` with the checks of the parts; the worst of them all is the status of the whole.
 
@@ -29,6 +32,7 @@ def with_parts(
         report: of the pings, as `forge_otel.health.HealthMonitor.report` gives it.
         set_aside: damaged files of the database that were renamed; past trouble, and so no warning.
         critical: while calls to one of these are refused it is ``fail``; all other trouble makes it ``warn``.
+        exports: what became of the spans, by where they go.
     """
     checks = dict(report["checks"])
     for guard in guards:
@@ -45,6 +49,8 @@ def with_parts(
                 **({} if sink.is_up else {"withoutIt": "records wait on local disk and are delivered later"}),
             }
         ]
+    for name, export in exports.items():
+        checks[f"{name}:export"] = [_export(name, export)]
     checks["outbox:journal"] = [
         {
             "componentId": "outbox",
@@ -74,6 +80,21 @@ def with_parts(
     ]
     statuses = [report["status"], *(check["status"] for found in checks.values() for check in found)]
     return {"status": max(statuses, key=_WORST.index), "checks": checks}
+
+
+def _export(name: str, export: ExportStats) -> dict[str, Any]:
+    check: dict[str, Any] = {
+        "componentId": name,
+        "status": "warn" if export.fault else "pass",
+        "observedValue": export.waiting,
+        "observedUnit": "spans",
+        "spoolBytes": export.spool_bytes,
+    }
+    if export.fault:
+        check["output"] = export.fault
+        where = "on local disk" if export.spooled else "in memory, and a crash would lose them"
+        check["withoutIt"] = f"traces are sent later; they wait {where}"
+    return check
 
 
 def _breaker(guard: GuardState, *, is_critical: bool) -> dict[str, Any]:

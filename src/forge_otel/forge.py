@@ -219,6 +219,7 @@ class Forge(Spans):
             self._watch.spikes.state(),
             critical=self.settings.critical_services,
             set_aside=getattr(self.parts.database, "set_aside", ()),
+            exports=self.telemetry.exports(),
         )
 
     def ready(self) -> bool:

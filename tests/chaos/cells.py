@@ -8,12 +8,14 @@ from typing import Final
 
 from forge_otel.testing.matrix import Cell
 
-__all__ = ["CELLS", "DEFECTS"]
+__all__ = ["CELLS", "DEFECTS", "LANGSMITH_S"]
 
 REFUSED_S: Final = 2.0
 REDIS_BUDGET_S: Final = 0.05
 DISK_BUDGET_S: Final = 1.0
 BURST_S: Final = 0.1
+# Attempts are 15 s apart at most, and one that hangs is given up after 10 s.
+LANGSMITH_S: Final = 30.0
 
 CELLS: Final = (
     Cell(
@@ -154,6 +156,66 @@ CELLS: Final = (
         fault="clock jump",
         made_by="the service's wall clock jumps an hour ahead, then two hours back",
         expected="Nothing: entries expire in Redis, and an age is never negative.",
+    ),
+    Cell(
+        service="LangSmith",
+        fault="refused",
+        made_by="nobody listens at its port",
+        expected="Nothing: runs wait on local disk, and each arrives once.",
+        signs=("langsmith:export",),
+        recovery_s=LANGSMITH_S,
+    ),
+    Cell(
+        service="LangSmith",
+        fault="silent",
+        made_by="connections are accepted and nothing is ever answered",
+        expected="Nothing: runs wait on local disk, and each arrives once.",
+        recovery_s=LANGSMITH_S,
+    ),
+    Cell(
+        service="LangSmith",
+        fault="slow",
+        made_by="every answer comes 0.5 s late",
+        expected="Nothing: runs arrive later.",
+        recovery_s=LANGSMITH_S,
+    ),
+    Cell(
+        service="LangSmith",
+        fault="garbage",
+        made_by="random bytes come back in place of answers",
+        expected="Nothing: runs are sent again, and each shows once.",
+        signs=("langsmith:export",),
+        recovery_s=LANGSMITH_S,
+    ),
+    Cell(
+        service="LangSmith",
+        fault="auth error",
+        made_by="every request is answered with 401",
+        expected="Nothing: runs wait on local disk until somebody mends the key.",
+        signs=("langsmith:export",),
+        recovery_s=LANGSMITH_S,
+    ),
+    Cell(
+        service="LangSmith",
+        fault="full",
+        made_by="every request is answered with 429 and Retry-After: 5",
+        expected="Nothing: LangSmith is left alone for as long as it asks; runs wait on local disk.",
+        signs=("langsmith:export",),
+        recovery_s=LANGSMITH_S,
+    ),
+    Cell(
+        service="LangSmith",
+        fault="restart mid-write",
+        made_by="every connection breaks in the middle of the answer",
+        expected="Nothing: what was taken without a whole answer is sent again, and shows once.",
+        signs=("langsmith:export",),
+        recovery_s=LANGSMITH_S,
+    ),
+    Cell(
+        service="LangSmith",
+        fault="clock jump",
+        made_by="the service's wall clock jumps an hour ahead, then two hours back",
+        expected="Nothing: a run waits a day before it is too old.",
     ),
     Cell(
         service="SQLite",

@@ -20,6 +20,9 @@ HOUR_S: Final = 3600.0
 LATE_S: Final = 0.03
 MODEL_LATE_S: Final = 0.5
 CUT_AFTER_BYTES: Final = 4_000
+LANGSMITH_BUSY: Final = HttpAnswer.too_many_requests(retry_after_s=5)
+# Before the status: once that is there, the spans are known to have been taken.
+LANGSMITH_CUT: Final = CutOff(after_bytes=8)
 DISK_BYTES: Final = 40_000
 BURST_S: Final = 0.1
 PAUSE_S: Final = 0.2
@@ -228,6 +231,18 @@ INJECTIONS: Final[Mapping[tuple[str, str], Injection]] = {
     ("Redis", "full"): redis_is_full,
     ("Redis", "restart mid-write"): redis_crashes,
     ("Redis", "clock jump"): wrong_clock,
+    ("LangSmith", "refused"): lambda site: site.row.proxies["LangSmith"].fault(Refuse()),
+    ("LangSmith", "silent"): lambda site: site.row.proxies["LangSmith"].fault(Silent()),
+    ("LangSmith", "slow"): lambda site: site.row.proxies["LangSmith"].fault(Slow(answer_s=MODEL_LATE_S)),
+    ("LangSmith", "garbage"): lambda site: site.row.proxies["LangSmith"].fault(Garbage()),
+    ("LangSmith", "auth error"): lambda site: site.row.proxies["LangSmith"].fault(HttpAnswer.unauthorized()),
+    ("LangSmith", "full"): lambda site: site.row.proxies["LangSmith"].fault(
+        HttpAnswer.too_many_requests(retry_after_s=5)
+    ),
+    ("LangSmith", "restart mid-write"): lambda site: site.row.proxies["LangSmith"].fault(
+        CutOff(after_bytes=CUT_ANSWER_BYTES)
+    ),
+    ("LangSmith", "clock jump"): wrong_clock,
     ("SQLite", "refused"): lambda site: file_in_place_of(site.database.parent, site),
     ("SQLite", "silent"): lambda site: locked(site.database),
     ("SQLite", "slow"): lambda site: locked_in_bursts(site.database),

@@ -4,6 +4,7 @@ A row's function gives a `Row` while it is entered: proxies in front of the help
 """
 
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
@@ -16,6 +17,7 @@ from tests.servers import StrictS3Server
 from tests.servers.strict_s3 import is_built
 
 from forge_otel.testing.faults import FaultProxy
+from forge_otel.testing.langsmith import LangSmithStandIn
 
 __all__ = ["ROWS"]
 
@@ -59,5 +61,27 @@ async def s3_archive(endpoint_url: str) -> AsyncIterator[Row]:
         yield Row(proxies={"S3": proxy}, settings={"archive_url": url}, environ=REGION, archived=archived)
 
 
-ROWS: Final[Mapping[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Row]]]] = {"S3": s3_row}
+@asynccontextmanager
+async def langsmith_row(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
+    """Runs go to a LangSmith behind a proxy."""
+    spool = request.getfixturevalue("tmp_path") / "spool"
+    with LangSmithStandIn(api_key="key") as langsmith:
+
+        def traced() -> Counter[str]:
+            runs = [run for run in langsmith.runs() if run.name.startswith("invoke_workflow")]
+            return Counter(str(run.metadata.get("forge.generation.id")) for run in runs)
+
+        async with FaultProxy(LOOPBACK, langsmith.port) as proxy:
+            yield Row(
+                proxies={"LangSmith": proxy},
+                settings={"trace_spool_dir": str(spool)},
+                environ={"LANGSMITH_API_KEY": "key", "LANGSMITH_ENDPOINT": proxy.url_for(langsmith.url)},
+                traced=traced,
+            )
+
+
+ROWS: Final[Mapping[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Row]]]] = {
+    "LangSmith": langsmith_row,
+    "S3": s3_row,
+}
 """Service of a cell to what it needs; all others do with the usual service."""

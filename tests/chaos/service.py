@@ -53,6 +53,7 @@ def _soon_probed(name: str) -> Policies:
 POLICIES: Final = {
     "figma": _soon_probed("figma"),
     "redis": _soon_probed("redis"),
+    "langsmith": _soon_probed("langsmith"),
     # Nor can it wait for the minute after which an attempt to get an answer is given up.
     "openai": replace(
         _soon_probed("openai"),

@@ -74,12 +74,14 @@ class Row:
         proxies: in front of the helpers of this row, by name.
         settings, environ: of the `Plan`.
         archived: returns the components that are archived whole; None where nobody has to look.
+        traced: returns the generations that LangSmith shows, and how often; None where nobody has to look.
     """
 
     proxies: Mapping[str, FaultProxy] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
     archived: Callable[[], Awaitable[set[str]]] | None = None
+    traced: Callable[[], Counter[str]] | None = None
 
 
 class Nursery:

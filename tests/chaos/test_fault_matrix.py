@@ -1,13 +1,14 @@
 """Every helper and every fault, against the running service under load; what is promised is in cells.py."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.chaos.cells import CELLS, DEFECTS
+from tests.chaos.cells import CELLS, DEFECTS, LANGSMITH_S
 from tests.chaos.injections import AT_START, INJECTIONS
 from tests.chaos.site import FRESH_PER_S, KNOWN_PER_S, Kept, Site, until
 
@@ -42,6 +43,8 @@ async def test_a_cell_holds(cell: Cell, site: Site) -> None:
         report(cell, outcome)
     assert not verdict(cell, outcome), site.log()[-3_000:]
     await nothing_is_lost(site, answers_to_find(cell, outcome), outcome.after.tallies["database"].dropped)
+    if site.row.traced is not None:
+        await everything_is_traced(site.row.traced, answers_to_find(cell, outcome))
 
 
 async def befall(site: Site, cell: Cell) -> Outcome:
@@ -119,6 +122,17 @@ async def nothing_is_lost(site: Site, answers: Sequence[Answer], dropped: int) -
             return site.components(answered) <= await archived()
 
         await until(is_archived, timeout_s=10.0, poll_s=0.2)
+
+
+async def everything_is_traced(traced: Callable[[], Counter[str]], answers: Sequence[Answer]) -> None:
+    """Every generation that was answered is one run in LangSmith."""
+    answered = ids(answers)
+
+    async def is_there() -> bool:
+        return answered <= traced().keys()
+
+    await until(is_there, timeout_s=LANGSMITH_S, poll_s=0.5)
+    assert set(traced().values()) == {1}
 
 
 def report(cell: Cell, outcome: Outcome) -> None:

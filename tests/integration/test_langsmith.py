@@ -73,8 +73,19 @@ async def test_five_agents_are_one_tree_of_runs(langsmith: LangSmithStandIn, tmp
     agents = {run.name.removeprefix("invoke_agent "): run for run in runs if run.name.startswith("invoke_agent ")}
     assert set(agents) == AGENTS
     assert all(run.type == "chain" and run.inputs and run.outputs for run in agents.values())
+    assert all(not run.error and run.end_ns >= run.start_ns >= root.start_ns for run in agents.values())
+    # All below one workflow of one request, and no agent below another.
+    assert {frozenset(above(run, runs)) for run in agents.values()} == {
+        frozenset({"invoke_workflow generate", root.name})
+    }
     calls = [run for run in runs if run.type == "llm"]
     assert calls
-    assert all(run.usage["input_tokens"] and run.usage["total_cost"] > 0 for run in calls)
+    for call in calls:
+        usage = call.usage
+        assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"] > 0
+        spent = usage["input_tokens"] * 2.5 + usage["output_tokens"] * 10
+        assert usage["total_cost"] == pytest.approx(spent / 1_000_000)
+    asking = {next(iter(above(run, runs) & {f"invoke_agent {name}" for name in AGENTS})) for run in calls}
+    assert asking >= {"invoke_agent requirement_proposer", "invoke_agent code_generator"}
     assert all(above(run, runs) & {f"invoke_agent {name}" for name in AGENTS} for run in calls)
     assert {run.type for run in runs if run.usage} == {"llm"}

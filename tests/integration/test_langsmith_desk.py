@@ -108,8 +108,11 @@ async def test_a_generation_is_linked_and_scored(langsmith: LangSmithStandIn, tm
 
 
 @pytest.mark.parametrize("fault", [Fault(kind="hang"), Fault(kind="reset"), Fault(status=503), Fault(status=401)])
-async def test_langsmith_is_never_in_the_way(langsmith: LangSmithStandIn, tmp_path: Path, fault: Fault) -> None:
+async def test_langsmith_is_never_in_the_way(
+    langsmith: LangSmithStandIn, tmp_path: Path, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
     """Every path of its API fails: callers are answered as ever, and the end is in time; then scores arrive."""
+    caplog.set_level(logging.INFO)
     langsmith.fail_everything(fault)
     chosen = settings(tmp_path, shutdown_timeout_s=3.0)
     async with client(Forge(chosen)) as http:
@@ -122,6 +125,7 @@ async def test_langsmith_is_never_in_the_way(langsmith: LangSmithStandIn, tmp_pa
         assert (await http.post("/generate/more")).status_code == 200
         await eventually(lambda: langsmith.feedback)
     assert sum(run.name == "invoke_workflow generate" for run in langsmith.runs()) == 6
+    assert "API Key" not in caplog.text
 
 
 async def test_without_a_key_there_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

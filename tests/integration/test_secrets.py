@@ -15,6 +15,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
+from tests.unit.web.apps import NATIVE_OFF
 
 from forge_otel import Forge, ForgeMiddleware, Settings
 from forge_otel.telemetry.providers import Telemetry
@@ -114,7 +115,8 @@ def model_call(tracer: trace.Tracer) -> None:
 
 def create_app(forge: Forge) -> FastAPI:
     """A service whose agents are handed secrets, and fail with them."""
-    app = FastAPI()
+    # Its own telemetry would be on the global provider, where another test has made one.
+    app = FastAPI(telemetry=NATIVE_OFF)
     app.add_middleware(ForgeMiddleware, forge=forge)
 
     @forge.tool

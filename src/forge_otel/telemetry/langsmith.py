@@ -57,6 +57,8 @@ class LangSmithProcessor(ExportQueue):
         shutdown_timeout_s: how long `shutdown` may take.
     """
 
+    destination: Final = "langsmith"
+
     def __init__(
         self,
         options: LangSmithOptions,

@@ -47,6 +47,8 @@ class LangSmithClient:
             # No threads and no queue of its own; which runs are sent is decided by us.
             auto_batch_tracing=False,
             tracing_sampling_rate=1.0,
+            # Where it has to ask and is refused, it writes parts of the key to the log.
+            info={"batch_ingest_config": {"use_multipart_endpoint": False}},
         )
 
     def find_project(self) -> Project | None:

@@ -135,11 +135,14 @@ def _attributes(release: Release, hidden: Hidden, price: Price) -> dict[str, Any
     found = attributes_of(release.span)
     kind = run_type(found)
     contents = _contents(found, hidden)
-    run: dict[str, Any] = {
-        name: value
-        for name, value in redact(found).items()
-        if not (_NEVER.match(name) or _INPUT_NAME.match(name) or _OUTPUT_NAME.match(name))
-    }
+    # Chosen first: what is not sent, such as a screenshot of megabytes, is not looked through.
+    run: dict[str, Any] = redact(
+        {
+            name: value
+            for name, value in found.items()
+            if not (_NEVER.match(name) or _INPUT_NAME.match(name) or _OUTPUT_NAME.match(name))
+        }
+    )
     if not hidden.any_content and (attachments := _attachments(found.get(Smith.ATTACHMENTS))):
         run[Smith.ATTACHMENTS] = attachments
     run |= contents | {Smith.RUN_TYPE: kind} | _metadata(release, run)

@@ -9,7 +9,7 @@ given explicitly, the globals are neither read nor set.
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,7 @@ from forge_otel.errors import MissingExtra
 from forge_otel.names import SCOPE, Attr, Metric
 from forge_otel.settings import Settings
 from forge_otel.telemetry.export_figures import export_figures
+from forge_otel.telemetry.export_ledger import ExportStats
 from forge_otel.telemetry.export_spool import SpoolOptions
 from forge_otel.telemetry.genai import GenAI
 from forge_otel.telemetry.identity import IdentityProcessor
@@ -104,6 +105,7 @@ class Telemetry:
         # Spans wait there with their contents.
         self.recent_traces: Final = RecentTraces(max_queued=1000 if settings.capture_content else 4000)
         self._meter: Meter | None = None
+        self._bridges: tuple[LangSmithProcessor, ...] = ()
         self._resource = resource
         self._given = (tracer_provider, meter_provider)
         self._span_processors = tuple(span_processors)
@@ -122,6 +124,10 @@ class Telemetry:
     def meter(self) -> Meter:
         """Makes instruments of the application's own on the same provider; without effect while not open."""
         return self._meter or NoOpMeter(SCOPE)
+
+    def exports(self) -> Mapping[str, ExportStats]:
+        """Return what became of the spans that leave the process, by where they go."""
+        return {bridge.destination: bridge.stats() for bridge in self._bridges}
 
     def start(self) -> None:
         """Find or make the providers and attach to them; takes half a second, so call it off the event loop."""
@@ -166,6 +172,8 @@ class Telemetry:
         attaching.callback(self.instruments.observe(Metric.PAGE_ADAPTED, self._adapted))
 
         langsmith = self._langsmith()
+        self._bridges = langsmith
+        attaching.callback(setattr, self, "_bridges", ())
         for bridge in langsmith:
             for instrument, observe in export_figures(bridge.stats):
                 attaching.callback(self.instruments.observe(instrument, observe))

@@ -23,6 +23,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from forge_otel.errors import needs
 from forge_otel.testing.langsmith_runs import Run, reduce_to_runs
+from forge_otel.testing.langsmith_sdk import SdkRuns, decompressed
 
 with needs("langsmith"):
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -31,8 +32,20 @@ with needs("langsmith"):
 __all__ = ["Fault", "LangSmithStandIn", "Received"]
 
 _TRACES: Final = "/otel/v1/traces"
+_RUNS: Final = "/runs"
 _TENANT: Final = UUID(int=1)
-_INFO: Final = {"version": "0.0-stand-in", "batch_ingest_config": {"use_multipart_endpoint": False}}
+_INFO: Final = {
+    "version": "0.13.0",
+    "instance_flags": {"zstd_compression_enabled": True},
+    "batch_ingest_config": {
+        "use_multipart_endpoint": True,
+        "size_limit": 100,
+        "size_limit_bytes": 20 * 2**20,
+        "scale_up_nthreads_limit": 4,
+        "scale_up_qsize_trigger": 1000,
+        "scale_down_nempty_trigger": 4,
+    },
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +90,10 @@ class Received:
 
 
 class LangSmithStandIn:
-    """Serves ``GET /info``, ``POST /otel/v1/traces`` and ``POST /feedback`` on a free port while it is entered.
+    """Serves LangSmith's API on a free port while it is entered.
+
+    ``GET /info`` and ``/sessions``; ``POST /otel/v1/traces``, ``/feedback``, and what the `langsmith` client itself
+    sends: ``/runs/multipart``, ``/runs/batch``, ``/runs``.
 
     Args:
         api_key: other keys get 401; None takes every key.
@@ -91,6 +107,7 @@ class LangSmithStandIn:
         self.feedback: list[dict[str, Any]] = []
         self.answers: Counter[str] = Counter()
         self._received: list[Received] = []
+        self._sdk = SdkRuns()
         self._faults: deque[tuple[Fault, int | None]] = deque()
         self._outage: Fault | None = None
         self._recovered = threading.Event()
@@ -113,7 +130,12 @@ class LangSmithStandIn:
     @property
     def url(self) -> str:
         """What ``LANGSMITH_ENDPOINT`` is to be set to."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """Of 127.0.0.1."""
+        return int(self._server.server_address[1])
 
     @property
     def received(self) -> list[Received]:
@@ -127,8 +149,10 @@ class LangSmithStandIn:
         return [span for item in self._taken() for span in item.spans]
 
     def runs(self) -> list[Run]:
-        """Return the runs that LangSmith would show, in the order of their start."""
-        return reduce_to_runs(
+        """Return the runs that LangSmith would show, in the order of their start; those of its client come first."""
+        with self._lock:
+            of_client = self._sdk.runs()
+        return of_client + reduce_to_runs(
             (span, item.headers.get("langsmith-project", "")) for item in self._taken() for span in item.spans
         )
 
@@ -162,7 +186,7 @@ class LangSmithStandIn:
 
     def _projects(self, name: str) -> list[dict[str, Any]]:
         """Return the projects of that name, all without one; a project is there when its first run has come."""
-        names = {item.headers.get("langsmith-project", "") for item in self._taken()}
+        names = {run.project for run in self.runs()}
         return [
             {"id": str(uuid5(NAMESPACE_URL, one)), "name": one, "tenant_id": str(_TENANT), "reference_dataset_id": None}
             for one in sorted(names)
@@ -190,15 +214,22 @@ class LangSmithStandIn:
             self.answers[answer] += 1
             if fault is None and path == "/feedback":
                 self.feedback.append(json.loads(body))
+            elif fault is None and path.startswith(_RUNS):
+                self._sdk.take(path, headers, body)
+                self.feedback += self._sdk.feedback
+                self._sdk.feedback.clear()
         return fault
 
     def _look(self, path: str, headers: dict[str, str], raw: bytes) -> tuple[Fault | None, bytes]:
         try:
-            body = gzip.decompress(raw) if headers.get("content-encoding") == "gzip" else raw
+            is_gzip = headers.get("content-encoding") == "gzip"
+            body = gzip.decompress(raw) if is_gzip else decompressed(headers, raw)
             if path == _TRACES:
                 ExportTraceServiceRequest.FromString(body)
             elif path == "/feedback":
                 json.loads(body)
+            elif path.startswith(_RUNS):
+                SdkRuns().take(path, headers, body)
             else:
                 return Fault(status=404), body
         except Exception:
@@ -252,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {})
 
     def do_POST(self) -> None:
-        """Take spans or feedback, or fail as scripted."""
+        """Take spans, runs or feedback, or fail as scripted."""
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         fault = self.server.judge(self.path, headers, raw)
@@ -260,6 +291,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {})
         else:
             self._fail(fault)
+
+    do_PATCH = do_POST  # noqa: N815 - the name in http.server
 
     def _fail(self, fault: Fault) -> None:
         if fault.kind == "hang":

@@ -16,7 +16,7 @@ with needs("langsmith"):
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-__all__ = ["Run", "reduce_to_runs"]
+__all__ = ["Run", "reduce_runs", "reduce_to_runs"]
 
 _TYPES: Final = frozenset({"llm", "chain", "tool", "retriever", "embedding", "prompt", "parser"})
 _TYPE_OF_OPERATION: Final = {
@@ -36,11 +36,12 @@ class Run:
     """One run.
 
     Args:
-        id: span id, 16 hex digits.
+        id: span id, 16 hex digits; a UUID where the `langsmith` client sent it.
         parent_id: "" at the root.
         usage: ``input_tokens``, ``output_tokens``, ``total_cost`` … of `langsmith.usage_metadata`, else the flat ones.
         thread: what groups the runs of one conversation; "" where nothing does.
         error: message of the exception event; None where the run did not fail.
+        order: what sorts runs of the `langsmith` client, which tells no nanoseconds.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Run:
     user: str = ""
     project: str = ""
     error: str | None = None
+    order: str = ""
 
 
 def reduce_to_runs(spans: Iterable[tuple[Span, str]]) -> list[Run]:
@@ -67,9 +69,14 @@ def reduce_to_runs(spans: Iterable[tuple[Span, str]]) -> list[Run]:
     Args:
         spans: each with the project that it was posted to.
     """
-    found = {span.span_id: _run(span, project) for span, project in spans}
-    by_id = {run.id: run for run in found.values()}
-    return sorted((run for run in by_id.values() if _has_root(run, by_id)), key=lambda run: run.start_ns)
+    return reduce_runs(_run(span, project) for span, project in spans)
+
+
+def reduce_runs(runs: Iterable[Run]) -> list[Run]:
+    """Return each run once, in the order of their start, without those that have an ancestor which never came."""
+    by_id = {run.id: run for run in runs}
+    kept = [run for run in by_id.values() if _has_root(run, by_id)]
+    return sorted(kept, key=lambda run: (run.start_ns, run.order))
 
 
 def _has_root(run: Run, by_id: Mapping[str, Run]) -> bool:

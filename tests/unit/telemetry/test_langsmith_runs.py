@@ -1,5 +1,6 @@
 """What LangSmith makes of spans: types, contents, usage, threads, errors, and what it must not see."""
 
+import base64
 import json
 from decimal import Decimal
 from typing import Any
@@ -172,13 +173,72 @@ def test_hidden_metadata_leaves_the_tree_and_the_bill() -> None:
         assert not there.langsmith.holds(CANARY)
 
 
+FORMER = {
+    "LANGCHAIN_API_KEY": "k",
+    "LANGCHAIN_PROJECT": "p",
+    "LANGCHAIN_ENDPOINT": "https://old",
+    "LANGCHAIN_HIDE_INPUTS": "true",
+    "LANGCHAIN_HIDE_OUTPUTS": "1",
+    "LANGCHAIN_HIDE_METADATA": "yes",
+    "LANGCHAIN_TRACING_SAMPLING_RATE": "0.25",
+    "LANGCHAIN_TRACING_V2": "true",
+}
+FOUND = LangSmithOptions(
+    api_key="k",
+    project="p",
+    endpoint="https://old",
+    hidden=Hidden(inputs=True, outputs=True, metadata=True),
+    sampling_rate=0.25,
+)
+
+
+def test_former_names_are_read() -> None:
+    """All of them, as long as the present one is not set."""
+    assert LangSmithOptions.from_env(FORMER) == FOUND
+    present = {name.replace("LANGCHAIN", "LANGSMITH"): value for name, value in FORMER.items()}
+    assert LangSmithOptions.from_env(present) == FOUND
+    for name in present:
+        both = {**dict.fromkeys(FORMER, "0"), **FORMER, name.replace("LANGSMITH", "LANGCHAIN"): "0", **present}
+        assert LangSmithOptions.from_env(both) == FOUND
+
+
 def test_the_environment_is_read_as_langsmith_reads_it() -> None:
-    """Present names win over former ones; no key or an explicit no means no bridge."""
-    found = LangSmithOptions.from_env({"LANGCHAIN_API_KEY": "k", "LANGCHAIN_PROJECT": "p", "LANGSMITH_PROJECT": "q"})
+    """No key or an explicit no means no bridge; the key alone means LangSmith's own cloud and everything shown."""
+    assert LangSmithOptions.from_env({"LANGSMITH_API_KEY": "k"}) == LangSmithOptions(
+        api_key="k", endpoint=DEFAULT_ENDPOINT, project="default", hidden=Hidden(), sampling_rate=1.0
+    )
+    for no_key in ({}, {"LANGSMITH_API_KEY": ""}, {"LANGSMITH_API_KEY": " "}):
+        assert LangSmithOptions.from_env(no_key) is None
+    for name in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING_V2"):
+        assert LangSmithOptions.from_env({"LANGSMITH_API_KEY": "k", name: "false"}) is None
+
+
+@pytest.mark.parametrize("answer", ["", "0", "false", "No", "off"])
+def test_only_a_clear_no_shows(answer: str) -> None:
+    """A misspelt yes must not publish."""
+    found = LangSmithOptions.from_env({"LANGSMITH_API_KEY": "k", "LANGSMITH_HIDE_INPUTS": answer})
+    misspelt = LangSmithOptions.from_env({"LANGSMITH_API_KEY": "k", "LANGSMITH_HIDE_INPUTS": "ture"})
     assert found is not None
-    assert (found.api_key, found.project, found.endpoint) == ("k", "q", DEFAULT_ENDPOINT)
-    assert LangSmithOptions.from_env({}) is None
-    assert LangSmithOptions.from_env({"LANGSMITH_API_KEY": "k", "LANGSMITH_TRACING": "false"}) is None
+    assert misspelt is not None
+    assert (found.hidden.inputs, misspelt.hidden.inputs) == (False, True)
+
+
+def test_screenshots_are_attached() -> None:
+    """As LangSmith's table has it: a name, a type and the content in base64; what is none of that stays here."""
+    picture = base64.b64encode(b"\x89PNG" + bytes(range(256))).decode()
+    attachments = [{"name": "screen.png", "content": picture, "mime_type": "image/png"}]
+    with bridge() as there:
+        told = json.dumps([*attachments, {"name": "x", "content": f"no base64: {CANARY}", "mime_type": "text/plain"}])
+        run_of(there, {"forge.span.kind": "tool", "langsmith.attachments": told})
+        run_of(there, {"forge.span.kind": "tool", "langsmith.attachments": f'{{"password": "{CANARY}"}}'})
+        sent = [
+            pair.value.string_value
+            for span in there.langsmith.spans
+            for pair in span.attributes
+            if pair.key == "langsmith.attachments"
+        ]
+        assert [json.loads(one) for one in sent] == [attachments]
+        assert not there.langsmith.holds(CANARY)
 
 
 @pytest.mark.parametrize(
