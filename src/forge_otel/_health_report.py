@@ -6,12 +6,11 @@ from types import MappingProxyType
 from typing import Any
 
 from forge_otel.layers.guard_events import GuardState
-from forge_otel.sinks.outbox import OutboxStats
+from forge_otel.sinks.outbox import OutboxStats, SinkStats
 from forge_otel.telemetry.export_ledger import ExportStats
 from forge_otel.telemetry.spikes import SpikeState
 
 __all__ = ["with_parts"]
-
 
 _WORST = ("pass", "warn", "fail")
 
@@ -38,17 +37,7 @@ def with_parts(
     for guard in guards:
         checks[f"{guard.name}:breaker"] = [_breaker(guard, is_critical=guard.name in critical)]
     for name, sink in outbox.sinks.items():
-        checks[f"{name}:waiting"] = [
-            {
-                "componentId": name,
-                "status": "pass" if sink.is_up else "warn",
-                "observedValue": sink.waiting,
-                "observedUnit": "records",
-                "oldestAgeSeconds": round(sink.oldest_age_s, 1),
-                **({} if sink.drained_in_s is None else {"drainedInSeconds": round(sink.drained_in_s, 1)}),
-                **({} if sink.is_up else {"withoutIt": "records wait on local disk and are delivered later"}),
-            }
-        ]
+        checks[f"{name}:waiting"] = [_waiting(name, sink)]
     for name, export in exports.items():
         checks[f"{name}:export"] = [_export(name, export)]
     checks["outbox:journal"] = [
@@ -80,6 +69,21 @@ def with_parts(
     ]
     statuses = [report["status"], *(check["status"] for found in checks.values() for check in found)]
     return {"status": max(statuses, key=_WORST.index), "checks": checks}
+
+
+def _waiting(name: str, sink: SinkStats) -> dict[str, Any]:
+    check: dict[str, Any] = {
+        "componentId": name,
+        "status": "pass" if sink.is_up else "warn",
+        "observedValue": sink.waiting,
+        "observedUnit": "records",
+        "oldestAgeSeconds": round(sink.oldest_age_s, 1),
+    }
+    if sink.drained_in_s is not None:
+        check["drainedInSeconds"] = round(sink.drained_in_s, 1)
+    if not sink.is_up:
+        check["withoutIt"] = "records wait on local disk and are delivered later"
+    return check
 
 
 def _export(name: str, export: ExportStats) -> dict[str, Any]:

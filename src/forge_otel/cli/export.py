@@ -8,18 +8,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from forge_otel.errors import ConfigurationError, ForgeError
+from forge_otel.errors import ConfigurationError, ServiceUnavailable
 from forge_otel.settings import Settings
 
 __all__ = ["add"]
-
-
-class _Unreadable(ForgeError):
-    """The database could not be read to the end."""
-
-    code = "export_failed"
-    title = "Export failed"
-    remedy = "Look whether FORGE_DATABASE_URL is right and `forge-otel migrate` has run; what was written is whole."
 
 
 def add(commands: Any) -> None:
@@ -69,7 +61,10 @@ async def _write(url: str, arguments: Namespace) -> None:
     except (SQLAlchemyError, OSError) as exc:
         if isinstance(exc, BrokenPipeError):
             raise
-        raise _Unreadable(f"the database cannot be read: {type(exc).__name__}") from exc
+        raise ServiceUnavailable(
+            f"the database cannot be read: {type(exc).__name__}; look whether FORGE_DATABASE_URL is right and "
+            "`forge-otel migrate` has run; the lines that were written are whole"
+        ) from exc
     finally:
         await engine.dispose()
 

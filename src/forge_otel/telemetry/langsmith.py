@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Final, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack
 
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -147,6 +147,12 @@ def _encode(spans: Sequence[ReadableSpan]) -> bytes:
     return body
 
 
+def _keep(target: ExportTraceServiceRequest, resource: Any, scope: Any, spans: Sequence[Any]) -> None:
+    if spans:
+        kept = target.resource_spans.add(resource=resource.resource, schema_url=resource.schema_url)
+        kept.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url, spans=spans)
+
+
 def _halve(body: bytes) -> tuple[bytes, bytes]:
     """Split an encoded batch, in the order of its spans."""
     whole = ExportTraceServiceRequest.FromString(body)
@@ -157,8 +163,6 @@ def _halve(body: bytes) -> tuple[bytes, bytes]:
         for scope in resource.scope_spans:
             here = max(min(half - number, len(scope.spans)), 0)
             number += len(scope.spans)
-            for target, spans in ((first, scope.spans[:here]), (second, scope.spans[here:])):
-                if spans:
-                    kept = target.resource_spans.add(resource=resource.resource, schema_url=resource.schema_url)
-                    kept.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url, spans=spans)
+            _keep(first, resource, scope, scope.spans[:here])
+            _keep(second, resource, scope, scope.spans[here:])
     return first.SerializeToString(), second.SerializeToString()
