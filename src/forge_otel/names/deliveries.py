@@ -78,3 +78,16 @@ class DeliveryMetrics:
         unit="By",
         description="Size of the spans that wait on local disk for LangSmith.",
     )
+    TRACES_DECIDED: Final = Instrument(
+        name="forge.traces.decided",
+        kind="observable_counter",
+        unit="{trace}",
+        description="Traces by whether they were kept or sampled_out, and why; only where not all are kept.",
+        attributes=(Attr.OUTCOME, Attr.REASON),
+    )
+    TRACES_WAITING: Final = Instrument(
+        name="forge.traces.waiting",
+        kind="observable_gauge",
+        unit="By",
+        description="Estimated size of the spans whose trace is not decided yet.",
+    )

@@ -10,7 +10,7 @@ into the same meter provider), so that no call is in them twice; ours are for al
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from decimal import Decimal
 from itertools import islice
@@ -99,6 +99,8 @@ class GenAI(Exclusive):
         self._instruments = instruments
         self._overrides = prices or {}
         self._prices = PriceBook(prices)
+        self.on_cost: Callable[[int, Decimal], None] | None = None
+        """Told of what a call has cost, and of the id of its trace."""
         self._open: dict[int, _Open] = {}
         # Reentrant, because the garbage collector may end a span inside the lock.
         self._lock = threading.RLock()
@@ -183,6 +185,8 @@ class GenAI(Exclusive):
             if component_type := entry.component_type:
                 labels[Attr.COMPONENT_TYPE] = component_type
             self._instruments.add(Metric.COST, float(amount), labels)
+            if self.on_cost is not None and entry.span is not None:
+                self.on_cost(entry.span.get_span_context().trace_id, amount)
         if not scope.startswith(_RECORD_THEMSELVES):
             self._client_usage(call.usage, operation=operation, provider=provider, model=model)
 
