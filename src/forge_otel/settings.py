@@ -44,6 +44,11 @@ class Settings:
         trace_spool_dir: folder where spans wait that LangSmith has not taken; None keeps them in memory only.
         trace_spool_max_bytes: size of the spool above which new spans are dropped and counted.
         trace_spool_max_age_s: after so long a span is no longer sent.
+        trace_sample_rate: share of the traces that are exported of those that nothing speaks for, 0 to 1; errors,
+            fallbacks, slow and expensive ones always are.
+        trace_slow_s: a request or job that takes as long is slow; None: none is.
+        trace_expensive_usd: a trace whose model calls cost as much is expensive; None: none is.
+        trace_buffer_max_bytes: size of the spans in memory above which the oldest trace is decided before its end.
         admin_token: opens the dashboard, its API and ``/health`` details; None keeps them closed.
         open_metrics: answer ``/metrics`` to everybody.
         pipeline_version: part of every cache key; raise it when the pipeline gives other answers.
@@ -74,6 +79,10 @@ class Settings:
     trace_spool_dir: str | None = "./.forge/spool"
     trace_spool_max_bytes: int = 256 * 2**20
     trace_spool_max_age_s: float = 24 * 3600.0
+    trace_sample_rate: float = 1.0
+    trace_slow_s: float | None = 90.0
+    trace_expensive_usd: float | None = 1.0
+    trace_buffer_max_bytes: int = 64 * 2**20
     admin_token: str | None = field(default=None, repr=False)
     open_metrics: bool = False
     pipeline_version: str = "1"
@@ -132,6 +141,8 @@ class Settings:
             for name, words in _CHOICES.items()
             if getattr(self, name) not in words
         )
+        if not 0 <= self.trace_sample_rate <= 1:
+            faults.append(f"trace_sample_rate is {self.trace_sample_rate}; it is a share, from 0 to 1")
         for name in _NUMBERS:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -158,4 +169,8 @@ class Settings:
 _SECRETS = tuple(item.name for item in fields(Settings) if not item.repr)
 _URLS = tuple(item.name for item in fields(Settings) if item.name.endswith("_url"))
 _CHOICES = {item.name: choices(item.type) for item in fields(Settings) if choices(item.type)}
-_NUMBERS = tuple(item.name for item in fields(Settings) if item.type in {int, float, int | None, float | None})
+_NUMBERS = tuple(
+    item.name
+    for item in fields(Settings)
+    if item.type in {int, float, int | None, float | None} and not item.name.endswith("_rate")
+)

@@ -32,6 +32,10 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "FORGE_TRACE_SPOOL_DIR": "",
         "FORGE_TRACE_SPOOL_MAX_BYTES": "5",
         "FORGE_TRACE_SPOOL_MAX_AGE_S": "6",
+        "FORGE_TRACE_SAMPLE_RATE": "0.1",
+        "FORGE_TRACE_SLOW_S": "",
+        "FORGE_TRACE_EXPENSIVE_USD": "2.5",
+        "FORGE_TRACE_BUFFER_MAX_BYTES": "7",
         "FORGE_ADMIN_TOKEN": "t" * 16,
         "FORGE_OPEN_METRICS": "yes",
         "FORGE_PIPELINE_VERSION": "9",
@@ -70,6 +74,19 @@ def test_every_fault_is_listed_at_once_with_secrets_masked() -> None:
     assert "use one of kill-safe, power-safe, memory" in str(caught.value)
     assert "did you mean FORGE_CACHE_URL" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rate", ["0", "1"])
+def test_nothing_and_everything_are_shares(rate: str) -> None:
+    """A rate is from 0 to 1, both included."""
+    assert Settings.from_env({"FORGE_TRACE_SAMPLE_RATE": rate}).trace_sample_rate == float(rate)
+
+
+@pytest.mark.parametrize("rate", ["-0.1", "1.5", "nan"])
+def test_a_rate_is_a_share(rate: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(ConfigurationError, match="it is a share, from 0 to 1"):
+        Settings.from_env({"FORGE_TRACE_SAMPLE_RATE": rate})
 
 
 def test_somebody_elses_variable_is_left_alone() -> None:

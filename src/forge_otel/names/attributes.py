@@ -33,6 +33,7 @@ class Attr:
     FIRST_CHUNK_S: Final = "forge.stream.time_to_first_chunk"
     INPUT: Final = "forge.input"
     OUTPUT: Final = "forge.output"
+    SAMPLING_REASON: Final = "forge.sampling.reason"
     # Caches
     CACHE_LAYER: Final = "cache.layer"
     CACHE_RESULT: Final = "cache.result"

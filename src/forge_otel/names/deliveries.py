@@ -104,3 +104,16 @@ class DeliveryMetrics:
         unit="{score}",
         description="Scores that LangSmith has not taken yet.",
     )
+    TRACES_DECIDED: Final = Instrument(
+        name="forge.traces.decided",
+        kind="observable_counter",
+        unit="{trace}",
+        description="Traces by whether they were kept or sampled_out, and why; only where not all are kept.",
+        attributes=(Attr.OUTCOME, Attr.REASON),
+    )
+    TRACES_WAITING: Final = Instrument(
+        name="forge.traces.waiting",
+        kind="observable_gauge",
+        unit="By",
+        description="Estimated size of the spans whose trace is not decided yet.",
+    )

@@ -94,8 +94,14 @@ class ExportQueue(Exclusive):
         spool = self._spool
         return replace(found, spooled=spool.spans_on_disk, spool_bytes=spool.size_bytes, fault=self._delivery.fault)
 
+    def sampled_out(self, count: int) -> None:
+        """Count spans of traces that were not kept, and so never came here."""
+        self._left_out.append(count)
+
     def on_end(self, span: ReadableSpan) -> None:
-        """Put the span in the queue, if there is room."""
+        """Put the span in the queue, if there is room and it is not one that is recorded for its figures only."""
+        if (context := span.get_span_context()) is not None and not context.trace_flags.sampled:
+            return
         in_memory = self._ledger.waiting - self._spool.spans_on_disk
         self._arrived.append(span if in_memory + len(self._arrived) < self._max_waiting else None)
 
@@ -137,6 +143,7 @@ class ExportQueue(Exclusive):
 
     def _restart(self) -> None:
         self._arrived: deque[ReadableSpan | None] = deque()
+        self._left_out: deque[int] = deque()
         self._taken: list[ReadableSpan] = []
         self._taking = threading.Lock()
         self._flushes: deque[threading.Event] = deque()
@@ -212,6 +219,9 @@ class ExportQueue(Exclusive):
             spans = [span for span in arrived if span is not None]
             self._taken += spans
             self._ledger.take(len(spans), overflow=len(arrived) - len(spans))
+            left_out = sum(self._left_out.popleft() for _ in range(len(self._left_out)))
+            self._ledger.take(left_out)
+            self._ledger.sampled_out(left_out)
 
 
 def _compressed(body: bytes) -> bytes:

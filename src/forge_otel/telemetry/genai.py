@@ -2,8 +2,7 @@
 
 A span that ends with ``gen_ai.usage.*`` gives tokens, cost and metrics, and its cost is noted on the generation that
 was running when it started: streams end where their reader happens to be, often in another task. Usage belongs to the
-innermost span that carries it: a span is passed over where spans below it told of the same model before, because
-agent frameworks repeat on the parent what the client library has said on the child.
+innermost span that carries it; what repeats it above is passed over (`told`).
 
 ``gen_ai.client.*`` metrics are left to the instrumentations that record them themselves (those of OpenTelemetry do,
 into the same meter provider), so that no call is in them twice; ours are for all other spans. Our own
@@ -11,7 +10,7 @@ into the same meter provider), so that no call is in them twice; ours are for al
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from decimal import Decimal
 from itertools import islice
@@ -27,7 +26,8 @@ from forge_otel.names import Attr, Metric, Operation
 from forge_otel.pricing import ModelPrice, PriceBook
 from forge_otel.telemetry.instruments import Instruments
 from forge_otel.telemetry.switchboard import Exclusive, attributes_of
-from forge_otel.telemetry.usage import ModelCall, read_call, same_model
+from forge_otel.telemetry.told import Told
+from forge_otel.telemetry.usage import ModelCall, read_call
 from forge_otel.types import Cost, Usage
 
 __all__ = ["GenAI"]
@@ -56,8 +56,7 @@ class _Open:
         self.running = current_generation.get()
         self.call = current_call.get()
         self.above = above
-        # The models that spans below have told of.
-        self.below: set[tuple[str, ...]] | None = None
+        self.below: Told | None = None
         # The sum of what `GenAI.record` was told for this span.
         self.own: ModelCall | None = None
 
@@ -100,6 +99,8 @@ class GenAI(Exclusive):
         self._instruments = instruments
         self._overrides = prices or {}
         self._prices = PriceBook(prices)
+        self.on_cost: Callable[[int, Decimal], None] | None = None
+        """Told of what a call has cost, and of the id of its trace."""
         self._open: dict[int, _Open] = {}
         # Reentrant, because the garbage collector may end a span inside the lock.
         self._lock = threading.RLock()
@@ -131,7 +132,7 @@ class GenAI(Exclusive):
         if call is None:
             return
         entry = entry or _Open(None, None)
-        if self._claim(entry, call):
+        if self._claim(entry, call, by_program=False):
             self._count(entry, call, operation=str(operation) if is_model_call else Operation.CHAT, scope=_scope(span))
 
     def record(self, span: trace.Span, call: ModelCall) -> None:
@@ -143,20 +144,21 @@ class GenAI(Exclusive):
         entry = _Open(None, None)
         if span.is_recording():
             entry = self._open.setdefault(span.get_span_context().span_id, entry)
-        if not self._claim(entry, call):
+        if not self._claim(entry, call, by_program=True):
             return
         entry.own = call if entry.own is None else _sum(entry.own, call)
         span.set_attributes(_told(entry.own))
         self._count(entry, call, operation=Operation.CHAT, scope="")
 
-    def _claim(self, entry: _Open, call: ModelCall) -> bool:
+    def _claim(self, entry: _Open, call: ModelCall, *, by_program: bool) -> bool:
         """Say whether `call` is news, and if so tell the spans above of it."""
         with self._lock:
-            if any(_repeats(call.models, told) for told in entry.below or ()):
+            below = entry.below
+            if below is not None and (below.repeats_by_program(call) if by_program else below.repeats(call)):
                 return False
             for parent in islice(entry.line(), 1, None):
-                parent.below = parent.below or set()
-                parent.below.add(call.models)
+                parent.below = parent.below or Told()
+                parent.below.add(call, by_program=by_program)
             return True
 
     def _forget(self) -> None:
@@ -183,6 +185,8 @@ class GenAI(Exclusive):
             if component_type := entry.component_type:
                 labels[Attr.COMPONENT_TYPE] = component_type
             self._instruments.add(Metric.COST, float(amount), labels)
+            if self.on_cost is not None and entry.span is not None:
+                self.on_cost(entry.span.get_span_context().trace_id, amount)
         if not scope.startswith(_RECORD_THEMSELVES):
             self._client_usage(call.usage, operation=operation, provider=provider, model=model)
 
@@ -221,12 +225,6 @@ class GenAI(Exclusive):
             if amount is not None:
                 return amount
         return None
-
-
-def _repeats(models: tuple[str, ...], told: tuple[str, ...]) -> bool:
-    if not models or not told:
-        return True
-    return any(same_model(one, other) for one in models for other in told)
 
 
 def _sum(one: ModelCall, other: ModelCall) -> ModelCall:

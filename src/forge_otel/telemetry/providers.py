@@ -44,6 +44,8 @@ from forge_otel.telemetry.langsmith_names import Variable
 from forge_otel.telemetry.late import LateTracer
 from forge_otel.telemetry.prometheus import PrometheusPage
 from forge_otel.telemetry.recent import RecentTraces
+from forge_otel.telemetry.recording import RecordingSampler
+from forge_otel.telemetry.sampling import SamplingRules, TailSampler, sampling_figures
 from forge_otel.telemetry.switchboard import AcceptsProcessors, switchboard
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ class Telemetry:
         resource: describes the process; only for providers that are made here.
         tracer_provider: used in place of the global one.
         meter_provider: used in place of the global one.
-        span_processors: see every span from start to shutdown, and are shut down with it.
+        span_processors: see every span of the traces that are kept, from start to shutdown, and are shut down with it.
         metric_readers: the same for points.
     """
 
@@ -181,10 +183,32 @@ class Telemetry:
         for processor in exporters:
             self._closing.callback(processor.shutdown)
         # Identity first, so that the others see it.
-        processors = (IdentityProcessor(), self.genai, self.recent_traces, *exporters)
+        processors = (IdentityProcessor(), self.genai, self.recent_traces, *self._sampled(exporters, attaching))
         self._attach_processors(tracer_provider, processors, attaching)
         self.tracer.bind(tracer_provider.get_tracer(SCOPE, release))
         attaching.callback(self.tracer.bind, None)
+
+    def _sampled(self, exporters: Sequence[SpanProcessor], attaching: ExitStack) -> Sequence[SpanProcessor]:
+        """Return what stands in front of the exporters: where not all traces are kept, what decides of them."""
+        settings = self.settings
+        if settings.trace_sample_rate >= 1:
+            return exporters
+        rules = SamplingRules(
+            rate=settings.trace_sample_rate,
+            slow_s=settings.trace_slow_s,
+            expensive_usd=settings.trace_expensive_usd,
+            max_bytes=settings.trace_buffer_max_bytes,
+        )
+        sampler = TailSampler(rules)
+        for exporter in exporters:
+            sampler.behind.attach(exporter)
+        # The exporters are shut down after it has emptied its hands.
+        self._closing.callback(sampler.drain)
+        self.genai.on_cost = sampler.note_cost
+        attaching.callback(setattr, self.genai, "on_cost", None)
+        for instrument, observe in sampling_figures(sampler.stats):
+            attaching.callback(self.instruments.observe(instrument, observe))
+        return (sampler,)
 
     def _attach_processors(
         self, provider: TracerProvider, processors: Sequence[SpanProcessor], attaching: ExitStack
@@ -268,7 +292,10 @@ class Telemetry:
         return _set_global(self._make_meter_provider(), metrics.set_meter_provider, metrics.get_meter_provider)
 
     def _make_tracer_provider(self) -> sdk_trace.TracerProvider:
-        return sdk_trace.TracerProvider(resource=self._resource)
+        made = sdk_trace.TracerProvider(resource=self._resource)
+        # What the environment wants decides what is sampled; ours only records more.
+        made.sampler = RecordingSampler(made.sampler, rate=self.settings.trace_sample_rate)
+        return made
 
     def _make_meter_provider(self) -> sdk_metrics.MeterProvider:
         return sdk_metrics.MeterProvider(resource=self._resource)

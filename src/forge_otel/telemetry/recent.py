@@ -152,7 +152,8 @@ class RecentTraces(SpanProcessor):
         while self._queue:
             span = self._queue.popleft()
             context = span.get_span_context()
-            if context is not None:
+            # The others are recorded for their figures only, and would show as torn trees.
+            if context is not None and context.trace_flags.sampled:
                 self._keep(span, context)
         oldest_s = time.time() - self._max_age_s
         for traces in (self._open, self._complete):

@@ -173,7 +173,7 @@ class Spans:
     def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[About]) -> None:
         """Tell of a model call that no instrumentation sees; it is written on the current span, priced and counted.
 
-        Where a span below has told of the same model already, it is the same call, and nothing happens.
+        Where an instrumentation has told of the same figures on a span below, it is the same call, and nothing happens.
 
         Args:
             input_tokens: all tokens sent, cached ones included.

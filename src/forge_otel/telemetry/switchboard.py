@@ -16,7 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.util.types import AnyValue
 
-__all__ = ["AcceptsProcessors", "Exclusive", "Switchboard", "attributes_of", "switchboard"]
+__all__ = ["AcceptsProcessors", "Exclusive", "Nested", "Switchboard", "attributes_of", "switchboard"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +63,13 @@ class Switchboard(SpanProcessor):
         """Send spans to `processor` from now on."""
         with self._lock:
             self._attached = (*self._attached, processor)
-            self._choose()
+            self.choose(set())
 
     def detach(self, processor: SpanProcessor) -> None:
         """Send `processor` nothing more; it is not shut down."""
         with self._lock:
             self._attached = tuple(item for item in self._attached if item is not processor)
-            self._choose()
+            self.choose(set())
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Pass a started span on."""
@@ -87,6 +87,11 @@ class Switchboard(SpanProcessor):
             except Exception:
                 _report(processor)
 
+    @property
+    def running(self) -> tuple[SpanProcessor, ...]:
+        """Those that ended spans are passed on to."""
+        return self._ending
+
     def shutdown(self) -> None:
         """Shut down what is attached; the provider is going away."""
         for processor in self._attached:
@@ -97,10 +102,16 @@ class Switchboard(SpanProcessor):
         flushed = [processor.force_flush(timeout_millis) for processor in self._attached]
         return all(flushed)
 
-    def _choose(self) -> None:
-        taken: set[type] = set()
-        running = []
+    def choose(self, taken: set[type]) -> None:
+        """Settle which processors run.
+
+        Args:
+            taken: the exclusive ones of which another runs already; those that run here are added.
+        """
+        running: list[SpanProcessor] = []
         for processor in self._attached:
+            if isinstance(processor, Nested):
+                processor.behind.choose(taken)
             if isinstance(processor, Exclusive):
                 if type(processor) in taken:
                     continue
@@ -108,6 +119,14 @@ class Switchboard(SpanProcessor):
             running.append(processor)
         self._starting = tuple(item for item in running if type(item).on_start is not SpanProcessor.on_start)
         self._ending = tuple(item for item in running if type(item).on_end is not SpanProcessor.on_end)
+
+
+class Nested(SpanProcessor):
+    """A processor that passes spans on, later or not at all, to a switchboard of its own."""
+
+    def __init__(self) -> None:
+        self.behind = Switchboard()
+        """Whose exclusive processors count with those around it."""
 
 
 def _report(processor: SpanProcessor) -> None:

@@ -135,6 +135,34 @@ def test_what_the_program_repeats_is_ignored(recorder: Recorder, generation: Gen
     assert Attr.GEN_AI_INPUT_TOKENS not in (recorder.span("invoke_agent coder").attributes or {})
 
 
+def test_a_program_tells_of_its_own_call_after_an_agents(recorder: Recorder, generation: Generation) -> None:
+    """The agent has told of its call to the same model, perhaps of as many tokens: this one is another call."""
+    with recorder.spans.span("pipeline", kind="chain") as pipeline:
+        with recorder.spans.span("coder", kind="agent"):
+            recorder.spans.record_usage(1000, 200, model="gpt-4o", provider="openai")
+        pipeline.record_usage(1000, 200, model="gpt-4o", provider="openai")
+    assert [(cost.agent, cost.usage.input_tokens) for cost in generation.costs] == [("coder", 1000), ("", 1000)]
+
+
+def test_a_program_tells_of_a_call_that_no_instrumentation_saw(recorder: Recorder, generation: Generation) -> None:
+    """One call of the model was instrumented, another was not: its figures are others."""
+    with recorder.spans.span("coder", kind="agent") as coder:
+        chat(recorder)
+        coder.record_usage(77, 7, model="gpt-4o", provider="openai")
+    assert [cost.usage.input_tokens for cost in generation.costs] == [1000, 77]
+
+
+def test_a_program_repeats_a_sum_and_each_repetition_is_one(recorder: Recorder, generation: Generation) -> None:
+    """The sum over two instrumented calls is no third call; telling of it again is."""
+    with recorder.spans.span("coder", kind="agent") as coder:
+        chat(recorder)
+        chat(recorder)
+        coder.record_usage(2000, 400, model="gpt-4o", provider="openai")
+        assert len(generation.costs) == 2
+        coder.record_usage(2000, 400, model="gpt-4o", provider="openai")
+    assert [cost.usage.input_tokens for cost in generation.costs] == [1000, 1000, 2000]
+
+
 def test_what_the_program_tells_counts_without_a_span(recorder: Recorder, generation: Generation) -> None:
     """Sampled out or with no span at all, money is money."""
     recorder.spans.record_usage(1000, 0, model="gpt-4o", provider="openai", cost_usd=Decimal("0.5"))
