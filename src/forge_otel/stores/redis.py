@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Self, cast
 
 from forge_otel.errors import needs
+from forge_otel.stores.redis_leases import RedisLeases
 
 with needs("redis"):
     from redis.asyncio import Redis
@@ -57,6 +58,10 @@ class RedisStore:
     async def delete(self, keys: Sequence[str], /) -> int:
         """Delete the keys without blocking the server; return how many there were."""
         return await self._client.unlink(*keys) if keys else 0
+
+    def leases(self) -> RedisLeases:
+        """Return the leases on this store's entries; open and close them inside the store's own life."""
+        return RedisLeases(self._client)
 
     async def ping(self) -> None:
         """Raise if the server does not answer."""
