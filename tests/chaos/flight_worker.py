@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ async def ask(forge: Forge, folder: Path, order: dict[str, Any]) -> None:
 
     @agent("writer")
     async def write() -> str:
-        record_usage(1000, 500, model="gpt-4o", cost_usd=order.get("cost_usd"))
+        record_usage(1000, 500, model="gpt-4o", cost_usd=Decimal(order.get("cost_usd", "0.42")))
         await asyncio.sleep(order["run_s"])
         return f"made by {os.getpid()}"
 

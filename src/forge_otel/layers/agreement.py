@@ -36,6 +36,8 @@ _POLL_S: Final = 2.0
 _AFTER_END_S: Final = 0.02
 _REPORT_EVERY_S: Final = 0.05
 _RENEWALS: Final = 3
+_CLAIMS_AT_ONCE: Final = 16
+_QUEUE_S: Final = 0.25
 _MAX_MESSAGE_CHARS: Final = 500
 # What those who wait elsewhere are told as it is; all else only by its type, because messages may carry secrets.
 _TOLD: Final = {
@@ -76,6 +78,7 @@ class Agreement:
         self._life_s = life_s
         self._timeout_s = timeout_s
         self._late: set[asyncio.Task[None]] = set()
+        self._claiming = asyncio.Semaphore(_CLAIMS_AT_ONCE)
 
     async def lead(self, flight: Flight, shelf: Shelf) -> Lease | Outcome | None:
         """Return the lease, or what another process came to; None where nobody can be asked."""
@@ -152,6 +155,12 @@ class Agreement:
         waited_s = time.monotonic() - flight.began_s
         claim = partial(self._leases.claim, life_s=self._life_s, waited_s=waited_s)
         try:
+            # A herd of different keys comes one after another, so that none is late because of the others.
+            async with asyncio.timeout(_QUEUE_S):
+                await self._claiming.acquire()
+        except TimeoutError:
+            return None
+        try:
             held: Lease | Held = await self._guard(claim, key, token)
         except BaseException as exc:
             # It may have been given all the same; nobody should wait for a holder who does not know.
@@ -162,6 +171,8 @@ class Agreement:
             if generation is not None:
                 generation.note_degraded(f"{self._leases.service}:alone")
             return None
+        finally:
+            self._claiming.release()
         return held
 
     async def _check(self, lease: Lease, flight: Flight, shelf: Shelf, *, has_waited: bool) -> Lease | Outcome:

@@ -12,6 +12,7 @@ import time
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from opentelemetry import trace
@@ -19,6 +20,8 @@ from opentelemetry import trace
 from forge_otel.context import current_generation
 from forge_otel.keys import digest
 from forge_otel.layers.entry import DamagedEntry, Entry, seal, unseal
+from forge_otel.layers.reads import Reads
+from forge_otel.layers.timeout import awaited
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.instruments import Instruments
 from forge_otel.types import Call, CallNext, GenerationRequest, Reply, Store
@@ -89,6 +92,10 @@ class Exact:
         self._max_entry_bytes = max_entry_bytes
         self._guard = guard
         self._without_it = without_it
+        self._making: dict[str, asyncio.Task[bytes]] = {}
+        get = partial(guard, store.get)
+        # In a cluster the keys of several answers are on several servers.
+        self._get = Reads(get) if getattr(store, "is_one_server", False) else get
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
         """Answer from the store, or store what the inner layers answer."""
@@ -120,7 +127,7 @@ class Exact:
         tags = tags_of(call.request)
         keys = [entry_key(call.key), *map(_epoch_key, tags)]
         try:
-            blob, *raw_epochs = await self._guard(self._store.get, keys)
+            blob, *raw_epochs = await self._get(keys)
             if None in raw_epochs:
                 # An epoch that is gone reads as unknown, never as equal; see _new_epoch.
                 return _Miss("cold" if blob is None else "epoch", await self._make_epochs(tags, raw_epochs))
@@ -138,9 +145,18 @@ class Exact:
     async def _make_epochs(self, tags: list[str], found: list[bytes | None]) -> dict[str, str]:
         epochs = {}
         for tag, epoch in zip(tags, found, strict=True):
-            known = epoch if epoch is not None else await self._guard(self._store.add, _epoch_key(tag), _new_epoch())
+            known = epoch if epoch is not None else await self._make_epoch(tag)
             epochs[tag] = known.decode("ascii", "replace")
         return epochs
+
+    async def _make_epoch(self, tag: str) -> bytes:
+        """Make an epoch once for all who miss it; one that is outdated when they get it only makes a miss of a hit."""
+        making = self._making.get(tag)
+        if making is None:
+            making = asyncio.create_task(awaited(self._guard, self._store.add, _epoch_key(tag), _new_epoch()))
+            self._making[tag] = making
+            making.add_done_callback(lambda _: self._making.pop(tag, None))
+        return await asyncio.shield(making)
 
     async def open(self, call: Call, blob: bytes) -> Entry:
         """Read an entry that did not come from the store.

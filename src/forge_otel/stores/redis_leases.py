@@ -186,13 +186,12 @@ class RedisLeases:
 
 
 def _key(kind: str, entry: str) -> str:
-    """Name a key that is in the slot of the entry's own: only what is in braces decides, or all where none are."""
-    before, brace, rest = entry.partition("{")
-    del before
-    tag = rest.partition("}")[0] if brace and rest.partition("}")[1] else ""
-    if tag:
-        return f"forge:flight:{kind}:{{{tag}}}:{entry.replace('{', '').replace('}', '')}"
-    return f"forge:flight:{kind}:{{{entry}}}"
+    """Name a key that is in the slot of the entry's own: what is in its first braces decides, or all where none are."""
+    _, brace, rest = entry.partition("{")
+    tag = rest.partition("}")[0] if brace and "}" in rest else ""
+    if not tag:
+        return f"forge:flight:{kind}:{{{entry}}}"
+    return f"forge:flight:{kind}:{{{tag}}}:{entry}"
 
 
 def _event(name: bytes, fields: dict[bytes, bytes]) -> Event:
