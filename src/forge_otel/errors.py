@@ -200,11 +200,11 @@ class GenerationFailed(ForgeError):
     status = 503
     code = "generation_failed"
     title = "Generation failed"
-    remedy = "Send the same request again: it is a new generation then. The trace of the failed one has the reason."
+    remedy = "Send the same request again, which begins a new generation; the failed one's trace has the reason."
 
-    def __init__(self, message: str, *, error_type: str = "") -> None:
+    def __init__(self, message: str, *, error_type: str = "", retry_after_s: float | None = None) -> None:
         self.error_type = error_type
-        super().__init__(message)
+        super().__init__(message, retry_after_s=retry_after_s)
 
 
 @contextmanager

@@ -133,13 +133,15 @@ class SingleFlight:
             GenerationTimeout: nothing more was heard of it.
         """
         heard_s, has_begun = time.monotonic(), False
-        while True:
+        is_over = False
+        while not is_over:
             async with aclosing(self._told(key, after)) as told:
                 async for progress in told:
                     heard_s, has_begun, after = time.monotonic(), True, position_of(progress.id)
+                    is_over = progress.kind in TERMINAL
                     yield progress
-                    if progress.kind in TERMINAL:
-                        return
+            if is_over:
+                return
             silent_s = time.monotonic() - heard_s
             if not has_begun and silent_s >= wait_s:
                 raise NotFound("no generation of this request is running; begin one, then follow it")

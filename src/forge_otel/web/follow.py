@@ -7,8 +7,7 @@ after=last_event_id(request)))``.
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import orjson
 from starlette.requests import Request
@@ -89,20 +88,26 @@ async def events(progress: AsyncGenerator[Progress, None], *, heartbeat_s: float
 async def _stream(
     progress: AsyncGenerator[Progress, None], first: Progress | None, heartbeat_s: float
 ) -> AsyncGenerator[bytes, None]:
-    coming: asyncio.Task[Any] | None = None
-    async with aclosing(progress):
-        try:
-            event = first
-            while event is not None:
-                yield _message(event)
-                coming = asyncio.create_task(_next(progress))
-                while not (await asyncio.wait([coming], timeout=heartbeat_s))[0]:
-                    yield b": still running\n\n"
-                event = coming.result()
-        finally:
-            if coming is not None and not coming.done():
-                coming.cancel()
-                await asyncio.wait([coming])
+    coming = asyncio.create_task(_value(first))
+    try:
+        while True:
+            done, _ = await asyncio.wait([coming], timeout=heartbeat_s)
+            if not done:
+                yield b": still running\n\n"
+                continue
+            event = coming.result()
+            if event is None:
+                return
+            yield _message(event)
+            coming = asyncio.create_task(_next(progress))
+    finally:
+        coming.cancel()
+        await asyncio.wait([coming])
+        await progress.aclose()
+
+
+async def _value(event: Progress | None) -> Progress | None:
+    return event
 
 
 async def _next(progress: AsyncGenerator[Progress, None]) -> Progress | None:
