@@ -85,6 +85,7 @@ MEANINGS: Mapping[str, str] = {
     Attr.CACHE_MISS_REASON: "why a layer did not answer: `cold`, `epoch`, `corrupt`, `backend_down` … ; "
     "on spans followed by `.` and the layer",
     Attr.CACHE_STORE_SKIPPED: "why an answer was not kept in the cache",
+    Attr.FLIGHT_SCOPE: "whose generation was waited for: `process` this one's, `other_process` another's",
     Attr.TENANT: "on whose behalf, set by the application",
     Attr.GEN_AI_COST_USD: "what a model call cost, USD; left out where the price is not known",
     Attr.TOKEN_TYPE: "part of the bill; the parts add up to it",

@@ -25,6 +25,7 @@ CODES = {
     "ConfigurationError": "configuration",
     "DamagedRecord": "damaged_record",
     "ForgeError": "internal",
+    "GenerationFailed": "generation_failed",
     "GenerationTimeout": "generation_timeout",
     "MissingExtra": "missing_extra",
     "NotFound": "not_found",

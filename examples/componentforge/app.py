@@ -6,17 +6,18 @@ from dataclasses import asdict
 from typing import Any
 
 import httpx
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from componentforge.briefs import ComponentType
-from componentforge.figma_client import FigmaClient
+from componentforge.figma_client import FigmaClient, FigmaNode
 from componentforge.instrumentation import instrument_openai
 from componentforge.llm import LanguageModel
 from componentforge.pipeline import generate
 from componentforge.settings import ServiceSettings
 from forge_otel import Forge, ForgeMiddleware, GenerationRequest
 from forge_otel.forge import default
+from forge_otel.web.follow import events, last_event_id
 from forge_otel.web.handlers import install_problem_handlers
 
 __all__ = ["create_app"]
@@ -91,19 +92,15 @@ def create_app(settings: ServiceSettings, forge: Forge | None = None) -> FastAPI
     app.add_middleware(ForgeMiddleware, forge=forge)
     install_problem_handlers(app)
     app.add_api_route("/generate", _generate, methods=["POST"], response_model=GenerateAnswer)
+    app.add_api_route("/generate/events", _follow, methods=["POST"], response_class=Response)
     app.add_api_route("/components", _components, methods=["GET"], response_model=list[OfferAnswer])
-    app.state.settings = settings
+    app.state.settings, app.state.forge = settings, forge
     return app
 
 
 async def _generate(body: GenerateBody, request: Request) -> GenerateAnswer:
     """Generate a component, or return the one that was generated before from the same design and wishes."""
-    node = await request.app.state.figma.node(body.figma_key, body.node_id)
-    order = GenerationRequest(
-        **body.model_dump(exclude={"node_id", "component_name"}),
-        component_name=body.component_name or node.document["name"][:_MAX_NAME_CHARS],
-        content_hash=node.content_hash,
-    )
+    order, node = await _order(body, request)
     result = await generate(order, node, request.app.state.llm)
     return GenerateAnswer(
         generation_id=result.generation_id,
@@ -116,6 +113,22 @@ async def _generate(body: GenerateBody, request: Request) -> GenerateAnswer:
         artifacts=_texts(result.artifacts),
         metadata=dict(result.metadata),
     )
+
+
+async def _follow(body: GenerateBody, request: Request) -> Response:
+    """Stream what the running generation of the same body does, from its beginning, in whichever worker it runs."""
+    order, _ = await _order(body, request)
+    return await events(request.app.state.forge.follow(order, after=last_event_id(request)))
+
+
+async def _order(body: GenerateBody, request: Request) -> tuple[GenerationRequest, FigmaNode]:
+    node = await request.app.state.figma.node(body.figma_key, body.node_id)
+    order = GenerationRequest(
+        **body.model_dump(exclude={"node_id", "component_name"}),
+        component_name=body.component_name or node.document["name"][:_MAX_NAME_CHARS],
+        content_hash=node.content_hash,
+    )
+    return order, node
 
 
 async def _components(request: Request) -> list[OfferAnswer]:

@@ -9,7 +9,8 @@ from typing import Any
 from forge_otel import _loading
 from forge_otel.errors import ConfigurationError, MissingExtra
 from forge_otel.settings import DEFAULT_DATABASE_URL, Settings, mask_url
-from forge_otel.types import Sink, Store
+from forge_otel.stores.sqlite_leases import SQLiteLeases
+from forge_otel.types import Leases, Sink, Store
 
 __all__ = ["Parts", "build"]
 
@@ -22,6 +23,7 @@ class Parts:
 
     Args:
         store_service: the name of the service that the cache is in; None where it is in this process.
+        leases: by which processes agree on who generates.
     """
 
     store: Store
@@ -29,6 +31,7 @@ class Parts:
     archive: Any | None
     database: Any | None
     outbox_dir: Path | None
+    leases: Leases | None = None
 
     @property
     def sinks(self) -> list[Sink]:
@@ -65,7 +68,17 @@ def build(settings: Settings) -> Parts:
         archive=archive,
         database=database,
         outbox_dir=_outbox_dir(settings),
+        leases=None if settings.single_flight_lease_s is None else _leases(settings, store),
     )
+
+
+def _leases(settings: Settings, store: Any) -> Leases | None:
+    """Leases where all processes see them: in the store, or beside the journal that the workers of a host share."""
+    if hasattr(store, "leases"):
+        leases: Leases = store.leases()
+        return leases
+    folder = _outbox_dir(settings)
+    return None if folder is None else SQLiteLeases(folder.with_name("flights.db"))
 
 
 def _outbox_dir(settings: Settings) -> Path | None:

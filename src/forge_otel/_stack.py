@@ -11,8 +11,11 @@ from typing import Any
 
 from forge_otel._parts import Parts
 from forge_otel.health import Probe
-from forge_otel.layers.exact import Exact, unguarded
+from forge_otel.layers.agreement import Agreement
+from forge_otel.layers.exact import Exact, entry_key, unguarded
 from forge_otel.layers.guard import Guards
+from forge_otel.layers.record import Recorder
+from forge_otel.layers.single_flight import SingleFlight
 from forge_otel.layers.timeout import Timeout
 from forge_otel.settings import Settings
 from forge_otel.telemetry.providers import Telemetry
@@ -31,23 +34,40 @@ class Stack:
     Args:
         exact: L1, which is also invalidated by hand.
         layers: first outermost.
+        flights: L1's misses, each generated once; opened last and closed first, while what it ends can be recorded.
         resources: opened in this order, closed in the reverse one.
         probes: asked in the background.
     """
 
     exact: Exact
+    flights: SingleFlight
     layers: tuple[Layer, ...]
     resources: tuple[AbstractAsyncContextManager[Any], ...] = ()
     probes: tuple[Probe, ...] = field(default=())
 
 
-def build(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guards) -> Stack:
-    """Build the default layers; nothing is connected yet."""
+def build(
+    settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guards, recorder: Recorder, *, closing_s: float
+) -> Stack:
+    """Build the default layers; nothing is connected yet.
+
+    Args:
+        closing_s: how long generations that are still running may take when the forge closes.
+    """
     exact = _exact(settings, parts, telemetry, guards)
+    flights = SingleFlight(
+        instruments=telemetry.instruments,
+        timeout_s=settings.generation_timeout_s,
+        agreement=_agreement(settings, parts, telemetry, guards),
+        on_left=recorder.record_left,
+        grace_s=closing_s,
+    )
+    opened: tuple[object, ...] = (parts.store, parts.leases)
     return Stack(
         exact=exact,
-        layers=(exact, Timeout(settings.generation_timeout_s)),
-        resources=tuple(part for part in (parts.store,) if isinstance(part, AbstractAsyncContextManager)),
+        flights=flights,
+        layers=(exact, flights, Timeout(settings.generation_timeout_s)),
+        resources=tuple(part for part in opened if isinstance(part, AbstractAsyncContextManager)),
         probes=_probes(parts, critical=settings.critical_services),
     )
 
@@ -62,6 +82,23 @@ def _exact(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guard
         max_entry_bytes=settings.cache_max_entry_bytes,
         guard=guards.get(service).call if service is not None else unguarded,
         without_it=f"{service or 'memory'}:uncached",
+    )
+
+
+def _agreement(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guards) -> Agreement | None:
+    leases, life_s = parts.leases, settings.single_flight_lease_s
+    if leases is None or life_s is None:
+        return None
+    service = leases.service
+    # Under a breaker of its own, so that a herd of look-ups which are too slow does not part the processes.
+    guard = guards.get(service if service == "flights" else f"{service}:flights")
+    return Agreement(
+        leases,
+        entry_key=entry_key,
+        guard=guard.call,
+        instruments=telemetry.instruments,
+        life_s=life_s,
+        timeout_s=settings.generation_timeout_s,
     )
 
 

@@ -5,12 +5,13 @@ processes. Nothing here starts or stops anything.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate
@@ -66,17 +67,29 @@ class Generation:
     trace_id: str = ""
     run_url: str = ""
     """Where LangSmith shows it; "" where that is not known."""
+    watch: Callable[[str, Mapping[str, Any]], None] | None = field(default=None, repr=False)
+    """Told what happens, for those who follow the generation; from any thread."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def note_cost(self, cost: Cost) -> None:
         """Add what one paid call cost."""
         with self._lock:
             self.costs.append(cost)
+        if self.watch is not None:
+            self.watch("model_call", _told_cost(cost))
+
+    def note_start(self, name: str, kind: str) -> None:
+        """Say that an agent, tool or step has begun."""
+        if self.watch is not None:
+            self.watch("step_started", {"name": name, "step": kind})
 
     def note_step(self, step: Step) -> None:
         """Add a finished agent, tool or step."""
         with self._lock:
             self.steps.append(step)
+        if self.watch is not None:
+            ended = {"name": step.name, "step": step.kind, "duration_s": round(step.duration_s, 6)}
+            self.watch("step_ended", ended | ({} if step.error_type is None else {"error_type": step.error_type}))
 
     def note_miss(self, layer: str, reason: str) -> None:
         """Say why a cache layer could not answer."""
@@ -88,11 +101,37 @@ class Generation:
             if what not in self.degraded:
                 self.degraded.append(what)
 
+    def shared(self) -> "Generation":
+        """Return a generation of the same id and the same notes, which goes on when this one is left with `leave`."""
+        return replace(self, watch=None)
+
+    def leave(self, new_id: str) -> None:
+        """Give id, costs and steps up to the generation that `shared` returned.
+
+        Args:
+            new_id: what this one is called from now on.
+        """
+        with self._lock:
+            self.id = new_id
+            self.costs, self.steps = [], []
+            self.misses, self.degraded = dict(self.misses), list(self.degraded)
+
     @property
     def spent_usd(self) -> Decimal:
         """The sum of the known costs."""
         with self._lock:
             return sum((cost.amount_usd for cost in self.costs if cost.amount_usd is not None), Decimal(0))
+
+
+def _told_cost(cost: Cost) -> dict[str, Any]:
+    return {
+        "api": cost.api,
+        "model": cost.model,
+        "agent": cost.agent,
+        "input_tokens": cost.usage.input_tokens,
+        "output_tokens": cost.usage.output_tokens,
+        "cost_usd": None if cost.amount_usd is None else str(cost.amount_usd),
+    }
 
 
 @dataclass(slots=True)

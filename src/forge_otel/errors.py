@@ -12,7 +12,8 @@ ForgeError
 │   ├── CircuitOpen      503  its breaker refuses calls for now
 │   ├── Overloaded       503  as many calls to it as it may get are already in flight
 │   └── ServiceTimeout   503  it did not answer in time (also a TimeoutError)
-└── GenerationTimeout    504  the pipeline did not finish in time
+├── GenerationTimeout    504  the pipeline did not finish in time
+└── GenerationFailed     503  the generation that this call waited for failed, and is not repeated by each that waited
 
 ``status``, ``code`` and ``title`` become the members of a problem+json answer (RFC 9457); ``code`` is stable.
 ``remedy`` says what the reader should do. It is not sent: the message, as ``detail``, says the same about the case at
@@ -27,6 +28,7 @@ __all__ = [
     "CircuitOpen",
     "ConfigurationError",
     "ForgeError",
+    "GenerationFailed",
     "GenerationTimeout",
     "MissingExtra",
     "NotFound",
@@ -47,6 +49,8 @@ class ForgeError(Exception):
     code = "internal"
     title = "Internal error"
     remedy = "Look up the trace id of the answer in the service's log and traces, where the reason is."
+    is_personal = False
+    """Whether it says something about the caller alone, so that others who wait for the same answer try themselves."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -184,6 +188,23 @@ class GenerationTimeout(ForgeError):
     code = "generation_timeout"
     title = "Generation timed out"
     remedy = "Send the same request again, or have the operator raise `FORGE_GENERATION_TIMEOUT_S`."
+
+
+class GenerationFailed(ForgeError):
+    """The generation that this call waited for failed; it is not repeated for each call that waited for it.
+
+    Args:
+        error_type: what it failed with.
+    """
+
+    status = 503
+    code = "generation_failed"
+    title = "Generation failed"
+    remedy = "Send the same request again, which begins a new generation; the failed one's trace has the reason."
+
+    def __init__(self, message: str, *, error_type: str = "", retry_after_s: float | None = None) -> None:
+        self.error_type = error_type
+        super().__init__(message, retry_after_s=retry_after_s)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import asdict, replace
@@ -26,6 +26,7 @@ from forge_otel.health import HealthMonitor
 from forge_otel.keys import generation_key, new_id
 from forge_otel.layers.breaker import Mode
 from forge_otel.layers.breaker_board import BreakerBoard
+from forge_otel.layers.flight import position_of
 from forge_otel.layers.guard import Guard, Guards
 from forge_otel.layers.guard_policies import SERVICE_DEFAULTS, Policies
 from forge_otel.layers.metrics import Metrics
@@ -37,15 +38,15 @@ from forge_otel.sinks.recent import Recent
 from forge_otel.telemetry.langsmith_desk import LangSmithDesk
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.telemetry.spans import Spans
-from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, Reply, Sink
+from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, Progress, Reply, Sink
 
 __all__ = ["Forge", "current", "default"]
 
 # An archive folder that nobody named is called after the component's type and so many digits of its key.
 _KEY_DIGITS = 24
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
-# The outbox may take so much of the time for closing; the rest is for spans.
-_OUTBOX_SHARE = 0.7
+# How the time for closing is divided: generations that still run, then the outbox, then spans.
+_FLIGHTS_SHARE, _OUTBOX_SHARE, _SPANS_SHARE = 0.2, 0.5, 0.3
 
 
 class Forge(Spans):
@@ -87,16 +88,20 @@ class Forge(Spans):
             is_power_safe=self.settings.outbox_durability == "power-safe",
         )
         self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox, self.parts.database)
-        stack = _stack.build(self.settings, self.parts, self.telemetry, self.guards)
+        recorder = Recorder(self.outbox, pipeline_version=self.settings.pipeline_version)
+        # It may wait twice: for what runs, and for what it cancels.
+        closing_s = self.settings.shutdown_timeout_s * _FLIGHTS_SHARE / 2
+        stack = _stack.build(self.settings, self.parts, self.telemetry, self.guards, recorder, closing_s=closing_s)
         _check_critical(self.settings, {probe.name for probe in stack.probes} | {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
+        self._flights = stack.flights
         self._health = HealthMonitor(stack.probes)
         self._langsmith = LangSmithDesk(
             lambda function: self.guards.get("langsmith").call(function), self.telemetry.instruments
         )
         always: list[Layer] = [
             Trace(self.telemetry, runs=self._langsmith, with_texts=self.settings.capture_content),
-            Recorder(self.outbox, pipeline_version=self.settings.pipeline_version),
+            recorder,
             Metrics(self.telemetry.instruments, on_end=self._watch.ended),
         ]
         self._answer = compose([*always, *(stack.layers if layers is None else layers)], _run_pipeline)
@@ -169,6 +174,33 @@ class Forge(Spans):
             cost_usd=generation.spent_usd,
             saved_usd=reply.saved_usd,
         )
+
+    def follow(
+        self, request: GenerationRequest, *, pipeline: str = "generate", after: str = "", wait_s: float = 5.0
+    ) -> AsyncGenerator[Progress, None]:
+        """Watch the generation of `request`, in whichever process it runs: from its beginning, however late one comes.
+
+        Args:
+            request: as it was sent for generation.
+            pipeline: the pipeline's name.
+            after: id of the last event that is known already.
+            wait_s: how long to wait for a generation to begin.
+
+        Raises:
+            NotFound: none is running, and none ended a short while ago.
+            GenerationTimeout: nothing more was heard of it.
+            BadRequest: `after` is no id of an event.
+        """
+        key = generation_key(request, pipeline=pipeline, version=self.settings.pipeline_version)
+        return self.follow_key(key, after=after, wait_s=wait_s)
+
+    def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:
+        """Watch the generation of a key, as `follow`."""
+        return self._flights.follow(key, after=position_of(after), wait_s=wait_s)
+
+    def flights(self) -> list[str]:
+        """Return the keys that are being generated or waited for in this process."""
+        return self._flights.running()
 
     async def summary(self) -> dict[str, Any]:
         """Return the dashboard's figures, JSON-ready: from the database, or from the last records without one."""
@@ -251,6 +283,7 @@ class Forge(Spans):
             await opening.enter_async_context(self._langsmith)
             await opening.enter_async_context(self.outbox)
             await opening.enter_async_context(self._health)
+            await opening.enter_async_context(self._flights)
             self._resources = opening.pop_all()
         _open_forges.append(self)
 
@@ -261,7 +294,7 @@ class Forge(Spans):
             await self._resources.aclose()
         finally:
             # What the outbox did not need is theirs, too.
-            least_s = self.settings.shutdown_timeout_s * (1 - _OUTBOX_SHARE)
+            least_s = self.settings.shutdown_timeout_s * _SPANS_SHARE
             await asyncio.to_thread(self.telemetry.shutdown, max(until_s - time.monotonic(), least_s))
 
 

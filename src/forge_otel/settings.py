@@ -56,6 +56,8 @@ class Settings:
         critical_services: without one of these ``/readyz`` says no: ``redis``, ``archive``, ``database``, or a guarded
             service such as ``openai``; all others are optional.
         generation_timeout_s: how long a full generation may take.
+        single_flight_lease_s: after so long without a sign of life another process takes a generation over; None lets
+            each process generate by itself.
         max_body_bytes: larger request bodies are refused with 413.
         capture_content: record inputs and outputs of decorated functions on their spans.
         prices: model name to price; wins over the built-in price table.
@@ -89,6 +91,7 @@ class Settings:
     component_types: tuple[str, ...] = ()
     critical_services: tuple[str, ...] = ()
     generation_timeout_s: float = 180.0
+    single_flight_lease_s: float | None = 10.0
     max_body_bytes: int = 10 * 2**20
     capture_content: bool = False
     prices: Mapping[str, ModelPrice] = field(default_factory=lambda: MappingProxyType({}))

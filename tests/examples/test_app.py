@@ -1,5 +1,6 @@
 """The service end to end: a design goes in over HTTP, a component comes out, and bad requests get a plain sentence."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -162,3 +163,21 @@ async def test_a_bad_body_gets_a_plain_sentence(service: Service, body: bytes, s
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
     assert words in response.json()["detail"]
+
+
+async def test_the_running_generation_can_be_watched(service: Service) -> None:
+    """Whoever sends the same body sees what the agents do, from the beginning to the end; later, too."""
+    generating = asyncio.create_task(service.generate())
+    watched = await service.http.post("/generate/events", json=BUTTON)
+    assert (await generating).status_code == 200
+    again = await service.http.post("/generate/events", json=BUTTON)
+    assert again.text == watched.text
+    kinds = [line.removeprefix("event: ") for line in watched.text.splitlines() if line.startswith("event: ")]
+    assert (kinds[0], kinds[-1], "model_call" in kinds) == ("started", "done", True)
+    assert all(f'"{agent}"' in watched.text for agent in AGENTS)
+
+
+async def test_nothing_to_watch_is_a_plain_sentence(service: Service) -> None:
+    """A generation that nobody has begun is not found, after a moment in which it might begin."""
+    answer = await service.http.post("/generate/events", json=BUTTON, timeout=20)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

@@ -42,6 +42,7 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "FORGE_COMPONENT_TYPES": "button, card",
         "FORGE_CRITICAL_SERVICES": "database",
         "FORGE_GENERATION_TIMEOUT_S": "60",
+        "FORGE_SINGLE_FLIGHT_LEASE_S": "",
         "FORGE_MAX_BODY_BYTES": "4",
         "FORGE_CAPTURE_CONTENT": "1",
         "FORGE_PRICES": '{"m": {"input_usd": "2.5", "output_usd": 10}}',

@@ -12,6 +12,7 @@ import time
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from opentelemetry import trace
@@ -19,19 +20,23 @@ from opentelemetry import trace
 from forge_otel.context import current_generation
 from forge_otel.keys import digest
 from forge_otel.layers.entry import DamagedEntry, Entry, seal, unseal
+from forge_otel.layers.reads import Reads
+from forge_otel.layers.timeout import awaited
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.instruments import Instruments
 from forge_otel.types import Call, CallNext, GenerationRequest, Reply, Store
 
-__all__ = ["Exact", "tags_of", "unguarded"]
+__all__ = ["Exact", "entry_key", "tags_of", "unguarded"]
 
 T = TypeVar("T")
 Guarded = Callable[..., Awaitable[Any]]
+Commit = Callable[[bytes, float | None], Awaitable[bool | None]]
 
 # Hashing and inflating more than this would hold the event loop for more than a few milliseconds.
 _THREAD_ABOVE_BYTES = 512 * 1024
 _EVERYTHING = "all"
 LAYER = "L1"
+COLLAPSED = "collapsed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +92,24 @@ class Exact:
         self._max_entry_bytes = max_entry_bytes
         self._guard = guard
         self._without_it = without_it
+        self._making: dict[str, asyncio.Task[bytes]] = {}
+        get = partial(guard, store.get)
+        # In a cluster the keys of several answers are on several servers.
+        self._get = Reads(get) if getattr(store, "is_one_server", False) else get
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
         """Answer from the store, or store what the inner layers answer."""
         started = time.perf_counter()
-        found = await self._look_up(call)
+        found = await self.look_up(call)
         self._count(found, time.perf_counter() - started)
         if isinstance(found, Entry):
-            return Reply(
-                result=found.result,
-                source=LAYER,
-                cost_usd=found.cost_usd,
-                origin_id=found.origin_id,
-                age_s=max(0.0, time.time() - found.created_ms / 1000),
-            )
+            return _reply(found)
         self._note(found.reason)
-        reply = await call_next(call)
-        is_stored = bool(found.epochs) and await self._keep(call, reply, found.epochs)
-        return replace(reply, is_stored=is_stored)
+        shelf = _Shelf(self, call, found.epochs)
+        reply = await call_next(replace(call, shelf=shelf))
+        if shelf.is_settled or reply.source == COLLAPSED:
+            return reply
+        return replace(reply, is_stored=await shelf.put(reply))
 
     async def invalidate(self, tag: str) -> None:
         """Make every entry under `tag` a miss from now on.
@@ -117,11 +122,12 @@ class Exact:
         """
         await self._guard(self._store.set, _epoch_key(tag), _new_epoch())
 
-    async def _look_up(self, call: Call) -> Entry | _Miss:
+    async def look_up(self, call: Call) -> Entry | _Miss:
+        """Ask the store, and count nothing."""
         tags = tags_of(call.request)
-        keys = [_entry_key(call.key), *map(_epoch_key, tags)]
+        keys = [entry_key(call.key), *map(_epoch_key, tags)]
         try:
-            blob, *raw_epochs = await self._guard(self._store.get, keys)
+            blob, *raw_epochs = await self._get(keys)
             if None in raw_epochs:
                 # An epoch that is gone reads as unknown, never as equal; see _new_epoch.
                 return _Miss("cold" if blob is None else "epoch", await self._make_epochs(tags, raw_epochs))
@@ -131,7 +137,7 @@ class Exact:
         if blob is None:
             return _Miss("cold", epochs)
         try:
-            entry = await self._off_loop(len(blob), unseal, blob, key=call.key, secret=self._secret)
+            entry = await self.open(call, blob)
         except DamagedEntry:
             return _Miss("corrupt", epochs)
         return entry if entry.epochs == epochs else _Miss("epoch", epochs)
@@ -139,12 +145,36 @@ class Exact:
     async def _make_epochs(self, tags: list[str], found: list[bytes | None]) -> dict[str, str]:
         epochs = {}
         for tag, epoch in zip(tags, found, strict=True):
-            known = epoch if epoch is not None else await self._guard(self._store.add, _epoch_key(tag), _new_epoch())
+            known = epoch if epoch is not None else await self._make_epoch(tag)
             epochs[tag] = known.decode("ascii", "replace")
         return epochs
 
-    async def _keep(self, call: Call, reply: Reply, epochs: Mapping[str, str]) -> bool:
-        """Store the answer and say whether it is; one that cannot be stored was still answered."""
+    async def _make_epoch(self, tag: str) -> bytes:
+        """Make an epoch once for all who miss it; one that is outdated when they get it only makes a miss of a hit."""
+        making = self._making.get(tag)
+        if making is None:
+            making = asyncio.create_task(awaited(self._guard, self._store.add, _epoch_key(tag), _new_epoch()))
+            self._making[tag] = making
+            making.add_done_callback(lambda _: self._making.pop(tag, None))
+        return await asyncio.shield(making)
+
+    async def open(self, call: Call, blob: bytes) -> Entry:
+        """Read an entry that did not come from the store.
+
+        Raises:
+            DamagedEntry: it is none of this key and secret.
+        """
+        return await self._off_loop(len(blob), unseal, blob, key=call.key, secret=self._secret)
+
+    async def keep(self, call: Call, reply: Reply, epochs: Mapping[str, str], *, commit: Commit | None = None) -> bool:
+        """Store the answer and say whether it is; one that cannot be stored was still answered.
+
+        Args:
+            call: what was asked.
+            reply: the answer.
+            epochs: that it was made under.
+            commit: as of `forge_otel.types.Shelf.put`.
+        """
         result = reply.result
         size_bytes = sum(map(len, result.artifacts.values())) + len(result.code) + len(result.report_html or "")
         if size_bytes > self._max_entry_bytes:
@@ -163,7 +193,10 @@ class Exact:
             _skipped("too_large")
             return False
         try:
-            await self._guard(self._store.set, _entry_key(call.key), blob, ttl_s=self._ttl_s)
+            is_written = None if commit is None else await commit(blob, self._ttl_s)
+            if is_written is not None:
+                return is_written
+            await self._guard(self._store.set, entry_key(call.key), blob, ttl_s=self._ttl_s)
         except Exception:
             self._degrade()
             return False
@@ -202,12 +235,59 @@ class Exact:
         self._instruments.record(Metric.CACHE_DURATION, duration_s, attributes)
 
 
+class _Shelf:
+    """The place of one call's answer; see `forge_otel.types.Shelf`."""
+
+    def __init__(self, exact: Exact, call: Call, epochs: Mapping[str, str]) -> None:
+        self._exact = exact
+        self._call = call
+        self._epochs = epochs
+        self.is_settled = False
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self._epochs)
+
+    async def find(self, value: bytes | None = None) -> Reply | None:
+        found = await self._exact.look_up(self._call)
+        if isinstance(found, Entry):
+            return _reply(found)
+        if value is None:
+            # Read before the answer is begun, so that no invalidation from now on is missed.
+            self._epochs = found.epochs or self._epochs
+            return None
+        if not found.epochs or found.epochs != self._epochs:
+            return None
+        try:
+            reply = _reply(await self._exact.open(self._call, value))
+        except DamagedEntry:
+            return None
+        # It was made under the epochs of another process's cache; from here on it stands under ours.
+        await self.put(reply)
+        return reply
+
+    async def put(self, reply: Reply, *, commit: Commit | None = None) -> bool:
+        self.is_settled = True
+        return self.is_known and await self._exact.keep(self._call, reply, self._epochs, commit=commit)
+
+
+def _reply(entry: Entry) -> Reply:
+    return Reply(
+        result=entry.result,
+        source=LAYER,
+        cost_usd=entry.cost_usd,
+        origin_id=entry.origin_id,
+        age_s=max(0.0, time.time() - entry.created_ms / 1000),
+    )
+
+
 def _skipped(reason: str) -> None:
     """Say on the generation's span why its answer was not kept; the reason of the miss stays what it was."""
     trace.get_current_span().set_attribute(Attr.CACHE_STORE_SKIPPED, reason)
 
 
-def _entry_key(key: str) -> str:
+def entry_key(key: str) -> str:
+    """Return the store's key of the answer to calls of `key`."""
     return f"forge:l1:{key}"
 
 

@@ -59,6 +59,8 @@ SERVICE_DEFAULTS: Mapping[str, Policies] = MappingProxyType(
         "qdrant": _policies(total_s=0.5, attempt_s=0.5, attempts=2, base_s=0.05, slow_s=0.4, max_wait_s=0.1),
         # Asking a cache twice takes longer than going on without it.
         "redis": _policies(total_s=0.05, attempt_s=0.05, attempts=1, slow_s=0.04, places=500, max_wait_s=0.01),
+        # The file by which the workers of one host agree; its own bound on waiting for a lock is below this.
+        "flights": _policies(total_s=0.25, attempt_s=0.25, attempts=1, places=500, max_wait_s=0.05),
         "s3": _policies(total_s=60, attempt_s=15, places=16, max_wait_s=30),
         "postgresql": _policies(total_s=30, attempt_s=10, places=16, max_wait_s=10),
         "langsmith": _policies(total_s=30, attempt_s=10, places=8),

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from forge_otel.context import Generation, current_generation
 from forge_otel.errors import BadRequest
 from forge_otel.keys import artifact_key
+from forge_otel.layers.flight import Outcome
 from forge_otel.types import Call, CallNext, GenerationResult, Record, Reply, outcome_of
 
 __all__ = ["Journal", "Recorder", "finite"]
@@ -69,6 +70,10 @@ class Recorder:
             raise
         await self._journal.offer(self._record(call, generation, reply=reply))
         return reply
+
+    async def record_left(self, call: Call, generation: Generation, outcome: Outcome) -> None:
+        """Record a run whose caller had left before it ended: it was paid for all the same."""
+        await self._journal.offer(self._record(call, generation, reply=outcome.reply, exc=outcome.error))
 
     def _record(
         self, call: Call, generation: Generation, *, reply: Reply | None = None, exc: BaseException | None = None

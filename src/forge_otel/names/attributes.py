@@ -41,6 +41,7 @@ class Attr:
     CACHE_OPERATION: Final = "cache.operation"
     CACHE_MISS_REASON: Final = "cache.miss.reason"
     CACHE_STORE_SKIPPED: Final = "cache.store.skipped"
+    FLIGHT_SCOPE: Final = "forge.flight.scope"
     # Who
     USER_ID: Final = "user.id"
     SESSION_ID: Final = "session.id"

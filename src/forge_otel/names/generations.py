@@ -47,6 +47,32 @@ class GenerationMetrics:
         attributes=(Attr.CACHE_LAYER, Attr.CACHE_OPERATION),
         bounds=FAST_S,
     )
+    FLIGHT_WAIT: Final = Instrument(
+        name="forge.flight.wait.duration",
+        kind="histogram",
+        unit="s",
+        description="How long calls waited for a generation that was already running, by whose it was.",
+        attributes=(Attr.FLIGHT_SCOPE, Attr.OUTCOME),
+        bounds=LONG_S,
+    )
+    FLIGHT_TAKEOVERS: Final = Instrument(
+        name="forge.flight.takeovers",
+        kind="counter",
+        unit="{generation}",
+        description="Generations that were begun again because another process did not finish them.",
+    )
+    FLIGHT_FENCED: Final = Instrument(
+        name="forge.flight.fenced",
+        kind="counter",
+        unit="{write}",
+        description="Late cache entries that were refused because another process had taken over.",
+    )
+    FLIGHT_LEFT: Final = Instrument(
+        name="forge.flight.left",
+        kind="counter",
+        unit="{generation}",
+        description="Generations that ended after the caller who began them had left.",
+    )
     SAVED: Final = Instrument(
         name="forge.genai.cost.saved.usd",
         kind="counter",

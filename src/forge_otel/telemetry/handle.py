@@ -127,6 +127,8 @@ class SpanHandle:
         self._started_s = time.monotonic()
         self._span = telemetry.tracer.bound.start_span(plan.span_name, kind=plan.span_kind, attributes=attributes)
         self._context = trace.set_span_in_context(self._span)
+        if self._generation is not None and plan.kind in _COUNTED:
+            self._generation.note_start(plan.name, plan.kind)
 
     @property
     def trace_id(self) -> str:

@@ -3,11 +3,11 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 from forge_otel.types.requests import ZERO_USD, GenerationRequest, GenerationResult
 
-__all__ = ["Call", "CallNext", "Reply"]
+__all__ = ["Call", "CallNext", "Reply", "Shelf"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,7 @@ class Call:
         component_id: the archive folder.
         run: the pipeline itself; what `Forge` puts innermost awaits it.
         pattern: what an L3 hit hands to the pipeline.
+        shelf: where the exact cache would keep the answer; None where there is none around the call.
     """
 
     request: GenerationRequest
@@ -29,6 +30,7 @@ class Call:
     component_id: str
     run: Callable[[], Awaitable[GenerationResult]]
     pattern: Any = None
+    shelf: "Shelf | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,34 @@ class Reply:
     def saved_usd(self) -> Decimal:
         """What the caller did not have to spend: the recorded cost of the generation that made the answer."""
         return self.cost_usd if self.is_hit else ZERO_USD
+
+
+class Shelf(Protocol):
+    """The place of one answer in the exact cache, for a layer that makes one answer for many callers."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the cache could be asked, so that an answer can be kept in it."""
+        ...
+
+    async def find(self, value: bytes | None = None) -> Reply | None:
+        """Look again.
+
+        Args:
+            value: the entry as another process has sealed it; None asks the cache.
+        """
+        ...
+
+    async def put(
+        self, reply: Reply, *, commit: Callable[[bytes, float | None], Awaitable[bool | None]] | None = None
+    ) -> bool:
+        """Keep the answer and say whether it is kept; the cache will not do so again.
+
+        Args:
+            commit: asked with the sealed entry and its life in seconds: True has written it, False may not, None leaves
+                it to the cache.
+        """
+        ...
 
 
 CallNext = Callable[[Call], Awaitable[Reply]]

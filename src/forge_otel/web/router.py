@@ -10,7 +10,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from forge_otel.errors import ConfigurationError, ForgeError
+from forge_otel.web.admin import Admin
 from forge_otel.web.dashboard import ONE, Dashboard
+from forge_otel.web.follow import Following
 from forge_otel.web.health import Health
 from forge_otel.web.metrics import Metrics
 from forge_otel.web.problems import problem, problem_of, unexpected
@@ -116,7 +118,7 @@ class Router:
                 self._pages[path] = self._pages[path + "/"] = Page(endpoint)
         self._folder = routes.dashboard
         if routes.dashboard is not None:
-            for inner, endpoint, methods in Dashboard(forge).pages():
+            for inner, endpoint, methods in [*Dashboard(forge).pages(), *Following(forge, Admin(forge)).pages()]:
                 self._pages[routes.dashboard + inner] = Page(endpoint, methods)
         _warn_of_hidden(app, self._pages)
 

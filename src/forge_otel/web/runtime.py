@@ -1,6 +1,6 @@
 """What the HTTP entrance asks of the runtime; `forge_otel.forge.Forge` is one, tests may bring a smaller one."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -8,7 +8,7 @@ from opentelemetry.trace import SpanContext, Tracer
 
 from forge_otel.names import Instrument
 from forge_otel.settings import Settings
-from forge_otel.types import Record
+from forge_otel.types import Progress, Record
 
 __all__ = ["Instruments", "Page", "RecentRecords", "RecentTraces", "Runtime", "Telemetry"]
 
@@ -106,6 +106,18 @@ class Runtime(Protocol):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None: ...
+
+    def flights(self) -> Sequence[str]:
+        """Return the keys that are being generated or waited for in this process."""
+        ...
+
+    def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:
+        """Watch the generation of a key: from its beginning, in whichever process it runs.
+
+        Raises:
+            NotFound: none is running, and none ended a short while ago.
+        """
+        ...
 
     def breakers(self) -> Sequence[Mapping[str, Any]]:
         """Return what the circuit breakers look like now, JSON-ready, by name."""

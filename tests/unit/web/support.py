@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Scope
 from forge_otel.errors import NotFound
 from forge_otel.names import Instrument, Metric
 from forge_otel.settings import Settings
-from forge_otel.types import Record
+from forge_otel.types import Progress, Record
 
 TOKEN = "a-token-of-the-tests"
 
@@ -123,6 +123,16 @@ class SmallRuntime:
     async def __aexit__(self, *_: object) -> None:
         self.entered -= 1
         self.events.append("close")
+
+    def flights(self) -> list[str]:
+        return ["k"]
+
+    async def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:
+        if key != "k":
+            raise NotFound("no generation of this request is running")
+        for number, kind in enumerate(("started", "done"), 1):
+            if f"7-{number}" > after:
+                yield Progress(id=f"7-{number}", kind=kind, at_s=number / 2, facts={"name": "a\nb"})
 
     def breakers(self) -> list[dict[str, Any]]:
         return [{"name": "openai", "mode": self.mode}]

@@ -1,0 +1,130 @@
+"""Single-flight over a Redis that misbehaves: nobody notices but the figures; and through the whole of a forge."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from redis.asyncio import Redis
+from tests.servers import RedisServer
+
+from componentforge.serving import serve
+from forge_otel import Forge, ForgeMiddleware, GenerationRequest, GenerationResult, Settings, record_usage
+from forge_otel.testing.fault_kinds import Fault, Refuse, Reset, Silent, Slow
+from forge_otel.testing.faults import FaultProxy
+
+ALONE: dict[str, Any] = {"archive_url": None, "database_url": None, "outbox_dir": None, "trace_spool_dir": None}
+HERD = 200
+# What a guard allows Redis once, and a busy machine on top of it.
+NOTICEABLE_S = 2.0
+
+
+class Pipeline:
+    """A pipeline on a forge, which counts its runs."""
+
+    def __init__(self, forge: Forge, *, run_s: float = 0.1) -> None:
+        self.runs = 0
+
+        @forge.generation(name="generate")
+        async def generate(request: GenerationRequest) -> GenerationResult:
+            self.runs += 1
+            record_usage(1000, 500, model="gpt-4o", cost_usd=Decimal("0.42"))
+            await asyncio.sleep(run_s)
+            return GenerationResult(code=f"run {self.runs}")
+
+        self.ask = generate
+
+
+def _request(number: int = 0) -> GenerationRequest:
+    return GenerationRequest(component_type="button", figma_key="f", tokens={"n": number})
+
+
+@asynccontextmanager
+async def _through_proxy(server: RedisServer) -> AsyncIterator[tuple[FaultProxy, Forge]]:
+    async with (
+        FaultProxy("127.0.0.1", server.port) as proxy,
+        Forge(Settings(cache_url=f"redis://127.0.0.1:{proxy.port}/0", **ALONE)) as forge,
+    ):
+        yield proxy, forge
+
+
+async def _herd(pipeline: Pipeline, number: int) -> list[str]:
+    results = await asyncio.gather(*(pipeline.ask(_request(number)) for _ in range(HERD)))
+    return sorted(result.source for result in results)
+
+
+@pytest.mark.parametrize(
+    "fault", [Refuse(), Reset(), Silent(), Slow(answer_s=0.5), Slow(answer_s=0.04)], ids=lambda fault: repr(fault)[:24]
+)
+async def test_no_fault_of_redis_reaches_a_caller(shared_redis: RedisServer, fault: Fault) -> None:
+    """200 callers at once, three times: one run each time, no error, no noticeable delay."""
+    shared_redis.flush()
+    async with _through_proxy(shared_redis) as (proxy, forge):
+        pipeline = Pipeline(forge)
+        async with proxy.fault(fault):
+            for number in range(3):
+                started_s = time.monotonic()
+                assert await _herd(pipeline, number) == ["L4", *["collapsed"] * (HERD - 1)]
+                assert time.monotonic() - started_s < NOTICEABLE_S
+        assert pipeline.runs == 3
+
+
+async def test_a_redis_that_is_full_stores_nothing_and_stops_nobody(redis_server: RedisServer) -> None:
+    """OOM on every write: lease and entry are refused, the answer is given."""
+    async with Redis.from_url(redis_server.url) as client:
+        await client.config_set("maxmemory", 1)
+    async with Forge(Settings(cache_url=redis_server.url, **ALONE)) as forge:
+        pipeline = Pipeline(forge)
+        assert await _herd(pipeline, 0) == ["L4", *["collapsed"] * (HERD - 1)]
+        assert pipeline.runs == 1
+
+
+async def test_a_cold_herd_finds_redis_well(fresh_redis: str) -> None:
+    """200 callers on connections that are not there yet: Redis is asked, and its breaker stays closed."""
+    async with Forge(Settings(cache_url=fresh_redis, **ALONE)) as forge, Redis.from_url(fresh_redis) as client:
+        pipeline = Pipeline(forge)
+        assert await _herd(pipeline, 0) == ["L4", *["collapsed"] * (HERD - 1)]
+        assert {guard["name"]: guard["state"] for guard in forge.breakers()} == {
+            "redis": "closed",
+            "redis:flights": "closed",
+        }
+        assert await client.keys("forge:l1:*")
+        # Its own too, and the one that listens.
+        assert len(await client.client_list()) <= 35
+        assert (await pipeline.ask(_request())).source == "L1"
+
+
+async def test_the_first_client_hangs_up_and_the_others_are_answered(fresh_redis: str) -> None:
+    """Over real HTTP: its answer is made, given to the others, cached, and paid for in one record."""
+    async with Forge(Settings(cache_url=fresh_redis, **ALONE)) as forge:
+        pipeline = Pipeline(forge, run_s=0.6)
+        app = FastAPI()
+        app.add_middleware(ForgeMiddleware, forge=forge)
+
+        @app.get("/generate")
+        async def generate() -> dict[str, str]:
+            # As a framework does that takes a client's leaving for a reason to stop.
+            result = await asyncio.wait_for(pipeline.ask(_request()), timeout=None if pipeline.runs else 0.2)
+            return {"code": result.code, "source": result.source, "saved": str(result.saved_usd)}
+
+        async with serve(app) as url, httpx.AsyncClient(base_url=url) as http:
+            first = asyncio.create_task(http.get("/generate"))
+            while not pipeline.runs:
+                await asyncio.sleep(0.01)
+            others = [asyncio.create_task(http.get("/generate")) for _ in range(5)]
+            await asyncio.gather(first, return_exceptions=True)
+            answers = await asyncio.gather(*others)
+            assert {tuple(answer.json().values()) for answer in answers} == {("run 1", "collapsed", "0.42")}
+            assert {answer.headers["cache-status"] for answer in answers} == {"forge; fwd=miss; collapsed"}
+            assert (await http.get("/generate")).json()["source"] == "L1"
+        records = forge.recent.records(20)
+    assert pipeline.runs == 1
+    assert sorted(record.outcome for record in records) == ["cancelled", *["ok"] * 7]
+    assert sum(record.cost_usd for record in records) == Decimal("0.42")
+    (paid,) = [record for record in records if record.cost_usd]
+    assert (paid.source, {record.origin_id for record in records if record.source == "collapsed"}) == ("L4", {paid.id})
