@@ -245,7 +245,7 @@ async def test_redis_may_go_and_come_back_while_one_generates(redis_server: Redi
         await first.told("runs")
         await asyncio.to_thread(redis_server.kill)
         await asyncio.to_thread(redis_server.start)
-        redis_server.flush()
+        await forget_leases(redis_server.url)
         await asyncio.sleep(2.0)
         second.order(run_s=0.1)
         assert (await first.told("answered"))["sources"] == {"L4": 1}
