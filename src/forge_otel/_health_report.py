@@ -70,16 +70,18 @@ def with_parts(
                 "output": f"set aside as {set_aside[-1].name}; a new file took what came after",
             }
         ]
-    checks["generations:errorRate"] = [
-        {
-            "status": "warn" if spike.active else "pass",
-            "observedValue": round(spike.rate_fast, 4),
-            "observedUnit": "1",
-            "generations": spike.volume,
-        }
-    ]
+    checks["generations:errorRate"] = [_spike(spike)]
     statuses = [report["status"], *(check["status"] for found in checks.values() for check in found)]
     return {"status": max(statuses, key=_WORST.index), "checks": checks}
+
+
+def _spike(spike: SpikeState) -> dict[str, Any]:
+    return {
+        "status": "warn" if spike.active else "pass",
+        "observedValue": round(spike.rate_fast, 4),
+        "observedUnit": "1",
+        "generations": spike.volume,
+    }
 
 
 def _export(name: str, export: ExportStats) -> dict[str, Any]:

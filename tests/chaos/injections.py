@@ -236,12 +236,8 @@ INJECTIONS: Final[Mapping[tuple[str, str], Injection]] = {
     ("LangSmith", "slow"): lambda site: site.row.proxies["LangSmith"].fault(Slow(answer_s=MODEL_LATE_S)),
     ("LangSmith", "garbage"): lambda site: site.row.proxies["LangSmith"].fault(Garbage()),
     ("LangSmith", "auth error"): lambda site: site.row.proxies["LangSmith"].fault(HttpAnswer.unauthorized()),
-    ("LangSmith", "full"): lambda site: site.row.proxies["LangSmith"].fault(
-        HttpAnswer.too_many_requests(retry_after_s=5)
-    ),
-    ("LangSmith", "restart mid-write"): lambda site: site.row.proxies["LangSmith"].fault(
-        CutOff(after_bytes=CUT_ANSWER_BYTES)
-    ),
+    ("LangSmith", "full"): lambda site: site.row.proxies["LangSmith"].fault(LANGSMITH_BUSY),
+    ("LangSmith", "restart mid-write"): lambda site: site.row.proxies["LangSmith"].fault(LANGSMITH_CUT),
     ("LangSmith", "clock jump"): wrong_clock,
     ("SQLite", "refused"): lambda site: file_in_place_of(site.database.parent, site),
     ("SQLite", "silent"): lambda site: locked(site.database),

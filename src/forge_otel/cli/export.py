@@ -8,18 +8,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from forge_otel.errors import ConfigurationError, ForgeError
-from forge_otel.settings import Settings
+import orjson
+
+from forge_otel.errors import ConfigurationError, ServiceUnavailable, needs
+from forge_otel.settings import Settings, mask_url
 
 __all__ = ["add"]
-
-
-class _Unreadable(ForgeError):
-    """The database could not be read to the end."""
-
-    code = "export_failed"
-    title = "Export failed"
-    remedy = "Look whether FORGE_DATABASE_URL is right and `forge-otel migrate` has run; what was written is whole."
 
 
 def add(commands: Any) -> None:
@@ -55,11 +49,11 @@ def _traces(arguments: Namespace) -> int:
 
 
 async def _write(url: str, arguments: Namespace) -> None:
-    import orjson
-    from sqlalchemy.exc import SQLAlchemyError
-
     from forge_otel.database.engine import create_engine
     from forge_otel.database.traces import export_traces
+
+    with needs("sql"):
+        from sqlalchemy.exc import SQLAlchemyError
 
     engine = create_engine(url)
     try:
@@ -69,7 +63,10 @@ async def _write(url: str, arguments: Namespace) -> None:
     except (SQLAlchemyError, OSError) as exc:
         if isinstance(exc, BrokenPipeError):
             raise
-        raise _Unreadable(f"the database cannot be read: {type(exc).__name__}") from exc
+        # What a driver says may repeat the password.
+        raise ServiceUnavailable(
+            f"the database {mask_url(url)} cannot be read ({type(exc).__name__}); what was written is whole"
+        ) from exc
     finally:
         await engine.dispose()
 

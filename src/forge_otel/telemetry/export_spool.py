@@ -186,16 +186,8 @@ class Spool:
     def head(self) -> Held | None:
         """Return the batch that is to be sent next, None where nothing waits; it stays until it is settled."""
         with self._changing():
-            for shelf in (*self._shelves, self._memory):
-                try:
-                    held = self._fresh_head(shelf)
-                except (sqlite3.Error, OSError) as exc:
-                    if is_damage(exc):
-                        self._set_aside(shelf, exc)
-                    continue
-                if held is not None:
-                    return held
-            return None
+            heads = (self._readable_head(shelf) for shelf in (*self._shelves, self._memory))
+            return next((held for held in heads if held is not None), None)
 
     def settle(
         self, held: Held, *, requeue: Sequence[Parcel] = (), book: Callable[[int], None] = lambda _count: None
@@ -283,6 +275,14 @@ class Spool:
                 return self._memory
             self._shelves.append(self._own)
         return self._own
+
+    def _readable_head(self, shelf: _Shelf) -> Held | None:
+        try:
+            return self._fresh_head(shelf)
+        except (sqlite3.Error, OSError) as exc:
+            if is_damage(exc):
+                self._set_aside(shelf, exc)
+            return None
 
     def _fresh_head(self, shelf: _Shelf) -> Held | None:
         while (held := shelf.head()) is not None:

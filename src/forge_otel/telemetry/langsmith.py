@@ -150,15 +150,14 @@ def _encode(spans: Sequence[ReadableSpan]) -> bytes:
 def _halve(body: bytes) -> tuple[bytes, bytes]:
     """Split an encoded batch, in the order of its spans."""
     whole = ExportTraceServiceRequest.FromString(body)
-    half = sum(len(scope.spans) for resource in whole.resource_spans for scope in resource.scope_spans) // 2
-    first, second = ExportTraceServiceRequest(), ExportTraceServiceRequest()
+    found = [(resource, scope) for resource in whole.resource_spans for scope in resource.scope_spans]
+    half = sum(len(scope.spans) for _, scope in found) // 2
+    halves = ExportTraceServiceRequest(), ExportTraceServiceRequest()
     number = 0
-    for resource in whole.resource_spans:
-        for scope in resource.scope_spans:
-            here = max(min(half - number, len(scope.spans)), 0)
-            number += len(scope.spans)
-            for target, spans in ((first, scope.spans[:here]), (second, scope.spans[here:])):
-                if spans:
-                    kept = target.resource_spans.add(resource=resource.resource, schema_url=resource.schema_url)
-                    kept.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url, spans=spans)
-    return first.SerializeToString(), second.SerializeToString()
+    for resource, scope in found:
+        here = max(min(half - number, len(scope.spans)), 0)
+        number += len(scope.spans)
+        for target, spans in zip(halves, (scope.spans[:here], scope.spans[here:]), strict=True):
+            kept = target.resource_spans.add(resource=resource.resource, schema_url=resource.schema_url)
+            kept.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url, spans=spans)
+    return halves[0].SerializeToString(), halves[1].SerializeToString()
