@@ -75,6 +75,7 @@ BROUGHT_BY = {
     "opentelemetry.proto": {"opentelemetry-proto", "opentelemetry-exporter-otlp-proto-http"},
     "pydantic": {"fastapi", "sqlmodel"},
     "sqlalchemy": {"sqlmodel"},
+    "zstandard": {"langsmith"},
 }
 NOT_LOADED_BY_BARE_IMPORT = (
     *("aioboto3", "aiosqlite", "alembic", "asyncpg", "fastapi", "genai_prices", "httpx", "langsmith", "numpy"),

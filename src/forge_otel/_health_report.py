@@ -59,14 +59,7 @@ def with_parts(
                 "output": f"set aside as {set_aside[-1].name}; a new file took what came after",
             }
         ]
-    checks["generations:errorRate"] = [
-        {
-            "status": "warn" if spike.active else "pass",
-            "observedValue": round(spike.rate_fast, 4),
-            "observedUnit": "1",
-            "generations": spike.volume,
-        }
-    ]
+    checks["generations:errorRate"] = [_spike(spike)]
     statuses = [report["status"], *(check["status"] for found in checks.values() for check in found)]
     return {"status": max(statuses, key=_WORST.index), "checks": checks}
 
@@ -84,6 +77,15 @@ def _waiting(name: str, sink: SinkStats) -> dict[str, Any]:
     if not sink.is_up:
         check["withoutIt"] = "records wait on local disk and are delivered later"
     return check
+
+
+def _spike(spike: SpikeState) -> dict[str, Any]:
+    return {
+        "status": "warn" if spike.active else "pass",
+        "observedValue": round(spike.rate_fast, 4),
+        "observedUnit": "1",
+        "generations": spike.volume,
+    }
 
 
 def _export(name: str, export: ExportStats) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def test_langsmith_is_away_for_a_while(tmp_path: Path) -> None:
 def test_sigterm_under_uvicorn_is_quick_and_keeps_what_waits(fault: Fault, tmp_path: Path) -> None:
     """Whatever LangSmith does, the process is gone within 5 s; started again, it delivers."""
     with LangSmithStandIn(api_key="key") as langsmith:
-        langsmith.fail(fault)
+        langsmith.fail_everything(fault)
         with Service(langsmith.url, tmp_path) as service:
             for _ in range(5):
                 service.get("/work")

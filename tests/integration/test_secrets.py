@@ -144,7 +144,7 @@ def create_app(forge: Forge) -> FastAPI:
             model_call(trace.get_tracer("model", tracer_provider=PROVIDERS[-1]))
         return {"answer": INNOCENT, "headers": headers, "content": content}
 
-    @app.post("/jobs/{name}")
+    @app.post("/write/{name}")
     async def work(name: str, request: Request) -> dict[str, str]:
         await writer(dict(request.headers), await request.json())
         raise LookupError(marked("exception of a request"))
@@ -192,7 +192,7 @@ async def test_no_planted_secret_reaches_langsmith(langsmith: LangSmithStandIn, 
     forge = Forge(settings, telemetry=Telemetry(settings, tracer_provider=provider))
     async with serving(create_app(forge)) as url, httpx.AsyncClient(base_url=url) as http:
         answer = await http.post(
-            f"/jobs/sk-{plant('path')}",
+            f"/write/sk-{plant('path')}",
             params={name: value() for name, value in QUERY.items()},
             headers={name: value() for name, value in HEADERS.items()},
             json=body(),
@@ -200,7 +200,7 @@ async def test_no_planted_secret_reaches_langsmith(langsmith: LangSmithStandIn, 
         assert answer.status_code == 500
     provider.shutdown()
     runs = {run.name.removeprefix("invoke_agent ").removeprefix("execute_tool "): run for run in langsmith.runs()}
-    assert {"POST /jobs/{name}", "writer", "lookup", "stream", "fail"} < runs.keys()
+    assert {"POST /write/{name}", "writer", "lookup", "stream", "fail"} < runs.keys()
     assert len(PLANTED) > 55
     assert {place: secret for place, secret in PLANTED.items() if langsmith.holds(secret)} == {}
     if capture:

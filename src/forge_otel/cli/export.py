@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from forge_otel.errors import ConfigurationError, ServiceUnavailable
-from forge_otel.settings import Settings
+import orjson
+
+from forge_otel.errors import ConfigurationError, ServiceUnavailable, needs
+from forge_otel.settings import Settings, mask_url
 
 __all__ = ["add"]
 
@@ -47,11 +49,11 @@ def _traces(arguments: Namespace) -> int:
 
 
 async def _write(url: str, arguments: Namespace) -> None:
-    import orjson
-    from sqlalchemy.exc import SQLAlchemyError
-
     from forge_otel.database.engine import create_engine
     from forge_otel.database.traces import export_traces
+
+    with needs("sql"):
+        from sqlalchemy.exc import SQLAlchemyError
 
     engine = create_engine(url)
     try:
@@ -61,9 +63,9 @@ async def _write(url: str, arguments: Namespace) -> None:
     except (SQLAlchemyError, OSError) as exc:
         if isinstance(exc, BrokenPipeError):
             raise
+        # What a driver says may repeat the password.
         raise ServiceUnavailable(
-            f"the database cannot be read: {type(exc).__name__}; look whether FORGE_DATABASE_URL is right and "
-            "`forge-otel migrate` has run; the lines that were written are whole"
+            f"the database {mask_url(url)} cannot be read ({type(exc).__name__}); what was written is whole"
         ) from exc
     finally:
         await engine.dispose()

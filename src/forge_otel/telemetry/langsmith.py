@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any, Final, TypedDict, Unpack
+from typing import Final, TypedDict, Unpack
 
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -147,22 +147,17 @@ def _encode(spans: Sequence[ReadableSpan]) -> bytes:
     return body
 
 
-def _keep(target: ExportTraceServiceRequest, resource: Any, scope: Any, spans: Sequence[Any]) -> None:
-    if spans:
-        kept = target.resource_spans.add(resource=resource.resource, schema_url=resource.schema_url)
-        kept.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url, spans=spans)
-
-
 def _halve(body: bytes) -> tuple[bytes, bytes]:
     """Split an encoded batch, in the order of its spans."""
     whole = ExportTraceServiceRequest.FromString(body)
-    half = sum(len(scope.spans) for resource in whole.resource_spans for scope in resource.scope_spans) // 2
-    first, second = ExportTraceServiceRequest(), ExportTraceServiceRequest()
+    found = [(resource, scope) for resource in whole.resource_spans for scope in resource.scope_spans]
+    half = sum(len(scope.spans) for _, scope in found) // 2
+    halves = ExportTraceServiceRequest(), ExportTraceServiceRequest()
     number = 0
-    for resource in whole.resource_spans:
-        for scope in resource.scope_spans:
-            here = max(min(half - number, len(scope.spans)), 0)
-            number += len(scope.spans)
-            _keep(first, resource, scope, scope.spans[:here])
-            _keep(second, resource, scope, scope.spans[here:])
-    return first.SerializeToString(), second.SerializeToString()
+    for resource, scope in found:
+        here = max(min(half - number, len(scope.spans)), 0)
+        number += len(scope.spans)
+        for target, spans in zip(halves, (scope.spans[:here], scope.spans[here:]), strict=True):
+            kept = target.resource_spans.add(resource=resource.resource, schema_url=resource.schema_url)
+            kept.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url, spans=spans)
+    return halves[0].SerializeToString(), halves[1].SerializeToString()

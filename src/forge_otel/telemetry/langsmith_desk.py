@@ -7,13 +7,14 @@ is asked for in the background, and until it is known there is no link. Scores w
 import asyncio
 import logging
 import os
+import threading
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 from uuid import UUID
 
 from opentelemetry.trace import SpanContext
@@ -36,6 +37,9 @@ _FIRST_WAIT_S: Final = 1.0
 _MAX_WAIT_S: Final = 60.0
 _CLOSING_S: Final = 1.0
 _KEY: Final = "quality_score"
+
+
+T = TypeVar("T")
 
 
 class Attempt(Protocol):
@@ -173,7 +177,7 @@ class LangSmithDesk:
         next_one, project = self._scores[0], self._project
         next_one.attempts += 1
         try:
-            await self._attempt(lambda: asyncio.to_thread(self._send, project, next_one))
+            await self._attempt(lambda: _in_thread(lambda: self._send(project, next_one)))
         except Exception:
             if next_one.attempts >= _MAX_ATTEMPTS:
                 self._settle("dropped", "undeliverable")
@@ -188,7 +192,7 @@ class LangSmithDesk:
             self._empty.set()
 
     async def _find_project(self) -> "Project | None":
-        return await asyncio.to_thread(lambda: self._reached().find_project())
+        return await _in_thread(lambda: self._reached().find_project())
 
     def _send(self, project: "Project", score: _Score) -> None:
         self._reached().score(
@@ -203,3 +207,30 @@ class LangSmithDesk:
             assert self._options is not None  # noqa: S101 - only asked for with options
             self._client = LangSmithClient(self._options)
         return self._client
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    """Return what `call` does in a daemon thread: one of an executor would hold up the exit while LangSmith hangs."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast("T", result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = call()
+        except Exception as exc:
+            error = exc
+        # The loop may be closed by now, and nobody waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, name="forge-langsmith", daemon=True).start()
+    return await done

@@ -11,19 +11,22 @@ a LangSmith that the environment points to.
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
+from forge_otel.errors import needs
 from forge_otel.forge import Forge
 from forge_otel.settings import Settings
 from forge_otel.telemetry.langsmith_names import Variable
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.testing.langsmith import LangSmithStandIn
 from forge_otel.testing.traces import Node, assert_trace, trace_trees
+
+with needs("testing"):
+    import pytest
 
 __all__ = ["RecordedForge", "SequentialIds", "langsmith_stand_in", "recorded_forge"]
 
