@@ -20,7 +20,7 @@ from typing import Any, Self, cast, get_args
 from forge_otel import _figures, _health_report, _parts, _stack
 from forge_otel._pipeline import PipelineDecorator, compose
 from forge_otel._watch import Watch
-from forge_otel.context import Generation, current_call, current_generation, note_cache
+from forge_otel.context import Generation, current_call, current_generation, current_request, note_cache
 from forge_otel.errors import BadRequest, ConfigurationError, NotFound, NotOpen
 from forge_otel.health import HealthMonitor
 from forge_otel.keys import generation_key, new_id
@@ -158,6 +158,9 @@ class Forge(Spans):
         """
         call = self._admit(request, run, pipeline)
         generation = Generation(id=new_id(), started_at=datetime.now(UTC), started_s=time.monotonic())
+        request_info = current_request.get()
+        if request_info is not None:
+            generation.degraded.extend(request_info.degraded)
         tokens = current_generation.set(generation), _current.set(self)
         try:
             reply = await self._answer(call)
