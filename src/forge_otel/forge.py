@@ -95,6 +95,7 @@ class Forge(Spans):
         _check_critical(self.settings, {probe.name for probe in stack.probes} | {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
         self._flights = stack.flights
+        self.budget = stack.budget
         self._health = HealthMonitor(stack.probes)
         self._langsmith = LangSmithDesk(
             lambda function: self.guards.get("langsmith").call(function), self.telemetry.instruments
@@ -215,6 +216,7 @@ class Forge(Spans):
                 "journal_bytes": stats.journal_bytes,
                 "sinks": {name: asdict(sink) for name, sink in stats.sinks.items()},
             },
+            "budget": await self.budget.used(),
             "breakers": self.breakers(),
             "incidents": [incident.to_dict() for incident in self._watch.incidents.report()],
             "spike": asdict(self._watch.spikes.state()),

@@ -39,7 +39,7 @@ class Service:
     async def edit(self, node_id: str, *, text: str) -> None:
         """Change the design as a designer would, and tell the service as Figma would."""
         self.site.figma.edit(ATLAS, node_id, text=text)
-        await self.site.figma.announce(ATLAS, url=f"{self.http.base_url}figma/webhook", passcode=PASSCODE)
+        await self.site.figma.announce(ATLAS, url=str(self.http.base_url.join("/figma/webhook")), passcode=PASSCODE)
 
 
 @pytest.fixture
