@@ -21,6 +21,7 @@ from forge_otel.web.problems import problem_of
 # Programs ask for these. A line may be added; one that is changed or removed breaks somebody's client.
 CODES = {
     "BadRequest": "bad_request",
+    "BudgetExceeded": "budget_exceeded",
     "CircuitOpen": "circuit_open",
     "ConfigurationError": "configuration",
     "DamagedRecord": "damaged_record",

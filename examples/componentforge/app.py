@@ -5,17 +5,20 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-import httpx
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.routing import Route
 
 from componentforge.briefs import ComponentType
-from componentforge.figma_client import FigmaClient, FigmaNode
 from componentforge.instrumentation import instrument_openai
 from componentforge.llm import LanguageModel
+from componentforge.offers import offers
 from componentforge.pipeline import generate
 from componentforge.settings import ServiceSettings
 from forge_otel import Forge, ForgeMiddleware, GenerationRequest
+from forge_otel.figma.client import FigmaClient
+from forge_otel.figma.nodes import FigmaNode
+from forge_otel.figma.webhook import FigmaWebhook
 from forge_otel.forge import default
 from forge_otel.web.follow import events, last_event_id
 from forge_otel.web.handlers import install_problem_handlers
@@ -76,15 +79,12 @@ def create_app(settings: ServiceSettings, forge: Forge | None = None) -> FastAPI
 
     forge = forge or default()
 
+    figma = FigmaClient.of(forge, token=settings.figma_token, base_url=settings.figma_url)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        http = httpx.AsyncClient(
-            base_url=settings.figma_url,
-            headers={"X-Figma-Token": settings.figma_token},
-            timeout=settings.timeout_s,
-        )
-        async with http, LanguageModel(settings, guard=forge.guard("openai")) as llm:
-            app.state.figma, app.state.llm = FigmaClient(http, guard=forge.guard("figma")), llm
+        async with figma, LanguageModel(settings, guard=forge.guard("openai")) as llm:
+            app.state.llm = llm
             yield
 
     instrument_openai()
@@ -94,7 +94,9 @@ def create_app(settings: ServiceSettings, forge: Forge | None = None) -> FastAPI
     app.add_api_route("/generate", _generate, methods=["POST"], response_model=GenerateAnswer)
     app.add_api_route("/generate/events", _follow, methods=["POST"], response_class=Response)
     app.add_api_route("/components", _components, methods=["GET"], response_model=list[OfferAnswer])
-    app.state.settings, app.state.forge = settings, forge
+    if settings.figma_passcode:
+        app.router.routes.append(Route("/figma/webhook", FigmaWebhook(figma, passcode=settings.figma_passcode)))
+    app.state.settings, app.state.forge, app.state.figma = settings, forge, figma
     return app
 
 
@@ -134,8 +136,8 @@ async def _order(body: GenerateBody, request: Request) -> tuple[GenerationReques
 async def _components(request: Request) -> list[OfferAnswer]:
     """List the components that can be generated."""
     figma: FigmaClient = request.app.state.figma
-    offers = [offer for key in request.app.state.settings.figma_files for offer in await figma.offers(key)]
-    return [OfferAnswer(**asdict(offer)) for offer in offers]
+    found = [offer for key in request.app.state.settings.figma_files for offer in await offers(figma, key)]
+    return [OfferAnswer(**asdict(offer)) for offer in found]
 
 
 def _texts(artifacts: Mapping[str, str | bytes]) -> dict[str, str]:

@@ -106,7 +106,8 @@ async def _started() -> AsyncIterator[Demo]:
     forge = Forge(Settings.from_env(_environ(folder)))
     figma = StandInFigma()
     async with serve(figma.app) as figma_url, serve(create_offline_llm()) as offline_url:
-        service = ServiceSettings.from_env(os.environ, offline_url=f"{offline_url}/v1", figma_url=figma_url)
+        environ = {"FIGMA_WEBHOOK_PASSCODE": secrets.token_urlsafe(24)} | os.environ
+        service = ServiceSettings.from_env(environ, offline_url=f"{offline_url}/v1", figma_url=figma_url)
         async with serve(create_app(service, forge)) as base_url:
             yield Demo(base_url=base_url, folder=folder, forge=forge, figma=figma, service=service)
 
@@ -140,6 +141,9 @@ async def _drive(workload: Workload, demo: Demo, client: httpx.AsyncClient, cons
             if isinstance(step, Edit):
                 design = workload.designs[step.design]
                 demo.figma.edit(design.figma_key, design.node_id, text=step.text, fill=step.fill)
+                if demo.service.figma_passcode:
+                    webhook = f"{demo.base_url}/figma/webhook"
+                    await demo.figma.announce(design.figma_key, url=webhook, passcode=demo.service.figma_passcode)
                 continue
             async with asyncio.TaskGroup() as group:
                 for order in step:

@@ -4,7 +4,9 @@ Contract: the OpenAPI description in the repository ``figma/rest-api-spec``. Wha
 
 - the files live in memory, and ``POST /_standin/edit`` (not part of the real API) changes them;
 - any token but an empty one is accepted, unless `tokens` lists the valid ones;
-- there are no rate limits, and ``version``, ``geometry``, ``plugin_data`` and ``branch_data`` are ignored.
+- an edit sends its webhook event at once, and not when editing has paused;
+- there are no rate limits, images are not rendered (each node has a URL), and ``version``, ``geometry``,
+  ``plugin_data`` and ``branch_data`` are ignored.
 """
 
 import re
@@ -14,6 +16,7 @@ from datetime import datetime, timedelta
 from json import JSONDecodeError
 from typing import Any
 
+import httpx
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -55,6 +58,7 @@ class StandInFigma:
                 Route("/v1/files/{key}/nodes", self._nodes),
                 Route("/v1/files/{key}/styles", self._styles),
                 Route("/v1/files/{key}/meta", self._meta),
+                Route("/v1/images/{key}", self._images),
                 Route("/_standin/edit", self._edit, methods=["POST"]),
             ],
             exception_handlers={_Refused: _refusal, 404: _unknown_path},
@@ -91,6 +95,24 @@ class StandInFigma:
         # A fixed step instead of the wall clock: the same edits give the same file on every run.
         file["lastModified"] = _later(file["lastModified"])
         return str(file["version"])
+
+    async def announce(self, key: str, *, url: str, passcode: str) -> None:
+        """Send the webhook event that Figma sends after an edit.
+
+        Raises:
+            httpx.HTTPError: the receiver did not take it.
+        """
+        file = self._files[key]
+        event = {
+            "event_type": "FILE_UPDATE",
+            "passcode": passcode,
+            "timestamp": file["lastModified"],
+            "webhook_id": "22",
+            "file_key": key,
+            "file_name": file["name"],
+        }
+        async with httpx.AsyncClient() as http:
+            (await http.post(url, json=event)).raise_for_status()
 
     async def _file(self, request: Request) -> Response:
         file = self._known(request)
@@ -137,6 +159,15 @@ class StandInFigma:
             for position, (node_id, style) in enumerate(file["styles"].items())
         ]
         return JSONResponse({"status": 200, "error": False, "meta": {"styles": styles}})
+
+    async def _images(self, request: Request) -> Response:
+        file = self._known(request)
+        ids = _ids(request)
+        if not ids:
+            raise _Refused(400, "Parameter `ids` is required")
+        place = f"https://figma.example/images/{request.path_params['key']}/{file['version']}"
+        images = {one: f"{place}/{one}.png" if _find(file["document"], one) else None for one in ids}
+        return JSONResponse({"err": None, "images": images})
 
     async def _meta(self, request: Request) -> Response:
         file = self._known(request)

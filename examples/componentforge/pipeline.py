@@ -9,13 +9,13 @@ from componentforge.agents.quality_validator import validate_quality
 from componentforge.agents.requirement_proposer import propose_requirements
 from componentforge.agents.token_extractor import extract_tokens
 from componentforge.briefs import COMPONENT_TYPES, ComponentBrief, ComponentType
-from componentforge.figma_client import FigmaNode
 from componentforge.llm import LanguageModel
 from componentforge.naming import component_identifier
 from componentforge.quality_report import render_report
 from componentforge.tokens import css_variables
 from forge_otel import GenerationRequest, GenerationResult, generation
 from forge_otel.errors import BadRequest
+from forge_otel.figma.nodes import FigmaNode
 
 __all__ = ["generate"]
 

@@ -21,18 +21,20 @@ class ServiceSettings:
     Args:
         figma_url: base address of the Figma REST API.
         figma_token: personal access token.
+        figma_passcode: what Figma's webhooks send along; None receives none.
         figma_files: keys of the files whose components the service offers.
         openai_url: base address of an OpenAI-compatible API, with its ``/v1``.
         openai_key: its key.
         openai_model: the model that writes requirements and code.
         openai_fallback_model: the model that is asked when the first one does not answer.
-        timeout_s: the longest that one call to Figma or to the model may take.
+        timeout_s: the longest that one call to the model may take.
     """
 
     figma_url: str
     openai_url: str
     figma_token: str = field(repr=False)
     openai_key: str = field(repr=False)
+    figma_passcode: str | None = field(default=None, repr=False)
     openai_model: str = OFFLINE_MODEL
     openai_fallback_model: str | None = None
     figma_files: tuple[str, ...] = tuple(FILES)
@@ -49,7 +51,8 @@ class ServiceSettings:
 
         Args:
             environ: ``OPENAI_API_KEY``, ``OPENAI_BASE_URL``, ``OPENAI_MODEL`` and ``OPENAI_FALLBACK_MODEL``;
-                ``FIGMA_TOKEN``, ``FIGMA_API_URL`` and ``FIGMA_FILES`` (keys separated by commas).
+                ``FIGMA_TOKEN``, ``FIGMA_API_URL``, ``FIGMA_WEBHOOK_PASSCODE`` and
+                ``FIGMA_FILES`` (keys separated by commas).
             offline_url: base address of the offline model, for when there is no OpenAI key.
             figma_url: base address of the stand-in Figma, for when there is no Figma token.
         """
@@ -63,5 +66,6 @@ class ServiceSettings:
             openai_fallback_model=environ.get("OPENAI_FALLBACK_MODEL") or None,
             figma_url=environ.get("FIGMA_API_URL", "https://api.figma.com") if figma_token else figma_url,
             figma_token=figma_token or "stand-in",
+            figma_passcode=environ.get("FIGMA_WEBHOOK_PASSCODE") or None,
             figma_files=files or tuple(FILES),
         )

@@ -12,6 +12,7 @@ from typing import Any
 from forge_otel._parts import Parts
 from forge_otel.health import Probe
 from forge_otel.layers.agreement import Agreement
+from forge_otel.layers.budget import Budget, BudgetOptions, Counting
 from forge_otel.layers.exact import Exact, entry_key, unguarded
 from forge_otel.layers.guard import Guards
 from forge_otel.layers.record import Recorder
@@ -33,6 +34,7 @@ class Stack:
 
     Args:
         exact: L1, which is also invalidated by hand.
+        budget: asked what is used today.
         layers: first outermost.
         flights: L1's misses, each generated once; opened last and closed first, while what it ends can be recorded.
         resources: opened in this order, closed in the reverse one.
@@ -41,6 +43,7 @@ class Stack:
 
     exact: Exact
     flights: SingleFlight
+    budget: Budget
     layers: tuple[Layer, ...]
     resources: tuple[AbstractAsyncContextManager[Any], ...] = ()
     probes: tuple[Probe, ...] = field(default=())
@@ -55,6 +58,7 @@ def build(
         closing_s: how long generations that are still running may take when the forge closes.
     """
     exact = _exact(settings, parts, telemetry, guards)
+    budget = _budget(settings, parts, telemetry, guards)
     flights = SingleFlight(
         instruments=telemetry.instruments,
         timeout_s=settings.generation_timeout_s,
@@ -62,11 +66,12 @@ def build(
         on_left=recorder.record_left,
         grace_s=closing_s,
     )
-    opened: tuple[object, ...] = (parts.store, parts.leases)
+    opened: tuple[object, ...] = (parts.store, parts.leases, budget)
     return Stack(
         exact=exact,
         flights=flights,
-        layers=(exact, flights, Timeout(settings.generation_timeout_s)),
+        budget=budget,
+        layers=(exact, flights, budget, Timeout(settings.generation_timeout_s)),
         resources=tuple(part for part in opened if isinstance(part, AbstractAsyncContextManager)),
         probes=_probes(parts, critical=settings.critical_services),
     )
@@ -99,6 +104,35 @@ def _agreement(settings: Settings, parts: Parts, telemetry: Telemetry, guards: G
         instruments=telemetry.instruments,
         life_s=life_s,
         timeout_s=settings.generation_timeout_s,
+    )
+
+
+def _budget(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guards) -> Budget:
+    service = parts.store_service
+    usd = {
+        "all": settings.budget_usd,
+        "tenant": settings.budget_usd_tenant,
+        "user": settings.budget_usd_user,
+        "session": settings.budget_usd_session,
+    }
+    tokens = {
+        "all": settings.budget_tokens,
+        "tenant": settings.budget_tokens_tenant,
+        "user": settings.budget_tokens_user,
+        "session": settings.budget_tokens_session,
+    }
+    options = BudgetOptions(
+        usd=usd,
+        tokens=tokens,
+        mode=settings.budget_mode,
+        reserve_usd=settings.budget_reserve_usd,
+        reserve_tokens=settings.budget_reserve_tokens,
+    )
+    return Budget(
+        options,
+        store=parts.store if isinstance(parts.store, Counting) else None,
+        instruments=telemetry.instruments,
+        guard=guards.get(service).call if service is not None else unguarded,
     )
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "identity",
     "inject",
     "note_cache",
+    "note_degraded",
 ]
 
 _HEADERS = {"user_id": "forge-user", "session_id": "forge-session", "tenant": "forge-tenant"}
@@ -142,11 +143,13 @@ class RequestInfo:
         span: its server span.
         cache_status: members of the ``Cache-Status`` header (RFC 9211).
         run_url: where LangSmith shows its last generation; "" where that is not known.
+        degraded: the fallbacks that served before a generation began; its generations say so, too.
     """
 
     span: Span
     cache_status: list[str] = field(default_factory=list)
     run_url: str = ""
+    degraded: list[str] = field(default_factory=list)
 
 
 current_generation: ContextVar[Generation | None] = ContextVar("forge_generation", default=None)
@@ -213,3 +216,16 @@ def note_cache(source: str, *, is_stored: bool = False) -> None:
     else:
         member = f"forge; hit; detail={source}"
     request.cache_status.append(member)
+
+
+def note_degraded(what: str) -> None:
+    """Say which fallback served the running generation, or the generations that the running request will begin.
+
+    Args:
+        what: the service and what served in its place, for example ``"figma:stale"``.
+    """
+    generation, request = current_generation.get(), current_request.get()
+    if generation is not None:
+        generation.note_degraded(what)
+    elif request is not None and what not in request.degraded and len(request.degraded) < _MAX_MEMBERS:
+        request.degraded.append(what)

@@ -8,6 +8,7 @@ ForgeError
 │   ├── NotFound         404
 │   └── PayloadTooLarge  413
 ├── Unauthorized         401
+├── BudgetExceeded       429  the day's money or tokens are used up
 ├── ServiceUnavailable   503  a service that the answer needs is down
 │   ├── CircuitOpen      503  its breaker refuses calls for now
 │   ├── Overloaded       503  as many calls to it as it may get are already in flight
@@ -25,6 +26,7 @@ from contextlib import contextmanager
 
 __all__ = [
     "BadRequest",
+    "BudgetExceeded",
     "CircuitOpen",
     "ConfigurationError",
     "ForgeError",
@@ -134,6 +136,24 @@ class Unauthorized(ForgeError):
     code = "unauthorized"
     title = "Unauthorized"
     remedy = "Log in to the dashboard, or send the header `Authorization: Bearer <FORGE_ADMIN_TOKEN>`."
+
+
+class BudgetExceeded(ForgeError):
+    """The day's budget of money or tokens is used up; what is known already is still answered.
+
+    Args:
+        scope: whose budget it is: ``all``, ``tenant``, ``user`` or ``session``.
+        retry_after_s: seconds until the next UTC day.
+    """
+
+    status = 429
+    code = "budget_exceeded"
+    title = "Budget used up"
+    remedy = "Send the same request again after `retry_after_s`, or have the operator raise `FORGE_BUDGET_…`."
+
+    def __init__(self, message: str, *, scope: str = "all", retry_after_s: float) -> None:
+        self.scope = scope
+        super().__init__(message, retry_after_s=retry_after_s)
 
 
 class ServiceUnavailable(ForgeError):

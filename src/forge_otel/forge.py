@@ -20,7 +20,7 @@ from typing import Any, Self, cast, get_args
 from forge_otel import _figures, _health_report, _parts, _stack
 from forge_otel._pipeline import PipelineDecorator, compose
 from forge_otel._watch import Watch
-from forge_otel.context import Generation, current_call, current_generation, note_cache
+from forge_otel.context import Generation, current_call, current_generation, current_request, note_cache
 from forge_otel.errors import BadRequest, ConfigurationError, NotFound, NotOpen
 from forge_otel.health import HealthMonitor
 from forge_otel.keys import generation_key, new_id
@@ -95,6 +95,7 @@ class Forge(Spans):
         _check_critical(self.settings, {probe.name for probe in stack.probes} | {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
         self._flights = stack.flights
+        self.budget = stack.budget
         self._health = HealthMonitor(stack.probes)
         self._langsmith = LangSmithDesk(
             lambda function: self.guards.get("langsmith").call(function), self.telemetry.instruments
@@ -158,6 +159,9 @@ class Forge(Spans):
         """
         call = self._admit(request, run, pipeline)
         generation = Generation(id=new_id(), started_at=datetime.now(UTC), started_s=time.monotonic())
+        request_info = current_request.get()
+        if request_info is not None:
+            generation.degraded.extend(request_info.degraded)
         tokens = current_generation.set(generation), _current.set(self)
         try:
             reply = await self._answer(call)
@@ -212,6 +216,7 @@ class Forge(Spans):
                 "journal_bytes": stats.journal_bytes,
                 "sinks": {name: asdict(sink) for name, sink in stats.sinks.items()},
             },
+            "budget": await self.budget.used(),
             "breakers": self.breakers(),
             "incidents": [incident.to_dict() for incident in self._watch.incidents.report()],
             "spike": asdict(self._watch.spikes.state()),

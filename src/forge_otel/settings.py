@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from decimal import InvalidOperation
+from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
@@ -60,6 +60,17 @@ class Settings:
             each process generate by itself.
         max_body_bytes: larger request bodies are refused with 413.
         capture_content: record inputs and outputs of decorated functions on their spans.
+        budget_usd: what everybody together may spend in a UTC day; None is no limit, also for those below.
+        budget_usd_tenant: what a tenant may spend in a UTC day.
+        budget_usd_user: what a user may spend in a UTC day.
+        budget_usd_session: what a session may spend in a UTC day.
+        budget_tokens: how many tokens everybody together may use in a UTC day.
+        budget_tokens_tenant: how many tokens a tenant may use in a UTC day.
+        budget_tokens_user: how many tokens a user may use in a UTC day.
+        budget_tokens_session: how many tokens a session may use in a UTC day.
+        budget_mode: beyond a limit ``refuse`` answers 429, ``warn`` answers and counts it.
+        budget_reserve_usd: what one generation costs at most; so much is set aside while it runs.
+        budget_reserve_tokens: how many tokens one generation uses at most; so many are set aside while it runs.
         prices: model name to price; wins over the built-in price table.
         shutdown_timeout_s: how long closing may take, whatever is down.
 
@@ -94,6 +105,17 @@ class Settings:
     single_flight_lease_s: float | None = 10.0
     max_body_bytes: int = 10 * 2**20
     capture_content: bool = False
+    budget_usd: Decimal | None = None
+    budget_usd_tenant: Decimal | None = None
+    budget_usd_user: Decimal | None = None
+    budget_usd_session: Decimal | None = None
+    budget_tokens: int | None = None
+    budget_tokens_tenant: int | None = None
+    budget_tokens_user: int | None = None
+    budget_tokens_session: int | None = None
+    budget_mode: Literal["refuse", "warn"] = "refuse"
+    budget_reserve_usd: Decimal = Decimal("0.50")
+    budget_reserve_tokens: int = 50_000
     prices: Mapping[str, ModelPrice] = field(default_factory=lambda: MappingProxyType({}))
     shutdown_timeout_s: float = 5.0
 
@@ -156,6 +178,14 @@ class Settings:
                 faults.append(f"{name} may hold printable ASCII characters only")
             if secret is not None and len(secret) < _MIN_SECRET_CHARS:
                 faults.append(f"{name} is shorter than {_MIN_SECRET_CHARS} characters and could be guessed")
+        for unit in ("usd", "tokens"):
+            reserve = getattr(self, f"budget_reserve_{unit}")
+            faults.extend(
+                f"{name} is {getattr(self, name)}, less than budget_reserve_{unit} ({reserve}): "
+                "nothing could be generated"
+                for name in (f"budget_{unit}", *(f"budget_{unit}_{scope}" for scope in ("tenant", "user", "session")))
+                if getattr(self, name) is not None and getattr(self, name) < reserve
+            )
         if len(self.component_types) > _MAX_COMPONENT_TYPES:
             faults.append(f"component_types has more than {_MAX_COMPONENT_TYPES} entries; each becomes a metric label")
         faults.extend(
@@ -168,6 +198,8 @@ class Settings:
         return faults
 
 
+_NUMERIC = {int, float, int | None, float | None, Decimal, Decimal | None}
+
 # What a field is follows from how it is declared, so that a new one needs no entry anywhere.
 _SECRETS = tuple(item.name for item in fields(Settings) if not item.repr)
 _URLS = tuple(item.name for item in fields(Settings) if item.name.endswith("_url"))
@@ -177,3 +209,4 @@ _NUMBERS = tuple(
     for item in fields(Settings)
     if item.type in {int, float, int | None, float | None} and not item.name.endswith("_rate")
 )
+_NUMBERS = tuple(item.name for item in fields(Settings) if item.type in _NUMERIC)

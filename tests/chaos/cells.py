@@ -12,6 +12,7 @@ __all__ = ["CELLS", "DEFECTS", "LANGSMITH_S"]
 
 REFUSED_S: Final = 2.0
 REDIS_BUDGET_S: Final = 0.05
+FIGMA_BUDGET_S: Final = 2.0
 DISK_BUDGET_S: Final = 1.0
 BURST_S: Final = 0.1
 # Attempts are 15 s apart at most, and one that hangs is given up after 10 s.
@@ -84,6 +85,73 @@ CELLS: Final = (
         fault="clock jump",
         made_by="the service's wall clock jumps an hour ahead, then two hours back",
         expected="Nothing: deadlines and breakers go by the monotonic clock.",
+    ),
+    Cell(
+        service="Figma",
+        fault="refused",
+        made_by="nobody listens at its port",
+        expected="Designs are taken from what is kept of them, with their age.",
+        added_p99_s=FIGMA_BUDGET_S,
+        signs=("figma:breaker",),
+        degraded=("figma:stale",),
+    ),
+    Cell(
+        service="Figma",
+        fault="silent",
+        made_by="connections are accepted and nothing is ever answered",
+        expected="Designs are taken from what is kept; until the breaker opens, all wait 2 s together.",
+        added_p99_s=FIGMA_BUDGET_S,
+        signs=("figma:breaker",),
+        degraded=("figma:stale",),
+    ),
+    Cell(
+        service="Figma",
+        fault="slow",
+        made_by="every answer comes 0.2 s late",
+        expected="Everything is answered; who asks when a design has to be checked waits for Figma.",
+        added_p99_s=FIGMA_BUDGET_S,
+    ),
+    Cell(
+        service="Figma",
+        fault="garbage",
+        made_by="random bytes come back in place of answers",
+        expected="Designs are taken from what is kept; garbage is never taken for a design.",
+        added_p99_s=FIGMA_BUDGET_S,
+        signs=("figma:breaker",),
+        degraded=("figma:stale",),
+    ),
+    Cell(
+        service="Figma",
+        fault="auth error",
+        made_by="every request is answered with 401",
+        expected="Designs are taken from what is kept, and nobody asks for 10 s.",
+        added_p99_s=FIGMA_BUDGET_S,
+        degraded=("figma:stale",),
+        recovery_s=20,
+    ),
+    Cell(
+        service="Figma",
+        fault="full",
+        made_by="every request is answered with 429 and Retry-After: 3",
+        expected="Nobody asks for as long as Figma wishes, in no worker; designs are taken from what is kept.",
+        added_p99_s=FIGMA_BUDGET_S,
+        degraded=("figma:stale",),
+    ),
+    Cell(
+        service="Figma",
+        fault="restart mid-write",
+        made_by="every connection breaks in the middle of the answer",
+        expected="A half answer is never taken for a whole one: designs are taken from what is kept.",
+        added_p99_s=FIGMA_BUDGET_S,
+        signs=("figma:breaker",),
+        degraded=("figma:stale",),
+    ),
+    Cell(
+        service="Figma",
+        fault="clock jump",
+        made_by="the service's wall clock jumps an hour ahead, then two hours back",
+        expected="Nothing: a design whose time makes no sense is checked by its version.",
+        added_p99_s=FIGMA_BUDGET_S,
     ),
     Cell(
         service="Redis",

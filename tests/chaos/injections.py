@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tests.chaos.site import Site, turn_clock
 
-from forge_otel.testing.faults import CutOff, Garbage, HttpAnswer, Refuse, Silent, Slow
+from forge_otel.testing.faults import CutOff, Fault, Garbage, HttpAnswer, Refuse, Silent, Slow
 
 __all__ = ["AT_START", "INJECTIONS", "locked", "refused_by_redis"]
 
@@ -23,6 +23,8 @@ CUT_AFTER_BYTES: Final = 4_000
 LANGSMITH_BUSY: Final = HttpAnswer.too_many_requests(retry_after_s=5)
 # Before the status: once that is there, the spans are known to have been taken.
 LANGSMITH_CUT: Final = CutOff(after_bytes=8)
+FIGMA_LATE_S: Final = 0.2
+FIGMA_CUT_AFTER_BYTES: Final = 300
 DISK_BYTES: Final = 40_000
 BURST_S: Final = 0.1
 PAUSE_S: Final = 0.2
@@ -85,6 +87,14 @@ async def redis_crashes(site: Site) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.to_thread(site.redis.start)
+
+
+@asynccontextmanager
+async def figma_forgotten(site: Site, fault: Fault) -> AsyncIterator[None]:
+    """Figma fails, and what was seen of its files is too old to be believed without asking."""
+    async with site.figma.fault(fault):
+        await site.touch_designs()
+        yield
 
 
 @asynccontextmanager
@@ -223,6 +233,14 @@ INJECTIONS: Final[Mapping[tuple[str, str], Injection]] = {
     ("OpenAI", "full"): lambda site: site.model.fault(HttpAnswer.too_many_requests(retry_after_s=30)),
     ("OpenAI", "restart mid-write"): lambda site: site.model.fault(CutOff(after_bytes=CUT_AFTER_BYTES)),
     ("OpenAI", "clock jump"): wrong_clock,
+    ("Figma", "refused"): lambda site: figma_forgotten(site, Refuse()),
+    ("Figma", "silent"): lambda site: figma_forgotten(site, Silent()),
+    ("Figma", "slow"): lambda site: figma_forgotten(site, Slow(answer_s=FIGMA_LATE_S)),
+    ("Figma", "garbage"): lambda site: figma_forgotten(site, Garbage()),
+    ("Figma", "auth error"): lambda site: figma_forgotten(site, HttpAnswer.unauthorized()),
+    ("Figma", "full"): lambda site: figma_forgotten(site, HttpAnswer.too_many_requests(retry_after_s=3)),
+    ("Figma", "restart mid-write"): lambda site: figma_forgotten(site, CutOff(after_bytes=FIGMA_CUT_AFTER_BYTES)),
+    ("Figma", "clock jump"): wrong_clock,
     ("Redis", "refused"): lambda site: site.cache.fault(Refuse()),
     ("Redis", "silent"): lambda site: site.cache.fault(Silent()),
     ("Redis", "slow"): lambda site: site.cache.fault(Slow(answer_s=LATE_S)),

@@ -34,9 +34,10 @@ from forge_otel.layers.guard_policies import Policies, defaults_for
 from forge_otel.layers.retry import RetryOptions
 from forge_otel.layers.timeout import TimeoutOptions
 
-__all__ = ["ADMIN_TOKEN", "OPENAI_TOTAL_S", "Plan", "build"]
+__all__ = ["ADMIN_TOKEN", "FIGMA_PASSCODE", "OPENAI_TOTAL_S", "Plan", "build"]
 
 ADMIN_TOKEN: Final = "the fault matrix's token"
+FIGMA_PASSCODE: Final = "the fault matrix's passcode"
 OPENAI_TOTAL_S: Final = 2.0
 OPEN_S: Final = 1.0
 GRACE_S: Final = 3
@@ -102,7 +103,11 @@ def build(plan: Plan) -> FastAPI:
     }
     settings = Settings(**usual | dict(plan.settings))
     service = ServiceSettings(
-        figma_url=plan.figma_url, figma_token="stand-in", openai_url=plan.openai_url, openai_key="offline"
+        figma_url=plan.figma_url,
+        figma_token="stand-in",
+        figma_passcode=FIGMA_PASSCODE,
+        openai_url=plan.openai_url,
+        openai_key="offline",
     )
     return create_app(service, Forge(settings, policies=POLICIES))
 

@@ -22,7 +22,7 @@ from signal import SIGKILL, SIGTERM, Signals
 from typing import Any, Final, Self
 
 import httpx
-from tests.chaos.service import ADMIN_TOKEN, Plan
+from tests.chaos.service import ADMIN_TOKEN, FIGMA_PASSCODE, Plan
 from tests.servers import RedisServer
 
 from componentforge.workload import load_workload
@@ -159,10 +159,18 @@ def free_ports(number: int) -> Iterator[list[int]]:
 
 
 class Site:
-    """The service under a proxy for Redis and one for the model, a folder for its files, and its callers."""
+    """The service under a proxy each for Redis, the model and Figma, a folder for its files, and its callers."""
 
     def __init__(
-        self, plan: Plan, nursery: Nursery, *, redis: RedisServer, cache: FaultProxy, model: FaultProxy, row: Row
+        self,
+        plan: Plan,
+        nursery: Nursery,
+        *,
+        redis: RedisServer,
+        cache: FaultProxy,
+        model: FaultProxy,
+        figma: FaultProxy,
+        row: Row,
     ) -> None:
         self.plan = plan
         self.folder = Path(plan.folder)
@@ -170,6 +178,7 @@ class Site:
         self.cache = cache
         self.model = model
         self.row = row
+        self.figma = figma
         self.client: httpx.AsyncClient
         self._nursery = nursery
         self._pid = 0
@@ -227,6 +236,11 @@ class Site:
             assert (await self.ask_fresh()).status_code == 503
         (await self.ask_fresh()).raise_for_status()
         await self.observe()
+
+    async def touch_designs(self) -> None:
+        """Tell the service, as Figma does, that its design was edited: it may not be believed without asking."""
+        event = {"event_type": "FILE_UPDATE", "passcode": FIGMA_PASSCODE, "file_key": BODY["figma_key"]}
+        (await self.client.post("/figma/webhook", json=event)).raise_for_status()
 
     async def ask_known(self, number: int) -> httpx.Response:
         """Ask for what was generated before."""
@@ -346,19 +360,23 @@ async def running_site(
     folder = Path(tempfile.mkdtemp(prefix="forge-faults-"))
     clock = folder / "clock"
     clock.write_bytes(struct.pack("d", 0.0))
-    async with FaultProxy(LOOPBACK, redis.port) as cache, FaultProxy(LOOPBACK, stand_ins.openai_port) as model:
+    async with (
+        FaultProxy(LOOPBACK, redis.port) as cache,
+        FaultProxy(LOOPBACK, stand_ins.openai_port) as model,
+        FaultProxy(LOOPBACK, stand_ins.figma_port) as figma,
+    ):
         with free_ports(1) as (port,):
             plan = Plan(
                 folder=str(folder),
                 port=port,
-                figma_url=f"http://{LOOPBACK}:{stand_ins.figma_port}",
+                figma_url=figma.url_for(f"http://{LOOPBACK}:{stand_ins.figma_port}"),
                 openai_url=model.url_for(f"http://{LOOPBACK}:{stand_ins.openai_port}/v1"),
                 cache_url=cache.url_for(redis.url),
                 clock_file=str(clock) if with_clock else "",
                 settings=row.settings,
                 environ=row.environ,
             )
-        site = Site(plan, nursery, redis=redis, cache=cache, model=model, row=row)
+        site = Site(plan, nursery, redis=redis, cache=cache, model=model, figma=figma, row=row)
         # Keeps no connections: one that a restart of the service has closed would be an error of the client.
         limits = httpx.Limits(max_keepalive_connections=0)
         async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=TIMEOUT_S, limits=limits) as client:

@@ -12,11 +12,11 @@ from componentforge.agents.pattern_retriever import rank_patterns
 from componentforge.agents.token_extractor import extract
 from componentforge.briefs import ComponentBrief, RequirementsBrief, context_block, fenced_files
 from componentforge.designs import FILES, load
-from componentforge.figma_client import FigmaNode
 from componentforge.naming import component_identifier
 from componentforge.offline_llm.model import answer
 from componentforge.offline_llm.requirements_writer import write_requirements
 from componentforge.tokens import css_variables, merge
+from forge_otel.figma.nodes import FigmaNode
 
 ATLAS = "aT1as7DeSiGn2SyStEm9Qk"
 HARBOR = "hArB0rC0mmErCe5KiT3xWz"

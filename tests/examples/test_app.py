@@ -20,6 +20,7 @@ from forge_otel import Forge, Settings
 
 BUTTON = {"component_type": "button", "figma_key": ATLAS, "node_id": "1:1"}
 AGENTS = ("token_extractor", "requirement_proposer", "pattern_retriever", "code_generator", "quality_validator")
+PASSCODE = "a passcode of some length"
 ARTIFACTS = {"component.tsx", "stories.tsx", "tokens.json", "requirements.json", "quality-report.html"}
 
 
@@ -35,12 +36,19 @@ class Service:
         """Ask for the button, with a change."""
         return await self.http.post("/generate", json=BUTTON | dict(change or {}))
 
+    async def edit(self, node_id: str, *, text: str) -> None:
+        """Change the design as a designer would, and tell the service as Figma would."""
+        self.site.figma.edit(ATLAS, node_id, text=text)
+        await self.site.figma.announce(ATLAS, url=str(self.http.base_url.join("/figma/webhook")), passcode=PASSCODE)
+
 
 @pytest.fixture
 async def service(site: FigmaSite, llm_url: str, tmp_path: Path) -> AsyncIterator[Service]:
     """Run the service over stand-ins, with a forge that keeps everything in a folder of the test."""
     settings = ServiceSettings.from_env(
-        {"FIGMA_TOKEN": "secret", "FIGMA_API_URL": site.url}, offline_url=f"{llm_url}/v1", figma_url=""
+        {"FIGMA_TOKEN": "secret", "FIGMA_API_URL": site.url, "FIGMA_WEBHOOK_PASSCODE": PASSCODE},
+        offline_url=f"{llm_url}/v1",
+        figma_url="",
     )
     forge = Forge(
         Settings(
@@ -85,9 +93,9 @@ async def test_the_same_question_is_answered_from_the_cache(service: Service) ->
 async def test_an_edited_design_is_a_new_question(service: Service) -> None:
     """The designer's change appears in the next answer; a change elsewhere in the file does not matter."""
     await service.generate()
-    service.site.figma.edit(ATLAS, "1:40", text="Live")
+    await service.edit("1:40", text="Live")
     assert (await service.generate()).json()["source"] == "L1"
-    service.site.figma.edit(ATLAS, "1:1", text="Send it")
+    await service.edit("1:1", text="Send it")
     edited = (await service.generate()).json()
     assert edited["source"] == "L4"
     assert '"Send it"' in edited["code"]
@@ -125,7 +133,7 @@ async def test_components_are_listed(service: Service) -> None:
         ({"tokens": {"color": {"background": "blue-ish"}}}, 400, "color.background"),
         ({"component_id": "../../etc"}, 400, "component_id"),
         ({"figma_key": "unknown"}, 404, "unknown"),
-        ({"figma_key": "../../v2"}, 404, "../../v2"),
+        ({"figma_key": "../../v2"}, 400, "figma_key"),
         ({"node_id": "9:99"}, 404, "9:99"),
         ({"pattern_id": "no-such-pattern"}, 404, "no-such-pattern"),
     ],

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.examples.samples import Sample, brief_for, code_for, declared_names, sample, samples, syntax_error
 
 from componentforge.agents.quality_validator import check
-from componentforge.figma_client import FigmaNode
 from componentforge.quality_report import render_report
+from forge_otel.figma.nodes import FigmaNode
 
 SAMPLES = samples()
 WISHES = {"states": ["loading", "selected"], "events": ["onDismiss", "first seen"], "props": ["compact"]}

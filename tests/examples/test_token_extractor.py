@@ -7,8 +7,8 @@ import pytest
 from tests.examples.samples import Sample, sample, samples
 
 from componentforge.agents.token_extractor import extract, extract_tokens
-from componentforge.figma_client import FigmaNode
 from componentforge.tokens import css_variables
+from forge_otel.figma.nodes import FigmaNode
 
 PRICING = sample("Card/Pricing").node
 

@@ -24,7 +24,6 @@ from starlette.routing import Route
 
 from componentforge.app import create_app
 from componentforge.briefs import COMPONENT_TYPES
-from componentforge.figma_client import FigmaClient
 from componentforge.figma_server import StandInFigma
 from componentforge.instrumentation import instrument_openai
 from componentforge.llm import LanguageModel
@@ -34,6 +33,7 @@ from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
 from componentforge.workload import load_workload
 from forge_otel import Forge, ForgeMiddleware, GenerationRequest, Settings
+from forge_otel.figma.client import FigmaClient
 from forge_otel.telemetry.providers import Telemetry
 
 WORKLOAD = load_workload()
@@ -76,8 +76,8 @@ def _starlette(settings: ServiceSettings, forge: Forge) -> Starlette:
 
     async def post(request: Request) -> JSONResponse:
         body = await request.json()
-        async with httpx.AsyncClient(base_url=settings.figma_url, headers={"X-Figma-Token": "t"}) as http:
-            node = await FigmaClient(http).node(body["figma_key"], body.pop("node_id"))
+        async with FigmaClient.of(forge, token="t", base_url=settings.figma_url) as figma:
+            node = await figma.node(body["figma_key"], body.pop("node_id"))
         async with LanguageModel(settings) as llm:
             order = GenerationRequest(**body, content_hash=node.content_hash)
             result = await generate(order, node, llm)

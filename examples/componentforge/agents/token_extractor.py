@@ -10,9 +10,9 @@ from typing import Any
 
 from componentforge.agents.token_registry import Place, TokenRegistry
 from componentforge.briefs import Blueprint, Part, PartKind, Variant
-from componentforge.figma_client import FigmaNode
 from componentforge.tokens import TokenTree, merge, pixels, variable
 from forge_otel import agent
+from forge_otel.figma.nodes import FigmaNode
 
 __all__ = ["Extraction", "extract", "extract_tokens"]
 

@@ -42,6 +42,10 @@ class Attr:
     CACHE_MISS_REASON: Final = "cache.miss.reason"
     CACHE_STORE_SKIPPED: Final = "cache.store.skipped"
     FLIGHT_SCOPE: Final = "forge.flight.scope"
+    CACHE_AGE_S: Final = "cache.age"
+    FIGMA_FILE: Final = "forge.figma.file"
+    FIGMA_EVENT: Final = "forge.figma.event"
+    BUDGET_SCOPE: Final = "forge.budget.scope"
     # Who
     USER_ID: Final = "user.id"
     SESSION_ID: Final = "session.id"

@@ -80,3 +80,31 @@ class GenerationMetrics:
         description="Recorded cost of the generations that cache hits did not have to repeat.",
         attributes=(Attr.CACHE_LAYER, Attr.COMPONENT_TYPE),
     )
+    FIGMA_REQUESTS: Final = Instrument(
+        name="forge.figma.requests",
+        kind="counter",
+        unit="{request}",
+        description="Questions about Figma files: hit, revalidated, stale, miss or error.",
+        attributes=(Attr.FIGMA_FILE, Attr.CACHE_RESULT),
+    )
+    FIGMA_SAVED: Final = Instrument(
+        name="forge.figma.saved",
+        kind="counter",
+        unit="By",
+        description="Size of the Figma answers that did not have to be fetched.",
+        attributes=(Attr.FIGMA_FILE,),
+    )
+    FIGMA_EVENTS: Final = Instrument(
+        name="forge.figma.events",
+        kind="counter",
+        unit="{event}",
+        description="Webhook events of Figma by what became of them.",
+        attributes=(Attr.FIGMA_EVENT, Attr.OUTCOME),
+    )
+    BUDGET_DECISIONS: Final = Instrument(
+        name="forge.budget.decisions",
+        kind="counter",
+        unit="{decision}",
+        description="Generations that a budget admitted, warned of or refused, by the limit that decided.",
+        attributes=(Attr.BUDGET_SCOPE, Attr.OUTCOME),
+    )

@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["MemoryStore", "open_url"]
 
@@ -54,6 +54,13 @@ class MemoryStore:
             await self.set(key, value)
             return value
         return stored
+
+    async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
+        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
+        counts = [int(self._get(key) or 0) + amount for key, amount in amounts.items()]
+        for key, count in zip(amounts, counts, strict=True):
+            await self.set(key, b"%d" % count, ttl_s=ttl_s)
+        return counts
 
     async def delete(self, keys: Sequence[str], /) -> int:
         """Delete the keys; return how many there were."""

@@ -6,7 +6,7 @@ the store owns retries and deadlines. Maintenance notifications are off, because
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self, cast
 
 from forge_otel.errors import needs
@@ -61,6 +61,14 @@ class RedisStore:
             return value
         stored = cast("bytes | None", await self._client.get(key))
         return value if stored is None else stored
+
+    async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
+        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for key, amount in amounts.items():
+                pipe.incrby(key, amount)
+                pipe.expire(key, max(1, round(ttl_s)))
+            return cast("list[int]", (await pipe.execute())[::2])
 
     async def delete(self, keys: Sequence[str], /) -> int:
         """Delete the keys without blocking the server; return how many there were."""

@@ -41,6 +41,7 @@ _LIMITS: Final[Mapping[str, int]] = {
     Attr.GEN_AI_AGENT_NAME: 200,
     Attr.GEN_AI_REQUEST_MODEL: 100,
     Attr.GEN_AI_PROVIDER: 50,
+    Attr.FIGMA_FILE: 50,
 }
 
 

@@ -1,0 +1,100 @@
+"""Figma's webhooks: who may send them, and what they end."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from tests.examples.samples import ATLAS
+from tests.unit.figma.conftest import Desk
+
+from componentforge.serving import serve
+from forge_otel.errors import ConfigurationError
+from forge_otel.figma.client import FigmaClient
+from forge_otel.figma.webhook import FigmaWebhook
+
+PASSCODE = "a passcode of some length"
+
+
+@pytest.fixture
+async def client(desk: Desk) -> FigmaClient:
+    """A client that has fetched the file."""
+    made = await desk.client()
+    await made.file(ATLAS)
+    return made
+
+
+@pytest.fixture
+async def hook(client: FigmaClient) -> AsyncIterator[str]:
+    """The receiver's address."""
+    async with serve(FigmaWebhook(client, passcode=PASSCODE)) as url:
+        yield url
+
+
+async def _send(url: str, **event: Any) -> int:
+    async with httpx.AsyncClient() as http:
+        response = await http.post(url, json={"passcode": PASSCODE, "file_key": ATLAS} | event)
+    return response.status_code
+
+
+async def test_the_event_after_an_edit_makes_it_seen(desk: Desk, client: FigmaClient, hook: str) -> None:
+    """As the stand-in sends it, in the contract's shape: the next answer is of the new version."""
+    version = (await client.file(ATLAS)).body["version"]
+    desk.figma.edit(ATLAS, "1:1", text="Send")
+    assert (await client.file(ATLAS)).body["version"] == version
+    await desk.figma.announce(ATLAS, url=hook, passcode=PASSCODE)
+    assert (await client.file(ATLAS)).body["version"] != version
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("FILE_UPDATE", "revalidated"),
+        ("FILE_VERSION_UPDATE", "revalidated"),
+        ("LIBRARY_PUBLISH", "revalidated"),
+        ("FILE_DELETE", "miss"),
+        ("DEV_MODE_STATUS_UPDATE", "miss"),
+        ("PING", "hit"),
+        ("FILE_COMMENT", "hit"),
+        ("SOMETHING_NEW", "hit"),
+    ],
+)
+async def test_events_end_what_they_change(client: FigmaClient, hook: str, kind: str, source: str) -> None:
+    """Where a version tells, it is asked for; where none does, everything is fetched."""
+    assert await _send(hook, event_type=kind) == 200
+    assert (await client.file(ATLAS)).source == source
+
+
+@pytest.mark.parametrize("passcode", ["", "wrong", PASSCODE + "x", "ü" * 20, None, 7])
+async def test_a_wrong_passcode_changes_nothing(client: FigmaClient, hook: str, passcode: Any) -> None:
+    """Whatever it is."""
+    assert await _send(hook, event_type="FILE_DELETE", passcode=passcode) == 403
+    assert (await client.file(ATLAS)).source == "hit"
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "status"),
+    [
+        ("GET", b"", 405),
+        ("POST", b"", 400),
+        ("POST", b"[]", 400),
+        ("POST", b"\xff\xfe", 400),
+        ("POST", b"[" * 100_000, 400),
+        ("POST", b"x" * (2 * 2**20 + 1), 413),
+    ],
+)
+async def test_what_is_no_event_is_refused(hook: str, method: str, body: bytes, status: int) -> None:
+    """With a status that says why."""
+    async with httpx.AsyncClient() as http:
+        assert (await http.request(method, hook, content=body)).status_code == status
+
+
+async def test_a_file_key_that_is_none_is_refused(hook: str) -> None:
+    """400, as for a caller."""
+    assert await _send(hook, event_type="FILE_UPDATE", file_key="../x") == 400
+
+
+async def test_a_short_passcode_is_refused(client: FigmaClient) -> None:
+    """It could be guessed."""
+    with pytest.raises(ConfigurationError, match="16 characters"):
+        FigmaWebhook(client, passcode="short")
