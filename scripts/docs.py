@@ -106,7 +106,7 @@ MEANINGS: Mapping[str, str] = {
 }
 """What the attributes of our own mean; all others belong to the conventions."""
 
-UNIT_SUFFIXES = {"s": "_seconds", "By": "_bytes"}
+UNIT_SUFFIXES = {"s": "_seconds", "By": "_bytes", "{token}/s": "_per_second"}
 
 
 def main() -> None:

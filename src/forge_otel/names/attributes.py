@@ -56,6 +56,7 @@ class Attr:
     GEN_AI_SYSTEM: Final = "gen_ai.system"
     GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
     GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+    GEN_AI_FIRST_CHUNK_S: Final = "gen_ai.response.time_to_first_chunk"
     GEN_AI_AGENT_NAME: Final = "gen_ai.agent.name"
     GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
     GEN_AI_WORKFLOW_NAME: Final = "gen_ai.workflow.name"

@@ -3,7 +3,7 @@
 from typing import Final
 
 from forge_otel.names.attributes import Attr
-from forge_otel.names.instrument import AGENT_S, LLM_S, TOKEN_COUNTS, Instrument
+from forge_otel.names.instrument import AGENT_S, LLM_S, TOKEN_COUNTS, TOKEN_RATES, Instrument
 
 __all__ = ["ModelMetrics"]
 
@@ -47,6 +47,22 @@ class ModelMetrics:
         description="Tokens of model calls.",
         attributes=(Attr.GEN_AI_OPERATION, Attr.GEN_AI_PROVIDER, Attr.GEN_AI_REQUEST_MODEL, Attr.GEN_AI_TOKEN_TYPE),
         bounds=TOKEN_COUNTS,
+    )
+    FIRST_CHUNK: Final = Instrument(
+        name="gen_ai.client.operation.time_to_first_chunk",
+        kind="histogram",
+        unit="s",
+        description="Time to the first chunk of a streamed answer.",
+        attributes=(Attr.GEN_AI_OPERATION, Attr.GEN_AI_PROVIDER, Attr.GEN_AI_REQUEST_MODEL),
+        bounds=LLM_S,
+    )
+    TOKEN_RATE: Final = Instrument(
+        name="forge.genai.output.rate",
+        kind="histogram",
+        unit="{token}/s",
+        description="Tokens a model has written a second, from the first chunk on where that is known.",
+        attributes=(Attr.GEN_AI_REQUEST_MODEL,),
+        bounds=TOKEN_RATES,
     )
     AGENT_DURATION: Final = Instrument(
         name="gen_ai.invoke_agent.duration",

@@ -201,18 +201,31 @@ class GenAI(Exclusive):
             self._instruments.record(Metric.TOKEN_USAGE, tokens, labels)
 
     def _time(self, span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
-        if _scope(span).startswith(_RECORD_THEMSELVES) or span.end_time is None or span.start_time is None:
+        if span.end_time is None or span.start_time is None:
             return
         call = read_call(attributes)
+        duration_s = (span.end_time - span.start_time) / 1e9
+        first_s = _first_chunk_s(attributes)
+        self._pace(call, duration_s - (first_s or 0.0))
+        if _scope(span).startswith(_RECORD_THEMSELVES):
+            return
         labels = {
             Attr.GEN_AI_OPERATION: str(attributes.get(Attr.GEN_AI_OPERATION)),
             Attr.GEN_AI_PROVIDER: str(attributes.get(Attr.GEN_AI_PROVIDER) or attributes.get(Attr.GEN_AI_SYSTEM) or ""),
             Attr.GEN_AI_REQUEST_MODEL: call.model if call else str(attributes.get(Attr.GEN_AI_REQUEST_MODEL) or ""),
         }
         labels = {name: value or _UNKNOWN for name, value in labels.items()}
+        if first_s is not None:
+            self._instruments.record(Metric.FIRST_CHUNK, first_s, labels)
         if span.status.status_code is StatusCode.ERROR:
             labels[Attr.ERROR_TYPE] = str(attributes.get(Attr.ERROR_TYPE) or _OTHER_ERROR)
-        self._instruments.record(Metric.LLM_DURATION, (span.end_time - span.start_time) / 1e9, labels)
+        self._instruments.record(Metric.LLM_DURATION, duration_s, labels)
+
+    def _pace(self, call: ModelCall | None, writing_s: float) -> None:
+        if call is None or not call.usage.output_tokens or writing_s <= 0:
+            return
+        labels = {Attr.GEN_AI_REQUEST_MODEL: call.model or _UNKNOWN}
+        self._instruments.record(Metric.TOKEN_RATE, call.usage.output_tokens / writing_s, labels)
 
     def price(self, call: ModelCall) -> Decimal | None:
         """Return what `call` cost in USD, None where that is not known."""
@@ -225,6 +238,12 @@ class GenAI(Exclusive):
             if amount is not None:
                 return amount
         return None
+
+
+def _first_chunk_s(attributes: Mapping[str, Any]) -> float | None:
+    """Return how long a stream took to begin: as an instrumentation says, or one of our generators."""
+    said = attributes.get(Attr.GEN_AI_FIRST_CHUNK_S, attributes.get(Attr.FIRST_CHUNK_S))
+    return float(said) if isinstance(said, int | float) and not isinstance(said, bool) and said >= 0 else None
 
 
 def _sum(one: ModelCall, other: ModelCall) -> ModelCall:

@@ -17,6 +17,7 @@ from forge_otel.errors import ForgeError, PayloadTooLarge
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.failures import record_failure
 from forge_otel.web.attributes import OTHER_METHOD, HeaderFacts, error_type, request_attributes
+from forge_otel.web.background import record_background
 from forge_otel.web.options import Shared
 from forge_otel.web.problems import problem_of, unexpected
 from forge_otel.web.server_span import ServerSpan, adopt, own
@@ -54,6 +55,7 @@ class HttpExchange:
         "_headers",
         "_info",
         "_is_size_known",
+        "_late_error",
         "_method",
         "_options",
         "_read_bytes",
@@ -98,6 +100,8 @@ class HttpExchange:
         self._error_type: str | None = None
         self._cause: Exception | None = None
         self._refusal: PayloadTooLarge | None = None
+        # What came out of the application after the response was complete.
+        self._late_error: BaseException | None = None
         self._has_trailers = False
         self._disconnected = False
         self._ended_s: float | None = None
@@ -117,6 +121,8 @@ class HttpExchange:
             if not self._finished:
                 # Without a last byte the application returned in the middle of its response, or without one.
                 self._finish(incomplete=self._ended_s is None)
+            elif self._ended_ns is not None:
+                self._note_background(self._ended_ns)
             current_request.reset(request_token)
             if context_token is not None:
                 otel_context.detach(context_token)
@@ -241,8 +247,20 @@ class HttpExchange:
 
     def _fail(self, exc: BaseException) -> None:
         """Note what leaves the application; after the response's last byte it is no longer the request's affair."""
-        if not self._finished:
+        if self._finished:
+            self._late_error = exc
+        else:
             self._finish(exc)
+
+    def _note_background(self, ended_ns: int) -> None:
+        record_background(
+            self._shared.forge.telemetry.tracer,
+            self._server.span,
+            route=self._route,
+            started_ns=ended_ns,
+            ended_ns=time.time_ns(),
+            error=self._late_error,
+        )
 
     def _finish(self, exc: BaseException | None = None, *, incomplete: bool = False) -> None:
         self._finished = True

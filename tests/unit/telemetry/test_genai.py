@@ -261,3 +261,22 @@ def test_agents_that_are_sampled_out_are_still_timed(sampler: Any, generation: G
     assert recorder.points(Metric.AGENT_DURATION)["coder", "agent", None].count == 1
     assert ([step.name for step in generation.steps], len(generation.costs)) == (["coder"], 1)
     recorder.close()
+
+
+@pytest.mark.parametrize("name", [Attr.GEN_AI_FIRST_CHUNK_S, Attr.FIRST_CHUNK_S])
+def test_the_pace_of_a_stream(name: str, recorder: Recorder) -> None:
+    """The time to the first chunk, and the tokens a second from there on."""
+    span = recorder.tracers.get_tracer("mine").start_span("chat", attributes={**CHAT, name: 1.0}, start_time=10**9)
+    span.end(6 * 10**9)
+    (first,) = recorder.points(Metric.FIRST_CHUNK).values()
+    (rate,) = recorder.points(Metric.TOKEN_RATE).values()
+    assert (first.sum, rate.sum) == (1.0, 200 / 4.0)
+
+
+@pytest.mark.parametrize("said", [True, -1.0, "soon"])
+def test_a_first_chunk_that_is_no_time(said: Any, recorder: Recorder) -> None:
+    """Attributes come from anybody; the rate is then that of the whole call."""
+    attributes = {**CHAT, Attr.GEN_AI_FIRST_CHUNK_S: said}
+    recorder.tracers.get_tracer("mine").start_span("chat", attributes=attributes, start_time=10**9).end(5 * 10**9)
+    assert recorder.points(Metric.FIRST_CHUNK) == {}
+    assert recorder.points(Metric.TOKEN_RATE)["gpt-4o",].sum == 50.0

@@ -1,6 +1,7 @@
 """One request: what its span and its sample say, and what is added to its response."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.unit.web.support import SmallRuntime, request, scope_of
 from forge_otel.context import Identity, identity, note_cache
 from forge_otel.errors import Unauthorized
 from forge_otel.names import Attr
+from forge_otel.web.background import record_background
 from forge_otel.web.identity import header_identity
 from forge_otel.web.middleware import ForgeMiddleware
 from forge_otel.web.options import ResponseHeaders
@@ -141,6 +143,44 @@ async def test_background_tasks_do_not_count() -> None:
     assert runtime.duration.sum < 0.045
 
 
+async def test_background_tasks_have_their_own_span() -> None:
+    """It begins with the last byte, ends with the task, and is linked to the request."""
+    runtime = SmallRuntime()
+
+    async def after() -> None:
+        started_ns = time.time_ns()
+        while time.time_ns() - started_ns < 30_000_000:
+            await asyncio.sleep(0)
+
+    async def page(_request: Request) -> Response:
+        return PlainTextResponse("hello", background=BackgroundTask(after))
+
+    await request(serving(page, runtime))
+    server, span = runtime.server_span, runtime.spans[-1]
+    assert (span.name, span.parent, [link.context for link in span.links]) == (
+        "background /",
+        server.context,
+        [server.context],
+    )
+    assert span.start_time == server.end_time
+    assert span.end_time - span.start_time >= 30_000_000
+
+
+@pytest.mark.parametrize(("took_ms", "spans"), [(24, 0), (25, 1)])
+def test_a_quick_return_has_no_span(took_ms: int, spans: int) -> None:
+    """The application's own middleware takes its time too."""
+    runtime = SmallRuntime()
+    record_background(
+        runtime.telemetry.tracer,
+        trace.INVALID_SPAN,
+        route=None,
+        started_ns=10**9,
+        ended_ns=10**9 + took_ms * 10**6,
+        error=None,
+    )
+    assert len(runtime.spans) == spans
+
+
 async def test_a_failing_background_task_reaches_the_server() -> None:
     """The request was answered well; the exception is the server's to log."""
     runtime = SmallRuntime()
@@ -154,6 +194,9 @@ async def test_a_failing_background_task_reaches_the_server() -> None:
     exchange = await request(serving(page, runtime))
     assert isinstance(exchange.error, ZeroDivisionError)
     assert runtime.server_span.status.status_code is StatusCode.UNSET
+    background = runtime.spans[-1]
+    assert (background.name, background.status.status_code) == ("background /", StatusCode.ERROR)
+    assert [event.name for event in background.events] == ["exception"]
 
 
 async def test_a_caller_that_hangs_up_is_no_error() -> None:
