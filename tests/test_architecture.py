@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("telemetry",),
     ("stores", "embedders", "layers", "database"),
     ("sinks", "figma"),
-    ("health", "_parts", "_figures", "_health_report", "_stack", "_watch"),
+    ("health", "_parts", "_figures", "_health_report", "_operations", "_stack", "_watch"),
     ("forge",),
     ("web",),
     ("",),

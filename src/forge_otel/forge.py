@@ -13,18 +13,18 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Self, cast, get_args
+from typing import Any, Self
 
-from forge_otel import _figures, _health_report, _parts, _stack
+from forge_otel import _parts, _stack
+from forge_otel._operations import Operations
 from forge_otel._pipeline import PipelineDecorator, compose
 from forge_otel._watch import Watch
 from forge_otel.context import Generation, current_call, current_generation, current_request, note_cache
-from forge_otel.errors import BadRequest, ConfigurationError, NotFound, NotOpen
+from forge_otel.errors import BadRequest, ConfigurationError, NotOpen
 from forge_otel.health import HealthMonitor
 from forge_otel.keys import generation_key, new_id
-from forge_otel.layers.breaker import Mode
 from forge_otel.layers.breaker_board import BreakerBoard
 from forge_otel.layers.flight import position_of
 from forge_otel.layers.guard import Guard, Guards
@@ -49,7 +49,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
 _FLIGHTS_SHARE, _OUTBOX_SHARE, _SPANS_SHARE = 0.2, 0.5, 0.3
 
 
-class Forge(Spans):
+class Forge(Spans, Operations):
     """The runtime; its span decorators (`agent`, `tool`, `step`, `span`, …) are those of `Spans`.
 
     Args:
@@ -119,11 +119,6 @@ class Forge(Spans):
             ConfigurationError: with every fault at once.
         """
         return cls(Settings.from_env(os.environ if environ is None else environ), **options)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the forge is connected; while it is not, decorated functions simply run."""
-        return self._entered > 0
 
     async def __aenter__(self) -> Self:
         async with self._lock:
@@ -205,66 +200,6 @@ class Forge(Spans):
     def flights(self) -> list[str]:
         """Return the keys that are being generated or waited for in this process."""
         return self._flights.running()
-
-    async def summary(self) -> dict[str, Any]:
-        """Return the dashboard's figures, JSON-ready: from the database, or from the last records without one."""
-        figures = await _figures.summary(self.parts.database, self.recent)
-        stats = self.outbox.stats()
-        return figures | {
-            "outbox": {
-                "durable": stats.is_durable,
-                "journal_bytes": stats.journal_bytes,
-                "sinks": {name: asdict(sink) for name, sink in stats.sinks.items()},
-            },
-            "budget": await self.budget.used(),
-            "breakers": self.breakers(),
-            "incidents": [incident.to_dict() for incident in self._watch.incidents.report()],
-            "spike": asdict(self._watch.spikes.state()),
-        }
-
-    async def report(self, asked: Mapping[str, str]) -> tuple[str, str]:
-        """Return a report from the database as text, and its media type; see `forge_otel._figures.report`."""
-        return await _figures.report(self.parts.database, asked)
-
-    def breakers(self) -> list[dict[str, Any]]:
-        """Return what the circuit breakers look like now, JSON-ready, by name."""
-        return [asdict(guard) for guard in self.guards.states()]
-
-    def set_breaker(self, name: str, mode: str) -> None:
-        """Force a breaker open or closed, let it only watch, or hand it back to itself; in this process.
-
-        Args:
-            name: the service's name.
-            mode: ``auto``, ``forced_open``, ``forced_closed`` or ``shadow``.
-
-        Raises:
-            NotFound: nothing guards a service of that name.
-            BadRequest: there is no such mode.
-        """
-        if name not in {guard.name for guard in self.guards.states()}:
-            raise NotFound(f"nothing guards a service called {name[:64]!r}; `forge-otel breakers` lists those that are")
-        if mode not in get_args(Mode):
-            raise BadRequest(f"a breaker has no mode {mode[:64]!r}; use one of {', '.join(get_args(Mode))}")
-        self.guards.get(name).gate.set_mode(cast("Mode", mode))
-
-    def health_report(self) -> dict[str, Any]:
-        """Return ``{"status": "pass" | "warn" | "fail", "checks": {…}}`` (draft-inadarei-api-health-check)."""
-        return _health_report.with_parts(
-            self._health.report(),
-            self.outbox.stats(),
-            self.guards.states(),
-            self._watch.spikes.state(),
-            critical=self.settings.critical_services,
-            set_aside=getattr(self.parts.database, "set_aside", ()),
-            exports=self.telemetry.exports(),
-        )
-
-    def ready(self) -> bool:
-        """Whether requests can be answered: it is open, and no critical service is away or left alone."""
-        critical = self.settings.critical_services
-        # Once the open time is over it is ready again, because only a request can find out whether the service is back.
-        is_refused = any(guard.name in critical and guard.rejects_for_s for guard in self.guards.states())
-        return self.is_open and self._health.ready() and not is_refused
 
     def _admit(self, request: GenerationRequest, run: Callable[[], Awaitable[GenerationResult]], pipeline: str) -> Call:
         allowed = self.settings.component_types
