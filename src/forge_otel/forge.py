@@ -97,9 +97,7 @@ class Forge(Spans, Operations):
         self._flights = stack.flights
         self.budget = stack.budget
         self._health = HealthMonitor(stack.probes)
-        self._langsmith = LangSmithDesk(
-            lambda function: self.guards.get("langsmith").call(function), self.telemetry.instruments
-        )
+        self._langsmith = LangSmithDesk(self.guards, self.telemetry.instruments)
         always: list[Layer] = [
             Trace(self.telemetry, runs=self._langsmith, with_texts=self.settings.capture_content),
             recorder,

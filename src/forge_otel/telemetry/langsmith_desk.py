@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +27,7 @@ from forge_otel.telemetry.langsmith_options import LangSmithOptions, is_sampled
 if TYPE_CHECKING:
     from forge_otel.telemetry.langsmith_client import LangSmithClient, Project
 
-__all__ = ["Attempt", "LangSmithDesk", "run_id"]
+__all__ = ["LangSmithDesk", "run_id"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ _KEY: Final = "quality_score"
 T = TypeVar("T")
 
 
-class Attempt(Protocol):
-    """Calls a function with a service's guard around it."""
+class Guards(Protocol):
+    """Has a guard for each service."""
 
-    async def __call__(self, function: Callable[[], Awaitable[Any]], /) -> Any:
-        """Return what `function` does; raises where the guard refuses or the function fails."""
+    def get(self, name: str, /) -> Any:
+        """Return it, made when it is first asked for; its `call` awaits a function under all policies."""
         ...
 
 
@@ -68,12 +68,12 @@ class LangSmithDesk:
     """Says where a run is shown, and sends scores, while it is entered; without a key it does neither.
 
     Args:
-        attempt: guards each call; makes the guard when it is first called.
+        guards: that of ``langsmith`` stands around each call.
         instruments: count what became of the scores.
     """
 
-    def __init__(self, attempt: Attempt, instruments: Instruments) -> None:
-        self._attempt = attempt
+    def __init__(self, guards: Guards, instruments: Instruments) -> None:
+        self._guards = guards
         self._instruments = instruments
         self._options: LangSmithOptions | None = None
         self._project: Project | None = None
@@ -169,7 +169,7 @@ class LangSmithDesk:
     async def _step(self) -> bool:
         """Find the project, or send a score; return whether there was no trouble."""
         if self._project is None:
-            self._project = await self._attempt(self._find_project)
+            self._project = await self._guards.get("langsmith").call(self._find_project)
             return self._project is not None
         self._more.clear()
         if not self._scores:
@@ -177,7 +177,7 @@ class LangSmithDesk:
         next_one, project = self._scores[0], self._project
         next_one.attempts += 1
         try:
-            await self._attempt(lambda: _in_thread(lambda: self._send(project, next_one)))
+            await self._guards.get("langsmith").call(lambda: _in_thread(lambda: self._send(project, next_one)))
         except Exception:
             if next_one.attempts >= _MAX_ATTEMPTS:
                 self._settle("dropped", "undeliverable")
