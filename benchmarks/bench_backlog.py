@@ -93,6 +93,7 @@ async def run(url: str, port: int, options: argparse.Namespace) -> dict[str, Any
     p95 = [percentile(values, 0.95) for values in (healthy, draining)]
     return {
         "waiting": waiting,
+        "dropped": dict(forge.outbox.stats().sinks["database"].dropped),
         "records/s": round(rate),
         "journal, p50 ms": round(statistics.median(offers) * 1e3, 3),
         "live p95 healthy, ms": round(p95[0] * 1e3, 2),
@@ -141,7 +142,7 @@ def main() -> None:
     with DurablePostgres() as server:
         found = asyncio.run(run(server.url, server.port, options))
         if (due := asyncio.run(stored(server.url))) != (options.records, options.records):
-            raise SystemExit(f"stored {due}, not {options.records}")
+            raise SystemExit(f"stored {due}, not {options.records}: {found}")
     if options.json:
         print(json.dumps(found, indent=2))
         return
