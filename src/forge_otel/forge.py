@@ -249,11 +249,9 @@ class Forge(Spans):
 
     def health_report(self) -> dict[str, Any]:
         """Return ``{"status": "pass" | "warn" | "fail", "checks": {…}}`` (draft-inadarei-api-health-check)."""
+        seen = self._health.report(), self.outbox.stats(), self.guards.states(), self._watch.spikes.state()
         return _health_report.with_parts(
-            self._health.report(),
-            self.outbox.stats(),
-            self.guards.states(),
-            self._watch.spikes.state(),
+            *seen,
             critical=self.settings.critical_services,
             set_aside=getattr(self.parts.database, "set_aside", ()),
             exports=self.telemetry.exports(),
