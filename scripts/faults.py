@@ -19,8 +19,8 @@ INTRODUCTION = """\
 
 Each helper of a service fails here in each way that makes sense, while the example service runs under uvicorn and gets
 21 requests a second: 18 for components that it knows and 3 for new ones; `tests/chaos/test_fault_matrix.py` does it.
-The model and Redis fail behind a `FaultProxy`, the rest fails for real: files are locked, overwritten, made read-only
-or kept from growing, processes are killed, and the clock is set.
+The model, Redis and PostgreSQL fail behind a `FaultProxy`, the rest fails for real: files are locked, overwritten, made
+read-only or kept from growing, processes are killed, and the clock is set.
 
 In every cell, besides what it says:
 

@@ -5,11 +5,12 @@ import random
 import resource
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
 from tests.chaos.site import Site, turn_clock
 
 from forge_otel.testing.faults import CutOff, Fault, Garbage, HttpAnswer, Refuse, Silent, Slow
@@ -87,6 +88,52 @@ async def redis_crashes(site: Site) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.to_thread(site.redis.start)
+
+
+@asynccontextmanager
+async def told_to_postgres(site: Site, before: Sequence[str], after: Sequence[str]) -> AsyncIterator[None]:
+    """Say something to PostgreSQL itself, past the proxy, and on the same connection something else in the end."""
+    assert site.row.postgres is not None
+    connection = await asyncpg.connect(site.row.postgres.url.replace("+asyncpg", ""))
+    try:
+        for statement in before:
+            await connection.execute(statement)
+        try:
+            yield
+        finally:
+            for statement in after:
+                await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def refused_by_postgres(site: Site) -> AbstractAsyncContextManager[None]:
+    """PostgreSQL lets nobody in, and ends the sessions that there are."""
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'forge-otel'"
+    return told_to_postgres(site, ["ALTER ROLE postgres NOLOGIN", others], ["ALTER ROLE postgres LOGIN"])
+
+
+def postgres_is_full(site: Site) -> AbstractAsyncContextManager[None]:
+    """PostgreSQL answers as it does when its disk has no room for another page."""
+    function = """
+    CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$
+    """
+    trigger = "CREATE TRIGGER full_disk BEFORE INSERT ON generations EXECUTE FUNCTION no_room()"
+    return told_to_postgres(
+        site, [function, trigger], ["DROP TRIGGER full_disk ON generations", "DROP FUNCTION no_room"]
+    )
+
+
+@asynccontextmanager
+async def postgres_crashes(site: Site) -> AsyncIterator[None]:
+    """PostgreSQL is killed under load and started again."""
+    assert site.row.postgres is not None
+    await asyncio.to_thread(site.row.postgres.kill)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(site.row.postgres.start)
 
 
 @asynccontextmanager
@@ -257,6 +304,14 @@ INJECTIONS: Final[Mapping[tuple[str, str], Injection]] = {
     ("LangSmith", "full"): lambda site: site.row.proxies["LangSmith"].fault(LANGSMITH_BUSY),
     ("LangSmith", "restart mid-write"): lambda site: site.row.proxies["LangSmith"].fault(LANGSMITH_CUT),
     ("LangSmith", "clock jump"): wrong_clock,
+    ("PostgreSQL", "refused"): lambda site: site.row.proxies["PostgreSQL"].fault(Refuse()),
+    ("PostgreSQL", "silent"): lambda site: site.row.proxies["PostgreSQL"].fault(Silent()),
+    ("PostgreSQL", "slow"): lambda site: site.row.proxies["PostgreSQL"].fault(Slow(answer_s=LATE_S)),
+    ("PostgreSQL", "garbage"): lambda site: site.row.proxies["PostgreSQL"].fault(Garbage()),
+    ("PostgreSQL", "auth error"): refused_by_postgres,
+    ("PostgreSQL", "full"): postgres_is_full,
+    ("PostgreSQL", "restart mid-write"): postgres_crashes,
+    ("PostgreSQL", "clock jump"): wrong_clock,
     ("SQLite", "refused"): lambda site: file_in_place_of(site.database.parent, site),
     ("SQLite", "silent"): lambda site: locked(site.database),
     ("SQLite", "slow"): lambda site: locked_in_bursts(site.database),

@@ -3,14 +3,17 @@
 A row's function gives a `Row` while it is entered: proxies in front of the helper, and the settings that lead there.
 """
 
+import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aioboto3
+import asyncpg
 import pytest
 from tests.chaos.site import LOOPBACK, Row
 from tests.servers import StrictS3Server
@@ -80,8 +83,31 @@ async def langsmith_row(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
             )
 
 
+@asynccontextmanager
+async def postgres_row(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
+    """The database is PostgreSQL behind a proxy."""
+    server = request.getfixturevalue("postgres_server")
+
+    async def select(query: str) -> list[tuple[str, str]]:
+        connection = await asyncpg.connect(server.url.replace("+asyncpg", ""))
+        try:
+            return [tuple(row) for row in await connection.fetch(query)]
+        finally:
+            await connection.close()
+
+    def select_past_the_proxy(query: str) -> list[tuple[str, str]]:
+        # In a thread, because an event loop runs here already.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, select(query)).result()
+
+    async with FaultProxy(LOOPBACK, server.port) as proxy:
+        settings = {"database_url": proxy.url_for(server.url)}
+        yield Row(proxies={"PostgreSQL": proxy}, settings=settings, postgres=server, select=select_past_the_proxy)
+
+
 ROWS: Final[Mapping[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Row]]]] = {
     "LangSmith": langsmith_row,
+    "PostgreSQL": postgres_row,
     "S3": s3_row,
 }
 """Service of a cell to what it needs; all others do with the usual service."""

@@ -139,10 +139,14 @@ def serve_stand_ins(*, figma_port: int, openai_port: int) -> None:
 def fill_disk_on_request(flag: Path) -> None:
     """Let SQLite find no room for another page of a database while a file is there."""
 
-    @sqlalchemy.event.listens_for(sqlalchemy.Engine, "begin")
-    def limit(connection: sqlalchemy.Connection) -> None:
+    @sqlalchemy.event.listens_for(sqlalchemy.pool.Pool, "checkout")
+    def limit(connection: Any, *_: object) -> None:
+        if "sqlite" not in type(connection).__module__:
+            return
         # Never below what the file has already; so the very next page is one too many.
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {1 if flag.exists() else MANY_PAGES}")
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA max_page_count = {1 if flag.exists() else MANY_PAGES}")
+        cursor.close()
 
 
 def give_up_privileges() -> None:

@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 
 import httpx
 from tests.chaos.service import ADMIN_TOKEN, FIGMA_PASSCODE, Plan
-from tests.servers import RedisServer
+from tests.servers import PostgresServer, RedisServer
 
 from componentforge.workload import load_workload
 from forge_otel.testing.exercise import Observation, Tally
@@ -74,6 +74,8 @@ class Row:
         proxies: in front of the helpers of this row, by name.
         settings, environ: of the `Plan`.
         archived: returns the components that are archived whole; None where nobody has to look.
+        postgres: the server that the database is in; None where it is an SQLite file.
+        select: asks that database; None where it is an SQLite file.
         traced: returns the generations that LangSmith shows, and how often; None where nobody has to look.
     """
 
@@ -81,6 +83,8 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
     archived: Callable[[], Awaitable[set[str]]] | None = None
+    postgres: PostgresServer | None = None
+    select: Callable[[str], list[tuple[str, str]]] | None = None
     traced: Callable[[], Counter[str]] | None = None
 
 
@@ -304,6 +308,8 @@ class Site:
         return {component_id for name, component_id in found if name in names}
 
     def _select(self, query: str) -> list[tuple[str, str]]:
+        if self.row.select is not None:
+            return self.row.select(query)
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
             return database.execute(query).fetchall()
 

@@ -1,8 +1,10 @@
 """Migrations of databases that hold something: from an older version's file, down and up again, beside a host's own."""
 
+import asyncio
 import json
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,3 +133,63 @@ async def test_every_revision_goes_down_and_up_with_data(old_url: str) -> None:
     assert {table: await content(engine, table) for table in (*TABLES, "rollups")} == before
     await engine.dispose()
     assert before["rollups"][0][: len(ROLLUP_KEYS)]
+
+
+@pytest.mark.parametrize("with_helper", [True, False])
+async def test_a_hosts_own_autogenerate_leaves_our_tables(old_url: str, tmp_path: Path, with_helper: bool) -> None:
+    """A real project of a host: with the helper its revision has its own table only, without it drops ours."""
+    await migrate(old_url)
+    host = tmp_path / "host"
+    (host / "versions").mkdir(parents=True)
+    (host / "script.py.mako").write_text(
+        "revision = ${repr(up_revision)}\ndown_revision = ${repr(down_revision)}\n"
+        "def upgrade():\n    ${upgrades if upgrades else 'pass'}\n"
+    )
+    (host / "env.py").write_text(HOST_ENV)
+    script = HOST_RUN.format(host=str(host), url=old_url, with_helper=with_helper)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+    [revision] = (host / "versions").glob("*.py")
+    text = revision.read_text()
+    assert "op.create_table('orders'" in text
+    assert ("drop" not in text) == with_helper
+
+
+HOST_ENV = """
+import asyncio
+from alembic import context
+from sqlalchemy import Column, Integer, MetaData, Table
+from sqlalchemy.ext.asyncio import create_async_engine
+from forge_otel.database import include_object
+
+metadata = MetaData()
+Table("orders", metadata, Column("id", Integer, primary_key=True))
+options = {"include_object": include_object} if context.config.attributes["with_helper"] else {}
+
+def run(connection):
+    context.configure(connection=connection, target_metadata=metadata, **options)
+    with context.begin_transaction():
+        context.run_migrations()
+
+async def main():
+    engine = create_async_engine(context.config.get_main_option("sqlalchemy.url"))
+    async with engine.connect() as connection:
+        await connection.run_sync(run)
+    await engine.dispose()
+
+asyncio.run(main())
+"""
+HOST_RUN = """
+from alembic import command
+from alembic.config import Config
+
+config = Config()
+config.set_main_option("script_location", {host!r})
+config.set_main_option("sqlalchemy.url", {url!r})
+config.attributes["with_helper"] = {with_helper}
+command.revision(config, message="orders", autogenerate=True)
+"""

@@ -236,8 +236,11 @@ async def baseline(engine: AsyncEngine, asked: Range) -> list[Baseline]:
         raise BadRequest(f"a baseline needs a start and an end, at most {MAX_BASELINE.days} days apart")
     keys = ("component_type", "facet", "name", "bucket")
     async with engine.connect() as connection:
-        now = _by_first(await read(connection, asked, ("answers", "latency", "costs"), keys))
-        before = _by_first(await read(connection, asked.moved(-WEEK), ("latency",), keys))
+        now = _by_first(await read(connection, asked, ("answers", "costs"), keys))
+        recent = _by_first(await read(connection, asked, ("latency",), keys, names=(*FULL_SOURCES, *CACHED_SOURCES)))
+        before = _by_first(await read(connection, asked.moved(-WEEK), ("latency",), keys, names=FULL_SOURCES))
+    for kind, durations in recent.items():
+        _merge(now[kind], durations)
     return [_baseline(kind, now[kind], before.get(kind, {})) for kind in sorted(now)]
 
 

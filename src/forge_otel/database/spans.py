@@ -3,7 +3,6 @@
 So a range may begin and end at any microsecond and is counted exactly, and a year costs hardly more than a day.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -94,7 +93,13 @@ class Range:
 
 
 async def read(
-    connection: AsyncConnection, asked: Range, facets: Sequence[str], keys: Sequence[str], *, largest: int = DAY
+    connection: AsyncConnection,
+    asked: Range,
+    facets: Sequence[str],
+    keys: Sequence[str],
+    *,
+    names: Sequence[str] | None = None,
+    largest: int = DAY,
 ) -> Sums:
     """Return the sums of `facets` by `keys`, which are columns of the key of `rollups`.
 
@@ -103,39 +108,64 @@ async def read(
         asked: the range.
         facets: as in `forge_otel.database.rollups`.
         keys: what to tell apart.
+        names: only these.
         largest: hours of the largest span that is read as one, where ``start`` is among the keys.
     """
     types = await _types(connection, asked) if "component_type" in keys else [asked.component_type or ALL_TYPES]
-    sums: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    sums: dict[tuple[Any, ...], list[int]] = {}
     for hours, bounds in asked.spans(largest):
         if hours:
-            query = rollup_query(hours, bounds, types, facets=facets, keys=keys)
-            found: Sequence[Sequence[Any]] = (await connection.execute(query)).all()
+            query = rollup_query(hours, bounds, types, facets=facets, keys=keys, names=names)
+            _add(sums, (await connection.execute(query)).all(), len(keys))
         else:
             within = [*_within(_GENERATIONS.created_at, bounds), *_of_type(asked.component_type)]
             counted = await edges.count(connection, within, facets)
             start = _down(bounds[0] or bounds[1], _HOUR)
-            found = [[*((facts | {"start": start})[name] for name in keys), *values] for facts, values in counted]
-        width = len(keys)
-        for row in found:
-            values = sums[tuple(row[:width])]
-            for place, value in enumerate(row[width:]):
-                values[place] += int(value)
+            rows = [
+                (*((facts | {"start": start})[name] for name in keys), *values)
+                for facts, values in counted
+                if names is None or facts["name"] in names
+            ]
+            _add(sums, rows, len(keys))
     return sums
 
 
+def _add(sums: dict[tuple[Any, ...], list[int]], rows: Sequence[Any], width: int) -> None:
+    for row in rows:
+        cells = tuple(row)
+        key, values = cells[:width], cells[width:]
+        if len(values) == 1:
+            values = (*values, 0, 0, 0)
+        known = sums.get(key)
+        sums[key] = (
+            [int(value) for value in values]
+            if known is None
+            else [one + int(more) for one, more in zip(known, values, strict=True)]
+        )
+
+
 def rollup_query(
-    hours: int, bounds: Bounds, types: Sequence[str], *, facets: Sequence[str], keys: Sequence[str]
+    hours: int,
+    bounds: Bounds,
+    types: Sequence[str],
+    *,
+    facets: Sequence[str],
+    keys: Sequence[str],
+    names: Sequence[str] | None = None,
 ) -> Select[Any]:
     """Return the query of whole hours or days."""
     columns = [_ROLLUPS[name] for name in keys]
-    sums = [func.sum(type_coerce(_ROLLUPS[name], BigInteger)) for name in _VALUES]
+    # Durations are only counted.
+    values = _VALUES[:1] if list(facets) == ["latency"] else _VALUES
+    sums = [func.sum(type_coerce(_ROLLUPS[name], BigInteger)) for name in values]
     where = [
         _ROLLUPS.hours == hours,
         _ROLLUPS.facet.in_(facets),
         _ROLLUPS.component_type.in_(types),
         *_within(_ROLLUPS.start, bounds),
     ]
+    if names is not None:
+        where.append(_ROLLUPS.name.in_(names))
     return select(*columns, *sums).where(*where).group_by(*columns)
 
 

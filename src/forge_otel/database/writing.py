@@ -7,7 +7,7 @@ order of their keys, so that two writers lock them in the same order and cannot 
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -40,6 +40,7 @@ _SUMS: Final = (("cache_stats", CACHE_STAT_COLUMNS, 3), ("rollups", ROLLUP_COLUM
 # SQLSTATE classes "data exception" and "integrity constraint violation".
 _REFUSALS: Final = ("22", "23")
 _UNIQUE_VIOLATION: Final = "23505"
+_AT_ONCE: Final = 50
 
 Rows = Sequence[Row]
 T = TypeVar("T")
@@ -54,7 +55,8 @@ async def write(engine: AsyncEngine, records: Iterable[Record]) -> None:
     """
     # In the order of their ids, so that two writers of the same records lock them in the same order.
     unique = {record.id: record for record in sorted(records, key=lambda record: record.id)}
-    rows = [generation_row(record) for record in unique.values()]
+    # Not on the event loop: a batch takes as long as several requests.
+    rows = await asyncio.to_thread(lambda: [generation_row(record) for record in unique.values()])
     async with engine.connect() as connection:
         store = _on_postgresql if engine.dialect.name == "postgresql" else _on_sqlite
         driver = (await connection.get_raw_connection()).driver_connection
@@ -83,7 +85,7 @@ async def _throw_away(connection: AsyncConnection, driver: Any) -> None:
 async def _on_postgresql(driver: Any, records: Mapping[str, Record], rows: Rows) -> None:
     try:
         async with driver.transaction():
-            copying = driver.copy_records_to_table("generations", records=rows, columns=GENERATION_COLUMNS)
+            copying = driver.copy_records_to_table("generations", records=_gently(rows), columns=GENERATION_COLUMNS)
             await _write_beside(driver, await _meanwhile(copying, lambda: _Beside(records.values())))
     except Exception as exc:
         if getattr(exc, "sqlstate", None) != _UNIQUE_VIOLATION:
@@ -91,7 +93,7 @@ async def _on_postgresql(driver: Any, records: Mapping[str, Record], rows: Rows)
         # Some are there already, as after a crash between commit and answer: the longer way round.
         async with driver.transaction():
             await driver.execute(_MAKE_INCOMING)
-            await driver.copy_records_to_table(_INCOMING, records=rows, columns=GENERATION_COLUMNS)
+            await driver.copy_records_to_table(_INCOMING, records=_gently(rows), columns=GENERATION_COLUMNS)
             taken = await driver.fetch(_TAKE_INCOMING)
             await _write_beside(driver, _Beside([records[row[0]] for row in taken]))
 
@@ -99,16 +101,29 @@ async def _on_postgresql(driver: Any, records: Mapping[str, Record], rows: Rows)
 async def _meanwhile(waited_for: Coroutine[Any, Any, object], compute: Callable[[], T]) -> T:
     """Return what `compute` returns, having computed it while the server is at work."""
     working = asyncio.ensure_future(waited_for)
-    await asyncio.sleep(0)  # until it has sent what the server shall do
     try:
-        return compute()
-    finally:
-        await working
+        found = await asyncio.to_thread(compute)
+    except Exception:
+        await asyncio.wait({working})
+        raise
+    except BaseException:
+        working.cancel()
+        raise
+    await working
+    return found
+
+
+async def _gently(rows: Rows) -> AsyncIterator[Row]:
+    """Let the requests of callers in between."""
+    for number, row in enumerate(rows, 1):
+        yield row
+        if not number % _AT_ONCE:
+            await asyncio.sleep(0)
 
 
 async def _write_beside(driver: Any, beside: "_Beside") -> None:
     if beside.costs:
-        await driver.copy_records_to_table("costs", records=beside.costs, columns=COST_COLUMNS)
+        await driver.copy_records_to_table("costs", records=_gently(beside.costs), columns=COST_COLUMNS)
     for table, sums in beside.sums.items():
         if sums:
             await driver.execute(_ADD_ARRAYS[table], *zip(*sums, strict=True))
@@ -129,7 +144,7 @@ async def _on_sqlite(driver: Any, records: Mapping[str, Record], rows: Rows) -> 
         known = {id_ for (id_,) in await driver.execute_fetchall(_KNOWN, (orjson.dumps([*records]).decode(),))}
         new = [record for record in records.values() if record.id not in known]
         await driver.executemany(_INSERT_GENERATION, _texts([row for row in rows if row[0] not in known], 1))
-        beside = _Beside(new)
+        beside = await asyncio.to_thread(_Beside, new)
         await driver.executemany(_INSERT_COST, beside.costs)
         await driver.executemany(
             _ADD_ROW["cache_stats"], _texts(beside.sums["cache_stats"], CACHE_STAT_COLUMNS.index("minute"))

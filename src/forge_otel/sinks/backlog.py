@@ -102,8 +102,12 @@ class Backlog:
         """Take a record that the ledger has booked; resolve `stored` when it survives the death of the process."""
         self._writer.put(_Write(record, time.time(), size_bytes, stored))
 
-    async def read(self, sink: str) -> Batch | None:
+    async def read(self, sink: str, *, limit: int = _BATCH_RECORDS) -> Batch | None:
         """Return the next records for `sink`, or None when it has them all.
+
+        Args:
+            sink: its name.
+            limit: at most so many.
 
         Raises:
             OSError: the journal cannot be read for now.
@@ -114,7 +118,7 @@ class Backlog:
             return None
         found: asyncio.Future[list[Entry]] = self._loop.create_future()
         # Not beyond what the ledger has booked: it would count a record as delivered that it still counts as queued.
-        self._reader.put(partial(self._read, segment, index.cursor(sink), index.last_seq, found))
+        self._reader.put(partial(self._read, segment, (index.cursor(sink), index.last_seq, limit), found))
         batch = Batch(index, await found)
         if not batch.entries:
             # The rows that the index knows are gone from the file: the ledger counts them as damaged.
@@ -198,9 +202,10 @@ class Backlog:
 
     # On the reader thread
 
-    def _read(self, segment: Segment, after: int, last: int, found: asyncio.Future[list[Entry]]) -> None:
+    def _read(self, segment: Segment, what: tuple[int, int, int], found: asyncio.Future[list[Entry]]) -> None:
+        after, last, limit = what
         try:
-            rows = segment.read(after, last, limit=_BATCH_RECORDS, limit_bytes=_BATCH_BYTES)
+            rows = segment.read(after, last, limit=limit, limit_bytes=_BATCH_BYTES)
         except DISK_TROUBLE as exc:
             if is_damage(exc):
                 self._writer.put(partial(self._chain.set_aside, segment, exc))

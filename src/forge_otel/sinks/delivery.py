@@ -26,6 +26,7 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 _ATTEMPT_TIMEOUT_S = 60.0
 _STRIKES = 3
+_BATCH_RECORDS = 500
 
 T = TypeVar("T")
 
@@ -69,7 +70,8 @@ class Delivery:
 
     Args:
         name: of the sink, in metrics and logs.
-        sink: if it is an asynchronous context manager it is entered first, again and again until that works.
+        sink: if it is an asynchronous context manager it is entered first, again and again until that works; it may say
+            in ``batch_records`` how many records it likes at once.
         backlog: where the records wait.
         ledger: knows how many do.
     """
@@ -79,6 +81,7 @@ class Delivery:
         self.last_error = ""
         self.pace = Pace()
         self._sink = sink
+        self._batch_records = int(getattr(sink, "batch_records", _BATCH_RECORDS))
         self._backlog = backlog
         self._ledger = ledger
         self._failures = 0
@@ -138,7 +141,7 @@ class Delivery:
         self._is_open = True
 
     async def _deliver_next(self) -> bool:
-        batch = await self._backlog.read(self.name)
+        batch = await self._backlog.read(self.name, limit=self._batch_records)
         if batch is None:
             return False
         await self._deliver(batch)

@@ -48,6 +48,8 @@ class SqlSink:
     """
 
     name = "database"
+    batch_records = 1_000
+    """What one transaction takes at most: enough that its commit costs little, few enough to let others in between."""
 
     def __init__(self, url: str, *, retention_days: float | None = None) -> None:
         parsed = parse_url(url)

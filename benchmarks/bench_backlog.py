@@ -1,0 +1,154 @@
+"""How fast is an hour's backlog drained into PostgreSQL, and what do live requests feel of it?
+
+Records wait in the outbox's journal while a proxy refuses every connection to PostgreSQL; then it lets them through.
+Live requests are generations that the exact cache answers, twenty a second, in the same process; their latency counts
+from the moment at which they were due. Proof: every generation is in the database once.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import asyncpg
+
+from bench_rows import DurablePostgres, make
+from forge_otel import Forge, GenerationRequest, GenerationResult, Settings
+from forge_otel.testing.faults import FaultProxy, Refuse
+from forge_otel.testing.load import percentile
+
+RATE_PER_S = 20.0
+BOUND_RATE = 10_000
+BOUND_P95 = 1.10
+BOUND_MB = 128
+
+
+def resident_mb() -> float:
+    """Resident memory of this process."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
+async def live(generate: Callable[[GenerationRequest], Any], ends: asyncio.Event) -> list[float]:
+    """Latencies of requests for what is known, at a steady rate."""
+    found: list[float] = []
+    started, number = time.monotonic(), 0
+    while not ends.is_set():
+        due = started + number / RATE_PER_S
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        await generate(GenerationRequest(component_type="button", figma_key=f"key-{number % 6}"))
+        found.append(time.monotonic() - due)
+        number += 1
+    return found
+
+
+async def measured(generate: Callable[[GenerationRequest], Any], seconds: float) -> list[float]:
+    """Latencies of so many seconds."""
+    ends = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, ends.set)
+    return await live(generate, ends)
+
+
+async def run(url: str, port: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One outage."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with FaultProxy("127.0.0.1", port) as proxy:
+            settings = Settings(database_url=proxy.url_for(url), archive_url=None, outbox_dir=f"{folder}/outbox")
+            async with Forge(settings) as forge:
+
+                @forge.generation
+                async def generate(request: GenerationRequest) -> GenerationResult:
+                    return GenerationResult(code=f"<{request.component_type}/>")
+
+                await measured(generate, 2.0)
+                idle_mb = resident_mb()
+                healthy = await measured(generate, options.healthy_s)
+                async with proxy.fault(Refuse()):
+                    offers = await fill(forge, options.records)
+                    filled_mb = resident_mb()
+                waiting = forge.outbox.stats().sinks["database"].waiting
+                ends, peak = asyncio.Event(), [filled_mb]
+                asking = asyncio.create_task(live(generate, ends))
+                while not forge.outbox.stats().sinks["database"].is_up:  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.005)
+                started = time.perf_counter()
+                first = forge.outbox.stats().sinks["database"].waiting
+                while (left := forge.outbox.stats().sinks["database"].waiting) > 5:
+                    peak.append(resident_mb())
+                    await asyncio.sleep(0.05)
+                took_s = time.perf_counter() - started
+                ends.set()
+                draining = await asking
+                await forge.outbox.drain(timeout_s=10)
+    rate = (first - left) / took_s
+    p95 = [percentile(values, 0.95) for values in (healthy, draining)]
+    return {
+        "waiting": waiting,
+        "dropped": dict(forge.outbox.stats().sinks["database"].dropped),
+        "records/s": round(rate),
+        "journal, p50 ms": round(statistics.median(offers) * 1e3, 3),
+        "live p95 healthy, ms": round(p95[0] * 1e3, 2),
+        "live p95 draining, ms": round(p95[1] * 1e3, 2),
+        "live p95 ratio": round(p95[1] / p95[0], 2),
+        "memory above idle, MiB": round(max(peak) - idle_mb),
+        "holds": {
+            "rate": rate >= BOUND_RATE,
+            "p95": p95[1] <= BOUND_P95 * p95[0],
+            "memory": max(peak) - idle_mb <= BOUND_MB,
+            "journal": statistics.median(offers) <= 1e-3,
+        },
+    }
+
+
+async def fill(forge: Forge, count: int) -> list[float]:
+    """Offer so many records, and return how long a caller waited who came when nobody else did."""
+    alone: list[float] = []
+    for record in make(200):
+        started = time.perf_counter()
+        await forge.outbox.offer(record)
+        alone.append(time.perf_counter() - started)
+    left = count - 200
+    while left > 0:
+        records = make(min(left, 1000))
+        await asyncio.gather(*(forge.outbox.offer(record) for record in records))
+        left -= len(records)
+    return alone
+
+
+async def stored(url: str) -> tuple[int, int]:
+    """Generations in the database, and how many of them are different."""
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    row = await connection.fetchrow("SELECT count(*), count(DISTINCT id) FROM generations WHERE pipeline_version = '7'")
+    await connection.close()
+    return row[0], row[1]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--records", type=int, default=200_000)
+    parser.add_argument("--healthy-s", type=float, default=10.0)
+    options = parser.parse_args()
+    with DurablePostgres() as server:
+        found = asyncio.run(run(server.url, server.port, options))
+        if (due := asyncio.run(stored(server.url))) != (options.records, options.records):
+            raise SystemExit(f"stored {due}, not {options.records}: {found}")
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, value in found.items():
+        print(f"{name:28} {value}")
+
+
+if __name__ == "__main__":
+    main()
