@@ -32,9 +32,11 @@ __all__ = [
     "inject",
     "note_cache",
     "note_degraded",
+    "sent_component_type",
 ]
 
 _HEADERS = {"user_id": "forge-user", "session_id": "forge-session", "tenant": "forge-tenant"}
+_COMPONENT_HEADER = "forge-component-type"
 _MAX_ID_CHARS = 256
 # One member a generation; a request that runs more says so on its spans.
 _MAX_MEMBERS = 10
@@ -157,6 +159,9 @@ current_call: ContextVar[Call | None] = ContextVar("forge_call", default=None)
 current_request: ContextVar[RequestInfo | None] = ContextVar("forge_request", default=None)
 identity: ContextVar[Identity] = ContextVar("forge_identity", default=Identity())  # noqa: B039 - frozen
 
+sent_component_type: ContextVar[str | None] = ContextVar("forge_component_type", default=None)
+"""What the sender of a job was generating; the running call's own type goes before it."""
+
 
 @contextmanager
 def bind_identity(who: Identity) -> Iterator[None]:
@@ -172,7 +177,8 @@ def inject(carrier: MutableMapping[str, str]) -> None:
     """Write the running trace and identity into `carrier`, for example the headers of a job.
 
     Args:
-        carrier: W3C ``traceparent`` and the like, and ``forge-user``, ``forge-session``, ``forge-tenant`` are set.
+        carrier: W3C ``traceparent`` and the like, and ``forge-user``, ``forge-session``, ``forge-tenant`` and
+            ``forge-component-type`` are set.
     """
     propagate.inject(carrier)
     who = identity.get()
@@ -180,23 +186,30 @@ def inject(carrier: MutableMapping[str, str]) -> None:
         value = getattr(who, name)
         if value is not None:
             carrier[header] = value
+    call = current_call.get()
+    component_type = sent_component_type.get() if call is None else call.request.component_type
+    if component_type is not None:
+        carrier[_COMPONENT_HEADER] = component_type
 
 
 @contextmanager
 def extract(carrier: Mapping[str, str]) -> Iterator[None]:
-    """Continue the trace and identity that `inject` wrote into `carrier`, inside the block.
+    """Continue the trace, identity and component type that `inject` wrote into `carrier`, inside the block.
 
     Args:
         carrier: must come from a sender that is trusted; over-long ids are left out.
     """
     found = {name: carrier.get(header) for name, header in _HEADERS.items()}
     who = Identity(**{name: value for name, value in found.items() if value and len(value) <= _MAX_ID_CHARS})
+    component_type = carrier.get(_COMPONENT_HEADER) or None
+    sent = sent_component_type.set(None if len(component_type or "") > _MAX_ID_CHARS else component_type)
     token = otel_context.attach(propagate.extract(carrier))
     try:
         with bind_identity(who):
             yield
     finally:
         otel_context.detach(token)
+        sent_component_type.reset(sent)
 
 
 def note_cache(source: str, *, is_stored: bool = False) -> None:
