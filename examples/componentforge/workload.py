@@ -1,4 +1,4 @@
-"""The published workload of the demo: 120 generations, in order, some of them at the same moment."""
+"""The published workload of the demo: 100 generations, in order, some of them at the same moment."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PATH", "Design", "Edit", "Order", "Workload", "load_workload"]
+__all__ = ["PATH", "Design", "Edit", "Order", "Workload", "load_workload", "workload_of"]
 
 PATH = Path(__file__).with_name("workload.json")
 
@@ -99,7 +99,20 @@ def load_workload(path: Path = PATH) -> Workload:
         OSError: the file cannot be read.
         ValueError: it is no workload.
     """
-    data = json.loads(path.read_text(encoding="utf-8"))
+    return workload_of(path.read_text(encoding="utf-8"), name=path.name)
+
+
+def workload_of(text: str, *, name: str) -> Workload:
+    """Read a workload.
+
+    Args:
+        text: JSON.
+        name: of where it is from, for the error.
+
+    Raises:
+        ValueError: it is no workload.
+    """
+    data = json.loads(text)
     try:
         steps: list[Edit | tuple[Order, ...]] = [
             Edit(**step["edit"]) if "edit" in step else tuple(Order(**order) for order in step["generate"])
@@ -108,4 +121,4 @@ def load_workload(path: Path = PATH) -> Workload:
         designs = {name: Design(**design) for name, design in data["designs"].items()}
         return Workload(designs=designs, themes=data["themes"], wishes=data["wishes"], steps=steps)
     except (KeyError, TypeError) as exc:
-        raise ValueError(f"{path.name} is no workload: {exc}") from exc
+        raise ValueError(f"{name} is no workload: {exc}") from exc
