@@ -204,9 +204,4 @@ _NUMERIC = {int, float, int | None, float | None, Decimal, Decimal | None}
 _SECRETS = tuple(item.name for item in fields(Settings) if not item.repr)
 _URLS = tuple(item.name for item in fields(Settings) if item.name.endswith("_url"))
 _CHOICES = {item.name: choices(item.type) for item in fields(Settings) if choices(item.type)}
-_NUMBERS = tuple(
-    item.name
-    for item in fields(Settings)
-    if item.type in {int, float, int | None, float | None} and not item.name.endswith("_rate")
-)
-_NUMBERS = tuple(item.name for item in fields(Settings) if item.type in _NUMERIC)
+_NUMBERS = tuple(item.name for item in fields(Settings) if item.type in _NUMERIC and not item.name.endswith("_rate"))
