@@ -63,7 +63,7 @@ def build(
     recorder: Recorder,
     *,
     closing_s: float,
-    hooks: CacheHooks,
+    hooks: CacheHooks | None = None,
 ) -> Stack:
     """Build the default layers; nothing is connected yet.
 
@@ -71,6 +71,7 @@ def build(
         closing_s: how long generations that are still running may take when the forge closes.
         hooks: what only the service can tell its caches.
     """
+    hooks = hooks or CacheHooks()
     exact = _exact(settings, parts, telemetry, guards)
     budget = _budget(settings, parts, telemetry, guards)
     flights = SingleFlight(
@@ -197,8 +198,9 @@ def _probes(parts: Parts, *, critical: Collection[str]) -> tuple[Probe, ...]:
     )
 
 
-def check_critical(settings: Settings, known: Collection[str]) -> None:
+def check_critical(settings: Settings, probes: Collection[Probe], guarded: Collection[str]) -> None:
     """Refuse the name of a service that nothing asks or guards: it would be optional without a word."""
+    known = {probe.name for probe in probes} | set(guarded)
     faults = [
         f"critical_services holds {name!r}, which is off or unknown; use one of {', '.join(sorted(known))}, "
         "or give a service of your own its policies"

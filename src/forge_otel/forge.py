@@ -95,17 +95,9 @@ class Forge(Spans, Operations):
         # It may wait twice: for what runs, and for what it cancels.
         closing_s = self.settings.shutdown_timeout_s * _FLIGHTS_SHARE / 2
         stack = _stack.build(
-            self.settings,
-            self.parts,
-            self.telemetry,
-            self.guards,
-            recorder,
-            closing_s=closing_s,
-            hooks=hooks or CacheHooks(),
+            self.settings, self.parts, self.telemetry, self.guards, recorder, closing_s=closing_s, hooks=hooks
         )
-        _stack.check_critical(
-            self.settings, {probe.name for probe in stack.probes} | {*SERVICE_DEFAULTS, *(policies or ())}
-        )
+        _stack.check_critical(self.settings, stack.probes, {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
         self._flights = stack.flights
         self.budget = stack.budget
