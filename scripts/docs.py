@@ -82,6 +82,8 @@ MEANINGS: Mapping[str, str] = {
     Attr.OUTPUT: "what was returned as JSON, redacted; only with `FORGE_CAPTURE_CONTENT=1`",
     Attr.SAMPLING_REASON: "on a request's or job's own span, why its trace was kept: `error`, `fallback`, `expensive`, "
     "`slow`, `rate`, `upstream` (the sender keeps it), `trace` (another part of it is kept); only where not all are",
+    Attr.CACHE_SIMILARITY: "cosine between a question and the one whose answer L2 gave",
+    Attr.PATTERN_ID: "the pattern that L3 was asked for",
     Attr.CACHE_LAYER: "who answered: `L1` … a cache, `L4` the pipeline, `none` nobody",
     Attr.CACHE_RESULT: "of a look-up in one layer: `hit`, `miss`, `error`",
     Attr.CACHE_OUTCOME: "of a generation over all layers: `hit`, `miss`, `error`",

@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "names"),
     ("types",),
     ("context",),
-    ("settings", "keys", "pricing", "stream", "_environ"),
+    ("settings", "keys", "pricing", "stream", "wording", "_environ"),
     ("_loading", "_pipeline", "_journal"),
     ("telemetry",),
     ("stores", "embedders", "layers", "database"),

@@ -14,12 +14,12 @@ from componentforge.instrumentation import instrument_openai
 from componentforge.llm import LanguageModel
 from componentforge.offers import offers
 from componentforge.pipeline import generate
+from componentforge.retheme import HOOKS
 from componentforge.settings import ServiceSettings
 from forge_otel import Forge, ForgeMiddleware, GenerationRequest
 from forge_otel.figma.client import FigmaClient
 from forge_otel.figma.nodes import FigmaNode
 from forge_otel.figma.webhook import FigmaWebhook
-from forge_otel.forge import default
 from forge_otel.web.follow import events, last_event_id
 from forge_otel.web.handlers import install_problem_handlers
 
@@ -74,10 +74,10 @@ def create_app(settings: ServiceSettings, forge: Forge | None = None) -> FastAPI
 
     Args:
         settings: where Figma and the language model are.
-        forge: the runtime; the process default where it is left out.
+        forge: the runtime; built from the environment where it is left out.
     """
 
-    forge = forge or default()
+    forge = forge or Forge.from_env(hooks=HOOKS)
 
     figma = FigmaClient.of(forge, token=settings.figma_token, base_url=settings.figma_url)
 

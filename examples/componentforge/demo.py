@@ -28,6 +28,7 @@ from componentforge.briefs import COMPONENT_TYPES
 from componentforge.demo_report import Audit, print_report
 from componentforge.figma_server import StandInFigma
 from componentforge.offline_llm.server import DEFAULT_TIME_SCALE, create_offline_llm
+from componentforge.retheme import HOOKS
 from componentforge.serving import serve
 from componentforge.settings import OFFLINE_MODEL, ServiceSettings
 from componentforge.workload import Edit, Order, Workload, load_workload
@@ -103,7 +104,7 @@ def _end_by_signal() -> None:
 @asynccontextmanager
 async def _started() -> AsyncIterator[Demo]:
     folder = Path(".forge", "demo", datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"))
-    forge = Forge(Settings.from_env(_environ(folder)))
+    forge = Forge(Settings.from_env(_environ(folder)), hooks=HOOKS)
     figma = StandInFigma()
     async with serve(figma.app) as figma_url, serve(create_offline_llm()) as offline_url:
         environ = {"FIGMA_WEBHOOK_PASSCODE": secrets.token_urlsafe(24)} | os.environ

@@ -68,6 +68,12 @@ def _prices(text: str) -> Mapping[str, ModelPrice]:
     )
 
 
+def _numbers(text: str) -> Mapping[str, float]:
+    """Read ``button=0.95, card=0.9``."""
+    pairs = (entry.partition("=") for entry in _names(text))
+    return MappingProxyType({name.strip(): float(value) for name, _, value in pairs})
+
+
 def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: parse(text) if text else None
 
@@ -85,5 +91,6 @@ _PARSERS: Mapping[Any, Callable[[str], Any]] = MappingProxyType(
         Decimal | None: _optional(Decimal),
         tuple[str, ...]: _names,
         Mapping[str, ModelPrice]: _prices,
+        Mapping[str, float]: _numbers,
     }
 )

@@ -8,9 +8,9 @@ from typing import Any
 
 from forge_otel import _loading
 from forge_otel.errors import ConfigurationError, MissingExtra
-from forge_otel.settings import DEFAULT_DATABASE_URL, Settings, mask_url
+from forge_otel.settings import DEFAULT_DATABASE_URL, DEFAULT_VECTOR_URL, Settings, mask_url
 from forge_otel.stores.sqlite_leases import SQLiteLeases
-from forge_otel.types import Leases, Sink, Store
+from forge_otel.types import Embedder, Leases, Sink, Store, VectorStore
 
 __all__ = ["Parts", "build"]
 
@@ -23,11 +23,15 @@ class Parts:
 
     Args:
         store_service: the name of the service that the cache is in; None where it is in this process.
+        vector_service: likewise, of the vectors.
         leases: by which processes agree on who generates.
     """
 
     store: Store
     store_service: str | None
+    vectors: VectorStore | None
+    vector_service: str | None
+    embedder: Embedder | None
     archive: Any | None
     database: Any | None
     outbox_dir: Path | None
@@ -58,6 +62,8 @@ def build(settings: Settings) -> Parts:
         return None
 
     store = attempt("cache_url", lambda: _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes))
+    vectors = attempt("vector_url", lambda: _open_vectors(settings.vector_url))
+    embedder = attempt("embedder_url", lambda: _open("embedders", settings.embedder_url))
     archive = attempt("archive_url", lambda: _open("sinks", settings.archive_url))
     database = attempt("database_url", lambda: _open_database(settings))
     if faults:
@@ -65,6 +71,9 @@ def build(settings: Settings) -> Parts:
     return Parts(
         store=store,
         store_service=None if settings.cache_url.startswith("memory:") else "redis",
+        vectors=vectors,
+        vector_service="qdrant" if (settings.vector_url or "").startswith("qdrant:") else None,
+        embedder=embedder,
         archive=archive,
         database=database,
         outbox_dir=_outbox_dir(settings),
@@ -89,6 +98,17 @@ def _outbox_dir(settings: Settings) -> Path | None:
 
 def _open(room: str, url: str | None, **options: Any) -> Any:
     return None if url is None else _loading.load(room, url)(url, **options)
+
+
+def _open_vectors(url: str | None) -> Any:
+    try:
+        return _open("stores", url)
+    except MissingExtra as exc:
+        if url != DEFAULT_VECTOR_URL:
+            raise
+        # Nobody asked for it by name, so a bare install answers the same in other words anew.
+        _logger.warning("the semantic cache (L2) is off: %s", exc.faults[0])
+        return None
 
 
 def _open_database(settings: Settings) -> Any:

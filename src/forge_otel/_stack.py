@@ -10,19 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forge_otel._parts import Parts
+from forge_otel.errors import ConfigurationError
 from forge_otel.health import Probe
 from forge_otel.layers.agreement import Agreement
 from forge_otel.layers.budget import Budget, BudgetOptions, Counting
+from forge_otel.layers.cache_hooks import CacheHooks
 from forge_otel.layers.exact import Exact, entry_key, unguarded
 from forge_otel.layers.guard import Guards
+from forge_otel.layers.pattern import Pattern
 from forge_otel.layers.record import Recorder
+from forge_otel.layers.semantic import Semantic
 from forge_otel.layers.single_flight import SingleFlight
 from forge_otel.layers.timeout import Timeout
 from forge_otel.settings import Settings
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.types import Layer
 
-__all__ = ["Stack", "build"]
+__all__ = ["Stack", "build", "check_critical"]
 
 # Authenticates entries where no secret is set: damage is found, but a forger is not kept out.
 _NO_SECRET = b"forge-otel: no cache_secret is set"
@@ -35,6 +39,7 @@ class Stack:
     Args:
         exact: L1, which is also invalidated by hand.
         budget: asked what is used today.
+        pattern: L3, which is also filled in advance.
         layers: first outermost.
         flights: L1's misses, each generated once; opened last and closed first, while what it ends can be recorded.
         resources: opened in this order, closed in the reverse one.
@@ -44,19 +49,29 @@ class Stack:
     exact: Exact
     flights: SingleFlight
     budget: Budget
+    pattern: Pattern
     layers: tuple[Layer, ...]
     resources: tuple[AbstractAsyncContextManager[Any], ...] = ()
     probes: tuple[Probe, ...] = field(default=())
 
 
 def build(
-    settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guards, recorder: Recorder, *, closing_s: float
+    settings: Settings,
+    parts: Parts,
+    telemetry: Telemetry,
+    guards: Guards,
+    recorder: Recorder,
+    *,
+    closing_s: float,
+    hooks: CacheHooks | None = None,
 ) -> Stack:
     """Build the default layers; nothing is connected yet.
 
     Args:
         closing_s: how long generations that are still running may take when the forge closes.
+        hooks: what only the service can tell its caches.
     """
+    hooks = hooks or CacheHooks()
     exact = _exact(settings, parts, telemetry, guards)
     budget = _budget(settings, parts, telemetry, guards)
     flights = SingleFlight(
@@ -66,12 +81,21 @@ def build(
         on_left=recorder.record_left,
         grace_s=closing_s,
     )
-    opened: tuple[object, ...] = (parts.store, parts.leases, budget)
+    semantic = _semantic(settings, parts, telemetry, guards, exact=exact, hooks=hooks)
+    pattern = Pattern(
+        exact,
+        instruments=telemetry.instruments,
+        pipeline_version=settings.pipeline_version,
+        hooks=hooks.patterns,
+        ttl_s=settings.pattern_ttl_s,
+    )
+    opened: tuple[object, ...] = (parts.store, parts.leases, parts.vectors, parts.embedder, *semantic, budget)
     return Stack(
         exact=exact,
         flights=flights,
+        pattern=pattern,
         budget=budget,
-        layers=(exact, flights, budget, Timeout(settings.generation_timeout_s)),
+        layers=(exact, flights, *semantic, pattern, budget, Timeout(settings.generation_timeout_s)),
         resources=tuple(part for part in opened if isinstance(part, AbstractAsyncContextManager)),
         probes=_probes(parts, critical=settings.critical_services),
     )
@@ -136,9 +160,34 @@ def _budget(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guar
     )
 
 
+def _semantic(
+    settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guards, *, exact: Exact, hooks: CacheHooks
+) -> tuple[Semantic, ...]:
+    if parts.vectors is None or parts.embedder is None:
+        return ()
+    service = parts.vector_service
+    embedder_service: str | None = getattr(parts.embedder, "service", None)
+    layer = Semantic(
+        parts.vectors,
+        parts.embedder,
+        exact,
+        instruments=telemetry.instruments,
+        pipeline_version=settings.pipeline_version,
+        wording=hooks.wording,
+        threshold=settings.semantic_threshold,
+        thresholds=settings.semantic_thresholds,
+        ttl_s=settings.semantic_ttl_s,
+        guard=None if service is None else guards.get(service),
+        embedder_guard=None if embedder_service is None else guards.get(embedder_service),
+        service=service or "vectors",
+    )
+    return (layer,)
+
+
 def _probes(parts: Parts, *, critical: Collection[str]) -> tuple[Probe, ...]:
     found: list[tuple[str | None, Any, str]] = [
         (parts.store_service, parts.store, "answers are not cached, and each one costs a generation"),
+        (parts.vector_service, parts.vectors, "the same in other words is found only among the last answers"),
         ("archive", parts.archive, "artifacts wait on local disk"),
         ("database", parts.database, "records wait on local disk"),
     ]
@@ -147,3 +196,16 @@ def _probes(parts: Parts, *, critical: Collection[str]) -> tuple[Probe, ...]:
         for name, part, effect in found
         if name is not None and hasattr(part, "ping")
     )
+
+
+def check_critical(settings: Settings, probes: Collection[Probe], guarded: Collection[str]) -> None:
+    """Refuse the name of a service that nothing asks or guards: it would be optional without a word."""
+    known = {probe.name for probe in probes} | set(guarded)
+    faults = [
+        f"critical_services holds {name!r}, which is off or unknown; use one of {', '.join(sorted(known))}, "
+        "or give a service of your own its policies"
+        for name in settings.critical_services
+        if name not in known
+    ]
+    if faults:
+        raise ConfigurationError(faults)

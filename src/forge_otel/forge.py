@@ -22,10 +22,11 @@ from forge_otel._operations import Operations
 from forge_otel._pipeline import PipelineDecorator, compose
 from forge_otel._watch import Watch
 from forge_otel.context import Generation, current_call, current_generation, current_request, note_cache
-from forge_otel.errors import BadRequest, ConfigurationError, NotOpen
+from forge_otel.errors import BadRequest, NotOpen
 from forge_otel.health import HealthMonitor
 from forge_otel.keys import generation_key, new_id
 from forge_otel.layers.breaker_board import BreakerBoard
+from forge_otel.layers.cache_hooks import CacheHooks
 from forge_otel.layers.flight import position_of
 from forge_otel.layers.guard import Guard, Guards
 from forge_otel.layers.guard_policies import SERVICE_DEFAULTS, Policies
@@ -58,6 +59,7 @@ class Forge(Spans, Operations):
             replace the default ones (exact cache, timeout).
         sinks: take finished records; they replace the default ones (archive, database).
         policies: how services are guarded that should not be by default.
+        hooks: what only the service can tell its caches: which part of a request is free text, and its patterns.
         telemetry: where spans and points go; made from the settings where it is left out.
 
     Raises:
@@ -71,6 +73,7 @@ class Forge(Spans, Operations):
         layers: Sequence[Layer] | None = None,
         sinks: Sequence[Sink] | None = None,
         policies: Mapping[str, Policies] | None = None,
+        hooks: CacheHooks | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         super().__init__(lambda: self.telemetry if self.is_open else None)
@@ -91,11 +94,14 @@ class Forge(Spans, Operations):
         recorder = Recorder(self.outbox, pipeline_version=self.settings.pipeline_version)
         # It may wait twice: for what runs, and for what it cancels.
         closing_s = self.settings.shutdown_timeout_s * _FLIGHTS_SHARE / 2
-        stack = _stack.build(self.settings, self.parts, self.telemetry, self.guards, recorder, closing_s=closing_s)
-        _check_critical(self.settings, {probe.name for probe in stack.probes} | {*SERVICE_DEFAULTS, *(policies or ())})
+        stack = _stack.build(
+            self.settings, self.parts, self.telemetry, self.guards, recorder, closing_s=closing_s, hooks=hooks
+        )
+        _stack.check_critical(self.settings, stack.probes, {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
         self._flights = stack.flights
         self.budget = stack.budget
+        self.pattern = stack.pattern
         self._health = HealthMonitor(stack.probes)
         self._langsmith = LangSmithDesk(self.guards, self.telemetry.instruments)
         always: list[Layer] = [
@@ -234,18 +240,6 @@ class Forge(Spans, Operations):
             # What the outbox did not need is theirs, too.
             least_s = self.settings.shutdown_timeout_s * _SPANS_SHARE
             await asyncio.to_thread(self.telemetry.shutdown, max(until_s - time.monotonic(), least_s))
-
-
-def _check_critical(settings: Settings, known: set[str]) -> None:
-    """Refuse the name of a service that nothing asks or guards: it would be optional without a word."""
-    faults = [
-        f"critical_services holds {name!r}, which is off or unknown; use one of {', '.join(sorted(known))}, "
-        "or give a service of your own its policies"
-        for name in settings.critical_services
-        if name not in known
-    ]
-    if faults:
-        raise ConfigurationError(faults)
 
 
 async def _run_pipeline(call: Call) -> Reply:

@@ -15,10 +15,11 @@ from forge_otel._environ import choices, mask_url, misspelt, parse
 from forge_otel.errors import ConfigurationError
 from forge_otel.pricing import ModelPrice
 
-__all__ = ["DEFAULT_DATABASE_URL", "Settings", "mask_url"]
+__all__ = ["DEFAULT_DATABASE_URL", "DEFAULT_VECTOR_URL", "Settings", "mask_url"]
 
 PREFIX = "FORGE_"
 DEFAULT_DATABASE_URL = "sqlite+aiosqlite:///./.forge/forge.db"
+DEFAULT_VECTOR_URL = "vectors://"
 _MAX_COMPONENT_TYPES = 20
 _MIN_SECRET_CHARS = 16
 _COMPONENT_TYPE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}", re.ASCII)
@@ -34,6 +35,13 @@ class Settings:
         cache_ttl_s: life of an exact answer in seconds; None keeps it until it is evicted or invalidated.
         cache_max_bytes: bound of the memory cache.
         cache_max_entry_bytes: an answer larger than this is not cached.
+        vector_url: where the vectors of free text are kept: ``vectors://``, ``vectors://./file.db`` or
+            ``qdrant://host:6333``; None switches the semantic cache off.
+        embedder_url: what makes vectors of text: ``hashing://`` or ``openai://text-embedding-3-small``.
+        semantic_threshold: the least cosine at which two wordings may stand for each other.
+        semantic_thresholds: the same by component type, as in ``button=0.95,card=0.9``.
+        semantic_ttl_s: how long an answer is given to other wordings.
+        pattern_ttl_s: life of a pattern.
         archive_url: where artifacts are archived: ``file://./folder``; None archives nothing.
         database_url: SQLAlchemy URL of an async driver; None records nothing in a database.
         retention_days: how long generations, their costs and figures stay in the database; None keeps them for ever.
@@ -83,6 +91,12 @@ class Settings:
     cache_ttl_s: float | None = None
     cache_max_bytes: int = 256 * 2**20
     cache_max_entry_bytes: int = 8 * 2**20
+    vector_url: str | None = DEFAULT_VECTOR_URL
+    embedder_url: str = "hashing://"
+    semantic_threshold: float = 0.92
+    semantic_thresholds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    semantic_ttl_s: float = 24 * 3600.0
+    pattern_ttl_s: float = 3600.0
     archive_url: str | None = "file://./.forge/artifacts"
     database_url: str | None = DEFAULT_DATABASE_URL
     retention_days: float | None = 90.0
@@ -193,9 +207,19 @@ class Settings:
             for name in self.component_types
             if not _COMPONENT_TYPE.fullmatch(name)
         )
+        faults.extend(
+            f"{name} is {value}; a cosine that two wordings must reach lies above 0 and is at most 1"
+            for name, value in _cosines(self).items()
+            if not 0 < value <= 1
+        )
         if not self.pipeline_version:
             faults.append("pipeline_version is empty; give it any name and change it when answers change")
         return faults
+
+
+def _cosines(settings: Settings) -> dict[str, float]:
+    by_type = {f"semantic_thresholds[{name!r}]": value for name, value in settings.semantic_thresholds.items()}
+    return {"semantic_threshold": settings.semantic_threshold, **by_type}
 
 
 _NUMERIC = {int, float, int | None, float | None, Decimal, Decimal | None}

@@ -13,6 +13,7 @@ __all__ = ["CELLS", "DEFECTS", "LANGSMITH_S"]
 REFUSED_S: Final = 2.0
 REDIS_BUDGET_S: Final = 0.05
 FIGMA_BUDGET_S: Final = 2.0
+QDRANT_BUDGET_S: Final = 0.5
 DISK_BUDGET_S: Final = 1.0
 BURST_S: Final = 0.1
 # Attempts are 15 s apart at most, and one that hangs is given up after 10 s.
@@ -346,6 +347,72 @@ CELLS: Final = (
         fault="clock jump",
         made_by="the service's wall clock jumps an hour ahead, then two hours back",
         expected="Nothing: rows carry the time that the service believed in, and none is refused for it.",
+    ),
+    Cell(
+        service="Qdrant",
+        fault="refused",
+        made_by="nobody listens at its port",
+        expected="Everything is answered; the same in other words is found only among the last answers.",
+        added_p99_s=QDRANT_BUDGET_S,
+        signs=("qdrant:breaker",),
+        degraded=("qdrant:lexical",),
+    ),
+    Cell(
+        service="Qdrant",
+        fault="silent",
+        made_by="connections are accepted and nothing is ever answered",
+        expected="Everything is answered; until the breaker opens, each new component waits 0.5 s for the look-up.",
+        added_p99_s=QDRANT_BUDGET_S,
+        signs=("qdrant:breaker",),
+        degraded=("qdrant:lexical",),
+    ),
+    Cell(
+        service="Qdrant",
+        fault="slow",
+        made_by="every answer comes 30 ms late, which is within its budget of 0.5 s",
+        expected="Everything is answered; new components are looked up and remembered, and so wait for it twice.",
+        added_p99_s=4 * REDIS_BUDGET_S,
+    ),
+    Cell(
+        service="Qdrant",
+        fault="garbage",
+        made_by="random bytes come back in place of answers",
+        expected="Everything is answered; garbage is never taken for a neighbour.",
+        added_p99_s=QDRANT_BUDGET_S,
+        signs=("qdrant:breaker",),
+        degraded=("qdrant:lexical",),
+    ),
+    Cell(
+        service="Qdrant",
+        fault="auth error",
+        made_by="every request is answered with 401",
+        expected="Everything is answered; the key is not tried again, and the breaker opens.",
+        added_p99_s=QDRANT_BUDGET_S,
+        signs=("qdrant:breaker",),
+        degraded=("qdrant:lexical",),
+    ),
+    Cell(
+        service="Qdrant",
+        fault="full",
+        made_by="every request is answered with 429 and Retry-After: 30",
+        expected="Everything is answered; it is left alone for as long as it asks.",
+        added_p99_s=QDRANT_BUDGET_S,
+        degraded=("qdrant:lexical",),
+    ),
+    Cell(
+        service="Qdrant",
+        fault="restart mid-write",
+        made_by="every connection breaks in the middle of the answer",
+        expected="Everything is answered; half an answer is never taken for a whole one.",
+        added_p99_s=QDRANT_BUDGET_S,
+        signs=("qdrant:breaker",),
+        degraded=("qdrant:lexical",),
+    ),
+    Cell(
+        service="Qdrant",
+        fault="clock jump",
+        made_by="the service's wall clock jumps an hour ahead, then two hours back",
+        expected="Nothing: a point lives a day, give or take what the clock is wrong by.",
     ),
     Cell(
         service="SQLite",

@@ -21,6 +21,7 @@ HOUR_S: Final = 3600.0
 LATE_S: Final = 0.03
 MODEL_LATE_S: Final = 0.5
 CUT_AFTER_BYTES: Final = 4_000
+CUT_SHORT_BYTES: Final = 100
 LANGSMITH_BUSY: Final = HttpAnswer.too_many_requests(retry_after_s=5)
 # Before the status: once that is there, the spans are known to have been taken.
 LANGSMITH_CUT: Final = CutOff(after_bytes=8)
@@ -312,6 +313,14 @@ INJECTIONS: Final[Mapping[tuple[str, str], Injection]] = {
     ("PostgreSQL", "full"): postgres_is_full,
     ("PostgreSQL", "restart mid-write"): postgres_crashes,
     ("PostgreSQL", "clock jump"): wrong_clock,
+    ("Qdrant", "refused"): lambda site: site.row.proxies["Qdrant"].fault(Refuse()),
+    ("Qdrant", "silent"): lambda site: site.row.proxies["Qdrant"].fault(Silent()),
+    ("Qdrant", "slow"): lambda site: site.row.proxies["Qdrant"].fault(Slow(answer_s=LATE_S)),
+    ("Qdrant", "garbage"): lambda site: site.row.proxies["Qdrant"].fault(Garbage()),
+    ("Qdrant", "auth error"): lambda site: site.row.proxies["Qdrant"].fault(HttpAnswer.unauthorized()),
+    ("Qdrant", "full"): lambda site: site.row.proxies["Qdrant"].fault(HttpAnswer.too_many_requests(retry_after_s=30)),
+    ("Qdrant", "restart mid-write"): lambda site: site.row.proxies["Qdrant"].fault(CutOff(after_bytes=CUT_SHORT_BYTES)),
+    ("Qdrant", "clock jump"): wrong_clock,
     ("SQLite", "refused"): lambda site: file_in_place_of(site.database.parent, site),
     ("SQLite", "silent"): lambda site: locked(site.database),
     ("SQLite", "slow"): lambda site: locked_in_bursts(site.database),

@@ -19,8 +19,10 @@ from tests.chaos.site import LOOPBACK, Row
 from tests.servers import StrictS3Server
 from tests.servers.strict_s3 import is_built
 
+from componentforge.serving import serve
 from forge_otel.testing.faults import FaultProxy
 from forge_otel.testing.langsmith import LangSmithStandIn
+from forge_otel.testing.qdrant import QdrantStandIn
 
 __all__ = ["ROWS"]
 
@@ -105,9 +107,17 @@ async def postgres_row(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
         yield Row(proxies={"PostgreSQL": proxy}, settings=settings, postgres=server, select=select_past_the_proxy)
 
 
+@asynccontextmanager
+async def qdrant_row(_request: pytest.FixtureRequest) -> AsyncIterator[Row]:
+    """Vectors are in a stand-in of Qdrant behind a proxy."""
+    async with serve(QdrantStandIn().app) as url, FaultProxy(LOOPBACK, urlsplit(url).port or 0) as proxy:
+        yield Row(proxies={"Qdrant": proxy}, settings={"vector_url": f"qdrant://{LOOPBACK}:{proxy.port}"})
+
+
 ROWS: Final[Mapping[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Row]]]] = {
     "LangSmith": langsmith_row,
     "PostgreSQL": postgres_row,
+    "Qdrant": qdrant_row,
     "S3": s3_row,
 }
 """Service of a cell to what it needs; all others do with the usual service."""

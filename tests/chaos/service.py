@@ -54,6 +54,7 @@ def _soon_probed(name: str) -> Policies:
 POLICIES: Final = {
     "figma": _soon_probed("figma"),
     "redis": _soon_probed("redis"),
+    "qdrant": _soon_probed("qdrant"),
     "langsmith": _soon_probed("langsmith"),
     # Nor can it wait for the minute after which an attempt to get an answer is given up.
     "openai": replace(

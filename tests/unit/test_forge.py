@@ -99,7 +99,7 @@ async def test_each_generation_is_recorded_once(forge: Forge, kept: Kept) -> Non
     assert (record.source, record.user_id, record.session_id, record.quality_score) == ("L4", "ada", "s", 90.0)
     assert [(cost.api, cost.agent, cost.amount_usd) for cost in record.costs] == [("p", "writer", Decimal("0.01"))]
     assert [step.name for step in record.steps] == ["writer"]
-    assert record.misses == {"L1": "cold"}
+    assert record.misses == {"L1": "cold", "L2": "no_text", "L3": "no_pattern"}
     assert record.artifact_refs == {"component.tsx": f"components/{result.component_id}/component.tsx"}
     assert record.artifacts == {"component.tsx": "code"}
 

@@ -15,7 +15,7 @@ from componentforge.briefs import Blueprint, ComponentType, Part, Pattern
 from forge_otel import agent, tool
 from forge_otel.errors import NotFound
 
-__all__ = ["Match", "library", "rank_patterns", "retrieve_pattern"]
+__all__ = ["Match", "library", "pattern_by_id", "rank_patterns", "retrieve_pattern"]
 
 # The usual constants of BM25 (Robertson and Zaragoza, 2009): saturation of repeated words, weight of the length.
 _SATURATION = 1.2
@@ -60,9 +60,18 @@ async def retrieve_pattern(
     if pattern_id is None:
         query = " ".join([blueprint.name, *_words_of(blueprint), str(dict(requested))])
         return rank_patterns(query, component_type=component_type)[0]
+    return Match(pattern=pattern_by_id(pattern_id), score=None)
+
+
+def pattern_by_id(pattern_id: str) -> Pattern:
+    """Return the pattern of this id.
+
+    Raises:
+        NotFound: there is none.
+    """
     for pattern in library():
         if pattern.id == pattern_id:
-            return Match(pattern=pattern, score=None)
+            return pattern
     raise NotFound(f"there is no pattern {pattern_id!r}")
 
 

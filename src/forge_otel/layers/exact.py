@@ -166,7 +166,15 @@ class Exact:
         """
         return await self._off_loop(len(blob), unseal, blob, key=call.key, secret=self._secret)
 
-    async def keep(self, call: Call, reply: Reply, epochs: Mapping[str, str], *, commit: Commit | None = None) -> bool:
+    async def keep(
+        self,
+        call: Call,
+        reply: Reply,
+        epochs: Mapping[str, str],
+        *,
+        commit: Commit | None = None,
+        ttl_s: float | None = None,
+    ) -> bool:
         """Store the answer and say whether it is; one that cannot be stored was still answered.
 
         Args:
@@ -174,6 +182,7 @@ class Exact:
             reply: the answer.
             epochs: that it was made under.
             commit: as of `forge_otel.types.Shelf.put`.
+            ttl_s: life of the entry in seconds; that of the cache where it is left out.
         """
         result = reply.result
         size_bytes = sum(map(len, result.artifacts.values())) + len(result.code) + len(result.report_html or "")
@@ -196,7 +205,7 @@ class Exact:
             is_written = None if commit is None else await commit(blob, self._ttl_s)
             if is_written is not None:
                 return is_written
-            await self._guard(self._store.set, entry_key(call.key), blob, ttl_s=self._ttl_s)
+            await self._guard(self._store.set, entry_key(call.key), blob, ttl_s=ttl_s or self._ttl_s)
         except Exception:
             self._degrade()
             return False
@@ -268,7 +277,12 @@ class _Shelf:
 
     async def put(self, reply: Reply, *, commit: Commit | None = None) -> bool:
         self.is_settled = True
-        return self.is_known and await self._exact.keep(self._call, reply, self._epochs, commit=commit)
+        # What L2 found is kept already, under the key of the question that was asked first.
+        return (
+            self.is_known
+            and reply.source != "L2"
+            and await self._exact.keep(self._call, reply, self._epochs, commit=commit)
+        )
 
 
 def _reply(entry: Entry) -> Reply:

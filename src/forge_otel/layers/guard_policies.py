@@ -55,6 +55,8 @@ _UNKNOWN = _policies(total_s=30, attempt_s=10)
 SERVICE_DEFAULTS: Mapping[str, Policies] = MappingProxyType(
     {
         "openai": _policies(total_s=120, attempt_s=60, slow_s=45, max_wait_s=30),
+        # Asked before every look-up of free text; without an answer the words themselves are compared.
+        "openai:embeddings": _policies(total_s=2, attempt_s=1, attempts=2, base_s=0.1, max_wait_s=0.2),
         "figma": _policies(total_s=2, attempt_s=2, attempts=2, base_s=0.2, places=20, max_wait_s=1),
         "qdrant": _policies(total_s=0.5, attempt_s=0.5, attempts=2, base_s=0.05, slow_s=0.4, max_wait_s=0.1),
         # Asking a cache twice takes longer than going on without it.
@@ -75,4 +77,4 @@ def defaults_for(name: str) -> Policies:
     Args:
         name: the service's name; what follows a colon tells guards of one service apart, as in ``"openai:embeddings"``.
     """
-    return SERVICE_DEFAULTS.get(name.partition(":")[0], _UNKNOWN)
+    return SERVICE_DEFAULTS.get(name) or SERVICE_DEFAULTS.get(name.partition(":")[0], _UNKNOWN)

@@ -118,6 +118,7 @@ def _answered(call: Call, reply: Reply) -> Mapping[str, Any]:
         "source": reply.source,
         "origin_id": reply.origin_id,
         "saved_usd": reply.saved_usd,
+        "similarity": reply.similarity,
         "quality_score": finite(score),
         "artifacts": artifacts,
         "artifact_refs": refs,

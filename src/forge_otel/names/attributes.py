@@ -40,6 +40,8 @@ class Attr:
     CACHE_OUTCOME: Final = "cache.outcome"
     CACHE_OPERATION: Final = "cache.operation"
     CACHE_MISS_REASON: Final = "cache.miss.reason"
+    CACHE_SIMILARITY: Final = "cache.similarity"
+    PATTERN_ID: Final = "forge.pattern.id"
     CACHE_STORE_SKIPPED: Final = "cache.store.skipped"
     FLIGHT_SCOPE: Final = "forge.flight.scope"
     CACHE_AGE_S: Final = "cache.age"

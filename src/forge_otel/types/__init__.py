@@ -5,19 +5,23 @@ Everything here is frozen. What changes while a generation runs lives in `forge_
 
 from forge_otel.types.calls import Call, CallNext, Reply, Shelf
 from forge_otel.types.leases import Bell, Event, Held, Lease, Leases
+from forge_otel.types.patterns import Adapted
+from forge_otel.types.points import Neighbour, Point
 from forge_otel.types.progress import TERMINAL, Progress
-from forge_otel.types.protocols import Layer, Sink, Store
+from forge_otel.types.protocols import Embedder, Layer, Sink, Store, VectorStore
 from forge_otel.types.records import Cost, Record, Step, Usage, outcome_of
 from forge_otel.types.requests import ZERO_USD, Artifact, GenerationRequest, GenerationResult
 
 __all__ = [
     "TERMINAL",
     "ZERO_USD",
+    "Adapted",
     "Artifact",
     "Bell",
     "Call",
     "CallNext",
     "Cost",
+    "Embedder",
     "Event",
     "GenerationRequest",
     "GenerationResult",
@@ -25,6 +29,8 @@ __all__ = [
     "Layer",
     "Lease",
     "Leases",
+    "Neighbour",
+    "Point",
     "Progress",
     "Record",
     "Reply",
@@ -33,5 +39,6 @@ __all__ = [
     "Step",
     "Store",
     "Usage",
+    "VectorStore",
     "outcome_of",
 ]

@@ -3,8 +3,9 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Protocol
 
+from forge_otel.types.patterns import Adapted
 from forge_otel.types.requests import ZERO_USD, GenerationRequest, GenerationResult
 
 __all__ = ["Call", "CallNext", "Reply", "Shelf"]
@@ -29,7 +30,7 @@ class Call:
     key: str
     component_id: str
     run: Callable[[], Awaitable[GenerationResult]]
-    pattern: Any = None
+    pattern: Adapted | None = None
     shelf: "Shelf | None" = None
 
 
@@ -43,6 +44,7 @@ class Reply:
         cost_usd: what the answer cost when it was made.
         origin_id: the generation that made the answer; for a hit not the running one.
         age_s: how long ago the answer was made.
+        similarity: of the question that was answered before, for an L2 hit.
         is_stored: whether a fresh answer went into the cache.
     """
 
@@ -51,6 +53,7 @@ class Reply:
     cost_usd: Decimal = ZERO_USD
     origin_id: str = ""
     age_s: float = 0.0
+    similarity: float | None = None
     is_stored: bool = False
 
     @property

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from forge_otel.types.calls import Call, CallNext, Reply
+from forge_otel.types.points import Neighbour, Point
 from forge_otel.types.records import Record
 
-__all__ = ["Layer", "Sink", "Store"]
+__all__ = ["Embedder", "Layer", "Sink", "Store", "VectorStore"]
 
 
 class Layer(Protocol):
@@ -42,4 +43,37 @@ class Store(Protocol):
 
     async def delete(self, keys: Sequence[str], /) -> int:
         """Delete the keys; return how many there were."""
+        ...
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors."""
+
+    @property
+    def name(self) -> str:
+        """The model and whatever else decides the vectors: only vectors of one name are compared."""
+        ...
+
+    async def embed(self, texts: Sequence[str], /) -> list[Sequence[float]]:
+        """Return the vector of each text, of length 1."""
+        ...
+
+
+class VectorStore(Protocol):
+    """Where points live; one whose life is over is never found."""
+
+    async def search(self, scope: str, vector: Sequence[float], *, limit: int) -> list[Neighbour]:
+        """Return the points of `scope` that are nearest to `vector`, nearest first."""
+        ...
+
+    async def put(self, point: Point, /) -> None:
+        """Keep `point`, in place of one of the same id."""
+        ...
+
+    async def remove(self, ids: Sequence[str], /) -> None:
+        """Forget the points of these ids."""
+        ...
+
+    async def sweep(self) -> int:
+        """Forget the points whose life is over; return how many there were, or 0 where that is not known."""
         ...

@@ -73,6 +73,7 @@ class Record:
         created_at: start, aware, UTC.
         outcome: ``ok``, ``error``, ``timeout`` or ``cancelled``.
         source: who answered, ``""`` where nobody did.
+        similarity: of the question that was answered before, where L2 answered.
         misses: cache layer to the reason of its miss.
         degraded: the fallbacks that served it.
         langsmith_url: where LangSmith shows its run; None where that was not known when it ended.
@@ -98,6 +99,7 @@ class Record:
     tenant: str | None = None
     source: str = ""
     origin_id: str = ""
+    similarity: float | None = None
     cost_usd: Decimal = ZERO_USD
     saved_usd: Decimal = ZERO_USD
     costs: tuple[Cost, ...] = ()

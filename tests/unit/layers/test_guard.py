@@ -562,7 +562,7 @@ def test_every_service_has_sane_defaults() -> None:
         assert policies.timeout.attempt_s is not None
         assert policies.timeout.attempt_s <= policies.deadline.total_s
         assert (policies.breaker.threshold, policies.breaker.open_s) == (5, 60.0)
-    assert defaults_for("openai:embeddings") is SERVICE_DEFAULTS["openai"]
+    assert defaults_for("openai:chat") is SERVICE_DEFAULTS["openai"]
 
 
 @pytest.mark.parametrize("policy", ["deadline", "retry", "breaker", "limit", "timeout"])

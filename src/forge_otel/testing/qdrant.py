@@ -1,0 +1,168 @@
+"""A stand-in for Qdrant's HTTP API: the part of it that `forge_otel.stores.qdrant` uses, over points in a dict.
+
+It is an ASGI application, for any server. It searches exactly, keeps nothing when it ends, and notes every exchange, so
+that requests and answers can be checked against the published contract. It is no Qdrant: what only the real one does,
+its index, its disk, its cluster, is not there.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+__all__ = ["Exchange", "QdrantStandIn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request and its answer.
+
+    Args:
+        path: as in the contract, with ``{collection_name}``.
+        body: of the request; None where there was none.
+    """
+
+    method: str
+    path: str
+    body: Any
+    status: int
+    answer: Any
+
+
+@dataclass(slots=True)
+class _Collection:
+    size: int
+    indexes: dict[str, Any] = field(default_factory=dict)
+    points: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+
+
+class QdrantStandIn:
+    """Answers like Qdrant.
+
+    Args:
+        api_key: wanted in the header ``api-key``, if there is one.
+        max_exchanges: how many are remembered.
+    """
+
+    def __init__(self, *, api_key: str | None = None, max_exchanges: int = 10_000) -> None:
+        self.api_key = api_key
+        self.exchanges: list[Exchange] = []
+        self.collections: dict[str, _Collection] = {}
+        self._max_exchanges = max_exchanges
+        base = "/collections/{collection_name}"
+        routes: Mapping[tuple[str, str], Callable[[str, Any], Any]] = {
+            ("GET", f"{base}/exists"): lambda name, _: {"exists": name in self.collections},
+            ("PUT", base): self._create,
+            ("PUT", f"{base}/index"): self._index,
+            ("PUT", f"{base}/points"): self._upsert,
+            ("POST", f"{base}/points/delete"): self._delete,
+            ("POST", f"{base}/points/query"): self._query,
+        }
+        self.app = Starlette(
+            routes=[
+                Route(path, self._endpoint(path, answer), methods=[method]) for (method, path), answer in routes.items()
+            ]
+        )
+
+    def _endpoint(self, path: str, answer: Callable[[str, Any], Any]) -> Callable[[Request], Any]:
+        async def endpoint(request: Request) -> JSONResponse:
+            started = time.perf_counter()
+            body = await request.json() if await request.body() else None
+            told: dict[str, Any]
+            try:
+                self._admit(request.headers.get("api-key"))
+                status = 200
+                told = {"status": "ok", "result": answer(request.path_params["collection_name"], body)}
+            except _Refused as exc:
+                status, told = exc.status, {"status": {"error": str(exc)}}
+            told["time"] = time.perf_counter() - started
+            if len(self.exchanges) < self._max_exchanges:
+                self.exchanges.append(Exchange(request.method, path, body, status, told))
+            return JSONResponse(told, status)
+
+        return endpoint
+
+    def _admit(self, key: str | None) -> None:
+        if self.api_key not in {None, key}:
+            raise _Refused(401, "Must provide an API key or an Authorization bearer token")
+
+    def _create(self, name: str, body: Any) -> bool:
+        if name in self.collections:
+            raise _Refused(409, f"Wrong input: Collection `{name}` already exists!")
+        self.collections[name] = _Collection(body["vectors"]["size"])
+        return True
+
+    def _found(self, name: str) -> _Collection:
+        if name not in self.collections:
+            raise _Refused(404, f"Not found: Collection `{name}` doesn't exist!")
+        return self.collections[name]
+
+    def _index(self, name: str, body: Any) -> dict[str, Any]:
+        self._found(name).indexes[body["field_name"]] = body["field_schema"]
+        return _DONE
+
+    def _upsert(self, name: str, body: Any) -> dict[str, Any]:
+        collection = self._found(name)
+        for point in body["points"]:
+            collection.points[point["id"]] = {**point, "vector": self._checked(collection, point["vector"])}
+        return _DONE
+
+    def _delete(self, name: str, body: Any) -> dict[str, Any]:
+        points = self._found(name).points
+        chosen = body.get("points") or [key for key, point in points.items() if _fits(point, body["filter"])]
+        for key in chosen:
+            points.pop(key, None)
+        return _DONE
+
+    def _query(self, name: str, body: Any) -> dict[str, Any]:
+        collection = self._found(name)
+        query = body["query"]
+        wanted = self._checked(collection, query["nearest"] if isinstance(query, dict) else query)
+        found = [
+            (math.fsum(a * b for a, b in zip(wanted, point["vector"], strict=True)), point)
+            for point in collection.points.values()
+            if _fits(point, body.get("filter"))
+        ]
+        found.sort(key=lambda pair: -pair[0])
+        return {
+            "points": [
+                {"id": point["id"], "version": 0, "score": score, "payload": point["payload"]}
+                for score, point in found[: body.get("limit", 10)]
+            ]
+        }
+
+    @staticmethod
+    def _checked(collection: _Collection, vector: Sequence[float]) -> list[float]:
+        if len(vector) != collection.size:
+            raise _Refused(
+                400, f"Wrong input: Vector dimension error: expected dim: {collection.size}, got {len(vector)}"
+            )
+        length = math.hypot(*vector) or 1.0
+        return [value / length for value in vector]
+
+
+_DONE = {"operation_id": 0, "status": "completed"}
+
+
+def _fits(point: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> bool:
+    return all(_meets(point["payload"].get(part["key"]), part) for part in (wanted or {}).get("must", ()))
+
+
+def _meets(value: Any, condition: Mapping[str, Any]) -> bool:
+    if condition.get("match") is not None:
+        return bool(value == condition["match"]["value"])
+    limits = condition["range"]
+    tests = {"gt": value.__gt__, "gte": value.__ge__, "lt": value.__lt__, "lte": value.__le__}
+    return all(test(limits[name]) for name, test in tests.items() if limits.get(name) is not None)

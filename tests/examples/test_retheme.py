@@ -1,0 +1,116 @@
+"""A known component gets other design tokens without a model; its pattern is found once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.examples.conftest import FigmaSite
+from tests.examples.samples import ATLAS, Sample, brief_for, code_for, samples, syntax_error
+
+from componentforge.app import create_app
+from componentforge.retheme import HOOKS, fill, is_whole
+from componentforge.serving import serve
+from componentforge.settings import ServiceSettings
+from componentforge.tokens import leaves
+from componentforge.workload import load_workload
+from forge_otel import Forge, Settings
+
+BUTTON = {"component_type": "button", "figma_key": ATLAS, "node_id": "1:1"}
+THEMES = load_workload().themes
+MIDNIGHT = THEMES["midnight"]
+
+
+@pytest.fixture
+async def forge(tmp_path: Path) -> Forge:
+    """A forge with the example's hooks that records nothing in a database."""
+    return Forge(
+        Settings(archive_url=None, database_url=None, outbox_dir=str(tmp_path / "outbox"), trace_spool_dir=None),
+        hooks=HOOKS,
+    )
+
+
+@pytest.fixture
+async def http(site: FigmaSite, llm_url: str, forge: Forge) -> AsyncIterator[httpx.AsyncClient]:
+    """The service over the stand-ins."""
+    settings = ServiceSettings.from_env(
+        {"FIGMA_TOKEN": "secret", "FIGMA_API_URL": site.url}, offline_url=f"{llm_url}/v1", figma_url=""
+    )
+    async with serve(create_app(settings, forge)) as url, httpx.AsyncClient(base_url=url) as client:
+        yield client
+
+
+async def steps(forge: Forge, answer: dict[str, Any]) -> set[str]:
+    """Return the agents and tools that a generation ran, once its record is delivered."""
+    async with asyncio.timeout(10):
+        while True:
+            for record in forge.recent.records():
+                if record.id == answer["generation_id"]:
+                    return {step.name for step in record.steps}
+            await asyncio.sleep(0.01)
+
+
+async def ask(http: httpx.AsyncClient, **change: Any) -> dict[str, Any]:
+    """Ask for the button, with a change."""
+    response = await http.post("/generate", json=BUTTON | change)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+async def test_other_tokens_need_no_model(http: httpx.AsyncClient, forge: Forge) -> None:
+    """The same button at midnight: what a full generation gives, without retrieval, requirements and code."""
+    await ask(http)
+    rethemed = await ask(http, tokens=MIDNIGHT)
+    assert (rethemed["source"], rethemed["cost_usd"]) == ("L3", "0")
+    assert await steps(forge, rethemed) == {"token_extractor", "quality_validator"}
+    await forge.exact.invalidate("all")
+    generated = await ask(http, tokens=MIDNIGHT)
+    assert generated["source"] == "L4"
+    assert {**rethemed["artifacts"]} == {**generated["artifacts"]}
+
+
+async def test_a_known_pattern_is_not_retrieved_again(http: httpx.AsyncClient, forge: Forge) -> None:
+    """Another wish for the same design and tokens is generated, without the pattern retriever."""
+    assert "pattern_retriever" in await steps(forge, await ask(http))
+    reply = await ask(http, requirements={"states": ["loading"]})
+    assert reply["source"] == "L4"
+    ran = await steps(forge, reply)
+    assert not ran & {"pattern_retriever", "bm25"}
+    assert "code_generator" in ran
+
+
+@pytest.mark.parametrize("found", samples(), ids=lambda found: found.name)
+@pytest.mark.parametrize("theme", [name for name in THEMES if THEMES[name]])
+def test_filling_gives_what_generating_gives(found: Sample, theme: str) -> None:
+    """For every sample and theme: the same code to the letter, or nothing."""
+    before, after = brief_for(found), brief_for(found, tokens=THEMES[theme])
+    filled = fill(code_for(before).component, before.css_variables, after.css_variables)
+    if filled is not None:
+        assert filled == code_for(after).component
+        assert syntax_error(filled) is None
+    assert next(leaves(THEMES[theme]), None) is not None
+
+
+@pytest.mark.parametrize("spoil", ["};", 'const x = "#000000"', "second"])
+def test_what_is_not_exactly_slots_is_not_filled(spoil: str) -> None:
+    """A missing object, a second one, or a token's value elsewhere in the code: generated anew."""
+    found = next(one for one in samples() if one.name == "Badge/Status")
+    brief = brief_for(found)
+    code = code_for(brief).component
+    changed = dict(brief.css_variables) | {"--color-text": "#000000"}
+    assert fill(code, brief.css_variables, changed) is not None
+    if spoil == "second":
+        code += code
+    elif spoil == "};":
+        code = code.replace("} as CSSProperties;", spoil)
+    else:
+        code += f'const x = "{brief.css_variables["--color-text"]}";'
+    assert fill(code, brief.css_variables, changed) is None
+
+
+def test_broken_code_is_found() -> None:
+    """What does not parse is not whole."""
+    assert is_whole("const a = <b>{1}</b>;")
+    assert not is_whole("const a = {(};")
