@@ -117,7 +117,8 @@ def test_the_variables_of_opentelemetry_keep_their_meaning() -> None:
         telemetry = Telemetry(Settings())
         telemetry.start()
         span = telemetry.tracer.start_span("x")
-        print(json.dumps([trace.get_tracer_provider().resource.attributes["service.name"], span.is_recording()]))
+        sampled = bool(span.get_span_context().trace_flags.sampled)
+        print(json.dumps([trace.get_tracer_provider().resource.attributes["service.name"], sampled]))
         telemetry.shutdown()
         """,
         OTEL_SERVICE_NAME="shop",
