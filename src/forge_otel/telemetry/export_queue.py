@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypedDict
 
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -24,7 +24,7 @@ from forge_otel.telemetry.export_ledger import ExportStats, Ledger
 from forge_otel.telemetry.export_spool import Parcel, Spool, SpoolOptions
 from forge_otel.telemetry.switchboard import Exclusive
 
-__all__ = ["ExportQueue"]
+__all__ = ["Bounds", "ExportQueue"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,14 @@ _POLL_S: Final = 0.25
 _STANDSTILL_S: Final = 1.5
 
 Encode = Callable[[Sequence[ReadableSpan]], bytes]
+
+
+class Bounds(TypedDict):
+    """What an exporter may take."""
+
+    spool: SpoolOptions
+    shutdown_timeout_s: float
+    max_waiting: int
 
 
 class ExportQueue(Exclusive):
