@@ -12,9 +12,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
-__all__ = ["FILES", "build", "command", "main"]
+__all__ = ["FILES", "build", "command", "main", "program"]
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "collector"
@@ -24,17 +25,22 @@ OCB = "go.opentelemetry.io/collector/cmd/builder"
 FILES = ("agent.yaml", "gateway.yaml")
 
 
-def build() -> Path:
-    """Return the program, built now if it is not there."""
+@cache
+def program() -> Path:
+    """Return where the program is, or will be."""
     go = subprocess.run(["go", "version"], check=True, capture_output=True, text=True).stdout
     key = hashlib.sha256(BUILDER.read_bytes() + go.encode()).hexdigest()[:16]
-    program = CACHE / key / "forge-collector"
-    if not program.exists():
-        program.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE, prefix="building-") as folder:
-            # Renamed when it is whole: somebody else may look meanwhile, or build, too.
-            _build_in(Path(folder)).replace(program)
-    return program
+    return CACHE / key / "forge-collector"
+
+
+def build() -> None:
+    """Build the program, if it is not there."""
+    if program().exists():
+        return
+    program().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="building-") as folder:
+        # Renamed when it is whole: somebody else may look meanwhile, or build, too.
+        _build_in(Path(folder)).replace(program())
 
 
 def _build_in(folder: Path) -> Path:
@@ -50,12 +56,13 @@ def _build_in(folder: Path) -> Path:
 
 def command(file: str, *, verb: str = "") -> list[str | Path]:
     """Return the command line that serves, or validates, one of `FILES`."""
-    return [build(), *([verb] if verb else []), f"--config={FOLDER / 'redaction.yaml'}", f"--config={FOLDER / file}"]
+    return [program(), *([verb] if verb else []), f"--config={FOLDER / 'redaction.yaml'}", f"--config={FOLDER / file}"]
 
 
 def main(arguments: list[str]) -> int:
     """Build, and validate where that is asked for; print where the program is."""
-    print(build())
+    build()
+    print(program())
     # Every value of a variable that changes which components there are.
     both = os.environ | {"GATEWAY_DESTINATIONS": "[otlp_http/langsmith, otlp_http/any]"}
     for file in FILES if "--validate" in arguments else ():

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 import pytest
+from scripts import collector
 from tests.servers import PostgresServer, RedisServer, S3Server, Server, ServerMissing, StrictS3Server
 
 # A developer's own settings and keys must neither change a test nor be used by one.
@@ -59,6 +60,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             unavailable(
                 f"not on the PATH: {', '.join(absent)} (.ci/run brings it, unless it is Go)", is_failure=is_failure
             )
+    if item.get_closest_marker("collector") and not collector.program().exists():
+        unavailable("not built yet: make collector", is_failure=TOOLS_REQUIRED)
 
 
 @pytest.fixture(scope="session")
