@@ -24,7 +24,7 @@ from scripts.collector import FILES, command
 from tests.integration.collector_app import NUMBER
 from tests.integration.collector_secrets import NUMBER_UNDER_KEY, SECRETS, SPARED, planted
 from tests.integration.test_rules import PrometheusServer
-from tests.servers import CollectorServer, Server
+from tests.servers import CollectorServer, Server, ServerFailed
 
 from forge_otel.testing.langsmith import Fault, LangSmithStandIn
 
@@ -173,6 +173,22 @@ def test_ten_thousand_spans_survive_outages_and_a_kill(langsmith: LangSmithStand
         found = numbers(langsmith)
         assert set(found) == set(range(10_000))
         print(f"{books['exported']} spans, {found.total() - len(found)} of the 10 000 twice")
+
+
+def test_a_damaged_queue_is_not_passed_over_in_silence(langsmith: LangSmithStandIn) -> None:
+    """The agent does not start on it and says why; when somebody has moved it away, what comes then arrives."""
+    with gateway_to(langsmith) as gateway, agent_to(gateway) as agent:
+        post(agent, request_of(trace("before", failed=True)))
+        eventually(lambda: len(langsmith.spans) == 1, "the first span")
+        agent.kill()
+        for file in agent.queue.iterdir():
+            file.write_bytes(b"\xa5" * max(file.stat().st_size, 4096))
+        with pytest.raises(ServerFailed, match="invalid database"):
+            agent.start()
+        agent.queue.rename(agent.folder / "aside")
+        agent.start()
+        post(agent, request_of(trace("after", failed=True)))
+        eventually(lambda: {span.name for span in langsmith.spans} == {"before", "after"}, "the second span")
 
 
 def test_secrets_stay_here_and_token_counts_do_not(langsmith: LangSmithStandIn) -> None:

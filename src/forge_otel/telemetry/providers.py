@@ -36,7 +36,7 @@ from forge_otel.names import SCOPE, Attr, Metric
 from forge_otel.settings import Settings
 from forge_otel.telemetry.export_figures import export_figures
 from forge_otel.telemetry.export_ledger import ExportStats
-from forge_otel.telemetry.export_queue import Bounds, ExportQueue
+from forge_otel.telemetry.export_queue import Bounds, ExportQueue, shut_down
 from forge_otel.telemetry.export_spool import SpoolOptions
 from forge_otel.telemetry.genai import GenAI
 from forge_otel.telemetry.identity import IdentityProcessor
@@ -178,7 +178,7 @@ class Telemetry:
             for instrument, observe in export_figures(destination, queue.stats):
                 attaching.callback(self.instruments.observe(instrument, observe))
         exporters = (*self._span_processors, *queues.values())
-        self._closing.callback(_shut_down, exporters)
+        self._closing.callback(shut_down, exporters)
         # Identity first, so that the others see it.
         processors = (IdentityProcessor(), self.genai, self.recent_traces, *self._sampled(exporters, attaching))
         self._attach_processors(tracer_provider, processors, attaching)
@@ -327,22 +327,6 @@ def _wants_otlp() -> bool:
     exporter = os.environ.get(OTEL_TRACES_EXPORTER, "").strip().lower()
     disabled = os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
     return wanted and not disabled and exporter in {"", "otlp"}
-
-
-def _shut_down(processors: Sequence[SpanProcessor]) -> None:
-    """Shut down all at once: there is one deadline, and a server that is away may cost each of them all of it."""
-
-    def close(processor: SpanProcessor) -> None:
-        try:
-            processor.shutdown()
-        except Exception:
-            logger.exception("%s could not be closed cleanly", type(processor).__name__)
-
-    closing = [threading.Thread(target=close, args=(processor,), daemon=True) for processor in processors]
-    for thread in closing:
-        thread.start()
-    for thread in closing:
-        thread.join()
 
 
 def _close(closing: ExitStack) -> None:
