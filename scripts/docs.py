@@ -101,6 +101,7 @@ MEANINGS: Mapping[str, str] = {
     Attr.BREAKER_FROM: "state before a change",
     Attr.BREAKER_TO: "state after a change",
     Attr.DATABASE_TABLE: "a table of the database: `generations`, `costs`, `cache_stats`, `rollups`",
+    Attr.DESTINATION: "where spans go: `langsmith` or `otlp`",
     Attr.OUTBOX_SINK: "where records go: `archive`, `database`, `recent` …",
     Attr.REASON: "why: of a dropped record `full`, `rejected`, `damaged`, `disk`, `shutdown`, `closed`; "
     "of a changed metric `exponential`, `type_conflict`, `bounds_conflict`",

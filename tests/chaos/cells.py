@@ -8,7 +8,7 @@ from typing import Final
 
 from forge_otel.testing.matrix import Cell
 
-__all__ = ["CELLS", "DEFECTS", "LANGSMITH_S"]
+__all__ = ["CELLS", "DEFECTS", "EXPORT_S"]
 
 REFUSED_S: Final = 2.0
 REDIS_BUDGET_S: Final = 0.05
@@ -17,7 +17,7 @@ QDRANT_BUDGET_S: Final = 0.5
 DISK_BUDGET_S: Final = 1.0
 BURST_S: Final = 0.1
 # Attempts are 15 s apart at most, and one that hangs is given up after 10 s.
-LANGSMITH_S: Final = 30.0
+EXPORT_S: Final = 30.0
 
 CELLS: Final = (
     Cell(
@@ -232,21 +232,21 @@ CELLS: Final = (
         made_by="nobody listens at its port",
         expected="Nothing: runs wait on local disk, and each arrives once.",
         signs=("langsmith:export",),
-        recovery_s=LANGSMITH_S,
+        recovery_s=EXPORT_S,
     ),
     Cell(
         service="LangSmith",
         fault="silent",
         made_by="connections are accepted and nothing is ever answered",
         expected="Nothing: runs wait on local disk, and each arrives once.",
-        recovery_s=LANGSMITH_S,
+        recovery_s=EXPORT_S,
     ),
     Cell(
         service="LangSmith",
         fault="slow",
         made_by="every answer comes 0.5 s late",
         expected="Nothing: runs arrive later.",
-        recovery_s=LANGSMITH_S,
+        recovery_s=EXPORT_S,
     ),
     Cell(
         service="LangSmith",
@@ -254,7 +254,7 @@ CELLS: Final = (
         made_by="random bytes come back in place of answers",
         expected="Nothing: runs are sent again, and each shows once.",
         signs=("langsmith:export",),
-        recovery_s=LANGSMITH_S,
+        recovery_s=EXPORT_S,
     ),
     Cell(
         service="LangSmith",
@@ -262,7 +262,7 @@ CELLS: Final = (
         made_by="every request is answered with 401",
         expected="Nothing: runs wait on local disk until somebody mends the key.",
         signs=("langsmith:export",),
-        recovery_s=LANGSMITH_S,
+        recovery_s=EXPORT_S,
     ),
     Cell(
         service="LangSmith",
@@ -270,7 +270,7 @@ CELLS: Final = (
         made_by="every request is answered with 429 and Retry-After: 5",
         expected="Nothing: LangSmith is left alone for as long as it asks; runs wait on local disk.",
         signs=("langsmith:export",),
-        recovery_s=LANGSMITH_S,
+        recovery_s=EXPORT_S,
     ),
     Cell(
         service="LangSmith",
@@ -278,7 +278,7 @@ CELLS: Final = (
         made_by="every connection breaks in the middle of the answer",
         expected="Nothing: what was taken without a whole answer is sent again, and shows once.",
         signs=("langsmith:export",),
-        recovery_s=LANGSMITH_S,
+        recovery_s=EXPORT_S,
     ),
     Cell(
         service="LangSmith",
@@ -413,6 +413,66 @@ CELLS: Final = (
         fault="clock jump",
         made_by="the service's wall clock jumps an hour ahead, then two hours back",
         expected="Nothing: a point lives a day, give or take what the clock is wrong by.",
+    ),
+    Cell(
+        service="OTLP",
+        fault="refused",
+        made_by="nobody listens at its port",
+        expected="Nothing: spans wait on local disk, and each arrives.",
+        signs=("otlp:export",),
+        recovery_s=EXPORT_S,
+    ),
+    Cell(
+        service="OTLP",
+        fault="silent",
+        made_by="connections are accepted and nothing is ever answered",
+        expected="Nothing: spans wait on local disk, and each arrives.",
+        recovery_s=EXPORT_S,
+    ),
+    Cell(
+        service="OTLP",
+        fault="slow",
+        made_by="every answer comes 0.5 s late",
+        expected="Nothing: spans arrive later.",
+        recovery_s=EXPORT_S,
+    ),
+    Cell(
+        service="OTLP",
+        fault="garbage",
+        made_by="random bytes come back in place of answers",
+        expected="Nothing: spans are sent again, under the same ids.",
+        signs=("otlp:export",),
+        recovery_s=EXPORT_S,
+    ),
+    Cell(
+        service="OTLP",
+        fault="auth error",
+        made_by="every request is answered with 401",
+        expected="Nothing: spans wait on local disk until somebody mends the header.",
+        signs=("otlp:export",),
+        recovery_s=EXPORT_S,
+    ),
+    Cell(
+        service="OTLP",
+        fault="full",
+        made_by="every request is answered with 429 and Retry-After: 5",
+        expected="Nothing: the endpoint is left alone for as long as it asks; spans wait on local disk.",
+        signs=("otlp:export",),
+        recovery_s=EXPORT_S,
+    ),
+    Cell(
+        service="OTLP",
+        fault="restart mid-write",
+        made_by="every connection breaks in the middle of the answer",
+        expected="Nothing: what was taken without a whole answer is sent again, under the same id.",
+        signs=("otlp:export",),
+        recovery_s=EXPORT_S,
+    ),
+    Cell(
+        service="OTLP",
+        fault="clock jump",
+        made_by="the service's wall clock jumps an hour ahead, then two hours back",
+        expected="Nothing: a span waits a day before it is too old.",
     ),
     Cell(
         service="SQLite",

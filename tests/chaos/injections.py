@@ -22,9 +22,9 @@ LATE_S: Final = 0.03
 MODEL_LATE_S: Final = 0.5
 CUT_AFTER_BYTES: Final = 4_000
 CUT_SHORT_BYTES: Final = 100
-LANGSMITH_BUSY: Final = HttpAnswer.too_many_requests(retry_after_s=5)
+EXPORT_BUSY: Final = HttpAnswer.too_many_requests(retry_after_s=5)
 # Before the status: once that is there, the spans are known to have been taken.
-LANGSMITH_CUT: Final = CutOff(after_bytes=8)
+EXPORT_CUT: Final = CutOff(after_bytes=8)
 FIGMA_LATE_S: Final = 0.2
 FIGMA_CUT_AFTER_BYTES: Final = 300
 DISK_BYTES: Final = 40_000
@@ -302,8 +302,8 @@ INJECTIONS: Final[Mapping[tuple[str, str], Injection]] = {
     ("LangSmith", "slow"): lambda site: site.row.proxies["LangSmith"].fault(Slow(answer_s=MODEL_LATE_S)),
     ("LangSmith", "garbage"): lambda site: site.row.proxies["LangSmith"].fault(Garbage()),
     ("LangSmith", "auth error"): lambda site: site.row.proxies["LangSmith"].fault(HttpAnswer.unauthorized()),
-    ("LangSmith", "full"): lambda site: site.row.proxies["LangSmith"].fault(LANGSMITH_BUSY),
-    ("LangSmith", "restart mid-write"): lambda site: site.row.proxies["LangSmith"].fault(LANGSMITH_CUT),
+    ("LangSmith", "full"): lambda site: site.row.proxies["LangSmith"].fault(EXPORT_BUSY),
+    ("LangSmith", "restart mid-write"): lambda site: site.row.proxies["LangSmith"].fault(EXPORT_CUT),
     ("LangSmith", "clock jump"): wrong_clock,
     ("PostgreSQL", "refused"): lambda site: site.row.proxies["PostgreSQL"].fault(Refuse()),
     ("PostgreSQL", "silent"): lambda site: site.row.proxies["PostgreSQL"].fault(Silent()),
@@ -321,6 +321,14 @@ INJECTIONS: Final[Mapping[tuple[str, str], Injection]] = {
     ("Qdrant", "full"): lambda site: site.row.proxies["Qdrant"].fault(HttpAnswer.too_many_requests(retry_after_s=30)),
     ("Qdrant", "restart mid-write"): lambda site: site.row.proxies["Qdrant"].fault(CutOff(after_bytes=CUT_SHORT_BYTES)),
     ("Qdrant", "clock jump"): wrong_clock,
+    ("OTLP", "refused"): lambda site: site.row.proxies["OTLP"].fault(Refuse()),
+    ("OTLP", "silent"): lambda site: site.row.proxies["OTLP"].fault(Silent()),
+    ("OTLP", "slow"): lambda site: site.row.proxies["OTLP"].fault(Slow(answer_s=MODEL_LATE_S)),
+    ("OTLP", "garbage"): lambda site: site.row.proxies["OTLP"].fault(Garbage()),
+    ("OTLP", "auth error"): lambda site: site.row.proxies["OTLP"].fault(HttpAnswer.unauthorized()),
+    ("OTLP", "full"): lambda site: site.row.proxies["OTLP"].fault(EXPORT_BUSY),
+    ("OTLP", "restart mid-write"): lambda site: site.row.proxies["OTLP"].fault(EXPORT_CUT),
+    ("OTLP", "clock jump"): wrong_clock,
     ("SQLite", "refused"): lambda site: file_in_place_of(site.database.parent, site),
     ("SQLite", "silent"): lambda site: locked(site.database),
     ("SQLite", "slow"): lambda site: locked_in_bursts(site.database),

@@ -114,10 +114,33 @@ async def qdrant_row(_request: pytest.FixtureRequest) -> AsyncIterator[Row]:
         yield Row(proxies={"Qdrant": proxy}, settings={"vector_url": f"qdrant://{LOOPBACK}:{proxy.port}"})
 
 
+@asynccontextmanager
+async def otlp_row(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
+    """Spans go to a server that takes them, behind a proxy."""
+    spool = request.getfixturevalue("tmp_path") / "spool"
+    # Any server that takes spans; LangSmith's path is one of its own.
+    with LangSmithStandIn() as server:
+
+        def traced() -> Counter[str]:
+            # What was sent twice has the same id.
+            spans = {span.span_id: span for span in server.spans if span.name.startswith("invoke_workflow")}
+            found = (item for span in spans.values() for item in span.attributes if item.key == "forge.generation.id")
+            return Counter(item.value.string_value for item in found)
+
+        async with FaultProxy(LOOPBACK, server.port) as proxy:
+            yield Row(
+                proxies={"OTLP": proxy},
+                settings={"trace_spool_dir": str(spool)},
+                environ={"OTEL_EXPORTER_OTLP_ENDPOINT": proxy.url_for(f"{server.url}/otel")},
+                traced=traced,
+            )
+
+
 ROWS: Final[Mapping[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Row]]]] = {
     "LangSmith": langsmith_row,
     "PostgreSQL": postgres_row,
     "Qdrant": qdrant_row,
+    "OTLP": otlp_row,
     "S3": s3_row,
 }
 """Service of a cell to what it needs; all others do with the usual service."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.chaos.cells import CELLS, DEFECTS, LANGSMITH_S
+from tests.chaos.cells import CELLS, DEFECTS, EXPORT_S
 from tests.chaos.injections import AT_START, INJECTIONS
 from tests.chaos.site import FRESH_PER_S, KNOWN_PER_S, Kept, Site, until
 
@@ -125,13 +125,13 @@ async def nothing_is_lost(site: Site, answers: Sequence[Answer], dropped: int) -
 
 
 async def everything_is_traced(traced: Callable[[], Counter[str]], answers: Sequence[Answer]) -> None:
-    """Every generation that was answered is one run in LangSmith."""
+    """Every generation that was answered is one run in LangSmith, or one span at the OTLP endpoint."""
     answered = ids(answers)
 
     async def is_there() -> bool:
         return answered <= traced().keys()
 
-    await until(is_there, timeout_s=LANGSMITH_S, poll_s=0.5)
+    await until(is_there, timeout_s=EXPORT_S, poll_s=0.5)
     assert set(traced().values()) == {1}
 
 

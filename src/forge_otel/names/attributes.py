@@ -95,6 +95,7 @@ class Attr:
     BREAKER_TO: Final = "to"
     OUTBOX_SINK: Final = "forge.sink"
     DATABASE_TABLE: Final = "forge.table"
+    DESTINATION: Final = "forge.destination"
     REASON: Final = "reason"
     VERSION: Final = "version"
 

@@ -70,26 +70,29 @@ class DeliveryMetrics:
         name="forge.export.produced",
         kind="observable_counter",
         unit="{span}",
-        description="Spans offered to the LangSmith bridge: those waiting and those settled.",
+        description="Spans offered to the exporter of a destination: those waiting and those settled.",
+        attributes=(Attr.DESTINATION,),
     )
     EXPORT_SETTLED: Final = Instrument(
         name="forge.export.settled",
         kind="observable_counter",
         unit="{span}",
         description="Spans that were exported, sampled_out or dropped, the last by reason.",
-        attributes=(Attr.OUTCOME, Attr.REASON),
+        attributes=(Attr.DESTINATION, Attr.OUTCOME, Attr.REASON),
     )
     EXPORT_WAITING: Final = Instrument(
         name="forge.export.waiting",
         kind="observable_gauge",
         unit="{span}",
-        description="Spans that LangSmith has not taken yet.",
+        description="Spans that LangSmith, or the OTLP endpoint, has not taken yet.",
+        attributes=(Attr.DESTINATION,),
     )
     EXPORT_SPOOL: Final = Instrument(
         name="forge.export.spool",
         kind="observable_gauge",
         unit="By",
-        description="Size of the spans that wait on local disk for LangSmith.",
+        description="Size of the spans that wait on local disk for LangSmith, or for the OTLP endpoint.",
+        attributes=(Attr.DESTINATION,),
     )
     FEEDBACK_SETTLED: Final = Instrument(
         name="forge.feedback.settled",

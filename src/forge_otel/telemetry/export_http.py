@@ -6,6 +6,7 @@ exported, which is traced.
 
 import base64
 import http.client
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,10 +42,12 @@ class HttpPost:
     Args:
         url: ``http://`` or ``https://``; the proxies of the environment are used.
         headers: sent with each body.
+        tls: for ``https://``; that of the system where it is left out.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], *, tls: ssl.SSLContext | None = None) -> None:
         self._url = urlsplit(url)
+        self._tls = tls
         self._headers = {name: value.encode() for name, value in headers.items()}
         self._connection: http.client.HTTPConnection | None = None
 
@@ -69,7 +72,7 @@ class HttpPost:
 
     def _post(self, body: bytes, timeout_s: float) -> Answer:
         if self._connection is None:
-            self._connection = _connection(self._url, timeout_s)
+            self._connection = _connection(self._url, timeout_s, self._tls)
         self._connection.timeout = timeout_s
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout_s)
@@ -86,14 +89,18 @@ class HttpPost:
         )
 
 
-def _connection(url: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
-    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+def _connection(url: SplitResult, timeout_s: float, tls: ssl.SSLContext | None) -> http.client.HTTPConnection:
+    def to(host: str, port: int | None) -> http.client.HTTPConnection:
+        if url.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
+        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+
     proxy = getproxies().get(url.scheme)
     host = url.hostname or ""
     if not proxy or proxy_bypass(host):
-        return kind(host, url.port, timeout=timeout_s)
+        return to(host, url.port)
     through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    connection = kind(through.hostname or "", through.port, timeout=timeout_s)
+    connection = to(through.hostname or "", through.port)
     connection.set_tunnel(host, url.port, _proxy_headers(through))
     return connection
 

@@ -15,16 +15,16 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypedDict
 
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from forge_otel.telemetry.export_delivery import Closing, Delivery, Halve, Post, RetryPolicy
 from forge_otel.telemetry.export_ledger import ExportStats, Ledger
 from forge_otel.telemetry.export_spool import Parcel, Spool, SpoolOptions
 from forge_otel.telemetry.switchboard import Exclusive
 
-__all__ = ["ExportQueue"]
+__all__ = ["Bounds", "ExportQueue", "shut_down"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,14 @@ _POLL_S: Final = 0.25
 _STANDSTILL_S: Final = 1.5
 
 Encode = Callable[[Sequence[ReadableSpan]], bytes]
+
+
+class Bounds(TypedDict):
+    """What an exporter may take."""
+
+    spool: SpoolOptions
+    shutdown_timeout_s: float
+    max_waiting: int
 
 
 class ExportQueue(Exclusive):
@@ -250,3 +258,19 @@ def _revive_after_fork(queue: ExportQueue) -> None:
             found.after_fork_in_child()
 
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
+
+
+def shut_down(processors: Sequence[SpanProcessor]) -> None:
+    """Shut down all at once: there is one deadline, and a server that is away may cost each of them all of it."""
+
+    def close(processor: SpanProcessor) -> None:
+        try:
+            processor.shutdown()
+        except Exception:
+            logger.exception("%s could not be closed cleanly", type(processor).__name__)
+
+    closing = [threading.Thread(target=close, args=(processor,), daemon=True) for processor in processors]
+    for thread in closing:
+        thread.start()
+    for thread in closing:
+        thread.join()

@@ -11,35 +11,23 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Final, TypedDict, Unpack
+from typing import Final, Unpack
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from forge_otel.errors import needs
 from forge_otel.telemetry.export_delivery import RetryPolicy
+from forge_otel.telemetry.export_encode import encode, halve
 from forge_otel.telemetry.export_http import HttpPost
-from forge_otel.telemetry.export_queue import ExportQueue
+from forge_otel.telemetry.export_queue import Bounds, ExportQueue
 from forge_otel.telemetry.export_spool import SpoolOptions
 from forge_otel.telemetry.langsmith_names import Smith
 from forge_otel.telemetry.langsmith_options import LangSmithOptions, is_sampled
 from forge_otel.telemetry.langsmith_tree import Keep, Release, Trees, keep_runs
 from forge_otel.telemetry.langsmith_view import Price, as_run
 
-with needs("langsmith"):
-    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
 __all__ = ["LangSmithProcessor", "from_env"]
 
 logger = logging.getLogger(__name__)
-
-
-class Bounds(TypedDict):
-    """What a `LangSmithProcessor` may take."""
-
-    spool: SpoolOptions
-    shutdown_timeout_s: float
-    max_waiting: int
 
 
 class LangSmithProcessor(ExportQueue):
@@ -56,8 +44,6 @@ class LangSmithProcessor(ExportQueue):
         max_age_s: how long a span waits for its parent to end.
         shutdown_timeout_s: how long `shutdown` may take.
     """
-
-    destination: Final = "langsmith"
 
     def __init__(
         self,
@@ -78,8 +64,8 @@ class LangSmithProcessor(ExportQueue):
         self._trees = self._make_trees()
         self._http = HttpPost(options.traces_url, _headers(options))
         super().__init__(
-            _encode,
-            _halve,
+            encode,
+            halve,
             self._http,
             policy=policy,
             spool=spool,
@@ -140,24 +126,3 @@ def _headers(options: LangSmithOptions) -> dict[str, str]:
         "Content-Encoding": "gzip",
         "User-Agent": f"forge-otel/{version('forge-otel')}",
     }
-
-
-def _encode(spans: Sequence[ReadableSpan]) -> bytes:
-    body: bytes = encode_spans(spans).SerializeToString()
-    return body
-
-
-def _halve(body: bytes) -> tuple[bytes, bytes]:
-    """Split an encoded batch, in the order of its spans."""
-    whole = ExportTraceServiceRequest.FromString(body)
-    found = [(resource, scope) for resource in whole.resource_spans for scope in resource.scope_spans]
-    half = sum(len(scope.spans) for _, scope in found) // 2
-    halves = ExportTraceServiceRequest(), ExportTraceServiceRequest()
-    number = 0
-    for resource, scope in found:
-        here = max(min(half - number, len(scope.spans)), 0)
-        number += len(scope.spans)
-        for target, spans in zip(halves, (scope.spans[:here], scope.spans[here:]), strict=True):
-            kept = target.resource_spans.add(resource=resource.resource, schema_url=resource.schema_url)
-            kept.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url, spans=spans)
-    return halves[0].SerializeToString(), halves[1].SerializeToString()

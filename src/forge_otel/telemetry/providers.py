@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
+from typing import Final, Protocol, TypeVar, runtime_checkable
 from weakref import WeakSet
 
 from opentelemetry import metrics, trace
@@ -36,6 +36,7 @@ from forge_otel.names import SCOPE, Attr, Metric
 from forge_otel.settings import Settings
 from forge_otel.telemetry.export_figures import export_figures
 from forge_otel.telemetry.export_ledger import ExportStats
+from forge_otel.telemetry.export_queue import Bounds, ExportQueue, shut_down
 from forge_otel.telemetry.export_spool import SpoolOptions
 from forge_otel.telemetry.genai import GenAI
 from forge_otel.telemetry.identity import IdentityProcessor
@@ -47,9 +48,6 @@ from forge_otel.telemetry.recent import RecentTraces
 from forge_otel.telemetry.recording import RecordingSampler
 from forge_otel.telemetry.sampling import SamplingRules, TailSampler, sampling_figures
 from forge_otel.telemetry.switchboard import AcceptsProcessors, switchboard
-
-if TYPE_CHECKING:
-    from forge_otel.telemetry.langsmith import LangSmithProcessor
 
 __all__ = ["Telemetry"]
 
@@ -107,7 +105,7 @@ class Telemetry:
         # Spans wait there with their contents.
         self.recent_traces: Final = RecentTraces(max_queued=1000 if settings.capture_content else 4000)
         self._meter: Meter | None = None
-        self._bridges: tuple[LangSmithProcessor, ...] = ()
+        self._queues: Mapping[str, ExportQueue] = {}
         self._resource = resource
         self._given = (tracer_provider, meter_provider)
         self._span_processors = tuple(span_processors)
@@ -129,7 +127,7 @@ class Telemetry:
 
     def exports(self) -> Mapping[str, ExportStats]:
         """Return what became of the spans that leave the process, by where they go."""
-        return {bridge.destination: bridge.stats() for bridge in self._bridges}
+        return {destination: queue.stats() for destination, queue in self._queues.items()}
 
     def start(self) -> None:
         """Find or make the providers and attach to them; takes half a second, so call it off the event loop."""
@@ -173,15 +171,14 @@ class Telemetry:
         attaching.callback(self.instruments.unbind)
         attaching.callback(self.instruments.observe(Metric.PAGE_ADAPTED, self._adapted))
 
-        langsmith = self._langsmith()
-        self._bridges = langsmith
-        attaching.callback(setattr, self, "_bridges", ())
-        for bridge in langsmith:
-            for instrument, observe in export_figures(bridge.stats):
+        queues = {**(self._otlp() if is_ours else {}), **self._langsmith()}
+        self._queues = queues
+        attaching.callback(setattr, self, "_queues", {})
+        for destination, queue in queues.items():
+            for instrument, observe in export_figures(destination, queue.stats):
                 attaching.callback(self.instruments.observe(instrument, observe))
-        exporters = (*self._span_processors, *(_otlp() if is_ours else ()), *langsmith)
-        for processor in exporters:
-            self._closing.callback(processor.shutdown)
+        exporters = (*self._span_processors, *queues.values())
+        self._closing.callback(shut_down, exporters)
         # Identity first, so that the others see it.
         processors = (IdentityProcessor(), self.genai, self.recent_traces, *self._sampled(exporters, attaching))
         self._attach_processors(tracer_provider, processors, attaching)
@@ -240,28 +237,41 @@ class Telemetry:
     def _adapted(self) -> list[tuple[float, dict[str, str | bool | int | float]]]:
         return [(count, {Attr.REASON: reason}) for reason, count in self.prometheus.adapted.items()]
 
-    def _langsmith(self) -> "tuple[LangSmithProcessor, ...]":
+    def _otlp(self) -> "dict[str, ExportQueue]":
+        if not _wants_otlp():
+            return {}
+        try:
+            from forge_otel.telemetry.otlp import OtlpOptions, OtlpProcessor
+        except MissingExtra as exc:
+            logger.warning("Traces are not sent to the OTLP endpoint: %s", exc.faults[0])
+            return {}
+        return {"otlp": OtlpProcessor(OtlpOptions.from_env(os.environ), **self._bounds("otlp"))}
+
+    def _langsmith(self) -> "dict[str, ExportQueue]":
         if not any(os.environ.get(name) for name in Variable.API_KEY):
             logger.info("Traces are not sent to LangSmith: no %s", Variable.API_KEY[0])
-            return ()
+            return {}
         try:
             from forge_otel.telemetry.langsmith import from_env
         except MissingExtra as exc:
             logger.warning("Traces are not sent to LangSmith: %s", exc.faults[0])
-            return ()
-        processor = from_env(
-            self.genai.price,
-            error_texts=self.settings.capture_content,
-            # The other exporters want to be closed in the same time.
-            shutdown_timeout_s=self.settings.shutdown_timeout_s * 0.6,
-            max_waiting=_MAX_WAITING_CAPTURED if self.settings.capture_content else _MAX_WAITING,
-            spool=SpoolOptions(
-                directory=None if (folder := self.settings.trace_spool_dir) is None else Path(folder).absolute(),
+            return {}
+        processor = from_env(self.genai.price, error_texts=self.settings.capture_content, **self._bounds())
+        return {} if processor is None else {"langsmith": processor}
+
+    def _bounds(self, folder: str = "") -> Bounds:
+        """Say what an exporter may take; each has a folder of its own in that of the spool."""
+        spool = self.settings.trace_spool_dir
+        return {
+            # The provider wants to be closed in the same time.
+            "shutdown_timeout_s": self.settings.shutdown_timeout_s * 0.6,
+            "max_waiting": _MAX_WAITING_CAPTURED if self.settings.capture_content else _MAX_WAITING,
+            "spool": SpoolOptions(
+                directory=None if spool is None else Path(spool, folder).absolute(),
                 max_bytes=self.settings.trace_spool_max_bytes,
                 max_age_s=self.settings.trace_spool_max_age_s,
             ),
-        )
-        return () if processor is None else (processor,)
+        }
 
     def _find_tracer_provider(self) -> tuple[TracerProvider, bool]:
         """Return the tracer provider, and whether it is one of ours."""
@@ -312,18 +322,11 @@ def _set_global(own: P, set_global: Callable[[P], None], get_global: Callable[[]
     return get_global()
 
 
-def _otlp() -> tuple[SpanProcessor, ...]:
+def _wants_otlp() -> bool:
     wanted = any(os.environ.get(name) for name in (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT))
     exporter = os.environ.get(OTEL_TRACES_EXPORTER, "").strip().lower()
     disabled = os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
-    if not wanted or disabled or exporter not in {"", "otlp"}:
-        return ()
-    try:
-        from forge_otel.telemetry.otlp import span_processor
-    except MissingExtra as exc:
-        logger.warning("Traces are not sent to the OTLP endpoint: %s", exc.faults[0])
-        return ()
-    return (span_processor(),)
+    return wanted and not disabled and exporter in {"", "otlp"}
 
 
 def _close(closing: ExitStack) -> None:

@@ -264,7 +264,7 @@ def test_telemetry_bridges_when_there_is_a_key(monkeypatch: pytest.MonkeyPatch) 
         recorder = Recorder(Settings(capture_content=True))
         with recorder.spans.span("writer", kind="agent"), recorder.tracers.get_tracer("t").start_as_current_span("x"):
             recorder.spans.record_usage(1_000_000, 0, model="gpt-4o", provider="openai", cost_usd=Decimal(1))
-        assert recorder.values(Metric.EXPORT_PRODUCED) == {(): 2}
+        assert recorder.values(Metric.EXPORT_PRODUCED) == {("langsmith",): 2}
         recorder.telemetry.shutdown()
         recorder.close()
         assert [run.name for run in langsmith.runs()] == ["invoke_agent writer"]

@@ -1,5 +1,6 @@
 """The library is a guest: what it finds it uses, what it adds it removes, and it closes in time."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -138,7 +139,7 @@ class Collector:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 time.sleep(delay_s)
-                collector.bodies.append(body)
+                collector.bodies.append(gzip.decompress(body))
                 self.send_response(200)
                 self.send_header("content-length", "0")
                 self.end_headers()
