@@ -94,6 +94,7 @@ class Forge(Spans, Operations):
         stack = _stack.build(self.settings, self.parts, self.telemetry, self.guards, recorder, closing_s=closing_s)
         _check_critical(self.settings, {probe.name for probe in stack.probes} | {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
+        self.purge = stack.exact.purger.answer
         self._flights = stack.flights
         self.budget = stack.budget
         self._health = HealthMonitor(stack.probes)
@@ -161,7 +162,7 @@ class Forge(Spans, Operations):
         finally:
             current_generation.reset(tokens[0])
             _current.reset(tokens[1])
-        note_cache(reply.source, is_stored=reply.is_stored)
+        note_cache(reply.source, is_stored=reply.is_stored, origin_id=reply.origin_id, age_s=reply.age_s)
         return replace(
             reply.result,
             source=reply.source,
