@@ -6,7 +6,6 @@ background tasks after it do not count.
 
 import logging
 import time
-from collections.abc import Iterable
 
 from opentelemetry import context as otel_context
 from opentelemetry.trace import Status, StatusCode, format_trace_id
@@ -17,6 +16,7 @@ from forge_otel.context import RequestInfo, bind_identity, current_request
 from forge_otel.errors import ForgeError, PayloadTooLarge
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.failures import record_failure
+from forge_otel.web.answers import headers_of
 from forge_otel.web.attributes import OTHER_METHOD, HeaderFacts, error_type, request_attributes
 from forge_otel.web.background import record_background
 from forge_otel.web.options import Shared
@@ -241,7 +241,7 @@ class HttpExchange:
             headers.append((b"server-timing", b"total;dur=%.1f" % elapsed_ms))
         if chosen.cache_status and self._info.cache_status:
             headers.append((b"cache-status", ", ".join(self._info.cache_status).encode("ascii")))
-            headers.extend(_of_the_answer(self._info, self._status, headers))
+            headers.extend(headers_of(self._info, self._status, headers))
         if chosen.run_url is not None and self._info.run_url:
             headers.append((chosen.run_url.encode("latin-1"), self._info.run_url.encode("ascii", "ignore")))
         # The application may use its message and its list again.
@@ -337,17 +337,3 @@ class HttpExchange:
     def _too_large(self) -> PayloadTooLarge:
         limit = self._shared.forge.settings.max_body_bytes
         return PayloadTooLarge(f"the request body is larger than the {limit} bytes that are accepted; send less")
-
-
-def _of_the_answer(
-    info: RequestInfo, status: int | None, present: Iterable[tuple[bytes, bytes]]
-) -> list[tuple[bytes, bytes]]:
-    """Return ``ETag`` and ``Age`` of a response made of one generation, where the application has not set them."""
-    if len(info.answers) != 1 or status is None or not 200 <= status < 300:
-        return []
-    ((etag, age_s),) = info.answers
-    found = [(b"etag", etag.encode("ascii"))] if etag else []
-    if age_s:
-        found.append((b"age", str(age_s).encode("ascii")))
-    names = {name.lower() for name, _ in present}
-    return [(name, value) for name, value in found if name not in names]
