@@ -14,12 +14,13 @@ from redis.asyncio import Redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tests.servers.redis import RedisServer
+
 from forge_otel.layers.entry import seal
 from forge_otel.layers.exact import Exact
 from forge_otel.stores.redis import open_url
 from forge_otel.telemetry.instruments import Instruments
 from forge_otel.types import GenerationResult, Reply
-from tests.servers.redis import RedisServer
 
 ENTRIES = 200_000
 BOUND_MS = 1.0
