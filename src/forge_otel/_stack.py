@@ -111,6 +111,7 @@ def _exact(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guard
         max_entry_bytes=settings.cache_max_entry_bytes,
         guard=guards.get(service).call if service is not None else unguarded,
         without_it=f"{service or 'memory'}:uncached",
+        pipeline_version=settings.pipeline_version,
     )
 
 

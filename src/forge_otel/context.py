@@ -4,6 +4,7 @@ ContextVars follow tasks, `asyncio.to_thread` and anyio; `inject` and `extract` 
 processes. Nothing here starts or stops anything.
 """
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -150,6 +151,7 @@ class RequestInfo:
 
     span: Span
     cache_status: list[str] = field(default_factory=list)
+    answers: list[tuple[str, int]] = field(default_factory=list)
     run_url: str = ""
     degraded: list[str] = field(default_factory=list)
 
@@ -212,16 +214,21 @@ def extract(carrier: Mapping[str, str]) -> Iterator[None]:
         sent_component_type.reset(sent)
 
 
-def note_cache(source: str, *, is_stored: bool = False) -> None:
+def note_cache(source: str, *, is_stored: bool = False, origin_id: str = "", age_s: float = 0.0) -> None:
     """Say in the response's ``Cache-Status`` header who answered a generation.
 
     Args:
         source: ``"L1"`` … ``"L4"`` or ``"collapsed"``, as in `forge_otel.types.Reply`.
         is_stored: whether a fresh answer went into the cache.
+        origin_id: the generation that made the answer.
+        age_s: how long ago that was.
     """
     request = current_request.get()
     if request is None or len(request.cache_status) == _MAX_MEMBERS:
         return
+    # Weak, because the response's bytes are the application's; hashed, because the id is another caller's.
+    mark = hashlib.sha256(origin_id.encode()).hexdigest()[:32] if origin_id else ""
+    request.answers.append((f'W/"{mark}"' if mark else "", int(age_s)))
     if source == "collapsed":
         member = "forge; fwd=miss; collapsed"
     elif source == "L4":

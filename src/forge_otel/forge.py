@@ -99,6 +99,7 @@ class Forge(Spans, Operations):
         )
         _stack.check_critical(self.settings, stack.probes, {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
+        self.purge = stack.exact.purger.answer
         self._flights = stack.flights
         self.budget = stack.budget
         self.pattern = stack.pattern
@@ -167,7 +168,7 @@ class Forge(Spans, Operations):
         finally:
             current_generation.reset(tokens[0])
             _current.reset(tokens[1])
-        note_cache(reply.source, is_stored=reply.is_stored)
+        note_cache(reply.source, is_stored=reply.is_stored, origin_id=reply.origin_id, age_s=reply.age_s)
         return replace(
             reply.result,
             source=reply.source,

@@ -1,15 +1,20 @@
 """Canonical JSON, digests, cache keys and ids.
 
 The canonical form is RFC 8785 (JCS) with two additions: every string is brought to Unicode NFC, and design values that
-are spelt in several ways get one spelling (``#FFF`` = ``#ffffff``). So equal meaning gives equal bytes: key order,
-``1`` and ``1.0``, composed and decomposed letters do not matter. What JSON cannot say (NaN, infinities, integers that a
-double cannot hold, keys that are not strings) is refused.
+are spelt in several ways get one spelling (``#FFF`` = ``#ffffff`` = ``rgb(255, 255, 255)``, ``1.0REM`` = ``1rem``). So
+equal meaning gives equal bytes: key order, ``1`` and ``1.0``, composed and decomposed letters do not matter. What JSON
+cannot say (NaN, infinities, integers that a double cannot hold, keys that are not strings) is refused.
+
+``docs/keys.md`` is the published description, with test vectors.
 """
 
+import functools
 import hashlib
+import marshal
 import math
 import os
 import re
+import threading
 import time
 import unicodedata
 from collections.abc import Mapping
@@ -24,14 +29,57 @@ from forge_otel.types import GenerationRequest
 
 __all__ = ["artifact_key", "canonical", "digest", "generation_key", "new_id"]
 
-KEY_VERSION = "forge:key:v1"
+KEY_VERSION = "forge:key:v2"
 """Part of every key; it changes whenever the canonical form does."""
 
 _MAX_DEPTH = 64
 _MAX_SAFE_INTEGER = 2**53 - 1
 _HEX_COLOR = re.compile(r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})", re.ASCII)
+_CHANNEL = r"\s*([0-9]{1,3})\s*"
+# Only what is opaque: an alpha of 0.5 is no whole number of 255ths.
+_RGB_COLOR = re.compile(rf"rgba?\({_CHANNEL},{_CHANNEL},{_CHANNEL}(?:,\s*1(?:\.0+)?\s*)?\)", re.ASCII | re.IGNORECASE)
+_UNITS = "px|rem|em|vw|vh|vmin|vmax|ch|ex|pt|pc|cm|mm|in|deg|rad|turn|ms|s|fr"
+_DIMENSION = re.compile(rf"([+-]?)([0-9]{{0,32}})(?:\.([0-9]{{1,32}}))?({_UNITS})", re.ASCII | re.IGNORECASE)
+# Longer strings are no design values.
+_MAX_DESIGN_CHARS = 80
 _ARTIFACT_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
 _REPORT = "quality-report.html"
+
+
+_NOTHING_ODD = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+_MEMO_ABOVE_BYTES, _MEMO_BELOW_BYTES = 1024, 2**20
+_MEMO_BYTES = 8 * 2**20
+
+
+class _Digests:
+    """Remembers digests of large values by their exact image, because a team sends the same token set all day.
+
+    A mutable value cannot be remembered by its identity. Equal images are equal values; images of one value may differ,
+    as by the order of its keys, which costs time only.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._size_bytes = 0
+        self._digests: dict[bytes, str] = {}
+        self._lock = threading.Lock()
+
+    def get(self, image: bytes) -> str | None:
+        return self._digests.get(image)
+
+    def keep(self, image: bytes, found: str) -> str:
+        with self._lock:
+            if image not in self._digests:
+                self._digests[image] = found
+                self._size_bytes += len(image)
+            while self._size_bytes > self._max_bytes:
+                oldest = next(iter(self._digests))
+                del self._digests[oldest]
+                self._size_bytes -= len(oldest)
+        return found
+
+
+_digests = _Digests(_MEMO_BYTES)
 
 
 def canonical(value: Any) -> bytes:
@@ -55,8 +103,26 @@ def canonical(value: Any) -> bytes:
 
 
 def digest(value: Any) -> str:
-    """Return the SHA-256 of the canonical form, as 64 lower-case hex digits."""
-    return hashlib.sha256(canonical(value)).hexdigest()
+    """Return the SHA-256 of the canonical form, as 64 lower-case hex digits.
+
+    Raises:
+        BadRequest: as `canonical`.
+    """
+    image = _image(value)
+    if not _MEMO_ABOVE_BYTES < len(image) < _MEMO_BELOW_BYTES:
+        return hashlib.sha256(canonical(value)).hexdigest()
+    return _digests.get(image) or _digests.keep(image, hashlib.sha256(canonical(value)).hexdigest())
+
+
+def _image(value: Any) -> bytes:
+    """Return bytes that no value of another meaning has; empty where there are none."""
+    try:
+        image = orjson.dumps(value, option=_NOTHING_ODD)
+        # orjson writes NaN as null, too; marshal tells them apart, and takes longer.
+        return b"\0" + marshal.dumps(value, 2) if b"null" in image else image
+    except (ValueError, TypeError):
+        # A subclass, say, or what will be refused.
+        return b""
 
 
 def generation_key(request: GenerationRequest, *, pipeline: str, version: str) -> str:
@@ -80,10 +146,10 @@ def generation_key(request: GenerationRequest, *, pipeline: str, version: str) -
                 "pattern_id": request.pattern_id,
                 "pipeline": pipeline,
                 "pipeline_version": version,
-                "requirements": request.requirements,
+                "requirements": digest(request.requirements),
                 "screenshot_hash": request.screenshot_hash,
                 "tenant": request.tenant,
-                "tokens": request.tokens,
+                "tokens": digest(request.tokens),
             },
         ]
     )
@@ -112,37 +178,44 @@ def new_id() -> str:
 def _write(value: Any, parts: list[str], *, depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise BadRequest(f"the value is nested deeper than {_MAX_DEPTH} levels")
-    if value is None or value is True or value is False:
+    if isinstance(value, str):
+        parts.append(_short_string(value) if len(value) <= _MAX_DESIGN_CHARS else _quote(_nfc(value)))
+    elif isinstance(value, dict):
+        _write_mapping(value, parts, depth=depth)
+    elif value is None or value is True or value is False:
         parts.append("null" if value is None else "true" if value else "false")
-    elif isinstance(value, str):
-        parts.append(_string(value))
     elif isinstance(value, int | float):
         parts.append(_number(value))
     elif isinstance(value, Mapping):
         _write_mapping(value, parts, depth=depth)
-    elif isinstance(value, AbstractSet):
-        members = sorted(canonical(member).decode() for member in value)
-        parts.append(f"[{','.join(members)}]")
     elif isinstance(value, list | tuple):
         _write_sequence(value, parts, depth=depth)
+    elif isinstance(value, AbstractSet):
+        # Members that mean the same are one member.
+        members = sorted({canonical(member).decode() for member in value})
+        parts.append(f"[{','.join(members)}]")
     else:
         raise BadRequest(f"a value of type {type(value).__name__} cannot be part of a key; send plain JSON")
 
 
 def _write_mapping(value: Mapping[Any, Any], parts: list[str], *, depth: int) -> None:
     members: dict[str, Any] = {}
+    is_ascii = True
     for key, member in value.items():
         if not isinstance(key, str):
             raise BadRequest(f"the key {key!r} is not a string; JSON objects have string keys")
-        members[unicodedata.normalize("NFC", key)] = member
+        if not key.isascii():
+            is_ascii, key = False, _nfc(key)  # noqa: PLW2901
+        members[key] = member
     if len(members) != len(value):
         raise BadRequest("two keys of one object are the same letters in different Unicode forms")
-    parts.append("{")
+    before = "{"
     # RFC 8785 §3.2.3 sorts by UTF-16 code units; for characters outside the BMP that differs from code points.
-    for index, key in enumerate(sorted(members, key=_utf16)):
-        parts.append(f"{',' if index else ''}{_quote(key)}:")
+    for key in sorted(members) if is_ascii else sorted(members, key=_utf16):
+        parts.append(before + _quote(key) + ":")
         _write(members[key], parts, depth=depth + 1)
-    parts.append("}")
+        before = ","
+    parts.append("}" if members else "{}")
 
 
 def _write_sequence(value: list[Any] | tuple[Any, ...], parts: list[str], *, depth: int) -> None:
@@ -158,15 +231,48 @@ def _utf16(key: str) -> bytes:
     return key.encode("utf-16-be", "surrogatepass")
 
 
-def _string(value: str) -> str:
+@functools.lru_cache(maxsize=4096)
+def _short_string(value: str) -> str:
+    """Quote a string that may be a design value, in its one spelling."""
+    first = value[:1]
+    if first in "#rR":
+        value = _color(value) or value
+    elif first in "+-.0123456789":
+        value = _dimension(value) or value
+    return _quote(_nfc(value))
+
+
+def _color(value: str) -> str | None:
     if value.startswith("#") and _HEX_COLOR.fullmatch(value):
         value = value.lower()
-        if len(value) <= len("#rgba"):
-            value = "#" + "".join(digit * 2 for digit in value[1:])
-    return _quote(unicodedata.normalize("NFC", value))
+        return value if len(value) > len("#rgba") else "#" + "".join(digit * 2 for digit in value[1:])
+    found = _RGB_COLOR.fullmatch(value)
+    if found is None or any(int(channel) > 255 for channel in found.groups()):
+        return None
+    return "#" + "".join(f"{int(channel):02x}" for channel in found.groups())
+
+
+def _dimension(value: str) -> str | None:
+    """Write number and unit without idle zeros, in lower case.
+
+    ``16 px`` stays what it is: as CSS it says nothing, so that an answer made from it may be another one.
+    """
+    found = _DIMENSION.fullmatch(value)
+    if found is None or not (found[2] or found[3]):
+        return None
+    sign, whole, fraction = found[1].replace("+", ""), found[2].lstrip("0") or "0", (found[3] or "").rstrip("0")
+    if not fraction and whole == "0":
+        sign = ""
+    return f"{sign}{whole}{'.' if fraction else ''}{fraction}{found[4].lower()}"
+
+
+def _nfc(value: str) -> str:
+    return value if value.isascii() else unicodedata.normalize("NFC", value)
 
 
 def _quote(value: str) -> str:
+    if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
+        return f'"{value}"'
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError as exc:

@@ -11,7 +11,7 @@ import pytest
 from starlette.applications import Starlette
 
 from componentforge.serving import serve
-from forge_otel import Forge, ForgeMiddleware, Settings, cli
+from forge_otel import Forge, ForgeMiddleware, GenerationRequest, GenerationResult, Settings, cli
 
 TOKEN = "a-token-of-the-tests"
 
@@ -43,6 +43,28 @@ async def test_breakers_are_shown_and_set(
     assert await _run("breakers", "openai", "--mode", "forced_open", "--url", base_url) == 0
     assert "forced_open" in capsys.readouterr().out
     assert [guard.mode for guard in forge.guards.states()] == ["forced_open"]
+
+
+async def test_the_cache_is_purged_from_outside(
+    service: tuple[Forge, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dry run counts, the purge does it, and mistakes are refused."""
+    forge, base_url = service
+    monkeypatch.setenv("FORGE_ADMIN_TOKEN", TOKEN)
+
+    @forge.generation
+    async def generate(request: GenerationRequest) -> GenerationResult:
+        return GenerationResult(code="x")
+
+    request = GenerationRequest(component_type="button", figma_key="f")
+    assert (await generate(request)).source == "L4"
+    assert await _run("purge", "figma", "f", "--dry-run", "--url", base_url) == 0
+    assert (await generate(request)).source == "L1"
+    assert await _run("purge", "figma", "f", "--url", base_url) == 0
+    assert (await generate(request)).source == "L4"
+    assert capsys.readouterr().out == "1 entries would be purged\n1 entries were purged\n"
+    assert await _run("purge", "all", "x", "--url", base_url) == 2
+    assert await _run("purge", "key", "short", "--url", base_url) == 1
 
 
 @pytest.mark.parametrize(

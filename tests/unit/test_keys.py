@@ -1,12 +1,18 @@
 """Equal meaning gives equal bytes; what JSON cannot say is refused."""
 
+import copy
+import hashlib
+import json
 import math
+import re
 import unicodedata
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forge_otel.errors import BadRequest
@@ -49,6 +55,85 @@ def test_published_vectors(value: Any, expected: str) -> None:
     assert canonical(value).decode() == expected
 
 
+VECTORS = json.loads((Path(__file__).parent / "key_vectors.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("vector", VECTORS["values"], ids=lambda vector: ascii(vector["value"])[:40])
+def test_the_published_file_of_values(vector: dict[str, Any]) -> None:
+    """What docs/keys.md points to is what the code gives."""
+    assert canonical(vector["value"]).decode() == vector["canonical"]
+    assert digest(vector["value"]) == vector["sha256"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["requests"])
+def test_the_published_file_of_keys(vector: dict[str, Any]) -> None:
+    """A key is the same in every process and every version that says ``forge:key:v2``."""
+    request = GenerationRequest(**vector["request"])
+    assert generation_key(request, pipeline=vector["pipeline"], version=vector["version"]) == vector["key"]
+
+
+DESIGN = st.one_of(
+    st.from_regex(r"#[0-9a-fA-F]{3,8}", fullmatch=True),
+    st.from_regex(r"rgba?\( ?[0-9]{1,3}, ?[0-9]{1,3}, ?[0-9]{1,3}(, ?[01](\.[0-9])?)?\)", fullmatch=True),
+    st.from_regex(r"[+-]?[0-9]{0,3}(\.[0-9]{1,3})? ?(px|PX|rem|em|%|s|ms)?", fullmatch=True),
+)
+
+
+@given(DESIGN, DESIGN)
+def test_design_values_are_equal_exactly_when_they_mean_the_same(one: str, other: str) -> None:
+    """Colours and lengths have one spelling each, and no two different ones share it."""
+    assert (canonical(one) == canonical(other)) == (_design(one) == _design(other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("16 px", "16px"),
+        ("0px", "0"),
+        ("1rem", "16px"),
+        ("rgba(0,0,0,0.5)", "#00000080"),
+        ("#ffffffff", "#ffffff"),
+        ("red", "#ff0000"),
+        (4, "4"),
+        ([1, 2], [2, 1]),
+        ({"a": None}, {}),
+        ({"#FFF": 1}, {"#ffffff": 1}),
+        ("a #FFF b", "a #fff b"),
+        (True, 1),
+    ],
+)
+def test_what_is_not_surely_the_same_stays_apart(one: Any, other: Any) -> None:
+    """A wrong equality is worse than a missed one."""
+    assert digest(one) != digest(other)
+
+
+def test_a_set_is_its_members_in_any_order() -> None:
+    """Members that mean the same count once."""
+    assert digest({"#FFF", "#ffffff", "1.0px", "1px"}) == digest(["#ffffff", "1px"])
+
+
+@given(st.lists(JSON, min_size=1, max_size=3), st.randoms())
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_a_large_value_that_is_remembered_has_the_digest_it_had(values: list[Any], rng: Any) -> None:
+    """The memory of digests never says anything else than the canonical form."""
+    large = {"pad": "x" * 1100, "values": values}
+    try:
+        expected = hashlib.sha256(canonical(large)).hexdigest()
+    except BadRequest:
+        return
+    changed = copy.deepcopy(large) | {"more": rng.random()}
+    assert digest(large) == digest(copy.deepcopy(large)) == expected
+    assert digest(changed) == hashlib.sha256(canonical(changed)).hexdigest() != expected
+
+
+def test_a_remembered_null_does_not_let_a_nan_pass() -> None:
+    """What JSON cannot say is refused, also where something like it was seen before."""
+    digest({"pad": "x" * 2000, "n": None})
+    with pytest.raises(BadRequest):
+        digest({"pad": "x" * 2000, "n": math.nan})
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), JSON, max_size=6))
 def test_key_order_does_not_matter(value: dict[str, Any]) -> None:
     """An object and the same object built backwards have one digest."""
@@ -60,6 +145,7 @@ def test_key_order_does_not_matter(value: dict[str, Any]) -> None:
 
 
 @given(JSON, JSON)
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_different_values_have_different_bytes(one: Any, other: Any) -> None:
     """Bytes are equal exactly when the values mean the same."""
     try:
@@ -69,6 +155,21 @@ def test_different_values_have_different_bytes(one: Any, other: Any) -> None:
     assert same_bytes == (_meaning(one) == _meaning(other))
 
 
+def _design(text: str) -> Any:
+    """Bring a design value to numbers: another way to the same end than the code's."""
+    if re.fullmatch("#[0-9a-fA-F]+", text, re.ASCII) and len(text) in {4, 5, 7, 9}:
+        digits = [text[1:]] if len(text) > 5 else ["".join(2 * digit for digit in text[1:])]
+        return tuple(bytes.fromhex(digits[0]))
+    found = re.fullmatch(r"rgba?\(([0-9, .]+)\)", text, re.ASCII | re.IGNORECASE)
+    if found:
+        fields = [field.strip() for field in found[1].split(",")]
+        is_opaque = len(fields) == 3 or (len(fields) == 4 and fields[3] in {"1", "1.0"})
+        if is_opaque and all(re.fullmatch("[0-9]{1,3}", field) and int(field) < 256 for field in fields[:3]):
+            return tuple(map(int, fields[:3]))
+    found = re.fullmatch(r"([+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))(px|rem|em|ms|s)", text, re.ASCII | re.IGNORECASE)
+    return (Decimal(found[1]), found[2].lower()) if found else text
+
+
 def _meaning(value: Any) -> Any:
     """Bring a value to a Python object that is equal exactly when the meaning is; an oracle that writes no JSON."""
     if isinstance(value, dict):
@@ -76,12 +177,7 @@ def _meaning(value: Any) -> Any:
     if isinstance(value, list):
         return "array", [_meaning(member) for member in value]
     if isinstance(value, str):
-        text = unicodedata.normalize("NFC", value)
-        if len(text) in (4, 5) and text[0] == "#" and all(digit in "0123456789abcdefABCDEF" for digit in text[1:]):
-            text = "#" + "".join(digit * 2 for digit in text[1:])
-        if len(text) in (7, 9) and text[0] == "#" and all(digit in "0123456789abcdefABCDEF" for digit in text[1:]):
-            text = text.lower()
-        return "string", text
+        return "string", _design(unicodedata.normalize("NFC", value))
     return type(value is True or value is False), value is None, value
 
 

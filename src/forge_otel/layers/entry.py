@@ -94,9 +94,7 @@ def unseal(blob: bytes, *, key: str, secret: bytes) -> Entry:
 
 
 def _mac(key: str, body: bytes, secret: bytes) -> bytes:
-    mac = hmac.new(secret, key.encode() + b"\0", hashlib.sha256)
-    mac.update(body)
-    return mac.digest()
+    return hmac.digest(secret, b"%b\0%b" % (key.encode(), body), "sha256")
 
 
 def _inflate(codec: int, payload: bytes) -> bytes:

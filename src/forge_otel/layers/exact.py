@@ -11,15 +11,18 @@ import secrets
 import time
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from opentelemetry import trace
 
 from forge_otel.context import current_generation
 from forge_otel.keys import digest
+from forge_otel.layers import hints
 from forge_otel.layers.entry import DamagedEntry, Entry, seal, unseal
+from forge_otel.layers.purge import ENTRY_PREFIX, Purger
 from forge_otel.layers.reads import Reads
 from forge_otel.layers.timeout import awaited
 from forge_otel.names import Attr, Metric
@@ -36,6 +39,10 @@ Commit = Callable[[bytes, float | None], Awaitable[bool | None]]
 _THREAD_ABOVE_BYTES = 512 * 1024
 _EVERYTHING = "all"
 LAYER = "L1"
+# Points are recorded when metrics are collected, so that a hit does not wait for them.
+_SAVED = {Attr.CACHE_LAYER: LAYER}
+_HIT = {**_SAVED, Attr.CACHE_RESULT: "hit"}
+_OPERATIONS = {name: {**_SAVED, Attr.CACHE_OPERATION: name} for name in ("get", "set")}
 COLLAPSED = "collapsed"
 
 
@@ -50,9 +57,15 @@ async def unguarded(call: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
     return await call(*args, **kwargs)
 
 
-def tags_of(request: GenerationRequest) -> list[str]:
-    """Return the tags by which answers to `request` can be invalidated, ``all`` first."""
+def tags_of(request: GenerationRequest, *, version: str = "") -> list[str]:
+    """Return the tags by which answers to `request` can be invalidated, ``all`` first.
+
+    Args:
+        version: of the pipeline; empty leaves its tag out.
+    """
     tags = [_EVERYTHING, f"type:{request.component_type}", f"tokens:{digest(request.tokens)}"]
+    if version:
+        tags.append(f"version:{version}")
     if request.figma_key is not None:
         tags.append(f"figma:{request.figma_key}")
     if request.tenant is not None:
@@ -72,6 +85,7 @@ class Exact:
         max_entry_bytes: a larger answer is not stored.
         guard: ``await guard(function, *args, **kwargs)`` calls the store within its deadline and breaker.
         without_it: what ``degraded`` says where the store could not be asked.
+        pipeline_version: a tag of every entry, and part of what a miss is explained by.
     """
 
     def __init__(
@@ -84,6 +98,7 @@ class Exact:
         max_entry_bytes: int = 8 * 2**20,
         guard: Guarded = unguarded,
         without_it: str = "cache:uncached",
+        pipeline_version: str = "",
     ) -> None:
         self._store = store
         self._instruments = instruments
@@ -92,6 +107,8 @@ class Exact:
         self._max_entry_bytes = max_entry_bytes
         self._guard = guard
         self._without_it = without_it
+        self._version = pipeline_version
+        self.purger = Purger(store, invalidate=self.invalidate, guard=guard, secret=secret)
         self._making: dict[str, asyncio.Task[bytes]] = {}
         get = partial(guard, store.get)
         # In a cluster the keys of several answers are on several servers.
@@ -100,12 +117,12 @@ class Exact:
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
         """Answer from the store, or store what the inner layers answer."""
         started = time.perf_counter()
-        found = await self.look_up(call)
+        found, notes = await self._explained(call, await self.look_up(call))
         self._count(found, time.perf_counter() - started)
         if isinstance(found, Entry):
             return _reply(found)
         self._note(found.reason)
-        shelf = _Shelf(self, call, found.epochs)
+        shelf = _Shelf(self, call, found.epochs, notes)
         reply = await call_next(replace(call, shelf=shelf))
         if shelf.is_settled or reply.source == COLLAPSED:
             return reply
@@ -122,9 +139,29 @@ class Exact:
         """
         await self._guard(self._store.set, _epoch_key(tag), _new_epoch())
 
+    async def _explained(self, call: Call, found: Entry | _Miss) -> tuple[Entry | _Miss, list[hints.Note]]:
+        """Say what differs from the nearest earlier request; a second look that only a cold miss takes."""
+        if isinstance(found, Entry) or found.reason != "cold":
+            return found, []
+        try:
+            (blob,) = await self._guard(self._store.get, [hints.hint_key(call)])
+        except Exception:
+            return found, []
+        notes = hints.unpack(blob)
+        reason = hints.reason_of(notes, call, version=self._version, now_s=time.time(), ttl_s=self._ttl_s)
+        return replace(found, reason=reason), notes
+
+    async def leave_note(self, call: Call, notes: list[hints.Note]) -> None:
+        """Remember what was stored, for the reasons of later misses."""
+        notes = hints.remember(notes, call, version=self._version, now_s=time.time())
+        with suppress(Exception):
+            # Longer than the entries, so that it can say that one has expired.
+            ttl_s = None if self._ttl_s is None else 2 * self._ttl_s
+            await self._guard(self._store.set, hints.hint_key(call), hints.pack(notes), ttl_s=ttl_s)
+
     async def look_up(self, call: Call) -> Entry | _Miss:
         """Ask the store, and count nothing."""
-        tags = tags_of(call.request)
+        tags = tags_of(call.request, version=self._version)
         keys = [entry_key(call.key), *map(_epoch_key, tags)]
         try:
             blob, *raw_epochs = await self._get(keys)
@@ -140,7 +177,10 @@ class Exact:
             entry = await self.open(call, blob)
         except DamagedEntry:
             return _Miss("corrupt", epochs)
-        return entry if entry.epochs == epochs else _Miss("epoch", epochs)
+        if entry.epochs != epochs:
+            return _Miss("epoch", epochs)
+        self._instruments.add_later(Metric.CACHE_BYTES_SAVED, len(blob), _SAVED)
+        return entry
 
     async def _make_epochs(self, tags: list[str], found: list[bytes | None]) -> dict[str, str]:
         epochs = {}
@@ -232,25 +272,26 @@ class Exact:
             generation.note_degraded(self._without_it)
 
     def _count(self, found: Entry | _Miss, duration_s: float) -> None:
-        attributes = {Attr.CACHE_LAYER: LAYER, Attr.CACHE_RESULT: "hit"}
+        attributes = _HIT
         if isinstance(found, _Miss):
-            attributes[Attr.CACHE_RESULT] = "error" if found.reason == "backend_down" else "miss"
-            attributes[Attr.CACHE_MISS_REASON] = found.reason
-        self._instruments.add(Metric.CACHE_REQUESTS, 1, attributes)
+            result = "error" if found.reason == "backend_down" else "miss"
+            attributes = {**_SAVED, Attr.CACHE_RESULT: result, Attr.CACHE_MISS_REASON: found.reason}
+        self._instruments.add_later(Metric.CACHE_REQUESTS, 1, attributes)
         self._duration("get", duration_s)
 
     def _duration(self, operation: str, duration_s: float) -> None:
-        attributes = {Attr.CACHE_LAYER: LAYER, Attr.CACHE_OPERATION: operation}
-        self._instruments.record(Metric.CACHE_DURATION, duration_s, attributes)
+        span = trace.get_current_span().get_span_context()
+        self._instruments.record_later(Metric.CACHE_DURATION, duration_s, _OPERATIONS[operation], exemplar=span)
 
 
 class _Shelf:
     """The place of one call's answer; see `forge_otel.types.Shelf`."""
 
-    def __init__(self, exact: Exact, call: Call, epochs: Mapping[str, str]) -> None:
+    def __init__(self, exact: Exact, call: Call, epochs: Mapping[str, str], notes: list[hints.Note]) -> None:
         self._exact = exact
         self._call = call
         self._epochs = epochs
+        self._notes = notes
         self.is_settled = False
 
     @property
@@ -278,11 +319,14 @@ class _Shelf:
     async def put(self, reply: Reply, *, commit: Commit | None = None) -> bool:
         self.is_settled = True
         # What L2 found is kept already, under the key of the question that was asked first.
-        return (
+        is_kept = (
             self.is_known
             and reply.source != "L2"
             and await self._exact.keep(self._call, reply, self._epochs, commit=commit)
         )
+        if is_kept:
+            await self._exact.leave_note(self._call, self._notes)
+        return is_kept
 
 
 def _reply(entry: Entry) -> Reply:
@@ -302,9 +346,10 @@ def _skipped(reason: str) -> None:
 
 def entry_key(key: str) -> str:
     """Return the store's key of the answer to calls of `key`."""
-    return f"forge:l1:{key}"
+    return ENTRY_PREFIX + key
 
 
+@lru_cache(maxsize=4096)
 def _epoch_key(tag: str) -> str:
     # Hashed, because a tag holds what callers send and a store's key should be short and printable.
     return f"forge:epoch:{digest(tag)[:32]}"

@@ -154,6 +154,8 @@ class Gate:
         Raises:
             ServiceTimeout: it takes too long.
         """
+        if self._timeout.options.is_cancelled_in_place:
+            return await self._timeout.run_in_place(function(*args, **kwargs), rest_s)
         return await self._timeout.run(awaited(function, *args, **kwargs), rest_s)
 
     def succeeded(self, ticket: int, started_s: float) -> None:

@@ -41,6 +41,8 @@ class TimeoutOptions:
         attempt_s: seconds, less where the total deadline leaves less; None: an attempt is awaited in place, which costs
             no task but cannot be interrupted.
         max_abandoned: calls that were given up and have not ended yet; with so many, new ones are refused.
+        is_cancelled_in_place: an attempt is awaited in place and cancelled there when its time is over, which saves the
+            task; only for clients that end at once when they are cancelled, because the caller waits for that.
 
     Raises:
         ConfigurationError: with every fault at once.
@@ -48,6 +50,7 @@ class TimeoutOptions:
 
     attempt_s: float | None = None
     max_abandoned: int = 64
+    is_cancelled_in_place: bool = False
 
     def __post_init__(self) -> None:
         faults = []
@@ -124,6 +127,28 @@ class AttemptTimeout:
             # The traceback of its exception holds this frame, which must not hold the exception.
             del task
 
+    async def run_in_place(self, awaitable: Awaitable[T], rest_s: float) -> T:
+        """Await `awaitable` for as long as an attempt may take, in the caller's own task.
+
+        Args:
+            awaitable: ends at once when it is cancelled.
+            rest_s: seconds, if that is less.
+
+        Raises:
+            ServiceTimeout: the time is over.
+        """
+        limit_s = rest_s if self.options.attempt_s is None else min(self.options.attempt_s, rest_s)
+        bound = _Bound(limit_s)
+        try:
+            return await awaitable
+        except asyncio.CancelledError as exc:
+            if not bound.withdraw():
+                raise
+            self._notify("timed_out")
+            raise ServiceTimeout(f"{self._name!r} did not answer within {limit_s:.3g} s") from exc
+        finally:
+            bound.end()
+
     def _abandon(self, task: asyncio.Task[Any], why: str) -> None:
         task.cancel()
         self._abandoned.add(task)
@@ -135,6 +160,45 @@ class AttemptTimeout:
         # Looked at, so that nobody reports it as never retrieved: the caller has been answered.
         if not task.cancelled() and task.exception() is not None:
             self.late_errors += 1
+
+
+class _Bound:
+    """Cancels the running task when its time is over; as `asyncio.timeout`, but a loop that stood still gets more."""
+
+    __slots__ = ("_due_s", "_fired", "_handle", "_is_extended", "_limit_s", "_loop", "_others", "_task")
+
+    def __init__(self, limit_s: float) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a guarded call is made in a task")
+        self._loop = task.get_loop()
+        self._task = task
+        self._limit_s = limit_s
+        self._others = task.cancelling()
+        self._is_extended = self._fired = False
+        self._due_s = self._loop.time() + limit_s
+        self._handle = self._loop.call_at(self._due_s, self._fire)
+
+    def withdraw(self) -> bool:
+        """Take the cancellation back; whether it was ours alone."""
+        if not self._fired:
+            return False
+        self._fired = False
+        return self._task.uncancel() <= self._others
+
+    def end(self) -> None:
+        self._handle.cancel()
+        self.withdraw()
+
+    def _fire(self) -> None:
+        held_up_s = self._loop.time() - self._due_s
+        if held_up_s > _LATE_S and not self._is_extended:
+            # While the loop stood still nothing was sent or read: that time was not the service's.
+            self._is_extended = True
+            self._handle = self._loop.call_later(min(held_up_s, self._limit_s), self._fire)
+            return
+        self._fired = True
+        self._task.cancel()
 
 
 class Chunks:

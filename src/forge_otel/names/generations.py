@@ -73,6 +73,13 @@ class GenerationMetrics:
         unit="{generation}",
         description="Generations that ended after the caller who began them had left.",
     )
+    CACHE_BYTES_SAVED: Final = Instrument(
+        name="forge.cache.saved",
+        kind="counter",
+        unit="By",
+        description="Size of the stored answers that cache hits gave back.",
+        attributes=(Attr.CACHE_LAYER,),
+    )
     SAVED: Final = Instrument(
         name="forge.genai.cost.saved.usd",
         kind="counter",

@@ -66,6 +66,11 @@ class MemoryStore:
         """Delete the keys; return how many there were."""
         return sum(self._discard(key) for key in keys)
 
+    async def scan(self, prefix: str, cursor: str = "", /) -> tuple[str, list[str]]:
+        """Return all keys that begin with `prefix`."""
+        del cursor
+        return "", [key for key in self._entries if key.startswith(prefix)]
+
     async def ping(self) -> None:
         """Do nothing: a dict is always there."""
 

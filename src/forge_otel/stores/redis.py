@@ -1,5 +1,9 @@
 """A store in Redis 6.2 or newer (or Valkey), shared by all workers.
 
+``redis://host:6379/0``, ``rediss://`` with TLS, ``unix:///path``; ``redis+sentinel://host:26379,host:26379/name/0``
+follows the master ``name`` through fail-overs; ``redis+cluster://host:6379,host:6379`` is a Redis Cluster. With TLS the
+last two begin with ``rediss+``.
+
 Deliberate divergences from redis-py's defaults: `Redis(host=…)` retries ten times and waits five seconds for a silent
 server, so one call costs up to a minute; here a call is tried once and its sockets time out, because the guard around
 the store owns retries and deadlines. Maintenance notifications are off, because they relax the timeouts to 10 s.
@@ -7,22 +11,29 @@ the store owns retries and deadlines. Maintenance notifications are off, because
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Self, cast
+from typing import Any, Self, cast
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from forge_otel.errors import needs
+from forge_otel.errors import ConfigurationError, needs
 from forge_otel.stores.redis_leases import RedisLeases
 
 with needs("redis"):
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
+    from redis.asyncio.sentinel import Sentinel
     from redis.backoff import NoBackoff
+    from redis.exceptions import ResponseError
     from redis.maint_notifications import MaintNotificationsConfig
+
+    from forge_otel.stores.redis_cluster import ClusterStore, open_cluster
 
 __all__ = ["RedisStore", "open_url"]
 
 _CONNECT_TIMEOUT_S = 0.5
 # A little above the guard's own bound, so that the guard decides and the socket is only the net below it.
 _SOCKET_TIMEOUT_S = 1.0
+_SCAN_COUNT = 500
+_SENTINEL_PORT, _CLUSTER_PORT = 26379, 6379
 _MAX_CONNECTIONS = 32
 _WARM_CONNECTIONS = 4
 
@@ -32,20 +43,23 @@ class RedisStore:
 
     Args:
         client: a client that returns bytes; closed with the store.
+        sentinels: closed with the store, too.
     """
 
     is_one_server = True
     """Whether one `get` may ask for any keys."""
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Redis, *, sentinels: Sequence[Redis] = ()) -> None:
         self._client = client
+        self._sentinels = sentinels
 
     async def __aenter__(self) -> Self:
         await self._warm_up()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+        for client in (self._client, *self._sentinels):
+            await client.aclose()
 
     async def get(self, keys: Sequence[str], /) -> list[bytes | None]:
         """Return the values of `keys` in their order, in one round trip."""
@@ -59,7 +73,12 @@ class RedisStore:
         """Store `value` if `key` is unset; return what is stored now."""
         if await self._client.set(key, value, nx=True):
             return value
-        stored = cast("bytes | None", await self._client.get(key))
+        try:
+            stored = cast("bytes | None", await self._client.get(key))
+        except ResponseError:
+            # Of another type than ours: MGET reads it as missing, so that it would be in the way for ever.
+            await self._client.set(key, value)
+            stored = cast("bytes | None", await self._client.get(key))
         return value if stored is None else stored
 
     async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
@@ -86,23 +105,72 @@ class RedisStore:
         """Return the leases on this store's entries; open and close them inside the store's own life."""
         return RedisLeases(self._client)
 
+    async def scan(self, prefix: str, cursor: str = "", /) -> tuple[str, list[str]]:
+        """Return the next cursor, empty at the end, and some keys that begin with `prefix`; never by KEYS."""
+        found, keys = await self._client.scan(int(cursor or 0), match=f"{prefix}*", count=_SCAN_COUNT)
+        return (str(found) if found else ""), [str(key, "utf-8") for key in cast("list[bytes]", keys)]
+
     async def ping(self) -> None:
         """Raise if the server does not answer."""
         await self._client.ping()
 
 
-def open_url(url: str, *, max_bytes: int) -> RedisStore:
-    """Open ``redis://``, ``rediss://`` or ``unix://``; the server bounds its own memory."""
+def open_url(url: str, *, max_bytes: int) -> RedisStore | ClusterStore:
+    """Open a URL as the module's docstring has them; the server bounds its own memory.
+
+    Raises:
+        ConfigurationError: a Sentinel or Cluster URL lacks something.
+    """
     del max_bytes
-    # A herd of callers waits for these: to connect takes as long as twenty answers.
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=_MAX_CONNECTIONS,
-        timeout=_SOCKET_TIMEOUT_S,
-        decode_responses=False,
-        socket_connect_timeout=_CONNECT_TIMEOUT_S,
-        socket_timeout=_SOCKET_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
-    return RedisStore(Redis.from_pool(pool))
+    kind = urlsplit(url).scheme.partition("+")[2]
+    if not kind:
+        # A herd of callers waits for these: to connect takes as long as twenty answers.
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=_MAX_CONNECTIONS, timeout=_SOCKET_TIMEOUT_S, **_options()
+        )
+        return RedisStore(Redis.from_pool(pool))
+    parsed = urlsplit(url)
+    credentials = {
+        name: unquote(value)
+        for name, value in (("username", parsed.username), ("password", parsed.password))
+        if value is not None
+    }
+    options = _options() | credentials | {"ssl": parsed.scheme.startswith("rediss")}
+    if kind == "sentinel":
+        return _sentinel(parsed, options)
+    if kind == "cluster":
+        options.pop("retry")
+        return open_cluster(_hosts(parsed, _CLUSTER_PORT), options)
+    raise ConfigurationError([f"cache_url begins with {parsed.scheme!r}; use redis+sentinel or redis+cluster"])
+
+
+def _sentinel(parsed: SplitResult, options: dict[str, Any]) -> RedisStore:
+    name, _, database = parsed.path.strip("/").partition("/")
+    if not name or not (database or "0").isdecimal():
+        raise ConfigurationError(["cache_url names no master; write redis+sentinel://host:26379,host:26379/name/0"])
+    # Sentinels usually have no password, and their own where they have one: that is not in the URL.
+    own = {key: value for key, value in options.items() if key not in {"username", "password"}}
+    sentinel: Any = cast("Any", Sentinel)(_hosts(parsed, _SENTINEL_PORT), sentinel_kwargs=own)
+    client = sentinel.master_for(name, db=int(database or 0), **options)
+    return RedisStore(client, sentinels=sentinel.sentinels)
+
+
+def _hosts(parsed: SplitResult, default_port: int) -> list[tuple[str, int]]:
+    found = []
+    for place in parsed.netloc.rpartition("@")[2].split(","):
+        # As a URL, which knows how IPv6 addresses are written.
+        part = urlsplit(f"//{place}")
+        if not part.hostname:
+            raise ConfigurationError(["cache_url has an empty host; write host:port, with commas between several"])
+        found.append((part.hostname, part.port or default_port))
+    return found
+
+
+def _options() -> dict[str, Any]:
+    return {
+        "decode_responses": False,
+        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "socket_timeout": _SOCKET_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }

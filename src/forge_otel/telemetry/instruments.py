@@ -9,7 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from opentelemetry.context import Context
@@ -62,6 +62,8 @@ class Instruments:
         for name in component_types:
             self._fences[Attr.COMPONENT_TYPE].bound(name)
         self._fenced = {item.name: tuple(key for key in item.attributes if key in _LIMITS) for item in CATALOG}
+        self._sums: dict[tuple[Any, ...], float] = {}
+        self._sums_lock = threading.Lock()
         self._later: deque[tuple[Instrument, float, Attributes, SpanContext | None]] = deque()
         if meter is not None:
             self.bind(meter)
@@ -132,10 +134,20 @@ class Instruments:
         if not in_finalizer and len(self._later) > _MAX_LATER:
             self._record_oldest()
 
+    def add_later(self, instrument: Instrument, value: float, attributes: Attributes) -> None:
+        """Add to a counter when metrics are next collected, all that comes until then as one point."""
+        key = (instrument, *attributes.items())
+        with self._sums_lock:
+            self._sums[key] = self._sums.get(key, 0) + value
+
     def flush(self) -> None:
-        """Record what `record_later` has put aside; every collection does so first."""
+        """Record what `record_later` and `add_later` have put aside; every collection does so first."""
         while self._record_oldest():
             pass
+        with self._sums_lock:
+            sums, self._sums = self._sums, {}
+        for (instrument, *attributes), value in sums.items():
+            self.record(instrument, value, dict(attributes))
 
     def _record_oldest(self) -> bool:
         try:

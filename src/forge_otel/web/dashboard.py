@@ -27,6 +27,7 @@ _STATIC = Path(__file__).parent / "static"
 _GET = ("GET", "HEAD")
 _MAX_LIMIT = 200
 _MAX_FORM_BYTES = 4096
+_MAX_WHO_CHARS = 128
 _NOTE = "<!-- note -->"
 _SECURITY = {
     "content-security-policy": (
@@ -73,6 +74,7 @@ class Dashboard:
             ("/api/breakers", self._breakers, _GET),
             ("/api/breakers" + ONE, self._set_breaker, ("POST",)),
             ("/api/tickets", self._ticket, ("POST",)),
+            ("/api/purge", self._purge, ("POST",)),
         ]
 
     async def _folder(self, request: Request) -> Response:
@@ -157,6 +159,16 @@ class Dashboard:
             raise BadRequest('send the mode as JSON: {"mode": "forced_open"}') from exc
         self._forge.set_breaker(_id(request), str(mode))
         return _json(self._forge.breakers())
+
+    async def _purge(self, request: Request) -> Response:
+        self._admin.require(request)
+        try:
+            asked: Any = orjson.loads(await _small_body(request))
+            by, value, who = (str(asked.get(name, "")) for name in ("by", "value", "who"))
+            is_dry_run = asked.get("dry_run", False) is True
+        except (ValueError, AttributeError) as exc:
+            raise BadRequest('send JSON: {"by": "figma", "value": "…", "dry_run": true}') from exc
+        return _json(await self._forge.purge(by, value, who=who[:_MAX_WHO_CHARS] or "api", is_dry_run=is_dry_run))
 
     async def _generations(self, request: Request) -> Response:
         self._admin.require(request)

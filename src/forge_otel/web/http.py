@@ -16,6 +16,7 @@ from forge_otel.context import RequestInfo, bind_identity, current_request
 from forge_otel.errors import ForgeError, PayloadTooLarge
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.failures import record_failure
+from forge_otel.web.answers import headers_of
 from forge_otel.web.attributes import OTHER_METHOD, HeaderFacts, error_type, request_attributes
 from forge_otel.web.background import record_background
 from forge_otel.web.options import Shared
@@ -240,6 +241,7 @@ class HttpExchange:
             headers.append((b"server-timing", b"total;dur=%.1f" % elapsed_ms))
         if chosen.cache_status and self._info.cache_status:
             headers.append((b"cache-status", ", ".join(self._info.cache_status).encode("ascii")))
+            headers.extend(headers_of(self._info, self._status, headers))
         if chosen.run_url is not None and self._info.run_url:
             headers.append((chosen.run_url.encode("latin-1"), self._info.run_url.encode("ascii", "ignore")))
         # The application may use its message and its list again.

@@ -132,6 +132,14 @@ class Runtime(Protocol):
         """
         ...
 
+    async def purge(self, by: str, value: str, *, who: str, is_dry_run: bool = False) -> Mapping[str, Any]:
+        """Purge the exact cache and return what that met, JSON-ready.
+
+        Raises:
+            BadRequest: there is no such thing to purge by.
+        """
+        ...
+
     async def summary(self) -> Mapping[str, Any]:
         """Return the dashboard's figures, JSON-ready.
 

@@ -1,6 +1,7 @@
 """Points go to the catalog's instruments, with bounded labels, and only while somebody listens."""
 
 import logging
+import threading
 
 import pytest
 from opentelemetry.metrics import NoOpMeter
@@ -98,3 +99,32 @@ def test_a_disabled_sdk_takes_everything() -> None:
     instruments = Instruments(NoOpMeter("m"))
     instruments.add(Metric.COST, 1, {Attr.COMPONENT_TYPE: "button"})
     instruments.record(Metric.GENERATION_DURATION, 1)
+
+
+def test_what_is_added_later_is_one_point_with_the_whole_sum() -> None:
+    """Nothing is lost between threads, and each set of attributes keeps its own sum."""
+    reader = InMemoryMetricReader()
+    instruments = Instruments(MeterProvider([reader]).get_meter("test"))
+
+    def add() -> None:
+        for _ in range(1000):
+            instruments.add_later(Metric.CACHE_REQUESTS, 1, {Attr.CACHE_LAYER: "L1", Attr.CACHE_RESULT: "hit"})
+            instruments.add_later(Metric.CACHE_REQUESTS, 2, {Attr.CACHE_LAYER: "L1", Attr.CACHE_RESULT: "miss"})
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    instruments.flush()
+    data = reader.get_metrics_data()
+    assert data is not None
+    (metric,) = (
+        metric
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == Metric.CACHE_REQUESTS.name
+    )
+    found = {point.attributes[Attr.CACHE_RESULT]: point.value for point in metric.data.data_points}
+    assert found == {"hit": 4000, "miss": 8000}

@@ -145,6 +145,9 @@ class SmallRuntime:
     async def report(self, asked: Mapping[str, str]) -> tuple[str, str]:
         return json.dumps(dict(asked)), "application/json"
 
+    async def purge(self, by: str, value: str, *, who: str, is_dry_run: bool = False) -> Mapping[str, Any]:
+        return {"by": by, "value": value, "who": who, "is_dry_run": is_dry_run}
+
     async def summary(self) -> Mapping[str, Any]:
         return self.figures
 

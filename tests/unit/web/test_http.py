@@ -330,6 +330,26 @@ async def test_an_application_called_in_process_is_another_request() -> None:
     assert second.parent.span_id == first.context.span_id
 
 
+async def test_the_answer_of_one_generation_has_an_age_and_an_etag() -> None:
+    """The same answer has the same mark wherever it comes from; what the application says itself stands."""
+
+    async def page(request: Request) -> Response:
+        for origin in request.query_params.getlist("origin"):
+            note_cache("L1", origin_id=origin, age_s=61.7)
+        own = {"etag": '"own"'} if "own" in request.query_params else {}
+        return PlainTextResponse("hello", int(request.query_params.get("status", "200")), own)
+
+    app = serving(page, SmallRuntime())
+    one, same, other = [await request(app, query_string=f"origin={name}".encode()) for name in ("g1", "g1", "g2")]
+    assert one.headers["age"] == "61"
+    assert one.headers["etag"] == same.headers["etag"] != other.headers["etag"]
+    assert one.headers["etag"].startswith('W/"')
+    assert "g1" not in one.headers["etag"]
+    assert (await request(app, query_string=b"origin=g1&own=1")).headers["etag"] == '"own"'
+    for query in (b"", b"origin=g1&origin=g2", b"origin=g1&status=500"):
+        assert not {"etag", "age"} & set((await request(app, query_string=query)).headers)
+
+
 async def test_response_headers() -> None:
     """A response says its trace, the time until it began, and which cache answered."""
     runtime = SmallRuntime()

@@ -1,0 +1,125 @@
+"""A store in a Redis Cluster.
+
+An entry and the epochs of its tags lie in different slots: an epoch is shared by entries of all slots, so that no hash
+tag could bring them together but one for everything, which would put the whole cache on one node. So the keys are
+asked for in one pipeline, which redis-py splits by node and sends to all of them at once: one round trip's time, and
+as many commands as keys. An entry and its epochs are then not read at one instant; this is safe, because an epoch only
+ever changes to one that no entry was made under.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, cast
+
+from forge_otel.errors import needs
+
+with needs("redis"):
+    from redis.asyncio.cluster import ClusterNode, RedisCluster
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import ResponseError
+
+__all__ = ["ClusterStore", "open_cluster"]
+
+_SCAN_COUNT = 500
+# A node that has moved is found by one more attempt, after the map of slots was read again.
+_ATTEMPTS_AFTER_FAILURE = 1
+
+
+class ClusterStore:
+    """Keeps values in a Redis Cluster.
+
+    Args:
+        client: a client that returns bytes; closed with the store.
+    """
+
+    is_one_server = False
+    """Whether one `get` may ask for any keys."""
+
+    def __init__(self, client: RedisCluster) -> None:
+        self._client = client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def get(self, keys: Sequence[str], /) -> list[bytes | None]:
+        """Return the values of `keys` in their order, from all nodes at once."""
+        pipeline = self._client.pipeline()
+        for key in keys:
+            pipeline.get(key)
+        found = await pipeline.execute(raise_on_error=False)
+        return [_value(one) for one in found]
+
+    async def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
+        """Store `value`, for `ttl_s` seconds or until it is evicted."""
+        await self._client.set(key, value, px=None if ttl_s is None else max(1, round(ttl_s * 1000)))
+
+    async def add(self, key: str, value: bytes) -> bytes:
+        """Store `value` if `key` is unset; return what is stored now."""
+        if await self._client.set(key, value, nx=True):
+            return value
+        try:
+            stored = cast("bytes | None", await self._client.get(key))
+        except ResponseError:
+            # Of another type than ours; see the store in one Redis.
+            await self._client.set(key, value)
+            stored = cast("bytes | None", await self._client.get(key))
+        return value if stored is None else stored
+
+    async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
+        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
+        pipeline = self._client.pipeline()
+        for key, amount in amounts.items():
+            pipeline.incrby(key, amount)
+            pipeline.expire(key, max(1, round(ttl_s)))
+        return cast("list[int]", (await pipeline.execute())[::2])
+
+    async def delete(self, keys: Sequence[str], /) -> int:
+        """Delete the keys without blocking the servers; return how many there were."""
+        return sum(await asyncio.gather(*(self._client.unlink(key) for key in keys)))
+
+    async def scan(self, prefix: str, cursor: str = "", /) -> tuple[str, list[str]]:
+        """Return the next cursor, ``node:cursor`` and empty at the end, and some keys that begin with `prefix`."""
+        await self._client.initialize()
+        nodes = sorted(self._client.get_primaries(), key=lambda node: str(node.name))
+        index, _, place = (cursor or "0:0").partition(":")
+        if int(index) >= len(nodes):
+            return "", []
+        node = nodes[int(index)]
+        reply: Any = await self._client.scan(int(place), match=f"{prefix}*", count=_SCAN_COUNT, target_nodes=node)
+        cursors, keys = reply
+        following = next(iter(cursors.values()))
+        is_last = not following and int(index) + 1 == len(nodes)
+        cursor = "" if is_last else f"{index}:{following}" if following else f"{int(index) + 1}:0"
+        return cursor, [str(key, "utf-8") for key in keys]
+
+    async def ping(self) -> None:
+        """Raise if a master does not answer."""
+        await self._client.ping(target_nodes=RedisCluster.PRIMARIES)
+
+
+def open_cluster(hosts: Sequence[tuple[str, int]], options: Mapping[str, Any]) -> ClusterStore:
+    """Open a cluster; nothing is connected yet.
+
+    Args:
+        hosts: of some nodes; the others are found through them.
+        options: of each connection.
+    """
+    client = RedisCluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in hosts],
+        retry=Retry(NoBackoff(), _ATTEMPTS_AFTER_FAILURE),
+        **options,
+    )
+    return ClusterStore(client)
+
+
+def _value(found: Any) -> bytes | None:
+    if isinstance(found, ResponseError) and "WRONGTYPE" in str(found):
+        # As MGET reads it.
+        return None
+    if isinstance(found, Exception):
+        raise found
+    return cast("bytes | None", found)
