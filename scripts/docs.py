@@ -88,8 +88,8 @@ MEANINGS: Mapping[str, str] = {
     Attr.CACHE_RESULT: "of a look-up in one layer: `hit`, `miss`, `error`",
     Attr.CACHE_OUTCOME: "of a generation over all layers: `hit`, `miss`, `error`",
     Attr.CACHE_OPERATION: "`get`, `set` … : what was asked of the store",
-    Attr.CACHE_MISS_REASON: "why a layer did not answer: `cold`, `content`, `tokens`, `requirements`, `pattern`, `version`, "
-    "`epoch` (invalidated), `expired`, `evicted`, `corrupt`, `backend_down` … ; "
+    Attr.CACHE_MISS_REASON: "why a layer did not answer: `cold`, `content`, `tokens`, `requirements`, `pattern`, "
+    "`version`, `epoch` (invalidated), `expired`, `evicted`, `corrupt`, `backend_down` … ; "
     "on spans followed by `.` and the layer",
     Attr.CACHE_STORE_SKIPPED: "why an answer was not kept in the cache",
     Attr.FLIGHT_SCOPE: "whose generation was waited for: `process` this one's, `other_process` another's",
