@@ -7,9 +7,9 @@ same for every seed; the seed decides their order and what each is about. Why th
 first time      12  each of twelve components is generated once in the design's own tokens
 edited design    4  a designer changes a component, and it is generated again
 new wish         5  a component is asked for with requirements that nobody had for it
-other words     10  the same requirements in the words of somebody else: a colleague, a ticket, the day after
+other words      8  the same requirements in the words of somebody else; most are pasted from a ticket and so repeats
 other tokens    24  a known component in the tokens of a brand: each of six brands wants the popular components
-repeat          45  what was asked before: previews, builds, reviews, colleagues; recent things more than old ones
+repeat          47  what was asked before: previews, builds, reviews, colleagues; recent things more than old ones
 ==============  ==  ==================================================================================================
 
 The first 21 are new to any cache, so that 79 % is the most that can be reached, and an exact cache alone answers the
@@ -34,7 +34,7 @@ __all__ = ["DECK", "SEED", "main", "render"]
 SEED = 33
 """Of the published file."""
 
-DECK = {"first": 12, "edit": 4, "wish": 5, "words": 10, "tokens": 24, "repeat": 45}
+DECK = {"first": 12, "edit": 4, "wish": 5, "words": 8, "tokens": 24, "repeat": 47}
 """How many cards of each kind a day has."""
 
 _GROUP_SIZES = (1, 1, 2, 1, 3, 1, 1, 2, 1, 4)
@@ -82,13 +82,15 @@ _THEMES: dict[str, Any] = {
     "square": _radius("0px"),
 }
 _WISHES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    # The first wording, then a polite one, one typed anew (contractions, units, articles), one in another order, and
+    # one that says it freely, which nothing but a reader could tell to be the same.
     "async": (
         {"states": ["loading"]},
         (
             "The action may take seconds; show that it is loading.",
-            "The action may take seconds, so show that it is loading.",
-            "Please show that it is loading; the action may take seconds.",
-            "The action might take a few seconds; it should show that it is loading.",
+            "The action may take seconds; please show that it is loading.",
+            "The action may take seconds. Show that it's loading.",
+            "Show that it is loading; the action may take seconds.",
             "While the action runs, show that it is loading.",
         ),
     ),
@@ -97,8 +99,8 @@ _WISHES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         (
             "Report when it is first seen.",
             "Please report when it is first seen.",
-            "It must report when it is first seen.",
-            "When it is first seen, report it.",
+            "Report when it's first seen.",
+            "When it is first seen, report.",
             "Report the first time that it is seen.",
         ),
     ),
@@ -107,8 +109,8 @@ _WISHES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         (
             "Use short labels and no icons.",
             "Please use short labels and no icons.",
-            "It should use short labels and no icons.",
             "Use the short labels and no icons.",
+            "Use no icons and short labels.",
             "Short labels, no icons.",
         ),
     ),
@@ -116,9 +118,9 @@ _WISHES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"props": ["large"]},
         (
             "It is used on tablets in a warehouse; targets must be at least 44 px high.",
-            "It is used on tablets in a warehouse, targets must be at least 44px high.",
-            "Targets must be at least 44 px high. It is used on tablets in a warehouse.",
-            "It's used on tablets in a warehouse; the targets must be at least 44 px high.",
+            "It is used on tablets in a warehouse; please make targets at least 44 px high.",
+            "It's used on tablets in a warehouse; targets must be at least 44px high.",
+            "Targets must be at least 44 px high; it is used on tablets in a warehouse.",
             "For tablets in a warehouse: make targets 44 px high or more.",
         ),
     ),
@@ -146,6 +148,8 @@ class _Day:
 
     random: Random
     asked: list[_Question] = field(default_factory=list)
+    answered: list[_Question] = field(default_factory=list)
+    """Those of them that are not being asked at this moment: nobody re-words or re-themes what is not there yet."""
     unseen: list[str] = field(default_factory=lambda: list(_POPULARITY[:_COMPONENTS]))
     edits: int = 0
 
@@ -182,13 +186,13 @@ class _Day:
 
     def _reworded(self) -> list[_Question]:
         known = set(self.asked)
-        said = [question for question in known if question.wish != "plain" and question.theme == "house"]
+        said = [question for question in self.answered if question.wish != "plain" and question.theme == "house"]
         found = [_Question(one.design, wish=one.wish, wording=number) for one in said for number in range(5)]
         return sorted({one for one in found if one not in known}, key=repr)
 
     def _rethemed(self) -> list[_Question]:
         known = set(self.asked)
-        house = [question for question in known if question.theme == "house" and question.wording == 0]
+        house = [question for question in self.answered if question.theme == "house" and question.wording == 0]
         found = [_Question(one.design, theme, one.wish) for one in house for theme in _THEMES if theme != "house"]
         return sorted({one for one in found if one not in known}, key=repr)
 
@@ -242,15 +246,14 @@ def _steps(random: Random) -> Iterator[dict[str, Any]]:
     group: dict[_Question, dict[str, str]] = {}
     size = next(sizes)
     for kind, question in _cards(day, random):
-        if kind == "edit":
-            # What is being asked is asked of the design as it was.
-            if group:
-                yield {"generate": list(group.values())}
-            group, size = {}, next(sizes)
-            yield {"edit": _edit(question, day)}
-        if question in group or len(group) == size:
+        # What is being asked is asked of the design as it was.
+        if group and (kind == "edit" or question in group or len(group) == size):
             yield {"generate": list(group.values())}
+            day.answered += group
             group, size = {}, next(sizes)
+        if kind == "edit":
+            day.answered = [asked for asked in day.answered if asked.design != question.design]
+            yield {"edit": _edit(question, day)}
         group[question] = _order(question, random)
     yield {"generate": list(group.values())}
 
