@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -128,14 +129,14 @@ def _environ(folder: Path) -> Mapping[str, str]:
 async def _drive(workload: Workload, demo: Demo, client: httpx.AsyncClient, console: Console) -> list[dict[str, Any]]:
     """Send the workload, step by step; requests of one step at the same moment."""
     answers: list[dict[str, Any]] = []
-    orders = sum(1 for _ in workload.orders())
+    orders, numbers = sum(1 for _ in workload.orders()), count()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("generating", total=orders)
 
-        async def send(order: Order) -> None:
+        async def send(number: int, order: Order) -> None:
             response = await client.post("/generate", json=workload.body(order))
-            answers.append(response.json() | {"status": response.status_code, "order": order})
+            answers.append(response.json() | {"status": response.status_code, "number": number})
             progress.advance(task)
 
         for step in workload.steps:
@@ -148,7 +149,7 @@ async def _drive(workload: Workload, demo: Demo, client: httpx.AsyncClient, cons
                 continue
             async with asyncio.TaskGroup() as group:
                 for order in step:
-                    group.create_task(send(order))
+                    group.create_task(send(next(numbers), order))
     return answers
 
 

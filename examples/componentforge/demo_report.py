@@ -14,6 +14,7 @@ from rich.table import Table
 from sqlalchemy import text
 
 from componentforge.settings import ServiceSettings
+from componentforge.workload import DAY
 
 __all__ = ["Audit", "print_report"]
 
@@ -55,6 +56,7 @@ class Audit:
     Args:
         full_s, cached_s: durations of the generations as recorded, ascending.
         bundles: folders in the archive.
+        day_hit_rate: the combined hit rate of the day, as the workload's file defines it.
         sample_trace_id: of a full generation.
     """
 
@@ -62,6 +64,7 @@ class Audit:
     full_s: Sequence[float]
     cached_s: Sequence[float]
     bundles: int
+    day_hit_rate: float
     sample_trace_id: str
     differences: Sequence[str]
 
@@ -75,7 +78,7 @@ class Audit:
         """Compare what the caller got with what was recorded, counted and archived.
 
         Args:
-            answers: the bodies of all responses, with their ``status``.
+            answers: the bodies of all responses, with their ``status`` and the ``number`` of the request.
             database: the open SQL sink.
             archive: the open archive.
             page: the metrics in Prometheus' text format.
@@ -100,9 +103,15 @@ class Audit:
             full_s=sorted(row["duration_s"] for row in rows if row["source"] == "L4"),
             cached_s=sorted(row["duration_s"] for row in rows if row["source"] in {"L1", "L2", "L3"}),
             bundles=len(bundles),
+            day_hit_rate=_hit_rate([answer for answer in answered if answer["number"] < DAY]),
             sample_trace_id=full[-1]["trace_id"] if full else "",
             differences=differences,
         )
+
+
+def _hit_rate(answered: Sequence[Mapping[str, Any]]) -> float:
+    hits = [answer for answer in answered if answer["source"] != "L4"]
+    return len(hits) / max(1, len(answered))
 
 
 async def _rows(database: Any) -> list[dict[str, Any]]:
@@ -169,6 +178,7 @@ def print_report(console: Console, audit: Audit, service: ServiceSettings, *, sc
         if count := figures.by_source.get(layer, 0):
             share = count / figures.generations
             table.add_row(f"  {_describe(layer)}", f"{count}  ({share:.0%})")
+    table.add_row(f"combined hit rate of the first {DAY}", f"{audit.day_hit_rate:.0%}")
     table.add_row("full generation p50 / p95", _pair(audit.full_s))
     table.add_row("cached p50 / p95", _pair(audit.cached_s))
     table.add_row("cost", f"${figures.cost_usd.quantize(_CENT)}")

@@ -1,4 +1,7 @@
-"""The published workload of the demo: 100 generations, in order, some of them at the same moment."""
+"""The published workload of the demo: 120 generations, in order, some of them at the same moment.
+
+The first 100 are a team's day, which hit rates are about; the rest is the next morning.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PATH", "Design", "Edit", "Order", "Workload", "load_workload", "workload_of"]
+__all__ = ["DAY", "PATH", "Design", "Edit", "Order", "Workload", "load_workload", "workload_of"]
 
 PATH = Path(__file__).with_name("workload.json")
+DAY = 100
+"""Requests that the combined hit rate is of."""
 
 TENANT = "acme"
 

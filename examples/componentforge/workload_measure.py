@@ -26,9 +26,10 @@ import httpx
 from componentforge.app import create_app
 from componentforge.figma_server import StandInFigma
 from componentforge.offline_llm.server import create_offline_llm
+from componentforge.retheme import HOOKS
 from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
-from componentforge.workload import PATH, Edit, Order, Workload, load_workload, workload_of
+from componentforge.workload import DAY, PATH, Edit, Order, Workload, load_workload, workload_of
 from componentforge.workload_make import render
 from forge_otel import Forge, Settings
 
@@ -82,7 +83,7 @@ async def measure(workload: Workload, folder: Path) -> Measured:
         folder: for what the services write.
     """
     figma = StandInFigma()
-    answers = await _live(workload, Forge(_settings(folder / "cached")), figma)
+    answers = await _live(workload, Forge(_settings(folder / "cached"), hooks=HOOKS), figma)
     right = await _live(workload, Forge(_settings(folder / "oracle"), layers=[]), StandInFigma())
     return Measured(
         sources=[answer["source"] for answer in answers],
@@ -129,7 +130,7 @@ def _faults(order: Order, answer: Mapping[str, Any], right: Mapping[str, Any]) -
 def _report(measured: Measured) -> dict[str, Any]:
     return {
         "generations": len(measured.sources),
-        "combined_hit_rate": round(measured.hit_rate(), 4),
+        "combined_hit_rate": round(measured.hit_rate(first=DAY), 4),
         "l1_hit_rate_after_50": round(measured.hit_rate(("L1",), first=50), 4),
         "by_source": dict(Counter(measured.sources).most_common()),
         "wrong_answers": measured.wrong,

@@ -135,7 +135,12 @@ class Pattern:
             return reply
         if found.is_complete and found.result is not None:
             return Reply(result=found.result, source=LAYER, cost_usd=found.cost_usd, origin_id=found.origin_id)
-        return await self._assist(call, found, call_next)
+        reply = await self._assist(call, found, call_next)
+        if found.result is None and self._hooks.adapt is not None:
+            # Retrieval was spared and the rest generated: what came of it is an origin for other tokens, too.
+            theme = await self._answers.look_up(self._theme_place(call, name))
+            await self._learn_origin(call, name, reply, theme if isinstance(theme, Entry) else None, theme.epochs)
+        return reply
 
     def stats(self) -> dict[str, PatternStats]:
         """Return how often each of the patterns asked for lately was there."""
@@ -214,13 +219,19 @@ class Pattern:
         if body is not None and missing.epochs:
             adapted = Adapted(pattern_id=name, body=body, cost_usd=reply.cost_usd, origin_id=reply.origin_id)
             await self._store(self._place(call, name), adapted, missing.epochs)
-        if self._hooks.adapt is None or not missing.theme_epochs:
+        if self._hooks.adapt is not None and missing.theme_epochs:
+            await self._learn_origin(call, name, reply, missing.theme, missing.theme_epochs)
+
+    async def _learn_origin(
+        self, call: Call, name: str, reply: Reply, before: Entry | None, epochs: Mapping[str, str]
+    ) -> None:
+        """Remember that answers with other tokens can be made from this one, unless a plainer one is known."""
+        if reply.is_hit or not epochs:
             return
-        before = missing.theme
         if before is None or len(before.result.metadata["tokens"]) > len(call.request.tokens):
             told = {"origin": call.key, "tokens": call.request.tokens}
             pointer = Reply(result=GenerationResult(code="", metadata=told), origin_id=reply.origin_id)
-            await self._answers.keep(self._theme_place(call, name), pointer, missing.theme_epochs, ttl_s=self.ttl_s)
+            await self._answers.keep(self._theme_place(call, name), pointer, epochs, ttl_s=self.ttl_s)
 
     async def _store(self, place: Call, adapted: Adapted, epochs: Mapping[str, str]) -> bool:
         if not epochs:

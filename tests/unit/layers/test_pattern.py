@@ -107,6 +107,18 @@ async def test_without_a_pattern_id_there_is_no_pattern() -> None:
     assert (await failing.ask()).source == "L4"
 
 
+async def test_an_answer_that_a_pattern_only_helped_with_is_filled_in_too() -> None:
+    """A wish on a known design is generated with the pattern's help, and then has its own tokens filled in."""
+    caches = Caches(replace(THEMING, learn=lambda _request, result: {"code": result.code}))
+    await caches.ask()
+    wish = {"requirements": {"other": True}}
+    helped = await caches.ask(**wish)
+    assert caches.patterns[1] is not None
+    themed = await caches.ask("blue", **wish)
+    assert (helped.source, themed.source) == ("L4", "L3")
+    assert themed.result.code == "<blue> {'other': True}"
+
+
 async def test_other_tokens_are_filled_in() -> None:
     """The same request in another colour is answered without the pipeline, for what the first one cost."""
     caches = Caches(THEMING)
