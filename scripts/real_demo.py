@@ -74,17 +74,19 @@ def s3_client(endpoint_url: str) -> Any:
 
 async def asked_themselves(places: Mapping[str, str]) -> list[str]:
     """Print what each server has, and return where they differ."""
+    from forge_otel.layers.exact import entry_key
+
     database = await asyncpg.connect(places["postgresql"].replace("+asyncpg", ""))
     try:
         row = await database.fetchrow(
             "SELECT count(*) AS generations, count(*) FILTER (WHERE source = 'L4') AS full,"
-            " count(DISTINCT component_id) AS components, count(DISTINCT key) FILTER (WHERE source = 'L4') AS keys,"
+            " count(DISTINCT component_id) AS components, array_agg(DISTINCT key) FILTER (WHERE source = 'L4') AS keys,"
             " sum(cost_nano_usd) / 1e9 AS cost, sum(saved_nano_usd) / 1e9 AS saved FROM generations"
         )
     finally:
         await database.close()
     async with Redis.from_url(places["redis"]) as redis:
-        entries = [key async for key in redis.scan_iter("forge:l1:*")]
+        entries = await redis.exists(*(entry_key(key) for key in row["keys"]))
     async with s3_client(places["s3"]) as s3:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
         keys = [found["Key"] async for page in pages for found in page.get("Contents", ())]
@@ -92,10 +94,10 @@ async def asked_themselves(places: Mapping[str, str]) -> list[str]:
     print("\nThe servers themselves")
     money = f"${row['cost']:.2f} spent, ${row['saved']:.2f} saved"
     print(f"  PostgreSQL {row['generations']} generations, {row['full']} in full, {money}")
-    print(f"  Redis      {len(entries)} exact answers")
+    print(f"  Redis      {entries} answers of full generations")
     print(f"  S3         {len(manifests)} bundles, {len(keys) - len(manifests)} artifacts")
     pairs = {
-        "answers in Redis, keys of full generations": (len(entries), row["keys"]),
+        "answers in Redis, keys of full generations": (entries, len(row["keys"])),
         "bundles in S3, components in PostgreSQL": (len(manifests), row["components"]),
         "artifacts in S3, five a bundle": (len(keys) - len(manifests), 5 * len(manifests)),
     }
