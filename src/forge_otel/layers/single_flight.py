@@ -256,7 +256,8 @@ class SingleFlight:
                 raise
             # The pipeline was cancelled by itself, not by us.
             return Outcome(error=exc, traceback=exc.__traceback__)
-        except Exception as exc:
+        except BaseException as exc:
+            # Whatever a pipeline raises is its first caller's, also what is no Exception.
             return Outcome(error=exc, traceback=exc.__traceback__)
         if shelf is None:
             return Outcome(reply=reply)
