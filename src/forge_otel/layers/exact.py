@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 from opentelemetry import trace
 
-from forge_otel.context import current_generation
+from forge_otel.context import note_degraded
 from forge_otel.keys import digest
 from forge_otel.layers import hints
 from forge_otel.layers.entry import DamagedEntry, Entry, seal, unseal
+from forge_otel.layers.lookups import note_lookup, time_operation
 from forge_otel.layers.purge import ENTRY_PREFIX, Purger
 from forge_otel.layers.reads import Reads
 from forge_otel.layers.timeout import awaited
@@ -41,8 +42,6 @@ _EVERYTHING = "all"
 LAYER = "L1"
 # Points are recorded when metrics are collected, so that a hit does not wait for them.
 _SAVED = {Attr.CACHE_LAYER: LAYER}
-_HIT = {**_SAVED, Attr.CACHE_RESULT: "hit"}
-_OPERATIONS = {name: {**_SAVED, Attr.CACHE_OPERATION: name} for name in ("get", "set")}
 COLLAPSED = "collapsed"
 
 
@@ -118,10 +117,12 @@ class Exact:
         """Answer from the store, or store what the inner layers answer."""
         started = time.perf_counter()
         found, notes = await self._explained(call, await self.look_up(call))
-        self._count(found, time.perf_counter() - started)
+        reason = None if isinstance(found, Entry) else found.reason
+        note_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=reason)
         if isinstance(found, Entry):
             return _reply(found)
-        self._note(found.reason)
+        if reason == "backend_down":
+            note_degraded(self._without_it)
         shelf = _Shelf(self, call, found.epochs, notes)
         reply = await call_next(replace(call, shelf=shelf))
         if shelf.is_settled or reply.source == COLLAPSED:
@@ -247,10 +248,10 @@ class Exact:
                 return is_written
             await self._guard(self._store.set, entry_key(call.key), blob, ttl_s=ttl_s or self._ttl_s)
         except Exception:
-            self._degrade()
+            note_degraded(self._without_it)
             return False
         finally:
-            self._duration("set", time.perf_counter() - started)
+            time_operation(self._instruments, LAYER, "set", time.perf_counter() - started)
         return True
 
     @staticmethod
@@ -258,30 +259,6 @@ class Exact:
         if size_bytes > _THREAD_ABOVE_BYTES:
             return await asyncio.to_thread(function, *args, **kwargs)
         return function(*args, **kwargs)
-
-    def _note(self, reason: str) -> None:
-        generation = current_generation.get()
-        if generation is not None:
-            generation.note_miss(LAYER, reason)
-        if reason == "backend_down":
-            self._degrade()
-
-    def _degrade(self) -> None:
-        generation = current_generation.get()
-        if generation is not None:
-            generation.note_degraded(self._without_it)
-
-    def _count(self, found: Entry | _Miss, duration_s: float) -> None:
-        attributes = _HIT
-        if isinstance(found, _Miss):
-            result = "error" if found.reason == "backend_down" else "miss"
-            attributes = {**_SAVED, Attr.CACHE_RESULT: result, Attr.CACHE_MISS_REASON: found.reason}
-        self._instruments.add_later(Metric.CACHE_REQUESTS, 1, attributes)
-        self._duration("get", duration_s)
-
-    def _duration(self, operation: str, duration_s: float) -> None:
-        span = trace.get_current_span().get_span_context()
-        self._instruments.record_later(Metric.CACHE_DURATION, duration_s, _OPERATIONS[operation], exemplar=span)
 
 
 class _Shelf:

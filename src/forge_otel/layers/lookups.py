@@ -1,10 +1,14 @@
 """What every look-up of a cache layer leaves behind: a result in the metrics, the reason of a miss in the record."""
 
+from functools import lru_cache
+
+from opentelemetry import trace
+
 from forge_otel.context import current_generation
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.instruments import Instruments
 
-__all__ = ["note_degraded", "note_lookup", "time_operation"]
+__all__ = ["note_lookup", "time_operation"]
 
 _FAULTS = frozenset({"backend_down"})
 
@@ -13,28 +17,33 @@ def note_lookup(instruments: Instruments, layer: str, duration_s: float, *, reas
     """Count a look-up, and tell the running generation why it was a miss.
 
     Args:
-        layer: ``"L2"`` or ``"L3"``.
+        layer: ``"L1"`` to ``"L3"``.
         duration_s: seconds.
         reason: of the miss; None for a hit.
     """
-    attributes = {Attr.CACHE_LAYER: layer, Attr.CACHE_RESULT: "hit"}
     if reason is not None:
-        attributes[Attr.CACHE_RESULT] = "error" if reason in _FAULTS else "miss"
-        attributes[Attr.CACHE_MISS_REASON] = reason
         generation = current_generation.get()
         if generation is not None:
             generation.note_miss(layer, reason)
-    instruments.add(Metric.CACHE_REQUESTS, 1, attributes)
+    instruments.add_later(Metric.CACHE_REQUESTS, 1, _result(layer, reason))
     time_operation(instruments, layer, "get", duration_s)
 
 
 def time_operation(instruments: Instruments, layer: str, operation: str, duration_s: float) -> None:
     """Record how long an operation of a layer took, in seconds."""
-    instruments.record(Metric.CACHE_DURATION, duration_s, {Attr.CACHE_LAYER: layer, Attr.CACHE_OPERATION: operation})
+    span = trace.get_current_span().get_span_context()
+    instruments.record_later(Metric.CACHE_DURATION, duration_s, _operation(layer, operation), exemplar=span)
 
 
-def note_degraded(label: str) -> None:
-    """Tell the running generation what serves in place of something."""
-    generation = current_generation.get()
-    if generation is not None:
-        generation.note_degraded(label)
+@lru_cache(maxsize=256)
+def _result(layer: str, reason: str | None) -> dict[str, str]:
+    attributes = {Attr.CACHE_LAYER: layer, Attr.CACHE_RESULT: "hit"}
+    if reason is not None:
+        attributes[Attr.CACHE_RESULT] = "error" if reason in _FAULTS else "miss"
+        attributes[Attr.CACHE_MISS_REASON] = reason
+    return attributes
+
+
+@lru_cache(maxsize=64)
+def _operation(layer: str, operation: str) -> dict[str, str]:
+    return {Attr.CACHE_LAYER: layer, Attr.CACHE_OPERATION: operation}

@@ -18,12 +18,13 @@ from typing import Any, Final, Self, TypeVar
 
 from opentelemetry import trace
 
+from forge_otel.context import note_degraded
 from forge_otel.keys import digest
 from forge_otel.layers.entry import Entry
 from forge_otel.layers.exact import Exact
 from forge_otel.layers.fallback import Fallback
 from forge_otel.layers.guard import Guard
-from forge_otel.layers.lookups import note_degraded, note_lookup, time_operation
+from forge_otel.layers.lookups import note_lookup, time_operation
 from forge_otel.layers.wordings import Recent, Wording, wording_of
 from forge_otel.names import Attr
 from forge_otel.telemetry.instruments import Instruments
