@@ -49,7 +49,7 @@ class DownSink(ListSink):
 
 async def left_behind(directory: Path, records: Sequence[Record], *, sink: ListSink | None = None) -> Path:
     """A folder with the journal of a service that ended while its sink was down."""
-    async with outbox(directory, sink or DownSink(), shutdown_timeout_s=0.5) as box:
+    async with outbox(directory, sink or DownSink()) as box:
         for item in records:
             await box.offer(item)
     return directory

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from forge_otel.stores.bells import Bells
 from forge_otel.types import Bell, Event, Held, Lease
@@ -94,7 +94,8 @@ class SQLiteLeases:
         """Give the lease back; those who wait see it within 50 ms."""
         now_s = self._clock()
         changed = "UPDATE leases SET token = NULL, until_s = ?, failure = ?, failed_s = ? WHERE key = ? AND token = ?"
-        await self._in_thread(lambda db: db.execute(changed, (now_s, failure, now_s, lease.key, lease.token)))
+        row = (now_s, failure, now_s, lease.key, lease.token)
+        await self._in_thread(lambda db: _write(db, changed, [row]))
         self._bells.ring(lease.key)
 
     async def fetch(self, key: str, *, within_s: float) -> bytes | None:
@@ -115,7 +116,7 @@ class SQLiteLeases:
             "INSERT OR IGNORE INTO events SELECT ?, ?, ?, ?, ? "
             "WHERE NOT EXISTS (SELECT 1 FROM leases WHERE key = ? AND fence > ?)"
         )
-        await self._in_thread(lambda db: db.executemany(added, rows))
+        await self._in_thread(lambda db: _write(db, added, rows))
         self._bells.ring(key)
 
     async def events(self, key: str, after: tuple[int, int]) -> list[Event]:
@@ -212,3 +213,12 @@ class _written:  # noqa: N801 - used as a verb
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def _write(db: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Run a statement for each row, and be done with it here.
+
+    A cursor that outlived its turn would reset its statement when it is collected in the event loop's thread, in the
+    middle of what the next turn does with the same statement.
+    """
+    db.executemany(statement, rows).close()
