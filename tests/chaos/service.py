@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -27,12 +28,13 @@ from componentforge.app import create_app
 from componentforge.briefs import COMPONENT_TYPES
 from componentforge.figma_server import StandInFigma
 from componentforge.offline_llm.server import create_offline_llm
-from componentforge.settings import ServiceSettings
+from componentforge.settings import OFFLINE_MODEL, ServiceSettings
 from forge_otel import Forge, Settings
 from forge_otel.layers.deadline import DeadlineOptions
 from forge_otel.layers.guard_policies import Policies, defaults_for
 from forge_otel.layers.retry import RetryOptions
 from forge_otel.layers.timeout import TimeoutOptions
+from forge_otel.pricing import ModelPrice
 
 __all__ = ["ADMIN_TOKEN", "FIGMA_PASSCODE", "OPENAI_TOTAL_S", "Plan", "build"]
 
@@ -43,6 +45,8 @@ OPEN_S: Final = 1.0
 GRACE_S: Final = 3
 PR_SET_PDEATHSIG: Final = 1
 MANY_PAGES: Final = 2**30
+# So that there are costs to lose, or to count twice.
+PRICE: Final = ModelPrice(input_usd=Decimal("0.25"), output_usd=Decimal(2))
 
 
 def _soon_probed(name: str) -> Policies:
@@ -101,6 +105,7 @@ def build(plan: Plan) -> FastAPI:
         "admin_token": ADMIN_TOKEN,
         "component_types": COMPONENT_TYPES,
         "generation_timeout_s": 10,
+        "prices": {OFFLINE_MODEL: PRICE},
     }
     settings = Settings(**usual | dict(plan.settings))
     service = ServiceSettings(

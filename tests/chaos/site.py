@@ -210,9 +210,13 @@ class Site:
     async def start(self, **changes: Any) -> None:
         """Start, with changes to the plan for this time and later ones, and wait until it answers."""
         self.plan = replace(self.plan, **changes)
+        await self.launch()
+        await until(self.is_live, timeout_s=START_S)
+
+    async def launch(self) -> None:
+        """Start, and wait for nothing."""
         log = str(self.folder / "service.log")
         self._pid = await asyncio.to_thread(self._nursery.fork, "service", log=log, **asdict(self.plan))
-        await until(self.is_live, timeout_s=START_S)
 
     async def stop(self, how: Signals = SIGTERM) -> float:
         """Send a signal and return after how many seconds the process was gone."""

@@ -1,0 +1,309 @@
+"""kill -9 of the whole service under load, again and again, while S3 and PostgreSQL come and go.
+
+Whatever was answered is in the database once, with its costs counted once, and in the archive byte for byte. Set
+TORTURE_KILLS for more deaths than the few of every run, and TORTURE_SEED to have the dice of an earlier run, which are
+in the output of a test that failed; the machine's own timing differs all the same.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from signal import SIGKILL
+from typing import Any, Final
+
+import aioboto3
+import httpx
+import pytest
+from tests.chaos.injections import S3_DENIED, S3_FULL
+from tests.chaos.rows import ROWS
+from tests.chaos.site import BODY, Nursery, Row, Site, StandIns, running_site, until
+from tests.servers import RedisServer
+
+from forge_otel.database.rollups import ROLLUP_COLUMNS, rollup_rows
+from forge_otel.database.rows import CACHE_STAT_COLUMNS, cache_stat_rows
+from forge_otel.keys import artifact_key
+from forge_otel.sinks import s3_url
+from forge_otel.testing.faults import CutOff, Fault, FaultProxy, Refuse, Reset, Silent
+from forge_otel.types import Cost, Record
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+KILLS: Final = int(os.environ.get("TORTURE_KILLS", "12"))
+SEED: Final = int(os.environ.get("TORTURE_SEED") or random.SystemRandom().randrange(2**32))
+CALLERS: Final = 6
+SHARED: Final = 4
+"""Components that are generated over and over."""
+# The rest of the deaths come later, when something has been answered.
+DEATHS_AT_START: Final = 0.2
+LONGEST_START_S: Final = 0.6
+LONGEST_LIFE_S: Final = 1.5
+LONGEST_FAULT_S: Final = 1.5
+LONGEST_PEACE_S: Final = 1.0
+PATIENCE_S: Final = 60.0
+DRAINED_WITHIN_S: Final = 120.0
+FIRST_BYTES: Final = 2_000
+"""A connection is cut after so many of the server's at most; so many answers are lost to what was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a caller got: the component, and the SHA-256 of each of its artifacts."""
+
+    component_id: str
+    hashes: Mapping[str, str]
+
+
+class Callers:
+    """Ask without a pause, and remember every answer that came whole."""
+
+    def __init__(self, site: Site, chance: random.Random) -> None:
+        self.answers: dict[str, Answered] = {}
+        self.statuses: Counter[int] = Counter()
+        self.cut_off = 0
+        """Requests that may have reached the service, and have no answer."""
+        self._site = site
+        self._chance = chance
+        self._asked: list[dict[str, Any]] = []
+        self._is_over = False
+
+    @asynccontextmanager
+    async def calling(self) -> AsyncIterator[None]:
+        """Ask inside the block; at its end what has been asked is awaited."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CALLERS):
+                group.create_task(self._call())
+            try:
+                yield
+            finally:
+                self._is_over = True
+
+    async def another_answer(self) -> None:
+        """Wait for an answer."""
+        before = self.statuses[200]
+
+        async def has_come() -> bool:
+            return self.statuses[200] > before
+
+        await until(has_come, timeout_s=PATIENCE_S)
+
+    async def _call(self) -> None:
+        while not self._is_over:
+            body = self._order()
+            try:
+                response = await self._site.client.post("/generate", json=body)
+            except httpx.ConnectError:
+                await asyncio.sleep(0.02)
+            except httpx.HTTPError:
+                self.cut_off += 1
+            else:
+                self.statuses[response.status_code] += 1
+                if response.status_code == 200:
+                    self._remember(response.json())
+
+    def _order(self) -> dict[str, Any]:
+        """Something new, of a component of its own or of one that others are generated for too; or the same again."""
+        if self._asked and self._chance.random() < 0.25:
+            return self._chance.choice(self._asked)
+        number = len(self._asked)
+        component_id = f"shared-{number % SHARED}" if self._chance.random() < 0.25 else f"own-{number}"
+        # The name is in all that is generated, so that no two generations have the same artifacts.
+        self._asked.append(BODY | {"component_id": component_id, "component_name": f"Badge{number}"})
+        return self._asked[-1]
+
+    def _remember(self, answer: dict[str, Any]) -> None:
+        hashes = {name: sha256(text.encode()) for name, text in answer["artifacts"].items()}
+        assert len(hashes) == 5
+        assert answer["generation_id"] not in self.answers
+        self.answers[answer["generation_id"]] = Answered(answer["component_id"], hashes)
+
+
+async def test_nothing_answered_is_lost_or_doubled(
+    request: pytest.FixtureRequest, nursery: Nursery, stand_ins: StandIns, redis_server: RedisServer
+) -> None:
+    """The service is killed at random moments while its stores fail; all that was answered is stored, and once."""
+    print(f"TORTURE_SEED={SEED}")
+    chance = random.Random(SEED)
+    async with AsyncExitStack() as stack:
+        row = await stack.enter_async_context(row_of_both(request))
+        site = await stack.enter_async_context(running_site(nursery, stand_ins, redis_server, row=row))
+        await until(lambda: is_drained(site), timeout_s=DRAINED_WITHIN_S, poll_s=0.1)
+        earlier = site.stored().keys()
+        await site.stop()
+        callers = Callers(site, chance)
+        async with flapping(row, chance), callers.calling():
+            for _ in range(KILLS):
+                await live_and_die(site, callers, chance)
+            await site.start()
+            await callers.another_answer()
+        await until(lambda: is_drained(site), timeout_s=DRAINED_WITHIN_S, poll_s=0.1)
+        await site.stop()
+        print(f"{KILLS} kills, answers {dict(callers.statuses)}, {callers.cut_off} cut off")
+
+        records = stored_records(row)
+        finished = [record.id for record in records if record.outcome == "ok" and record.id not in earlier]
+        assert callers.statuses[200] == len(callers.answers) > KILLS / 2
+        assert callers.answers.keys() <= set(finished)
+        assert len(finished) == len(set(finished)) <= len(callers.answers) + callers.cut_off
+        assert_counted_once(row, records)
+        await assert_archived(row, records, callers.answers)
+        # Nothing is left over, set aside or among the dead letters.
+        assert [path.name for path in (site.folder / "outbox").iterdir()] == []
+        assert "Traceback" not in site.log()
+
+
+@asynccontextmanager
+async def row_of_both(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
+    """The database is PostgreSQL and the archive is S3, each behind a proxy of its own."""
+    async with ROWS["PostgreSQL"](request) as database, ROWS["S3"](request) as archive:
+        yield replace(
+            database,
+            proxies={**database.proxies, **archive.proxies},
+            settings={**database.settings, **archive.settings},
+            environ={**database.environ, **archive.environ},
+        )
+
+
+@asynccontextmanager
+async def flapping(row: Row, chance: random.Random) -> AsyncIterator[None]:
+    """Let the stores fail and work in turn, each in its own time."""
+    more = {"S3": (S3_DENIED, S3_FULL)}
+    tasks = [
+        asyncio.create_task(flap(proxy, more.get(name, ()), random.Random(chance.random())))
+        for name, proxy in row.proxies.items()
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def flap(proxy: FaultProxy, more: Sequence[Fault], chance: random.Random) -> None:
+    """Fail and work in turn until cancelled; then it works."""
+    while True:
+        cut = CutOff(after_bytes=chance.randrange(FIRST_BYTES))
+        async with proxy.fault(chance.choice([Refuse(), Silent(), Reset(), cut, *more])):
+            await asyncio.sleep(chance.uniform(0, LONGEST_FAULT_S))
+        await asyncio.sleep(chance.uniform(0, LONGEST_PEACE_S))
+
+
+async def live_and_die(site: Site, callers: Callers, chance: random.Random) -> None:
+    """Start the service on what the last one left, and kill it: as it starts, or some time after an answer."""
+    if chance.random() < DEATHS_AT_START:
+        await site.launch()
+        await asyncio.sleep(chance.uniform(0, LONGEST_START_S))
+    else:
+        await site.start()
+        await callers.another_answer()
+        await asyncio.sleep(chance.uniform(0, LONGEST_LIFE_S))
+    await site.stop(SIGKILL)
+
+
+async def is_drained(site: Site) -> bool:
+    """Say whether the sinks have all that they were to get, and nothing was dropped."""
+    tallies = (await site.observe()).tallies
+    assert all(not tally.dropped for tally in tallies.values()), tallies
+    return bool(tallies) and all(tally.delivered == tally.produced for tally in tallies.values())
+
+
+def stored_records(row: Row) -> list[Record]:
+    """Return what the database has of every generation, as far as it is summed up anywhere."""
+    costs: defaultdict[str, list[Cost]] = defaultdict(list)
+    for generation_id, api, amount in select(
+        row, "SELECT generation_id, api, amount_nano_usd FROM costs ORDER BY generation_id, seq"
+    ):
+        costs[generation_id].append(Cost(api=api, amount_usd=None if amount is None else usd(amount)))
+    names = "id, created_at, duration_s, outcome, component_type, component_id, source, error_type"
+    found = select(row, f"SELECT {names}, cost_nano_usd, saved_nano_usd, misses FROM generations")
+    records = [
+        Record(
+            **dict(zip(names.split(", "), values, strict=True)),
+            pipeline="",
+            pipeline_version="",
+            key="",
+            cost_usd=usd(cost),
+            saved_usd=usd(saved),
+            costs=tuple(costs.pop(values[0], ())),
+            misses=json.loads(misses),
+        )
+        for *values, cost, saved, misses in found
+    ]
+    assert not costs, "costs of generations that are not there"
+    return records
+
+
+def assert_counted_once(row: Row, records: Sequence[Record]) -> None:
+    """Each generation's costs make up its price, and every sum is that of the generations that are there."""
+    for record in records:
+        amounts = [cost.amount_usd for cost in record.costs if cost.amount_usd is not None]
+        assert sum(amounts, Decimal()) == record.cost_usd, record.id
+    assert sum(record.cost_usd for record in records) > 0
+    for table, columns, expected in (
+        ("cache_stats", CACHE_STAT_COLUMNS, cache_stat_rows(records)),
+        ("rollups", ROLLUP_COLUMNS, rollup_rows(records)),
+    ):
+        assert expected
+        assert Counter(select(row, f"SELECT {', '.join(columns)} FROM {table}")) == Counter(expected), table
+
+
+async def assert_archived(row: Row, records: Sequence[Record], answers: Mapping[str, Answered]) -> None:
+    """Of every component all artifacts are there as the caller of its newest generation got them, and nothing else."""
+    newest: dict[str, tuple[datetime, str]] = {}
+    for record in records:
+        if record.outcome == "ok":
+            age = (record.created_at, record.id)
+            newest[record.component_id] = max(age, newest.get(record.component_id, age))
+    stored = await objects(row)
+    proved = 0
+    for component_id, (_, generation_id) in newest.items():
+        manifest = json.loads(stored[f"components/{component_id}/manifest.json"])
+        listed = {name: artifact["sha256"] for name, artifact in manifest["artifacts"].items()}
+        found = {name: sha256(stored[artifact_key(component_id, name)]) for name in listed}
+        assert found == listed, component_id
+        # One whose answer was cut off has nobody who could say what it was.
+        if generation_id in answers:
+            assert answers[generation_id].component_id == component_id
+            assert found == answers[generation_id].hashes, component_id
+            proved += 1
+    assert len(stored) == 6 * len(newest)
+    assert {answer.component_id for answer in answers.values()} <= newest.keys()
+    print(f"{len(records)} generations, {proved} of {len(newest)} components compared with an answer")
+    assert proved > len(newest) / 2
+
+
+async def objects(row: Row) -> dict[str, bytes]:
+    """Return what the bucket holds, and make sure that no upload in parts is left in it."""
+    target = s3_url.parse(row.settings["archive_url"])
+    async with aioboto3.Session().client("s3", endpoint_url=target.endpoint_url) as s3:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=target.bucket)
+        keys = [found["Key"] async for page in pages for found in page.get("Contents", ())]
+        answers = [await s3.get_object(Bucket=target.bucket, Key=key) for key in keys]
+        assert not (await s3.list_multipart_uploads(Bucket=target.bucket)).get("Uploads")
+        return {key: await answer["Body"].read() for key, answer in zip(keys, answers, strict=True)}
+
+
+def select(row: Row, query: str) -> list[tuple[Any, ...]]:
+    """Ask the database itself."""
+    assert row.select is not None
+    return row.select(query)
+
+
+def usd(nano: int) -> Decimal:
+    """Return dollars."""
+    return Decimal(nano).scaleb(-9)
+
+
+def sha256(content: bytes) -> str:
+    """Return the digest, in hex."""
+    return hashlib.sha256(content).hexdigest()
