@@ -291,8 +291,9 @@ async def test_an_unusable_directory_costs_durability_only(tmp_path: Path, caplo
 async def test_a_corrupt_journal_never_blocks_the_start(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A journal that cannot be read is set aside and reported, and the service starts and works."""
-    await left_behind(tmp_path, [record(artifacts={"a": "x" * 5000}) for _ in range(50)])
+    """A journal that cannot be read is set aside and reported; what is whole in it arrives, and the service works."""
+    offered = [record(artifacts={"a": "x" * 5000}) for _ in range(50)]
+    await left_behind(tmp_path, offered)
     [path] = journals(tmp_path)
     content = bytearray(path.read_bytes())
     if damage == "text":
@@ -305,12 +306,13 @@ async def test_a_corrupt_journal_never_blocks_the_start(
         content = bytearray()
     path.write_bytes(content)
 
-    sink = ListSink()
+    sink, fresh = ListSink(), record()
     async with outbox(tmp_path, sink) as box:
-        await box.offer(record())
-        await eventually(lambda: len(sink.ids) == 1)
+        await box.offer(fresh)
+        await eventually(lambda: fresh.id in sink.ids)
         assert balanced(box.stats().sinks["list"])
 
+    assert sink.records == [*(offered if damage == "header" else []), fresh]
     assert journals(tmp_path) == []
     if damage != "empty":
         assert path.with_name(f"{path.name}.corrupt").read_bytes() == content

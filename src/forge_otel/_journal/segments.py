@@ -19,18 +19,19 @@ from urllib.parse import quote
 
 from forge_otel._journal import files
 from forge_otel._journal.index import Index, Row
+from forge_otel._journal.rescue import Rescued
 from forge_otel.keys import new_id
 
-__all__ = ["DiskSegment", "MemorySegment", "Segment", "adopt", "is_damage"]
+__all__ = ["FORMAT", "DiskSegment", "MemorySegment", "Segment", "connect", "is_damage"]
 
 _log = getLogger(__name__)
-_FORMAT = 1
+FORMAT = 1
 _BUSY_TIMEOUT_S = 5.0
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE record (seq INTEGER PRIMARY KEY, at REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE cursor (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = {_FORMAT};
+PRAGMA user_version = {FORMAT};
 COMMIT;
 """
 
@@ -99,7 +100,7 @@ class MemorySegment:
 
 
 class DiskSegment:
-    """Holds records in one SQLite file; made by `create` or found by `adopt`.
+    """Holds records in one SQLite file; made by `create` or found by `adoption.adopt`.
 
     Args:
         path: the file, which has to hold the schema.
@@ -112,18 +113,25 @@ class DiskSegment:
 
     def __init__(self, path: Path, *, lock: int, is_power_safe: bool = False) -> None:
         self.path = path
+        self.lost = 0
+        """Records that were in the files and are known to be damaged."""
         self._lock = lock
         self._inode = path.stat().st_ino
         self._reading = threading.Lock()
-        self._writer = _connect(path, is_power_safe=is_power_safe)
+        self._writer = connect(path, is_power_safe=is_power_safe)
         try:
             # Now, because a file that somebody removes can be read as long as it is open.
-            self._reader = _connect(path)
+            self._reader = connect(path)
             self.index = self._load()
         except BaseException:
             self._writer.close()
             raise
         self._last_seq = max(self.index.last_seq, *self.index.cursors.values(), 0)
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last record that was stored here."""
+        return self._last_seq
 
     @property
     def is_there(self) -> bool:
@@ -148,7 +156,7 @@ class DiskSegment:
         try:
             # SQLite would make the file readable for everybody, and its -wal and -shm follow the file.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            with contextlib.closing(_connect(path)) as connection:
+            with contextlib.closing(connect(path)) as connection:
                 connection.executescript(_SCHEMA)
             if is_power_safe:
                 files.sync_folder(directory)
@@ -168,6 +176,15 @@ class DiskSegment:
             )
         self._last_seq += len(rows)
         return rows
+
+    def restore(self, rescued: Rescued, cursors: Mapping[str, int]) -> None:
+        """Put back what was rescued, under its old numbers, and up to where each sink was served."""
+        with _transaction(self._writer):
+            self._writer.executemany("INSERT INTO record (seq, at, body) VALUES (?, ?, ?)", rescued.rows)
+        self.index.extend([Row(seq, at_s, len(body)) for seq, at_s, body in rescued.rows])
+        self.index.cursors.update(cursors)
+        self._last_seq = max(self.index.last_seq, *self.index.cursors.values(), 0)
+        self.lost = rescued.lost
 
     def read(self, after: int, last: int, *, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
         """Return records after number `after` up to `last`, through a connection of the reading thread's own."""
@@ -208,28 +225,15 @@ class DiskSegment:
     def _load(self) -> Index:
         # Walks every leaf of the table without reading the bodies, and so finds a damaged tree before it is used.
         rows = self._writer.execute("SELECT seq, at, length(body) FROM record ORDER BY seq")
-        return Index([Row(*row) for row in rows], dict(self._writer.execute("SELECT sink, seq FROM cursor")))
+        try:
+            return Index([Row(*row) for row in rows], dict(self._writer.execute("SELECT sink, seq FROM cursor")))
+        except (TypeError, OverflowError) as exc:
+            raise sqlite3.DatabaseError(f"a row holds what was never written: {exc}") from exc
 
     def _disconnect(self) -> None:
         with self._reading, contextlib.suppress(sqlite3.Error):
             self._writer.close()
             self._reader.close()
-
-
-def adopt(directory: Path) -> Iterator[DiskSegment]:
-    """Take over the files in `directory` whose processes are dead, oldest first.
-
-    A damaged file is renamed to ``.corrupt`` and reported; one of a later format is left alone for a later release.
-    """
-    for path in sorted(directory.glob(files.JOURNALS)):
-        try:
-            lock = files.lock(path)
-            segment = None if lock is None else _open(path, lock)
-        except (sqlite3.OperationalError, OSError) as exc:
-            _log.warning("the journal %s cannot be opened now and is left for the next start: %s", path, exc)
-            continue
-        if segment is not None:
-            yield segment
 
 
 def is_damage(exc: BaseException) -> bool:
@@ -238,34 +242,8 @@ def is_damage(exc: BaseException) -> bool:
     return type(exc) is sqlite3.DatabaseError
 
 
-def _open(path: Path, lock: int) -> DiskSegment | None:
-    """Open a file that is ours now; None if it is damaged, died before it had a schema, or has a later format."""
-    if not path.exists():
-        files.remove(path, held=lock)
-        return None
-    try:
-        with contextlib.closing(_connect(path)) as connection:
-            ((version,),) = connection.execute("PRAGMA user_version")
-            ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
-        if version == _FORMAT:
-            return DiskSegment(path, lock=lock)
-    except sqlite3.DatabaseError as exc:
-        if not is_damage(exc):
-            os.close(lock)
-            raise
-        size_bytes = path.stat().st_size
-        kept = files.set_aside(path, held=lock)
-        _log.error("a journal of %d bytes is damaged (%s); it was set aside as %s", size_bytes, exc, kept)
-        return None
-    if version == 0 and tables == 0:
-        files.remove(path, held=lock)
-        return None
-    os.close(lock)
-    _log.warning("the journal %s has format %d, which this release does not read; it is left alone", path, version)
-    return None
-
-
-def _connect(path: Path, *, is_power_safe: bool = False) -> sqlite3.Connection:
+def connect(path: Path, *, is_power_safe: bool = False) -> sqlite3.Connection:
+    """Open a file that is there."""
     # mode=rw: a reader that comes after the file was removed must not make an empty one in its place.
     uri = f"file:{quote(str(path))}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)

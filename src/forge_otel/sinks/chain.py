@@ -7,15 +7,18 @@ from its beginning sees all records in order, whatever happened to the disk in b
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Final
 
+from forge_otel._journal.adoption import adopt, rescue
 from forge_otel._journal.index import Index
-from forge_otel._journal.segments import DiskSegment, MemorySegment, Segment, adopt, is_damage
+from forge_otel._journal.rescue import Remains
+from forge_otel._journal.segments import DiskSegment, MemorySegment, Segment, is_damage
+from forge_otel.sinks.codec import is_whole
 from forge_otel.sinks.ledger import Ledger
 
 __all__ = ["DISK_TROUBLE", "Chain", "Draft"]
@@ -107,15 +110,22 @@ class Chain:
             self._remove(segment)
 
     def set_aside(self, segment: Segment, why: BaseException) -> None:
-        """Take a damaged file out of the chain and rename it; what waits in it is lost, counted and reported."""
+        """Take a damaged file out of the chain and rename it; what is not whole in it is lost, counted and reported."""
         if segment not in self._segments or not isinstance(segment, DiskSegment):
             return
         if segment is self._active:
             self._push(MemorySegment())
             self._tried_at_s = -_DISK_RETRY_S
-        self._segments = tuple(other for other in self._segments if other is not segment)
-        lost = self._ledger.discard(segment.index, "damaged")
         kept = segment.set_aside()
+        rescued = self._rescue(kept, segment.index.cursors)
+        if rescued is None:
+            self._segments = tuple(other for other in self._segments if other is not segment)
+            lost = self._ledger.discard(segment.index, "damaged")
+        else:
+            # Both are found until the books say which it is: a sink that found neither would sleep.
+            self._segments = (rescued, *self._segments)
+            lost = self._ledger.replace(segment.index, rescued.index, "damaged")
+            self._segments = tuple(other for other in self._segments if other is not segment)
         _log.error("a journal is damaged (%s): %d deliveries are lost, it was set aside as %s", why, lost, kept)
 
     def close(self) -> None:
@@ -152,15 +162,25 @@ class Chain:
         if self._has_adopted:
             return
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        adopted = list(adopt(directory))
+        adopted = list(adopt(directory, is_whole=is_whole))
         self._has_adopted = True
         for segment in reversed(adopted):
             self._ledger.add(segment.index, first=True)
+            if segment.lost:
+                self._ledger.refuse("damaged", count=segment.lost)
         self._segments = (*adopted, *self._segments)
         if count := sum(len(segment.index) for segment in adopted):
             _log.info("adopted %d records in %d journals that dead processes left", count, len(adopted))
         for segment in adopted:
             self.save(segment)
+
+    def _rescue(self, kept: Path, cursors: Mapping[str, int]) -> DiskSegment | None:
+        """Return what is whole in a file that was set aside; None where the disk does not take it."""
+        try:
+            return rescue(kept, Remains(), cursors=cursors, is_whole=is_whole)
+        except DISK_TROUBLE as exc:
+            _log.error("nothing can be rescued of %s: %s", kept, exc)
+            return None
 
     def _push(self, segment: Segment) -> Segment:
         previous, self._active, self._active_bytes = self._active, segment, 0

@@ -21,7 +21,7 @@ import orjson
 from forge_otel.errors import ForgeError
 from forge_otel.types import Artifact, Cost, Record, Step, Usage
 
-__all__ = ["DamagedRecord", "decode", "encode"]
+__all__ = ["DamagedRecord", "decode", "encode", "is_whole"]
 
 _MAGIC = b"FGR1"
 _PREFIX = struct.Struct("<4sII")
@@ -66,14 +66,22 @@ def decode(data: bytes) -> Record:
     """
     if len(data) < _HEAD_START or not data.startswith(_MAGIC):
         raise DamagedRecord("the bytes do not begin like a record; they are foreign, cut, or of a later format")
-    _, checksum, head_length = _PREFIX.unpack_from(data)
-    if zlib.crc32(memoryview(data)[_CHECKED_FROM:]) != checksum:
+    _, _, head_length = _PREFIX.unpack_from(data)
+    if not is_whole(data):
         raise DamagedRecord("the checksum of the record does not fit; a part of it is missing or was changed")
     try:
         plain = _loads(data[_HEAD_START : _HEAD_START + head_length])
         return _record(plain, data[_HEAD_START + head_length :])
     except (ValueError, TypeError, KeyError, AttributeError, InvalidOperation) as exc:
         raise DamagedRecord(f"the record is whole but cannot be understood: {exc}") from exc
+
+
+def is_whole(data: bytes) -> bool:
+    """Say whether `data` is a frame, unchanged since it was written."""
+    if len(data) < _HEAD_START or not data.startswith(_MAGIC):
+        return False
+    _, checksum, _ = _PREFIX.unpack_from(data)
+    return bool(zlib.crc32(memoryview(data)[_CHECKED_FROM:]) == checksum)
 
 
 def _record(plain: dict[str, Any], contents: bytes) -> Record:

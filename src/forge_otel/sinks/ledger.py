@@ -65,12 +65,12 @@ class Ledger:
         with self._lock:
             return self._has_room(size_bytes, limit_bytes)
 
-    def refuse(self, reason: str) -> None:
-        """Count a record as produced and dropped at once."""
+    def refuse(self, reason: str, *, count: int = 1) -> None:
+        """Count records as produced and dropped at once."""
         with self._lock:
             for account in self._accounts.values():
-                account.produced += 1
-            self._drop(reason)
+                account.produced += count
+                account.dropped[reason] += count
 
     def store(self, index: Index, rows: Sequence[Row], *, queued_bytes: int) -> None:
         """Move records from the queue into a segment."""
@@ -93,6 +93,25 @@ class Ledger:
                 account.produced += index.waiting(sink)
             index.forget(self.floor(index))
             self._indexes.insert(0 if first else len(self._indexes), index)
+
+    def replace(self, index: Index, rescued: Index, reason: str) -> int:
+        """Put what was rescued of a segment in its place; what was not is dropped.
+
+        Returns:
+            How many deliveries that cost, over all sinks.
+        """
+        with self._lock:
+            # A sink may have been served meanwhile.
+            rescued.cursors.update(index.cursors)
+            lost = 0
+            for sink, account in self._accounts.items():
+                missing = index.waiting(sink) - rescued.waiting(sink)
+                account.dropped[reason] += max(0, missing)
+                account.produced += max(0, -missing)
+                lost += max(0, missing)
+            rescued.forget(self.floor(rescued))
+            self._indexes = [rescued if known is index else known for known in self._indexes]
+            return lost
 
     def settle(self, sink: str, index: Index, seq: int, *, delivered: int, dropped: Mapping[str, int]) -> None:
         """Move the cursor of `sink` to `seq`; records that were indexed but are in neither number were damaged."""

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from forge_otel._journal.segments import DiskSegment, MemorySegment, Segment, adopt, is_damage
+from forge_otel._journal.adoption import adopt
+from forge_otel._journal.segments import DiskSegment, MemorySegment, Segment, is_damage
 from forge_otel.telemetry.export_ledger import Ledger
 
 __all__ = ["Held", "Parcel", "Spool", "SpoolOptions"]
