@@ -3,7 +3,8 @@
     .venv/bin/python scripts/faults.py
 
 The page says of a cell that it passes because CI runs every cell: one that fails there is a failed build, one that is
-known to fail is listed in `DEFECTS`, a service whose cells are not proven in `UNPROVEN`, and tests/chaos/test_fault_page.py fails while the page differs from the cells.
+known to fail is listed in `DEFECTS`, a service whose cells are not proven in `UNPROVEN`, and
+tests/chaos/test_fault_page.py fails while the page differs from the cells.
 """
 
 import sys
