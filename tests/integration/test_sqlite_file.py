@@ -3,6 +3,8 @@
 import asyncio
 import random
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -121,3 +123,24 @@ def test_only_damage_is_damage(tmp_path: Path) -> None:
     assert not is_damage(None)
     file = SqliteFile(tmp_path / "none.db")
     assert not file.is_there()
+
+
+def stored_elsewhere(path: Path) -> set[str]:
+    """The generations that another process sees, which leaves the database after its look."""
+    program = (
+        "import sqlite3, sys; database = sqlite3.connect(sys.argv[1]); "
+        "print(*(row[0] for row in database.execute('SELECT id FROM generations'))); database.close()"
+    )
+    answer = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    return set(answer.stdout.split())
+
+
+async def test_another_process_that_looks_in_takes_nothing_away(tmp_path: Path) -> None:
+    """Somebody opens the database with a tool and closes it again; what is stored after that is there, too."""
+    path = tmp_path / "forge.db"
+    items = [record() for _ in range(6)]
+    async with SqlSink(f"sqlite+aiosqlite:///{path}") as sink:
+        for number, item in enumerate(items, 1):
+            await sink.deliver([item])
+            assert await asyncio.to_thread(stored_elsewhere, path) == {one.id for one in items[:number]}
+    assert stored(path) == {item.id for item in items}

@@ -6,14 +6,14 @@ A damaged file is renamed, with its log and its index beside it, and never delet
 import fcntl
 import os
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 __all__ = ["SqliteFile", "is_damage"]
 
-_HEADER: Final = b"SQLite format 3\0"
 _CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BASE_CODE: Final = 0xFF
 _SIDES: Final = ("-wal", "-shm")
@@ -56,11 +56,18 @@ class SqliteFile:
     def is_whole(self) -> bool:
         """Whether it begins like a database; a connection that has read that page would not notice.
 
-        Raises:
-            OSError: it cannot be read.
+        SQLite itself has to look, in a new connection. A descriptor of ours would take all of SQLite's locks on the
+        file with it when it is closed (POSIX, fcntl(2)): then the next process that leaves believes that it is
+        the last one, and deletes the log into which we go on writing.
         """
-        with self.path.open("rb") as file:
-            return file.read(len(_HEADER)) in {_HEADER, b""}
+        uri = f"file:{quote(str(self.path))}?mode=ro"
+        try:
+            with closing(sqlite3.connect(uri, uri=True)) as database:
+                database.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.Error as exc:
+            # Whatever else is wrong is found by whoever writes.
+            return not is_damage(exc)
+        return True
 
     def set_aside(self) -> Path | None:
         """Rename the file; return its new path, or None where another process was quicker.
