@@ -6,17 +6,22 @@ A damaged file is renamed, with its log and its index beside it, and never delet
 import fcntl
 import os
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 __all__ = ["SqliteFile", "is_damage"]
 
+_HEADER: Final = b"SQLite format 3\0"
 _CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BASE_CODE: Final = 0xFF
 _SIDES: Final = ("-wal", "-shm")
+
+# Never closed: closing any descriptor of a file takes all locks of the process on it along (POSIX, fcntl(2)), those of
+# SQLite too. Then the next process that leaves the database believes that it is the last one, and deletes the log into
+# which we go on writing. One is opened whenever a database is connected, which is seldom.
+_open_for_good: list[int] = []
 
 
 def is_damage(exc: BaseException | None) -> bool:
@@ -38,6 +43,7 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._inode: int | None = None
+        self._descriptor: int | None = None
 
     def remember(self) -> None:
         """Take note of which file is open now.
@@ -45,7 +51,9 @@ class SqliteFile:
         Raises:
             OSError: there is none.
         """
-        self._inode = self.path.stat().st_ino
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        _open_for_good.append(self._descriptor)
+        self._inode = os.fstat(self._descriptor).st_ino
 
     def is_there(self) -> bool:
         """Whether the path still leads to the file that was opened, and not to another one or to nothing."""
@@ -56,18 +64,10 @@ class SqliteFile:
     def is_whole(self) -> bool:
         """Whether it begins like a database; a connection that has read that page would not notice.
 
-        SQLite itself has to look, in a new connection. A descriptor of ours would take all of SQLite's locks on the
-        file with it when it is closed (POSIX, fcntl(2)): then the next process that leaves believes that it is
-        the last one, and deletes the log into which we go on writing.
+        Raises:
+            OSError: it cannot be read.
         """
-        uri = f"file:{quote(str(self.path))}?mode=ro"
-        try:
-            with closing(sqlite3.connect(uri, uri=True)) as database:
-                database.execute("PRAGMA schema_version").fetchone()
-        except sqlite3.Error as exc:
-            # Whatever else is wrong is found by whoever writes.
-            return not is_damage(exc)
-        return True
+        return self._descriptor is None or os.pread(self._descriptor, len(_HEADER), 0) in {_HEADER, b""}
 
     def set_aside(self) -> Path | None:
         """Rename the file; return its new path, or None where another process was quicker.
