@@ -440,26 +440,6 @@ async def test_every_operation_ends_within_its_deadline(
         await eventually(lambda: not proxy.open_connections)
 
 
-async def test_parts_that_a_silence_leaves_are_removed_when_it_ends(
-    bucket: str, proxy: FaultProxy, archive: S3Archive, s3: Any
-) -> None:
-    """An upload falls silent between its parts, and so does its abortion; the next object takes the parts away."""
-    async with open_archive(bucket, f"http://127.0.0.1:{proxy.port}", timeout_s="2") as shaky:
-        delivering = asyncio.create_task(shaky.deliver([record(artifacts={"bundle.js": LARGE * 4})]))
-        async with asyncio.timeout(10):
-            while "Uploads" not in await s3.list_multipart_uploads(Bucket=bucket):
-                await asyncio.sleep(0)
-        async with proxy.fault(Silent()):
-            with pytest.raises(ServiceTimeout):
-                await delivering
-            await eventually(lambda: not shaky._uploader._aborts, timeout_s=60)
-            assert "Uploads" in await s3.list_multipart_uploads(Bucket=bucket)
-            await eventually(lambda: not proxy.open_connections, timeout_s=60)
-        await shaky.deliver([ITEM])
-
-    assert "Uploads" not in await s3.list_multipart_uploads(Bucket=bucket)
-
-
 async def test_a_ping_ends_after_two_seconds(bucket: str, proxy: FaultProxy) -> None:
     """However patient the archive is with uploads."""
     async with open_archive(bucket, f"http://127.0.0.1:{proxy.port}", timeout_s="60") as archive:

@@ -69,8 +69,6 @@ class Uploader:
         # Until the store has shown that it knows the header, an error may be about it.
         self._is_proven = self._insists
         self._aborts: set[asyncio.Task[None]] = set()
-        # Uploads that could not be aborted, to their keys.
-        self._left: dict[str, str] = {}
 
     async def put(self, key: str, content: bytes) -> None:
         """Store `content` under `key`, whole or not at all.
@@ -85,10 +83,6 @@ class Uploader:
                 content, headers = packed, headers | {"ContentEncoding": "gzip"}
         put = self._put_whole if len(content) <= PART_BYTES else self._put_parts
         await put(key, content, headers)
-        # The store answers: what it did not hear before is said again.
-        left, self._left = self._left, {}
-        for upload_id, left_key in left.items():
-            self._soon(self._abort(left_key, upload_id))
 
     async def close(self) -> None:
         """Wait a moment for what was cancelled to be cleaned up."""
@@ -174,31 +168,22 @@ class Uploader:
             raise ServiceUnavailable(f"S3 said that it stored {key!r}, and has something else there")
 
     def _abort_soon(self, key: str, creating: asyncio.Task[Answer]) -> None:
-        self._soon(self._abort_created(key, creating))
-
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="forge-s3-abort")
+        task = asyncio.create_task(self._abort(key, creating), name="forge-s3-abort")
         self._aborts.add(task)
         task.add_done_callback(self._aborts.discard)
 
-    async def _abort_created(self, key: str, creating: asyncio.Task[Answer]) -> None:
+    async def _abort(self, key: str, creating: asyncio.Task[Answer]) -> None:
         try:
             upload_id = (await creating)["UploadId"]
         except ForgeError:
             return
-        await self._abort(key, upload_id)
-
-    async def _abort(self, key: str, upload_id: str) -> None:
         try:
             # S3 may take a part that was under way after the first abort; "no such upload" is the only proof.
             for _ in range(_ABORT_TRIES):
                 await self._bucket.call("abort_multipart_upload", Key=key, UploadId=upload_id)
-        except Refused as exc:
-            if exc.s3_code != "NoSuchUpload":
-                _log.warning("parts of %s stay until the lifecycle rule removes them: %s", key, exc)
         except ForgeError as exc:
-            self._left[upload_id] = key
-            _log.warning("parts of %s stay until S3 answers again, or its lifecycle rule removes them: %s", key, exc)
+            if not (isinstance(exc, Refused) and exc.s3_code == "NoSuchUpload"):
+                _log.warning("parts of %s stay until the lifecycle rule removes them: %s", key, exc)
 
 
 async def check_content(answer: Answer, content: bytes) -> None:
