@@ -119,7 +119,7 @@ def _call(template: GenerationRequest, pattern_id: str, tokens: Mapping[str, Any
 
 
 async def _never() -> GenerationResult:
-    raise NotImplementedError("what is made in advance is made by its own function")
+    raise RuntimeError("what is made in advance is made by its own function")
 
 
 class _Progress:
