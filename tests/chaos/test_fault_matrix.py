@@ -71,6 +71,7 @@ async def befall(site: Site, cell: Cell) -> Outcome:
             observe=site.observe,
             has_recovered=site.recovery(),
             healthy=healthy,
+            signs=cell.signs,
             healthy_s=HEALTHY_S,
             failing_s=FAILING_S,
             patience_s=cell.recovery_s + PATIENCE_S,

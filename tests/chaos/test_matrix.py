@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -200,6 +200,35 @@ async def test_answers_are_put_where_they_belong() -> None:
     assert outcome.signs == {"down"}
     assert outcome.after.signs == frozenset()
     assert outcome.recovery_s is not None
+
+
+async def test_the_fault_lasts_until_it_was_seen() -> None:
+    """A sign that comes late is seen all the same; one that never comes is waited for in vain, but not for ever."""
+    looks = 0
+
+    async def observe() -> Observation:
+        nonlocal looks
+        looks += 1
+        return Observation(signs=frozenset({"late"} if looks > 3 else ()))
+
+    async def has_recovered() -> bool:
+        return True
+
+    async def signs_of(sign: str, *, patience_s: float) -> frozenset[str]:
+        outcome = await exercise(
+            [],
+            AsyncExitStack(),
+            observe=observe,
+            has_recovered=has_recovered,
+            signs=[sign],
+            healthy_s=0.0,
+            failing_s=0.0,
+            patience_s=patience_s,
+        )
+        return outcome.signs
+
+    assert "late" in await signs_of("late", patience_s=60.0)
+    assert "never" not in await signs_of("never", patience_s=0.5)
 
 
 def test_percentiles_are_values_that_were_measured() -> None:

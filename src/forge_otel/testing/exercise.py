@@ -6,7 +6,7 @@ on a slow machine too.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -105,6 +105,7 @@ async def exercise(
     observe: Callable[[], Awaitable[Observation]],
     has_recovered: Callable[[], Awaitable[bool]],
     healthy: Sequence[Answer] | None = None,
+    signs: Collection[str] = (),
     healthy_s: float = 2.0,
     failing_s: float = 3.0,
     patience_s: float = 30.0,
@@ -117,9 +118,11 @@ async def exercise(
         observe: asks the service what its operator would see.
         has_recovered: asks whether all is as it was; called after the fault, again and again.
         healthy: answers to compare latencies with, where the same load in health is not the right thing.
+        signs: of trouble that are expected.
         healthy_s: seconds to watch the service in health before the fault, and half as long after it.
-        failing_s: seconds that the fault lasts at least; it lasts until all that was asked in it is answered.
-        patience_s: seconds to wait for the recovery.
+        failing_s: seconds that the fault lasts at least; it lasts until these signs were seen, and all that was asked
+            in it is answered.
+        patience_s: seconds to wait for the signs, and for the recovery.
     """
     # Observed in health too, so that what observing costs is on both sides of every comparison.
     async with _watched(observe) as seen:
@@ -132,6 +135,7 @@ async def exercise(
         failing_from_s = time.monotonic()
         async with fault:
             await asyncio.sleep(failing_s)
+            await _shown(seen, signs, patience_s)
             failed_until_s = time.monotonic()
             await _settled(loads, failed_until_s)
             during = tuple(seen)
@@ -158,6 +162,13 @@ async def exercise(
 
 async def _settled(loads: Sequence[Load], until_s: float) -> None:
     await asyncio.gather(*(load.settle(until_s) for load in loads))
+
+
+async def _shown(seen: Sequence[Observation], signs: Collection[str], patience_s: float) -> None:
+    """Wait until an operator has seen the signs, or for so long in vain."""
+    deadline_s = time.monotonic() + patience_s
+    while set(signs).difference(*(look.signs for look in seen)) and time.monotonic() < deadline_s:
+        await asyncio.sleep(_POLL_S)
 
 
 @asynccontextmanager
