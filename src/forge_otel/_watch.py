@@ -122,6 +122,7 @@ class Watch:
         labels = {Attr.BREAKER_NAME: event.service, Attr.BREAKER_FROM: before, Attr.BREAKER_TO: after}
         self._instruments.add(Metric.BREAKER_TRANSITIONS, 1, labels)
         level = logging.WARNING if after == "open" else logging.INFO
+        cause = f" after {event.error_type or event.detail}" if event.error_type or event.detail else ""
         facts = {"service": event.service, "from": before, "to": after, "error_type": event.error_type}
         _logger.log(
             level,
@@ -129,7 +130,7 @@ class Watch:
             event.service,
             before,
             after,
-            f" after {event.error_type}, refused for {event.wait_s:.0f} s" if after == "open" else "",
+            f"{cause}, refused for {event.wait_s:.1f} s" if after == "open" else "",
             extra={"forge": facts},
         )
 

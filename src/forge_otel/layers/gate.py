@@ -184,7 +184,7 @@ class Gate:
             self.breaker.attention = error_type
         if isinstance(exc, Exception):
             self.tell("attempt_failed", error_type=error_type, detail=verdict.kind)
-        self.publish(is_slow=is_slow)
+        self.publish(is_slow=is_slow, error_type=error_type)
 
     async def open(self, stream: Any) -> Opened:
         """Wait for the first chunk of `stream`, an async iterable; to be called inside an attempt."""
@@ -212,11 +212,12 @@ class Gate:
         self.limit.release()
         await opened.chunks.close()
 
-    def publish(self, *, is_slow: bool = False) -> None:
+    def publish(self, *, is_slow: bool = False, error_type: str = "") -> None:
         """Tell what the breaker has noted.
 
         Args:
             is_slow: whether the call that has just ended was slow.
+            error_type: of what it raised.
         """
         if is_slow:
             self.tell("slow")
@@ -226,7 +227,14 @@ class Gate:
             self._listeners.relay(message)
             state = getattr(message, "state", None)
             if state is not None:
-                self.tell("state_changed", previous=self.breaker.previous_state, state=state)
+                self.tell(
+                    "state_changed",
+                    previous=self.breaker.previous_state,
+                    state=state,
+                    error_type=error_type,
+                    detail="slow calls" if is_slow else "",
+                    wait_s=self.breaker.rejects_for_s(self._now()),
+                )
 
     def tell(self, kind: EventKind, **facts: Any) -> None:
         """Tell the listeners that something happened to a call of this service."""

@@ -51,7 +51,8 @@ class GuardEvent:
         previous, state: of the breaker, for ``state_changed``.
         wait_s: the pause before the retry, or how long calls are refused.
         detail: of ``attempt_failed`` the verdict, of ``rejected`` who refused (``breaker`` or ``limit``), of
-            ``abandoned`` why (``timed_out`` or ``cancelled``), of ``fallback_used`` which one.
+            ``abandoned`` why (``timed_out`` or ``cancelled``), of ``fallback_used`` which one, of ``state_changed``
+            ``slow calls`` where these opened the breaker.
     """
 
     kind: EventKind

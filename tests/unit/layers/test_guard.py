@@ -223,8 +223,13 @@ async def test_an_open_breaker_refuses_and_a_probe_closes_it() -> None:
     clock.advance(60.0)
     assert await guard.call(service) == "answer"
     assert service.calls == 6
-    changes = [(event.previous, event.state) for event in told if event.kind == "state_changed"]
-    assert changes == [("closed", "opened"), ("opened", "half-opened"), ("half-opened", "closed")]
+    changes = [event for event in told if event.kind == "state_changed"]
+    assert [(event.previous, event.state) for event in changes] == [
+        ("closed", "opened"),
+        ("opened", "half-opened"),
+        ("half-opened", "closed"),
+    ]
+    assert (changes[0].error_type, changes[0].wait_s) == ("ConnectionError", pytest.approx(60.0))
     assert [event.wait_s for event in told if event.kind == "rejected"] == [pytest.approx(60.0)]
 
 
