@@ -168,4 +168,10 @@ def _figures(records: list[Record]) -> dict[str, object]:
             {"name": "s3", "state": "open", "successes": 41, "rejects_for_s": 12.4},
         ],
         "scope": "database",
+        "budget": {
+            "usd": {"used": "12.00", "limit": "12.00"},
+            "tokens": {"used": "310000", "limit": "5000000"},
+            "mode": "refuse",
+            "resets_in_s": 3600.0,
+        },
     }

@@ -96,6 +96,8 @@ async def test_figures(browser: Browser) -> None:
         document = await browser.read(login_link(runtime, base_url=base_url))
     assert text_of(document, "generations") == "60"
     assert text_of(document, "saved").startswith("$")
+    assert text_of(document, "budget") == "today $12.00 of $12.00, 310,000 of 5,000,000 tokens"
+    assert re.search('<p class="[^"]*bad[^"]*" id="budget"', document)
     assert text_of(document, "health") == "Degraded"
     assert document.count("<tr data-id=") == 60
     assert EVIL.replace("<", "&lt;").replace(">", "&gt;") in document

@@ -16,12 +16,21 @@ export function showSummary(summary) {
   at("hits").textContent = total ? `${count(hits)} from a cache, ${count(full)} in full` : "";
   at("saved").textContent = money(summary.saved_usd);
   at("cost").textContent = money(summary.cost_usd);
+  showBudget(summary.budget ?? {});
   at("errors").textContent = count(summary.errors);
   at("errors").classList.toggle("bad", summary.errors > 0);
   at("error-rate").textContent = total ? `${percent((summary.errors ?? 0) / total)} of all` : "";
   showSources(bySource);
   showLatency(summary.full ?? {}, summary.cached ?? {});
   showOutbox(summary.outbox ?? {});
+}
+
+function showBudget(budget) {
+  const limits = [["usd", money, ""], ["tokens", (number) => count(Number(number)), " tokens"]].filter(([unit]) => budget[unit]);
+  const texts = limits.map(([unit, shown, name]) => `${shown(budget[unit].used)} of ${shown(budget[unit].limit)}${name}`);
+  const isUsedUp = limits.some(([unit]) => Number(budget[unit].used) >= Number(budget[unit].limit));
+  at("budget").textContent = texts.length ? `today ${texts.join(", ")}` : "on model calls";
+  at("budget").classList.toggle("bad", isUsedUp);
 }
 
 function showSources(bySource) {
