@@ -81,6 +81,8 @@ class Settings:
         budget_reserve_tokens: how many tokens one generation uses at most; so many are set aside while it runs.
         prices: model name to price; wins over the built-in price table.
         shutdown_timeout_s: how long closing may take, whatever is down.
+        freeze_heap: keep the garbage collector away from what is there after the start: its full collections stop a
+            service with many packages for a tenth of a second and more; for processes that do nothing but serve.
 
     Raises:
         ConfigurationError: with every fault at once.
@@ -132,6 +134,7 @@ class Settings:
     budget_reserve_tokens: int = 50_000
     prices: Mapping[str, ModelPrice] = field(default_factory=lambda: MappingProxyType({}))
     shutdown_timeout_s: float = 5.0
+    freeze_heap: bool = False
 
     def __post_init__(self) -> None:
         faults = list(self._faults())

@@ -8,7 +8,7 @@ from typing import Final
 
 from forge_otel.testing.matrix import Cell
 
-__all__ = ["CELLS", "DEFECTS", "EXPORT_S", "LATE", "UNPROVEN"]
+__all__ = ["CELLS", "DEFECTS", "EXPORT_S", "UNPROVEN"]
 
 REFUSED_S: Final = 2.0
 REDIS_BUDGET_S: Final = 0.05
@@ -668,13 +668,6 @@ CELLS: Final = (
 
 DEFECTS: Final[dict[str, str]] = {}
 """Promises that are not kept yet; each is a test that is expected to fail, and says so when it no longer does."""
-
-LATE: Final = dict.fromkeys(
-    ("S3-garbage", "S3-auth_error", "S3-full", "S3-clock_jump"),
-    "all is answered and archived in the end, but up to 0.09 s more than promised is added to the 99th percentile, "
-    "because uploads and their failures are work for the event loop that also serves",
-)
-"""Cells that miss a limit of time, and nothing else; they are run, and shown as failing."""
 
 UNPROVEN: Final[dict[str, str]] = {
     "LangSmith": (

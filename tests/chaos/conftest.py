@@ -47,5 +47,10 @@ async def site(
     cell = getattr(getattr(request.node, "callspec", None), "params", {}).get("cell")
     async with AsyncExitStack() as stack:
         row = await stack.enter_async_context(ROWS[cell.service](request)) if cell and cell.service in ROWS else None
-        site = running_site(nursery, stand_ins, redis_server, row=row, with_clock=needs_clock)
-        yield await stack.enter_async_context(site)
+        site = await stack.enter_async_context(
+            running_site(nursery, stand_ins, redis_server, row=row, with_clock=needs_clock)
+        )
+        # What the row has loaded too.
+        gc.collect()
+        gc.freeze()
+        yield site

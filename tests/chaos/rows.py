@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import aioboto3
@@ -47,21 +47,20 @@ async def s3_archive(endpoint_url: str) -> AsyncIterator[Row]:
     bucket = f"faults-{next(numbers)}"
     port = urlsplit(endpoint_url).port or 0
 
-    def client() -> Any:
-        return aioboto3.Session().client("s3", endpoint_url=endpoint_url)
-
     async def archived() -> set[str]:
-        async with client() as s3:
-            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-            keys = [found["Key"].split("/") async for page in pages for found in page.get("Contents", ())]
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        keys = [found["Key"].split("/") async for page in pages for found in page.get("Contents", ())]
         files: dict[str, set[str]] = {}
         for _, component_id, name in keys:
             files.setdefault(component_id, set()).add(name)
         return {component_id for component_id, names in files.items() if "manifest.json" in names and len(names) == 6}
 
-    async with client() as s3:
+    # One client for all: the models of another would be work for the event loop that the proxies are on.
+    async with (
+        aioboto3.Session().client("s3", endpoint_url=endpoint_url) as s3,
+        FaultProxy(LOOPBACK, port) as proxy,
+    ):
         await s3.create_bucket(Bucket=bucket)
-    async with FaultProxy(LOOPBACK, port) as proxy:
         url = f"s3://{bucket}?timeout_s=2&endpoint_url=http://{LOOPBACK}:{proxy.port}"
         yield Row(proxies={"S3": proxy}, settings={"archive_url": url}, environ=REGION, archived=archived)
 

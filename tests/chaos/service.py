@@ -106,6 +106,7 @@ def build(plan: Plan) -> FastAPI:
         "component_types": COMPONENT_TYPES,
         "generation_timeout_s": 10,
         "prices": {OFFLINE_MODEL: PRICE},
+        "freeze_heap": True,
     }
     settings = Settings(**usual | dict(plan.settings))
     service = ServiceSettings(

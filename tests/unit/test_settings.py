@@ -64,6 +64,7 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "FORGE_BUDGET_RESERVE_TOKENS": "60000",
         "FORGE_PRICES": '{"m": {"input_usd": "2.5", "output_usd": 10}}',
         "FORGE_SHUTDOWN_TIMEOUT_S": "2",
+        "FORGE_FREEZE_HEAP": "1",
     }
     assert set(environ) == {f"FORGE_{item.name.upper()}" for item in fields(Settings)}
     settings = Settings.from_env(environ)

@@ -1,8 +1,9 @@
 """Brings the waiting records to one sink: in order, at least once, whatever the sink does.
 
-A sink that fails is asked again after a growing, jittered pause. To tell a bad record from a sink that is down, a
-failed batch is halved until one record stands alone; only if that record keeps failing while others pass right after
-it, it is bad and goes to the dead letters. When nothing passes, nothing is given up.
+A sink that fails is asked again after a growing, jittered pause. To tell a bad record from a sink that is down, the
+first record of a failed batch is sent alone: if it passes, groups of two, four and more follow (slow start, as TCP
+does), until one fails again; only if a record alone keeps failing while others pass right after it, it is bad and goes
+to the dead letters. When nothing passes, nothing is given up, and three attempts are enough to see that.
 """
 
 import asyncio
@@ -152,14 +153,15 @@ class Delivery:
         return True
 
     async def _deliver(self, batch: Batch) -> None:
-        """Deliver the batch in order, in ever smaller groups where it fails; raise when nothing passes."""
+        """Deliver the batch in order, after a failure in growing groups from one record on; raise if nothing passes."""
         entries = batch.entries
         size = 1 if self._failures else len(entries)
         while entries:
             group, rest = entries[:size], entries[size:]
             error = await self._attempt(group)
             if error is not None and len(group) > 1:
-                size = len(group) // 2
+                # Halving it would ask a sink that is down again and again.
+                size = 1
                 continue
             if error is not None:
                 error = await self._insist(group[0], error, others=rest)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forge_otel.errors import ForgeError
+from forge_otel.web.heap import Heap
 from forge_otel.web.runtime import Runtime
 
 __all__ = ["Lifespan", "Opener"]
@@ -63,6 +64,7 @@ class Lifespan:
     def __init__(self, app: ASGIApp, opener: Opener) -> None:
         self._app = app
         self._opener = opener
+        self._heap = Heap()
         self._sent: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,6 +88,8 @@ class Lifespan:
 
         async def send_after_close(message: Message) -> None:
             self._sent.add(message["type"])
+            if message["type"] == "lifespan.startup.complete":
+                self._settle()
             if message["type"].startswith("lifespan.shutdown."):
                 # The server may end the process as soon as it hears this.
                 await self._close()
@@ -99,12 +103,19 @@ class Lifespan:
             # By the specification such an application knows no lifespan, and is served without.
             logger.debug("The application has no lifespan", exc_info=True)
         if not self._sent:
+            self._settle()
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await self._close()
             await send({"type": "lifespan.shutdown.complete"})
 
+    def _settle(self) -> None:
+        """Before the first request, while a pause is felt by nobody."""
+        if self._opener.opened is not None and self._opener.opened.settings.freeze_heap:
+            self._heap.freeze()
+
     async def _close(self) -> None:
+        self._heap.thaw()
         try:
             await self._opener.close()
         except Exception:

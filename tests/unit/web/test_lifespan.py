@@ -1,13 +1,14 @@
 """Opening and closing: before and after the application, once, and also where no lifespan comes."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from tests.unit.web.support import LifespanRun, SmallRuntime, connect, request
 
 from forge_otel.errors import ConfigurationError
@@ -117,3 +118,27 @@ async def test_a_forge_that_cannot_open_late() -> None:
     assert (await connect(app, "/")).sent[0]["type"] == "websocket.close"
     runtime.fails_with = None
     assert (await request(app)).status == 200
+
+
+async def test_what_is_there_after_the_start_is_kept_from_the_collector() -> None:
+    """Where that is asked for: from before the first request until the end, and nothing of it stays."""
+    frozen: list[int] = []
+    before = gc.get_freeze_count()
+    for settings in ({}, {"freeze_heap": True}):
+        runtime = SmallRuntime(**settings)
+        app = ForgeMiddleware(noting(runtime), forge=runtime)
+        waiting = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+
+        async def receive(waiting: list[Message] = waiting) -> Message:
+            return waiting.pop(0)
+
+        async def send(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                frozen.append(gc.get_freeze_count() - before)
+
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+
+    untouched, kept = frozen
+    assert untouched == 0
+    assert kept > 10_000
+    assert gc.get_freeze_count() == before
