@@ -47,7 +47,9 @@ database_numbers = itertools.count(1)
 def pytest_configure() -> None:
     """Clean the environment before any test module is imported: some packages read it at import."""
     for name in [name for name in os.environ if name.startswith(FOREIGN_PREFIXES)]:
-        del os.environ[name]
+        # These are for the tests themselves.
+        if not name.startswith("FORGE_TEST_"):
+            del os.environ[name]
     os.environ.update(AWS_FOR_TESTS)
 
 

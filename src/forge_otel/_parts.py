@@ -64,7 +64,7 @@ def build(settings: Settings) -> Parts:
     store = attempt("cache_url", lambda: _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes))
     vectors = attempt("vector_url", lambda: _open_vectors(settings.vector_url))
     embedder = attempt("embedder_url", lambda: _open("embedders", settings.embedder_url))
-    archive = attempt("archive_url", lambda: _open("sinks", settings.archive_url))
+    archive = attempt("archive_url", lambda: _open_archive(settings))
     database = attempt("database_url", lambda: _open_database(settings))
     if faults:
         raise ConfigurationError(faults)
@@ -98,6 +98,13 @@ def _outbox_dir(settings: Settings) -> Path | None:
 
 def _open(room: str, url: str | None, **options: Any) -> Any:
     return None if url is None else _loading.load(room, url)(url, **options)
+
+
+def _open_archive(settings: Settings) -> Any:
+    url = settings.archive_url
+    # In a bucket its lifecycle rules do it, which `forge-otel archive prepare` makes.
+    is_folder = url is not None and url.startswith("file:")
+    return _open("sinks", url, **({"retention_days": settings.retention_days} if is_folder else {}))
 
 
 def _open_vectors(url: str | None) -> Any:

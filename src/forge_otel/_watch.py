@@ -8,6 +8,7 @@ from typing import Any
 
 from opentelemetry import trace
 
+from forge_otel._parts import Parts
 from forge_otel.context import current_generation
 from forge_otel.errors import ForgeError
 from forge_otel.layers.guard import Guards
@@ -35,14 +36,14 @@ class Watch:
         instruments: where the points go.
         guards: listened to from now on.
         outbox: asked at each scrape.
-        database: the SQL sink, asked at each scrape, or None.
+        parts: of which archive and database are asked at each scrape.
     """
 
-    def __init__(self, instruments: Instruments, guards: Guards, outbox: Outbox, database: Any | None = None) -> None:
+    def __init__(self, instruments: Instruments, guards: Guards, outbox: Outbox, parts: Parts) -> None:
         self._instruments = instruments
         self._guards = guards
         self._outbox = outbox
-        self._database = database
+        self._archive, self._database = parts.archive, parts.database
         self.incidents = Incidents()
         self.spikes = SpikeDetector()
         guards.listeners.add(self)
@@ -85,6 +86,7 @@ class Watch:
             observe(Metric.OUTBOX_DRAIN, lambda: self._per_sink(lambda sink: sink.drained_in_s)),
             observe(Metric.DATABASE_EXPIRED, self._expired),
             observe(Metric.DATABASE_SET_ASIDE, self._set_aside),
+            observe(Metric.ARCHIVE_EXPIRED, self._expired_files),
             observe(Metric.BREAKER_STATE, self._breaker_states),
             observe(Metric.BREAKER_CALLS, self._breaker_calls),
             observe(Metric.ERROR_SPIKE, lambda: [(float(self._is_spiking()), {})]),
@@ -153,6 +155,10 @@ class Watch:
     def _expired(self) -> Points:
         rows: Mapping[str, int] = getattr(self._database, "expired", {})
         return [(count, {Attr.DATABASE_TABLE: table}) for table, count in rows.items()]
+
+    def _expired_files(self) -> Points:
+        count: int | None = getattr(self._archive, "expired", None)
+        return [] if count is None else [(count, {})]
 
     def _set_aside(self) -> Points:
         files: Sequence[Any] | None = getattr(self._database, "set_aside", None)

@@ -90,7 +90,7 @@ class Forge(Spans, Operations):
             shutdown_timeout_s=self.settings.shutdown_timeout_s * _OUTBOX_SHARE,
             is_power_safe=self.settings.outbox_durability == "power-safe",
         )
-        self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox, self.parts.database)
+        self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox, self.parts)
         recorder = Recorder(self.outbox, pipeline_version=self.settings.pipeline_version)
         # It may wait twice: for what runs, and for what it cancels.
         closing_s = self.settings.shutdown_timeout_s * _FLIGHTS_SHARE / 2

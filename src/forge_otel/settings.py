@@ -44,7 +44,8 @@ class Settings:
         pattern_ttl_s: life of a pattern.
         archive_url: where artifacts are archived: ``file://./folder``; None archives nothing.
         database_url: SQLAlchemy URL of an async driver; None records nothing in a database.
-        retention_days: how long generations, their costs and figures stay in the database; None keeps them for ever.
+        retention_days: how long generations, their costs and figures stay in the database, and artifacts in a
+            ``file://`` archive; None keeps them for ever.
         outbox_dir: folder of the journal that outlives a crash; None keeps waiting records in memory only.
         outbox_durability: what a record outlives once its caller has the answer: ``kill-safe`` the death of the
             process at any moment, ``power-safe`` a power cut too, for a flush of the disk a commit, ``memory`` nothing.

@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import func, select
 from tests.unit.sinks.builders import eventually, record
 
+from forge_otel import _periodic
 from forge_otel.database import retention
 from forge_otel.database.models import Base
-from forge_otel.database.retention import Retention, expire
+from forge_otel.database.retention import expire
 from forge_otel.sinks.sql import SqlSink
 
 NOW = datetime(2026, 6, 1, 15, 30, tzinfo=UTC)
@@ -76,7 +77,7 @@ async def test_several_at_once_delete_each_row_once(sink: SqlSink) -> None:
 async def test_it_goes_on_in_the_background_and_ends_when_told(sink: SqlSink) -> None:
     """It deletes soon after the start, is counted on the way, and leaves no task behind."""
     deleted: Counter[str] = Counter()
-    job = Retention(sink.engine, days=0.001, deleted=deleted, first_after_s=0.001, every_s=0.01)
+    job = retention.retention(sink.engine, days=0.001, deleted=deleted, first_after_s=0.001, every_s=0.01)
     job.start()
     # The clock of this machine is beyond all of them, but for those of its own day.
     await eventually(lambda: deleted["generations"] >= 40)
@@ -88,7 +89,7 @@ async def test_it_goes_on_in_the_background_and_ends_when_told(sink: SqlSink) ->
 
 async def test_the_sink_keeps_ninety_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the setting says reaches the job, and the sink tells what it deleted."""
-    monkeypatch.setattr(retention.random, "uniform", lambda *_: 0)
+    monkeypatch.setattr(_periodic.random, "uniform", lambda *_: 0)
     async with SqlSink(f"sqlite+aiosqlite:///{tmp_path}/forge.db") as before:
         await before.deliver([record(created_at=datetime.now(UTC) - timedelta(days=days)) for days in (89, 92, 100)])
     async with SqlSink(f"sqlite+aiosqlite:///{tmp_path}/forge.db", retention_days=90) as opened:

@@ -6,85 +6,49 @@ Whole days are deleted, so that the sums of a day never speak of generations tha
 import asyncio
 import fcntl
 import os
-import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from logging import getLogger
 from pathlib import Path
 from typing import Any, Final
 
+from forge_otel._periodic import Periodic
 from forge_otel.database.models import Base
 from forge_otel.database.rollups import DAY, HOUR
 from forge_otel.errors import needs
 
 with needs("sql"):
     from sqlalchemy import delete, func, select, text
-    from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Retention", "expire"]
+__all__ = ["expire", "retention"]
 
-_log = getLogger(__name__)
 _GENERATIONS, _COSTS, _STATS, _ROLLUPS = (
     Base.metadata.tables[name] for name in ("generations", "costs", "cache_stats", "rollups")
 )
 _FACETS: Final = ("answers", "costs", "errors", "latency", "layers")
 _CHUNK: Final = 1_000
 _PAUSE_S: Final = 0.05
-_EVERY_S: Final = 3600.0
 # "forgereT" in ASCII: no other program shall take the same advisory lock.
 _LOCK_ID: Final = 0x666F726765726554
 
 
-class Retention:
-    """Deletes in the background between `start` and `stop`: soon after the start, then every hour.
+def retention(engine: AsyncEngine, *, days: float, deleted: Counter[str], **at: float) -> Periodic:
+    """Return what deletes in the background.
 
     Args:
         engine: of our database.
         days: how long generations, their costs and their figures are kept.
         deleted: counts the rows of each table that are deleted.
-        first_after_s: so long after the start, or a random part of it more, so that workers do not start together.
-        every_s: from one time to the next.
+        at: when, as `Periodic` has it.
     """
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        *,
-        days: float,
-        deleted: Counter[str],
-        first_after_s: float = 60.0,
-        every_s: float = _EVERY_S,
-    ) -> None:
-        self._deleted = deleted
-        self._engine = engine
-        self._days = days
-        self._first_after_s = first_after_s
-        self._every_s = every_s
-        self._task: asyncio.Task[None] | None = None
+    async def work() -> None:
+        # The last whole day before.
+        await expire(engine, datetime.now(UTC) - timedelta(days=days), deleted)
 
-    def start(self) -> None:
-        """Begin; what goes wrong is logged and tried again the next time."""
-        self._task = asyncio.create_task(self._run(), name="forge-retention")
-
-    async def stop(self) -> None:
-        """End, wherever it is: what is deleted so far stays so."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task}, timeout=1.0)
-
-    async def _run(self) -> None:
-        await asyncio.sleep(self._first_after_s * random.uniform(1, 2))  # noqa: S311 - jitter
-        while True:
-            try:
-                # The last whole day before.
-                await expire(self._engine, datetime.now(UTC) - timedelta(days=self._days), self._deleted)
-            except (SQLAlchemyError, OSError) as exc:
-                _log.warning("old generations could not be deleted and are tried again later: %s", type(exc).__name__)
-            await asyncio.sleep(self._every_s)
+    return Periodic(work, name="forge-retention", failing="old generations could not be deleted", **at)
 
 
 async def expire(engine: AsyncEngine, before: datetime, deleted: Counter[str] | None = None) -> Counter[str]:

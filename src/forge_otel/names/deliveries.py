@@ -66,6 +66,12 @@ class DeliveryMetrics:
         unit="{file}",
         description="Damaged SQLite files that this process has renamed to go on with a new one.",
     )
+    ARCHIVE_EXPIRED: Final = Instrument(
+        name="forge.archive.expired",
+        kind="observable_counter",
+        unit="{file}",
+        description="Archived files that this process has deleted because they were older than FORGE_RETENTION_DAYS.",
+    )
     EXPORT_PRODUCED: Final = Instrument(
         name="forge.export.produced",
         kind="observable_counter",

@@ -7,43 +7,45 @@ leads out of the root. A component is written by one process at a time.
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import stat
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from forge_otel._periodic import Periodic
 from forge_otel.errors import NotFound
 from forge_otel.keys import new_id
 from forge_otel.sinks import Rejected
 from forge_otel.sinks.archive import MANIFEST, ROOMS, ArchivedObject, Bundle, bundle_keys, check_key, folders
+from forge_otel.sinks.files_access import TEMPORARY, content_of, names, step, tidy, write_through
+from forge_otel.sinks.files_retention import sweep
 from forge_otel.sinks.worker import Worker
 from forge_otel.types import Record
 
 __all__ = ["FileArchive", "open_url"]
 
-_TEMPORARY = ".forge-tmp-"
 _LOCKS = ".forge-locks"
 _LOCK_COUNT = 64
 _PAGE = 500
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Between a few bundles that are looked at, so that those that are to be stored get their turn.
+_SWEEP_PAUSE_S = 0.05
 
 T = TypeVar("T")
 
 
-def open_url(url: str) -> "FileArchive":
+def open_url(url: str, *, retention_days: float | None = None) -> "FileArchive":
     """Return the archive at ``file://./relative`` or ``file:///absolute``."""
     parts = urlsplit(url)
     host = "" if parts.netloc == "localhost" else parts.netloc
     # Absolute now, because a service may change its working directory later.
-    return FileArchive(Path(unquote(host + parts.path)).absolute())
+    return FileArchive(Path(unquote(host + parts.path)).absolute(), retention_days=retention_days)
 
 
 class FileArchive:
@@ -51,18 +53,28 @@ class FileArchive:
 
     Args:
         root: made when the first artifact is stored.
+        retention_days: how long a bundle is kept after it was last written; None keeps it for ever.
     """
 
     name = "archive"
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, retention_days: float | None = None) -> None:
         self.root = root
         self._worker: Worker[Callable[[], None]] | None = None
+        self._retention_days = retention_days
+        self.expired = 0
+        """Files that this process has deleted because they were too old."""
+        self._retention = Periodic(
+            self._expire_old, name="forge-archive-retention", failing="old artifacts could not be deleted"
+        )
 
     async def __aenter__(self) -> Self:
+        if self._retention_days is not None:
+            self._retention.start()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        await self._retention.stop()
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
@@ -101,6 +113,32 @@ class FileArchive:
         """
         return await self._in_thread(partial(self._delete, component_id))
 
+    async def expire(self, before: datetime) -> int:
+        """Delete the bundles that were last written before a moment; nothing while another process is at it.
+
+        Args:
+            before: aware.
+
+        Returns:
+            How many files were deleted.
+
+        Raises:
+            OSError: the folder cannot be read or changed.
+        """
+        found = sweep(
+            self.root, before_s=before.timestamp(), lock=self.root / _LOCKS / "retention", delete=self._delete
+        )
+        total = 0
+        try:
+            while (count := await self._in_thread(partial(next, found, None))) is not None:
+                total += count
+                self.expired += count
+                await asyncio.sleep(_SWEEP_PAUSE_S)
+        finally:
+            # In the thread, where it may still be running; it holds a lock.
+            self._started_worker().put(found.close)
+        return total
+
     async def ping(self) -> None:
         """Write and remove an empty file.
 
@@ -109,15 +147,21 @@ class FileArchive:
         """
         await self._in_thread(self._probe)
 
+    async def _expire_old(self) -> None:
+        await self.expire(datetime.now(UTC) - timedelta(days=self._retention_days or 0))
+
     async def _in_thread(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[T] = loop.create_future()
+        self._started_worker().put(partial(_run, work, result, loop))
+        return await result
+
+    def _started_worker(self) -> Worker[Callable[[], None]]:
         if self._worker is None:
             # A thread of our own: a folder that hangs must not keep the process from ending.
             self._worker = Worker("forge-archive", _run_all)
             self._worker.start()
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[T] = loop.create_future()
-        self._worker.put(partial(_run, work, result, loop))
-        return await result
+        return self._worker
 
     # What follows runs in a thread.
 
@@ -144,11 +188,11 @@ class FileArchive:
     def _write(self, key: str, content: bytes) -> None:
         *_, name = check_key(key)
         with self._folder(key, make=True) as folder:
-            if _content(folder, name) == content:
+            if content_of(folder, name) == content:
                 return
-            temporary = f"{_TEMPORARY}{new_id()}"
+            temporary = f"{TEMPORARY}{new_id()}"
             try:
-                _write_through(folder, temporary, content)
+                write_through(folder, temporary, content)
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -159,14 +203,14 @@ class FileArchive:
         """Make the renames outlive a power cut, and remove what a killed process left half written."""
         for key in {check_key(key)[0]: key for key in (bundle.manifest_key, *bundle.objects)}.values():
             with self._folder(key, make=False) as folder:
-                _tidy(folder)
+                tidy(folder)
                 os.fsync(folder)
 
     def _read(self, key: str) -> bytes:
         *_, name = check_key(key)
         try:
             with self._folder(key, make=False) as folder:
-                content = _content(folder, name)
+                content = content_of(folder, name)
         except (FileNotFoundError, Rejected):
             content = None
         if content is None:
@@ -180,9 +224,11 @@ class FileArchive:
             return 1
         return 0
 
-    def _delete(self, component_id: str) -> int:
+    def _delete(self, component_id: str, if_still: Callable[[], bool] = lambda: True) -> int:
         prefixes = folders(component_id)
         with self._locked(component_id):
+            if not if_still():
+                return 0
             keys = [found.key for prefix in prefixes for found in self._walk(prefix)]
             # The manifest first, so that no reader takes what is left for a whole bundle.
             keys.sort(key=lambda key: not key.endswith(f"/{MANIFEST}"))
@@ -194,14 +240,14 @@ class FileArchive:
 
     def _walk(self, prefix: str) -> Iterator[ArchivedObject]:
         for room in ROOMS:
-            for folder in _names(self.root / room):
+            for folder in names(self.root / room):
                 stem = f"{room}/{folder}/"
                 if stem.startswith(prefix) or prefix.startswith(stem):
                     yield from self._files(stem, prefix)
 
     def _files(self, stem: str, prefix: str) -> Iterator[ArchivedObject]:
-        for name in _names(self.root / stem):
-            if name.startswith(_TEMPORARY) or not (stem + name).startswith(prefix):
+        for name in names(self.root / stem):
+            if name.startswith(TEMPORARY) or not (stem + name).startswith(prefix):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 status = (self.root / stem / name).lstat()
@@ -211,7 +257,7 @@ class FileArchive:
 
     def _probe(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        probe = self.root / f"{_TEMPORARY}{new_id()}"
+        probe = self.root / f"{TEMPORARY}{new_id()}"
         probe.touch()
         probe.unlink()
 
@@ -226,7 +272,7 @@ class FileArchive:
             folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, folder)
             for name in (room, component_id):
-                folder = _step(folder, name, make=make)
+                folder = step(folder, name, make=make)
                 opened.callback(os.close, folder)
             yield folder
 
@@ -241,57 +287,6 @@ class FileArchive:
             yield
         finally:
             os.close(descriptor)
-
-
-def _step(folder: int, name: str, *, make: bool) -> int:
-    if make:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, dir_fd=folder)
-    try:
-        return os.open(name, _FOLDER_FLAGS, dir_fd=folder)
-    except OSError as exc:
-        # A link to a folder is ENOTDIR with O_DIRECTORY on Linux, ELOOP elsewhere.
-        if exc.errno in {errno.ENOTDIR, errno.ELOOP}:
-            raise Rejected(f"{name!r} in the archive is a symbolic link or a file where a folder has to be") from exc
-        raise
-
-
-def _content(folder: int, name: str) -> bytes | None:
-    """Return what the regular file `name` holds, None if there is none."""
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        if exc.errno == errno.ELOOP:
-            return None
-        raise
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read()
-
-
-def _write_through(folder: int, name: str, content: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _tidy(folder: int) -> None:
-    for name in os.listdir(folder):
-        if name.startswith(_TEMPORARY):
-            with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=folder)
-
-
-def _names(folder: Path) -> list[str]:
-    if folder.is_symlink():
-        return []
-    try:
-        return sorted(path.name for path in folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _run(work: Callable[[], T], result: asyncio.Future[T], loop: asyncio.AbstractEventLoop) -> None:

@@ -11,9 +11,10 @@ from logging import getLogger
 from pathlib import Path
 from typing import Self
 
+from forge_otel._periodic import Periodic
 from forge_otel.database.engine import create_engine, parse_url
 from forge_otel.database.migrate import migrate
-from forge_otel.database.retention import Retention
+from forge_otel.database.retention import retention
 from forge_otel.database.sqlite_file import SqliteFile, is_damage
 from forge_otel.database.writing import is_refusal, write
 from forge_otel.errors import NotOpen, needs
@@ -60,7 +61,7 @@ class SqlSink:
         self._engine: AsyncEngine | None = None
         self._is_entered = False
         self._retention_days = retention_days
-        self._retention: Retention | None = None
+        self._retention: Periodic | None = None
         self._expired: Counter[str] = Counter()
 
     @property
@@ -128,14 +129,14 @@ class SqlSink:
             await asyncio.to_thread(self._file.remember)
         self._engine = create_engine(self.url, command_timeout_s=_COMMAND_TIMEOUT_S)
         if self._retention_days is not None:
-            self._retention = Retention(self._engine, days=self._retention_days, deleted=self._expired)
+            self._retention = retention(self._engine, days=self._retention_days, deleted=self._expired)
             self._retention.start()
 
     async def _disconnect(self) -> None:
         engine, self._engine = self._engine, None
-        retention, self._retention = self._retention, None
-        if retention is not None:
-            await retention.stop()
+        expiring, self._retention = self._retention, None
+        if expiring is not None:
+            await expiring.stop()
         if engine is not None:
             await engine.dispose()
 
