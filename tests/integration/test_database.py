@@ -61,6 +61,7 @@ async def test_every_field_of_a_record_is_stored(sink: SqlSink) -> None:
     item = record(
         saved_usd=Decimal("0.000000001"),
         quality_score=0.875,
+        similarity=0.9375,
         degraded=("qdrant:lexical",),
         error_type="ValueError",
         error_message="no",

@@ -47,7 +47,7 @@ async def copied(engine: AsyncEngine) -> None:
             for table in TABLES:
                 rows = [dict(row) for row in old.execute(f"SELECT * FROM {table}")]
                 columns = Base.metadata.tables[table].columns
-                names = list(columns.keys())
+                names = list(rows[0])
                 marks = [f":{name}" for name in names]
                 statement = text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(marks)})")
                 moments = [name for name in ("created_at", "minute") if name in columns]
@@ -70,11 +70,12 @@ def converted(row: dict[str, Any], moments: Iterable[str], jsons: Iterable[str])
     )
 
 
-async def content(engine: AsyncEngine, table: str) -> list[tuple[Any, ...]]:
-    """All rows of a table in the order of its key."""
+async def content(engine: AsyncEngine, table: str, *, without: str = "") -> list[tuple[Any, ...]]:
+    """All rows of a table in the order of its key, without one column."""
     found = Base.metadata.tables[table]
+    columns = [column for column in found.columns if column.name != without]
     async with engine.connect() as connection:
-        return [tuple(row) for row in await connection.execute(select(found).order_by(*found.primary_key.columns))]
+        return [tuple(row) for row in await connection.execute(select(*columns).order_by(*found.primary_key.columns))]
 
 
 async def test_an_older_versions_database_gets_its_sums(old_url: str, tmp_path: Path) -> None:
@@ -125,9 +126,11 @@ async def test_every_revision_goes_down_and_up_with_data(old_url: str) -> None:
     engine = create_engine(old_url)
     await migrate(old_url)
     before = {table: await content(engine, table) for table in (*TABLES, "rollups")}
-    await migrate(old_url, "0001")
-    assert await current(old_url) == "0001"
-    assert {table: await content(engine, table) for table in TABLES} == {table: before[table] for table in TABLES}
+    old = {table: await content(engine, table, without="similarity") for table in TABLES}
+    for revision in ("0002", "0001"):
+        await migrate(old_url, revision)
+        assert await current(old_url) == revision
+        assert {table: await content(engine, table, without="similarity") for table in TABLES} == old
     await migrate(old_url)
 
     assert {table: await content(engine, table) for table in (*TABLES, "rollups")} == before

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from forge_otel.database.histogram import percentile
 from forge_otel.database.rollups import DAY, HOUR
-from forge_otel.database.spans import Range, Sums, read
+from forge_otel.database.spans import Histograms, Range, Sums, at_once, component_types, histograms, read
 from forge_otel.errors import BadRequest, needs
 
 with needs("sql"):
@@ -154,9 +154,11 @@ class Baseline:
 
 async def summary(engine: AsyncEngine, asked: Range = _EVERYTHING) -> Summary:
     """Sum up the generations of a range."""
-    async with engine.connect() as connection:
-        found = await read(connection, asked, ("answers", "latency"), ("facet", "name", "bucket"))
-    answers, durations = _split(found)
+    answers, durations = await at_once(
+        engine,
+        lambda connection: read(connection, asked, ("answers",), ("name", "bucket")),
+        lambda connection: histograms(connection, asked, ("name",)),
+    )
     return Summary(
         generations=sum(values[0] for values in answers.values()),
         by_source=_counted((source, values[0]) for (source, _), values in answers.items() if source),
@@ -212,18 +214,19 @@ async def series(engine: AsyncEngine, asked: Range, *, step_hours: int = DAY) ->
         raise BadRequest("a time series needs a start and an end")
     if (asked.end - asked.start) / timedelta(hours=step_hours) > MAX_POINTS:
         raise BadRequest(f"a time series has at most {MAX_POINTS} points; take a shorter range or days")
-    async with engine.connect() as connection:
-        answers = _by_first(
-            await read(connection, asked, ("answers",), ("start", "name", "bucket"), largest=step_hours)
-        )
-        durations = _by_first(await read(connection, asked, ("latency",), ("start", "bucket"), largest=step_hours))
-    step = timedelta(hours=step_hours)
-    found: defaultdict[datetime, tuple[_Table, _Table]] = defaultdict(lambda: ({}, {}))
-    for place, sums in enumerate((answers, durations)):
-        for start, table in sums.items():
-            # At both ends there are hours, which belong to a day.
-            _merge(found[start if step < timedelta(days=1) else start.replace(hour=0)][place], table)
-    return [_point(start, *found[start]) for start in sorted(found)]
+    sums, durations = await at_once(
+        engine,
+        lambda connection: read(connection, asked, ("answers",), ("start", "name", "bucket"), largest=step_hours),
+        lambda connection: histograms(connection, asked, ("start",), largest=step_hours),
+    )
+    answers: defaultdict[datetime, _Table] = defaultdict(dict)
+    latencies: defaultdict[datetime, Counter[int]] = defaultdict(Counter)
+    # At both ends there are hours, which belong to a day.
+    for start, table in _by_first(sums).items():
+        _merge(answers[start.replace(hour=0) if step_hours == DAY else start], table)
+    for (start,), counts in durations.items():
+        latencies[start.replace(hour=0) if step_hours == DAY else start].update(counts)
+    return [_point(start, answers[start], latencies[start]) for start in sorted(answers)]
 
 
 async def baseline(engine: AsyncEngine, asked: Range) -> list[Baseline]:
@@ -234,26 +237,31 @@ async def baseline(engine: AsyncEngine, asked: Range) -> list[Baseline]:
     """
     if asked.start is None or asked.end is None or asked.end - asked.start > MAX_BASELINE:
         raise BadRequest(f"a baseline needs a start and an end, at most {MAX_BASELINE.days} days apart")
-    keys = ("component_type", "facet", "name", "bucket")
+    keys = ("component_type", "name")
     async with engine.connect() as connection:
-        now = _by_first(await read(connection, asked, ("answers", "costs"), keys))
-        recent = _by_first(await read(connection, asked, ("latency",), keys, names=(*FULL_SOURCES, *CACHED_SOURCES)))
-        before = _by_first(await read(connection, asked.moved(-WEEK), ("latency",), keys, names=FULL_SOURCES))
-    for kind, durations in recent.items():
-        _merge(now[kind], durations)
-    return [_baseline(kind, now[kind], before.get(kind, {})) for kind in sorted(now)]
+        types = await component_types(connection, asked)
+    sources, week_before = (*FULL_SOURCES, *CACHED_SOURCES), asked.moved(-WEEK)
+    sums, recent, before = await at_once(
+        engine,
+        lambda connection: read(
+            connection, asked, ("answers", "costs"), ("component_type", "facet", "name", "bucket"), types=types
+        ),
+        lambda connection: histograms(connection, asked, keys, types=types, names=sources),
+        lambda connection: histograms(connection, week_before, keys, types=types, names=FULL_SOURCES),
+    )
+    now = _by_first(sums)
+    return [_baseline(kind, now[kind], _of(recent, kind), _of(before, kind)) for kind in sorted(now)]
 
 
-def _baseline(component_type: str, now: Sums, before: Sums) -> Baseline:
-    answers, durations = _split(now)
-    full, week_before = _latency(durations, FULL_SOURCES), _latency(_split(before)[1], FULL_SOURCES)
-    uncached = {key: values for key, values in answers.items() if key[0] in {*FULL_SOURCES, ""}}
+def _baseline(component_type: str, now: Sums, recent: Histograms, before: Histograms) -> Baseline:
+    full, week_before = _latency(recent, FULL_SOURCES), _latency(before, FULL_SOURCES)
+    uncached = {key: values for key, values in now.items() if key[0] == "answers" and key[1] in {*FULL_SOURCES, ""}}
     tried = sum(values[0] for values in uncached.values())
-    good = sum(values[0] for (_, is_ok), values in uncached.items() if is_ok)
+    good = sum(values[0] for (_, _, is_ok), values in uncached.items() if is_ok)
     return Baseline(
         component_type=component_type,
         full=full,
-        cached=_latency(durations, CACHED_SOURCES),
+        cached=_latency(recent, CACHED_SOURCES),
         success_rate=good / tried if tried else None,
         by_api=_by_api({key[1:]: values for key, values in now.items() if key[0] == "costs"}),
         week_before=week_before,
@@ -261,7 +269,11 @@ def _baseline(component_type: str, now: Sums, before: Sums) -> Baseline:
     )
 
 
-def _point(start: datetime, answers: Sums, durations: Sums) -> Point:
+def _of(found: Histograms, component_type: str) -> Histograms:
+    return {key[1:]: counts for key, counts in found.items() if key[0] == component_type}
+
+
+def _point(start: datetime, answers: Sums, durations: Counter[int]) -> Point:
     return Point(
         start=start,
         generations=sum(values[0] for values in answers.values()),
@@ -269,17 +281,8 @@ def _point(start: datetime, answers: Sums, durations: Sums) -> Point:
         hits=sum(values[0] for (source, is_ok), values in answers.items() if is_ok and source not in FULL_SOURCES),
         cost_usd=_usd(values[2] for values in answers.values()),
         saved_usd=_usd(values[3] for values in answers.values()),
-        latency=_latency({("", *key): values for key, values in durations.items()}, None),
+        latency=_summed(durations),
     )
-
-
-def _split(sums: Sums) -> tuple[Sums, Sums]:
-    """Tell answers (by source and success) from durations (by source and bucket)."""
-    answers, durations = (
-        {(name, bucket): values for (facet, name, bucket), values in sums.items() if facet == wanted}
-        for wanted in ("answers", "latency")
-    )
-    return answers, durations
 
 
 def _by_first(sums: Sums) -> dict[Any, _Table]:
@@ -308,11 +311,15 @@ def _by_api(sums: Sums) -> list[ApiCost]:
     return [ApiCost(api=api, calls=calls[api], unpriced=unpriced[api], cost_usd=_usd([spent[api]])) for api in dearest]
 
 
-def _latency(durations: Sums, sources: Sequence[str] | None) -> Latency:
+def _latency(durations: Histograms, sources: Sequence[str]) -> Latency:
     counts: Counter[int] = Counter()
-    for (source, bucket), values in durations.items():
-        if sources is None or source in sources:
-            counts[bucket] += values[0]
+    for (source,), found in durations.items():
+        if source in sources:
+            counts.update(found)
+    return _summed(counts)
+
+
+def _summed(counts: Counter[int]) -> Latency:
     return Latency(
         count=counts.total(),
         p50_s=percentile(counts, 0.50),

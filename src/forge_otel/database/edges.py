@@ -1,6 +1,7 @@
 """Counts the generations of a part of an hour as `rollups` counts those of whole hours."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 from forge_otel.database.histogram import bucket_of
@@ -13,7 +14,7 @@ with needs("sql"):
     from sqlalchemy import BigInteger, ColumnElement, Integer, Select, case, func, literal_column, select, type_coerce
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["count", "queries"]
+__all__ = ["Counted", "count", "query"]
 
 _GENERATIONS: Final = Base.metadata.tables["generations"]
 _ROW: Final = _GENERATIONS.c
@@ -34,7 +35,7 @@ async def count(connection: AsyncConnection, where: Where, facets: Sequence[str]
     """
     found: Counted = []
     for facet in facets:
-        rows = await connection.execute(queries(where)[facet])
+        rows = await connection.execute(query(facet, where))
         found += [
             ({"facet": facet, "component_type": kind, "name": name, "bucket": bucket}, values)
             for kind, name, bucket, *values in _READERS.get(facet, _as_they_are)(rows)
@@ -42,8 +43,15 @@ async def count(connection: AsyncConnection, where: Where, facets: Sequence[str]
     return found
 
 
-def queries(where: Where) -> Mapping[str, Select[Any]]:
-    """Return the query of each facet."""
+def query(facet: str, where: Where) -> Select[Any]:
+    """Return the query of a facet."""
+    asked, groups = _queries()[facet]
+    return asked.where(*where).group_by(*groups)
+
+
+@cache
+def _queries() -> Mapping[str, tuple[Select[Any], Sequence[Any]]]:
+    """Return what is asked for each facet, and what it is grouped by."""
     kind, is_ok = _ROW.component_type, _ROW.outcome == "ok"
     cost, saved, amount = (
         type_coerce(column, BigInteger) for column in (_ROW.cost_nano_usd, _ROW.saved_nano_usd, _COST.amount_nano_usd)
@@ -59,11 +67,11 @@ def queries(where: Where) -> Mapping[str, Select[Any]]:
     errors = select(kind, error, none, func.count(), none, none, none)
     joined = costs.join_from(_GENERATIONS, _COST.api.table, _COST.generation_id == _ROW.id)
     return {
-        "answers": answers.where(*where).group_by(kind, _ROW.source, "bucket"),
-        "costs": joined.where(*where).group_by(kind, "name", "bucket"),
-        "errors": errors.where(~is_ok, *where).group_by(kind, "name"),
-        "latency": select(kind, _ROW.source, _ROW.duration_s).where(is_ok, *where),
-        "layers": select(kind, _ROW.source, _ROW.misses, saved).where(*where),
+        "answers": (answers, (kind, _ROW.source, "bucket")),
+        "costs": (joined, (kind, "name", "bucket")),
+        "errors": (errors.where(~is_ok), (kind, "name")),
+        "latency": (select(kind, _ROW.source, _ROW.duration_s).where(is_ok), ()),
+        "layers": (select(kind, _ROW.source, _ROW.misses, saved), ()),
     }
 
 

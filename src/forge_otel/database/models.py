@@ -100,6 +100,8 @@ class Generation(Base, table=True):
     degraded: list[str] = Field(sa_column=Column(_JSON, nullable=False))
     steps: list[dict[str, Any]] = Field(sa_column=Column(_JSON, nullable=False))
     artifact_refs: dict[str, str] = Field(sa_column=Column(_JSON, nullable=False))
+    similarity: float | None = None
+    """Of the question that was answered before, where the semantic cache answered."""
 
 
 class CostRow(Base, table=True):

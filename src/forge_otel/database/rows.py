@@ -41,6 +41,7 @@ GENERATION_COLUMNS: Final = (
     *("component_id", "key", "component_name", "figma_key", "screenshot_hash", "content_hash", "pattern_id"),
     *("user_id", "session_id", "tenant", "origin_id", "cost_nano_usd", "saved_nano_usd", *_TOKENS, "trace_id"),
     *("langsmith_url", "error_type", "error_message", "quality_score", "misses", "degraded", "steps", "artifact_refs"),
+    "similarity",
 )
 COST_COLUMNS: Final = ("generation_id", "seq", "api", "model", "agent", *_TOKENS, "amount_nano_usd")
 CACHE_STAT_COLUMNS: Final = ("minute", "layer", "component_type", "requests", "hits", "saved_nano_usd")
@@ -93,6 +94,7 @@ def generation_row(record: Record) -> Row:
         _json(record.degraded),
         _json(record.steps),
         _json(record.artifact_refs),
+        _finite(record.similarity),
     )
 
 

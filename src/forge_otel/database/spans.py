@@ -3,7 +3,9 @@
 So a range may begin and end at any microsecond and is counted exactly, and a year costs hardly more than a day.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -14,10 +16,20 @@ from forge_otel.database.rollups import ALL_TYPES, DAY, HOUR
 from forge_otel.errors import BadRequest, needs
 
 with needs("sql"):
-    from sqlalchemy import BigInteger, ColumnElement, Select, func, select, type_coerce
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy import BigInteger, ColumnElement, Select, String, cast, func, select, type_coerce
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-__all__ = ["Range", "Sums", "read", "rollup_query"]
+__all__ = [
+    "Histograms",
+    "Range",
+    "Sums",
+    "at_once",
+    "component_types",
+    "histogram_query",
+    "histograms",
+    "read",
+    "rollup_query",
+]
 
 _ROLLUPS: Final = Base.metadata.tables["rollups"].c
 _GENERATIONS: Final = Base.metadata.tables["generations"].c
@@ -27,6 +39,11 @@ _DAY: Final = timedelta(hours=DAY)
 
 Sums = Mapping[tuple[Any, ...], Sequence[int]]
 """Key columns to count, hits, cost and saved, the last two in nano-dollars."""
+
+Histograms = dict[tuple[Any, ...], Counter[int]]
+"""Key columns to bucket to the number of durations in it."""
+
+Question = Callable[[AsyncConnection], Awaitable[Any]]
 
 Bounds = tuple[datetime | None, datetime | None]
 
@@ -92,13 +109,27 @@ class Range:
             yield HOUR, (last, end)
 
 
+async def at_once(engine: AsyncEngine, *questions: Question) -> list[Any]:
+    """Ask on a connection each: while one database thread or process adds up, another does, or we do."""
+
+    async def ask(question: Question) -> Any:
+        async with engine.connect() as connection:
+            return await question(connection)
+
+    answers = await asyncio.gather(*(ask(question) for question in questions), return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers
+
+
 async def read(
     connection: AsyncConnection,
     asked: Range,
     facets: Sequence[str],
     keys: Sequence[str],
     *,
-    names: Sequence[str] | None = None,
+    types: Sequence[str] = (),
     largest: int = DAY,
 ) -> Sums:
     """Return the sums of `facets` by `keys`, which are columns of the key of `rollups`.
@@ -108,34 +139,65 @@ async def read(
         asked: the range.
         facets: as in `forge_otel.database.rollups`.
         keys: what to tell apart.
-        names: only these.
+        types: the component types, from `component_types`, where they are among the keys.
         largest: hours of the largest span that is read as one, where ``start`` is among the keys.
     """
-    types = await _types(connection, asked) if "component_type" in keys else [asked.component_type or ALL_TYPES]
+    types = types or [asked.component_type or ALL_TYPES]
     sums: dict[tuple[Any, ...], list[int]] = {}
     for hours, bounds in asked.spans(largest):
         if hours:
-            query = rollup_query(hours, bounds, types, facets=facets, keys=keys, names=names)
+            query = rollup_query(hours, bounds, types, facets=facets, keys=keys)
             _add(sums, (await connection.execute(query)).all(), len(keys))
         else:
-            within = [*_within(_GENERATIONS.created_at, bounds), *_of_type(asked.component_type)]
-            counted = await edges.count(connection, within, facets)
-            start = _down(bounds[0] or bounds[1], _HOUR)
-            rows = [
-                (*((facts | {"start": start})[name] for name in keys), *values)
-                for facts, values in counted
-                if names is None or facts["name"] in names
-            ]
-            _add(sums, rows, len(keys))
+            counted = await _edge(connection, asked, bounds, facets)
+            _add(sums, [(*(facts[name] for name in keys), *values) for facts, values in counted], len(keys))
     return sums
+
+
+async def histograms(
+    connection: AsyncConnection,
+    asked: Range,
+    keys: Sequence[str],
+    *,
+    types: Sequence[str] = (),
+    names: Sequence[str] | None = None,
+    largest: int = DAY,
+) -> Histograms:
+    """Return the durations by `keys`.
+
+    Args:
+        connection: of our database.
+        asked: the range.
+        keys: what to tell apart: ``component_type``, ``name``, ``start``.
+        types: the component types, from `component_types`, where they are among the keys.
+        names: only these sources.
+        largest: hours of the largest span that is read as one, where ``start`` is among the keys.
+    """
+    types = types or [asked.component_type or ALL_TYPES]
+    found: Histograms = {}
+    for hours, bounds in asked.spans(largest):
+        if hours:
+            query = histogram_query(hours, bounds, types, keys=keys, names=names)
+            for *key, buckets, counts in await connection.execute(query):
+                counted = zip(map(int, buckets.split(",")), map(int, counts.split(",")), strict=True) if buckets else ()
+                found.setdefault(tuple(key), Counter()).update(dict(counted))
+            continue
+        for facts, (count, *_) in await _edge(connection, asked, bounds, ("latency",)):
+            if names is None or facts["name"] in names:
+                found.setdefault(tuple(facts[name] for name in keys), Counter())[facts["bucket"]] += count
+    return found
+
+
+async def _edge(connection: AsyncConnection, asked: Range, bounds: Bounds, facets: Sequence[str]) -> edges.Counted:
+    within = [*_within(_GENERATIONS.created_at, bounds), *_of_type(asked.component_type)]
+    start = _down(bounds[0] or bounds[1], _HOUR)
+    return [(facts | {"start": start}, values) for facts, values in await edges.count(connection, within, facets)]
 
 
 def _add(sums: dict[tuple[Any, ...], list[int]], rows: Sequence[Any], width: int) -> None:
     for row in rows:
         cells = tuple(row)
         key, values = cells[:width], cells[width:]
-        if len(values) == 1:
-            values = (*values, 0, 0, 0)
         known = sums.get(key)
         sums[key] = (
             [int(value) for value in values]
@@ -157,7 +219,7 @@ def rollup_query(
     columns = [_ROLLUPS[name] for name in keys]
     # Durations are only counted.
     values = _VALUES[:1] if list(facets) == ["latency"] else _VALUES
-    sums = [func.sum(type_coerce(_ROLLUPS[name], BigInteger)) for name in values]
+    sums = [func.sum(type_coerce(_ROLLUPS[name], BigInteger)).label(name) for name in values]
     where = [
         _ROLLUPS.hours == hours,
         _ROLLUPS.facet.in_(facets),
@@ -169,8 +231,22 @@ def rollup_query(
     return select(*columns, *sums).where(*where).group_by(*columns)
 
 
-async def _types(connection: AsyncConnection, asked: Range) -> list[str]:
-    """Return the component types that there are."""
+def histogram_query(
+    hours: int, bounds: Bounds, types: Sequence[str], *, keys: Sequence[str], names: Sequence[str] | None = None
+) -> Select[Any]:
+    """Return the query of the durations of whole hours or days: a row for each histogram, not for each of its buckets.
+
+    Its last columns are the buckets and their counts, in the same order, between commas: a year by the day is 400 rows,
+    and would be 60 000.
+    """
+    counted = rollup_query(hours, bounds, types, facets=("latency",), keys=(*keys, "bucket"), names=names).subquery().c
+    columns = [counted[name] for name in keys]
+    lists = [func.aggregate_strings(cast(counted[name], String), ",") for name in ("bucket", "count")]
+    return select(*columns, *lists).group_by(*columns)
+
+
+async def component_types(connection: AsyncConnection, asked: Range) -> list[str]:
+    """Return the component types that there are, or the one that is asked for."""
     if asked.component_type is not None:
         return [asked.component_type]
     where = (_ROLLUPS.hours == DAY, _ROLLUPS.facet == "answers", _ROLLUPS.component_type != ALL_TYPES)
