@@ -17,6 +17,7 @@ from forge_otel.layers.budget import Budget, BudgetOptions, Counting
 from forge_otel.layers.cache_hooks import CacheHooks
 from forge_otel.layers.exact import Exact, entry_key, unguarded
 from forge_otel.layers.guard import Guards
+from forge_otel.layers.patience import patient
 from forge_otel.layers.pattern import Pattern
 from forge_otel.layers.record import Recorder
 from forge_otel.layers.semantic import Semantic
@@ -112,6 +113,8 @@ def _exact(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guard
         guard=guards.get(service).call if service is not None else unguarded,
         without_it=f"{service or 'memory'}:uncached",
         pipeline_version=settings.pipeline_version,
+        # What one step may take is what all steps of a call may take.
+        patience_s=None if service is None else guards.get(service).policies.deadline.total_s,
     )
 
 
@@ -157,7 +160,7 @@ def _budget(settings: Settings, parts: Parts, telemetry: Telemetry, guards: Guar
         options,
         store=parts.store if isinstance(parts.store, Counting) else None,
         instruments=telemetry.instruments,
-        guard=guards.get(service).call if service is not None else unguarded,
+        guard=patient(guards.get(service).call) if service is not None else unguarded,
     )
 
 

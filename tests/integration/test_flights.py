@@ -19,6 +19,7 @@ from forge_otel.testing.faults import FaultProxy
 
 ALONE: dict[str, Any] = {"archive_url": None, "database_url": None, "outbox_dir": None, "trace_spool_dir": None}
 HERD = 200
+DIFFERENT = 500
 
 
 class Pipeline:
@@ -92,6 +93,57 @@ async def test_a_cold_herd_finds_redis_well(fresh_redis: str) -> None:
         # Its own too, and the one that listens.
         assert len(await client.client_list()) <= 35
         assert (await pipeline.ask(_request())).source == "L1"
+
+
+async def test_a_herd_of_different_keys_finds_redis_well(fresh_redis: str) -> None:
+    """500 cold keys at once: what they wait for each other is not counted against Redis, and every answer is kept."""
+    async with Forge(Settings(cache_url=fresh_redis, **ALONE)) as forge, Redis.from_url(fresh_redis) as client:
+        pipeline = Pipeline(forge)
+        results = await asyncio.gather(*(pipeline.ask(_request(number)) for number in range(DIFFERENT)))
+        assert [result.source for result in results] == ["L4"] * DIFFERENT
+        # Who did not wait for it is answered before it is written.
+        async with asyncio.timeout(60):
+            while len(await client.keys("forge:l1:*")) < DIFFERENT:
+                await asyncio.sleep(0.05)
+        redis, flights = [guard for guard in forge.breakers() if guard["name"].startswith("redis")]
+        assert [redis["state"], flights["state"]] == ["closed"] * 2
+        assert (redis["failures"], redis["slow"]) == (0, 0)
+
+
+@pytest.mark.parametrize("fault", [Refuse(), Silent(), Slow(answer_s=0.5)], ids=lambda fault: repr(fault)[:24])
+async def test_a_call_asks_a_failing_redis_once(shared_redis: RedisServer, fault: Fault) -> None:
+    """Not for the lease, the notes and the writing, each time in vain; and not at all when its breaker is open."""
+    shared_redis.flush()
+    async with _through_proxy(shared_redis) as (proxy, forge):
+        pipeline = Pipeline(forge)
+        await pipeline.ask(_request())
+        # What is said behind the caller's back is said.
+        while any(guard["in_flight"] for guard in forge.breakers()):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        before = {guard["name"]: guard for guard in forge.breakers()}
+        async with proxy.fault(fault):
+            for number in range(1, 20):
+                assert (await pipeline.ask(_request(number))).source == "L4"
+            after = {guard["name"]: guard for guard in forge.breakers()}
+        assert after["redis"]["state"] == "opened"
+        assert after["redis"]["failures"] - before["redis"]["failures"] == 5
+        assert after["redis:flights"]["failures"] == before["redis:flights"]["failures"]
+
+
+async def test_a_flight_goes_on_when_redis_dies_during_it(shared_redis: RedisServer) -> None:
+    """The caller has its answer, the herd that joined too; nothing of the writing reaches them."""
+    shared_redis.flush()
+    async with _through_proxy(shared_redis) as (proxy, forge):
+        pipeline = Pipeline(forge, run_s=0.3)
+        asked = [asyncio.create_task(pipeline.ask(_request())) for _ in range(20)]
+        while not pipeline.runs:
+            await asyncio.sleep(0.01)
+        async with proxy.fault(Silent()):
+            late = [asyncio.create_task(pipeline.ask(_request())) for _ in range(20)]
+            results = await asyncio.gather(*asked, *late)
+        assert sorted(result.source for result in results) == [*["L4"], *["collapsed"] * 39]
+        assert pipeline.runs == 1
 
 
 async def test_the_first_client_hangs_up_and_the_others_are_answered(fresh_redis: str) -> None:

@@ -25,6 +25,7 @@ from forge_otel.figma.nodes import FigmaNode, node_in
 from forge_otel.figma.shelf import Shelf, unguarded
 from forge_otel.figma.transport import Transport
 from forge_otel.layers.guard import Guard
+from forge_otel.layers.patience import patient
 from forge_otel.names import Attr, Metric
 from forge_otel.settings import Settings
 from forge_otel.telemetry.instruments import Instruments
@@ -137,7 +138,7 @@ class FigmaClient:
         shelf = Shelf(
             runtime.parts.store,
             secret=secret,
-            guard=unguarded if service is None else runtime.guard(service).call,
+            guard=unguarded if service is None else patient(runtime.guard(service).call),
             local_bytes=0 if service is None else options.local_bytes,
         )
         return cls(

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
@@ -18,8 +18,9 @@ import orjson
 
 from forge_otel import errors
 from forge_otel.context import current_generation
-from forge_otel.errors import ForgeError, GenerationFailed, GenerationTimeout
+from forge_otel.errors import CircuitOpen, ForgeError, GenerationFailed, GenerationTimeout
 from forge_otel.layers.flight import Flight, Outcome
+from forge_otel.layers.patience import behind, current_patience, patient
 from forge_otel.names import Metric
 from forge_otel.telemetry.instruments import Instruments
 from forge_otel.types import Bell, Event, Held, Lease, Leases, Reply, Shelf
@@ -36,7 +37,8 @@ _POLL_S: Final = 2.0
 _AFTER_END_S: Final = 0.02
 _REPORT_EVERY_S: Final = 0.05
 _RENEWALS: Final = 3
-_CLAIMS_AT_ONCE: Final = 16
+_AT_ONCE: Final = 8
+_TELL_AT_ONCE: Final = 2
 _QUEUE_S: Final = 0.25
 _MAX_MESSAGE_CHARS: Final = 500
 # What those who wait elsewhere are told as it is; all else only by its type, because messages may carry secrets.
@@ -78,11 +80,13 @@ class Agreement:
         self._life_s = life_s
         self._timeout_s = timeout_s
         self._late: set[asyncio.Task[None]] = set()
-        self._claiming = asyncio.Semaphore(_CLAIMS_AT_ONCE)
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._telling = asyncio.Semaphore(_TELL_AT_ONCE)
+        self._ask_patiently = patient(self._ask_for)
 
     async def lead(self, flight: Flight, shelf: Shelf) -> Lease | Outcome | None:
         """Return the lease, or what another process came to; None where nobody can be asked."""
-        key, has_waited = self._entry_key(flight.call.key), False
+        key, has_waited, patience = self._entry_key(flight.call.key), False, current_patience.get()
         with self._leases.listen(key) as bell:
             while True:
                 held = await self._claim(key, flight)
@@ -95,6 +99,9 @@ class Agreement:
                 has_waited = True
                 if not await self._rest(bell, held, flight):
                     return Outcome(error=_too_late(flight), is_remote=True)
+                if patience is not None:
+                    # It waits for a generation now: looking whether that has ended is not what it waits for.
+                    patience.renew()
                 reply = await self._look(key, flight, shelf)
                 if reply is not None:
                     return Outcome(reply=reply, is_remote=True)
@@ -128,7 +135,8 @@ class Agreement:
     async def release(self, lease: Lease, *, failure: bytes | None = None) -> None:
         """Give the lease back; if that fails, it ends by itself."""
         with suppress(Exception):
-            await self._guard(self._leases.release, lease, failure=failure)
+            async with self._turns:
+                await self._guard(self._leases.release, lease, failure=failure)
 
     async def events(self, key: str, after: tuple[int, int]) -> list[Event]:
         """Return what other processes told of a call's key; nothing where they cannot be asked."""
@@ -151,28 +159,34 @@ class Agreement:
                 task.cancel()
 
     async def _claim(self, key: str, flight: Flight) -> Lease | Held | None:
-        token = secrets.token_hex(16)
-        waited_s = time.monotonic() - flight.began_s
-        claim = partial(self._leases.claim, life_s=self._life_s, waited_s=waited_s)
         try:
             # A herd of different keys comes one after another, so that none is late because of the others.
             async with asyncio.timeout(_QUEUE_S):
-                await self._claiming.acquire()
+                await self._turns.acquire()
         except TimeoutError:
             return None
         try:
-            held: Lease | Held = await self._guard(claim, key, token)
-        except BaseException as exc:
-            # It may have been given all the same; nobody should wait for a holder who does not know.
-            self._later(self.release(Lease(key=key, token=token, fence=0)))
-            if not isinstance(exc, Exception):
-                raise
+            held: Lease | Held = await self._ask_patiently(key, time.monotonic() - flight.began_s)
+        except Exception:
             generation = current_generation.get()
             if generation is not None:
                 generation.note_degraded(f"{self._leases.service}:alone")
             return None
         finally:
-            self._claiming.release()
+            self._turns.release()
+        return held
+
+    async def _ask_for(self, key: str, waited_s: float) -> Lease | Held:
+        token = secrets.token_hex(16)
+        claim = partial(self._leases.claim, life_s=self._life_s, waited_s=waited_s)
+        try:
+            held: Lease | Held = await self._guard(claim, key, token)
+        except CircuitOpen:
+            raise
+        except BaseException:
+            # It may have been given all the same; nobody should wait for a holder who does not know.
+            self._later(self.release(Lease(key=key, token=token, fence=0)))
+            raise
         return held
 
     async def _check(self, lease: Lease, flight: Flight, shelf: Shelf, *, has_waited: bool) -> Lease | Outcome:
@@ -222,15 +236,19 @@ class Agreement:
             batch = flight.story.events[sent:]
             sent += len(batch)
             if batch:
-                with suppress(Exception):
-                    await self._guard(self._leases.append, lease.key, batch)
+                await self._tell(lease.key, batch)
             if is_over:
                 return
             await asyncio.sleep(_REPORT_EVERY_S)
             await flight.story.more_than(sent)
 
+    async def _tell(self, key: str, events: Sequence[Event]) -> None:
+        with suppress(Exception):
+            async with self._telling:
+                await self._guard(self._leases.append, key, events)
+
     def _later(self, step: Any) -> None:
-        task = asyncio.create_task(step)
+        task = behind(step)
         self._late.add(task)
         task.add_done_callback(self._late.discard)
 

@@ -23,6 +23,7 @@ from opentelemetry import trace
 from forge_otel.context import Generation, current_generation, identity
 from forge_otel.errors import BudgetExceeded
 from forge_otel.keys import digest
+from forge_otel.layers.patience import behind
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.instruments import Instruments
 from forge_otel.types import Call, CallNext, Reply
@@ -137,7 +138,7 @@ class Budget:
             return await call_next(call)
         finally:
             # A task of its own: also a cancelled caller's spending is charged.
-            task = asyncio.get_running_loop().create_task(self._charge(_settlement(limits, generation, before)))
+            task = behind(self._charge(_settlement(limits, generation, before)))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 

@@ -7,28 +7,27 @@ error and never a wrong answer.
 """
 
 import asyncio
-import secrets
 import time
-import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeVar
 
 from opentelemetry import trace
 
 from forge_otel.context import note_degraded
-from forge_otel.keys import digest
 from forge_otel.layers import hints
 from forge_otel.layers.entry import DamagedEntry, Entry, seal, unseal
+from forge_otel.layers.epochs import Epochs, epoch_key, new_epoch, tags_of
 from forge_otel.layers.lookups import note_lookup, time_operation
+from forge_otel.layers.patience import Patience, current_patience, patient
 from forge_otel.layers.purge import ENTRY_PREFIX, Purger
 from forge_otel.layers.reads import Reads
-from forge_otel.layers.timeout import awaited
+from forge_otel.layers.writes import Writes
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.instruments import Instruments
-from forge_otel.types import Call, CallNext, GenerationRequest, Reply, Store
+from forge_otel.types import Call, CallNext, Reply, Store
 
 __all__ = ["Exact", "entry_key", "tags_of", "unguarded"]
 
@@ -38,7 +37,6 @@ Commit = Callable[[bytes, float | None], Awaitable[bool | None]]
 
 # Hashing and inflating more than this would hold the event loop for more than a few milliseconds.
 _THREAD_ABOVE_BYTES = 512 * 1024
-_EVERYTHING = "all"
 LAYER = "L1"
 # Points are recorded when metrics are collected, so that a hit does not wait for them.
 _SAVED = {Attr.CACHE_LAYER: LAYER}
@@ -56,23 +54,6 @@ async def unguarded(call: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
     return await call(*args, **kwargs)
 
 
-def tags_of(request: GenerationRequest, *, version: str = "") -> list[str]:
-    """Return the tags by which answers to `request` can be invalidated, ``all`` first.
-
-    Args:
-        version: of the pipeline; empty leaves its tag out.
-    """
-    tags = [_EVERYTHING, f"type:{request.component_type}", f"tokens:{digest(request.tokens)}"]
-    if version:
-        tags.append(f"version:{version}")
-    if request.figma_key is not None:
-        tags.append(f"figma:{request.figma_key}")
-    if request.tenant is not None:
-        tags.append(f"tenant:{request.tenant}")
-    # Equal requests have equal tags, in whichever Unicode form they were sent: their keys are equal, too.
-    return [unicodedata.normalize("NFC", tag) for tag in tags]
-
-
 class Exact:
     """The L1 layer.
 
@@ -85,6 +66,7 @@ class Exact:
         guard: ``await guard(function, *args, **kwargs)`` calls the store within its deadline and breaker.
         without_it: what ``degraded`` says where the store could not be asked.
         pipeline_version: a tag of every entry, and part of what a miss is explained by.
+        patience_s: how long a call waits for the store in all; None: for as long as each step takes.
     """
 
     def __init__(
@@ -98,6 +80,7 @@ class Exact:
         guard: Guarded = unguarded,
         without_it: str = "cache:uncached",
         pipeline_version: str = "",
+        patience_s: float | None = None,
     ) -> None:
         self._store = store
         self._instruments = instruments
@@ -108,13 +91,24 @@ class Exact:
         self._without_it = without_it
         self._version = pipeline_version
         self.purger = Purger(store, invalidate=self.invalidate, guard=guard, secret=secret)
-        self._making: dict[str, asyncio.Task[bytes]] = {}
+        self._patience_s = patience_s
+        self.writes = Writes()
         get = partial(guard, store.get)
         # In a cluster the keys of several answers are on several servers.
-        self._get = Reads(get) if getattr(store, "is_one_server", False) else get
+        self._get = patient(Reads(get) if getattr(store, "is_one_server", False) else get)
+        self._make_epochs = patient(Epochs(store, guard=guard).make)
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
         """Answer from the store, or store what the inner layers answer."""
+        if self._patience_s is None:
+            return await self._answer(call, call_next)
+        token = current_patience.set(Patience(self._patience_s))
+        try:
+            return await self._answer(call, call_next)
+        finally:
+            current_patience.reset(token)
+
+    async def _answer(self, call: Call, call_next: CallNext) -> Reply:
         started = time.perf_counter()
         found, notes = await self._explained(call, await self.look_up(call))
         reason = None if isinstance(found, Entry) else found.reason
@@ -138,14 +132,14 @@ class Exact:
         Raises:
             ForgeError or the store's own error: the store could not be asked, nothing was invalidated.
         """
-        await self._guard(self._store.set, _epoch_key(tag), _new_epoch())
+        await self._guard(self._store.set, epoch_key(tag), new_epoch())
 
     async def _explained(self, call: Call, found: Entry | _Miss) -> tuple[Entry | _Miss, list[hints.Note]]:
         """Say what differs from the nearest earlier request; a second look that only a cold miss takes."""
         if isinstance(found, Entry) or found.reason != "cold":
             return found, []
         try:
-            (blob,) = await self._guard(self._store.get, [hints.hint_key(call)])
+            (blob,) = await self._get([hints.hint_key(call)])
         except Exception:
             return found, []
         notes = hints.unpack(blob)
@@ -163,15 +157,18 @@ class Exact:
     async def look_up(self, call: Call) -> Entry | _Miss:
         """Ask the store, and count nothing."""
         tags = tags_of(call.request, version=self._version)
-        keys = [entry_key(call.key), *map(_epoch_key, tags)]
+        keys = [entry_key(call.key), *map(epoch_key, tags)]
         try:
             blob, *raw_epochs = await self._get(keys)
-            if None in raw_epochs:
-                # An epoch that is gone reads as unknown, never as equal; see _new_epoch.
-                return _Miss("cold" if blob is None else "epoch", await self._make_epochs(tags, raw_epochs))
+            is_complete = None not in raw_epochs
+            if not is_complete:
+                raw_epochs = await self._completed(tags, raw_epochs)
         except Exception:
             return _Miss("backend_down", {})
         epochs = {tag: epoch.decode("ascii", "replace") for tag, epoch in zip(tags, raw_epochs, strict=True)}
+        if not is_complete:
+            # An epoch that is gone reads as unknown, never as equal.
+            return _Miss("cold" if blob is None else "epoch", epochs)
         if blob is None:
             return _Miss("cold", epochs)
         try:
@@ -183,21 +180,10 @@ class Exact:
         self._instruments.add_later(Metric.CACHE_BYTES_SAVED, len(blob), _SAVED)
         return entry
 
-    async def _make_epochs(self, tags: list[str], found: list[bytes | None]) -> dict[str, str]:
-        epochs = {}
-        for tag, epoch in zip(tags, found, strict=True):
-            known = epoch if epoch is not None else await self._make_epoch(tag)
-            epochs[tag] = known.decode("ascii", "replace")
-        return epochs
-
-    async def _make_epoch(self, tag: str) -> bytes:
-        """Make an epoch once for all who miss it; one that is outdated when they get it only makes a miss of a hit."""
-        making = self._making.get(tag)
-        if making is None:
-            making = asyncio.create_task(awaited(self._guard, self._store.add, _epoch_key(tag), _new_epoch()))
-            self._making[tag] = making
-            making.add_done_callback(lambda _: self._making.pop(tag, None))
-        return await asyncio.shield(making)
+    async def _completed(self, tags: list[str], found: list[bytes | None]) -> list[bytes]:
+        missing = [tag for tag, epoch in zip(tags, found, strict=True) if epoch is None]
+        made = dict(zip(missing, await self._make_epochs(missing), strict=True))
+        return [made[tag] if epoch is None else epoch for tag, epoch in zip(tags, found, strict=True)]
 
     async def open(self, call: Call, blob: bytes) -> Entry:
         """Read an entry that did not come from the store.
@@ -216,7 +202,7 @@ class Exact:
         commit: Commit | None = None,
         ttl_s: float | None = None,
     ) -> bool:
-        """Store the answer and say whether it is; one that cannot be stored was still answered.
+        """Store the answer and say whether it is known to be; one that cannot be stored was still answered.
 
         Args:
             call: what was asked.
@@ -225,6 +211,18 @@ class Exact:
             commit: as of `forge_otel.types.Shelf.put`.
             ttl_s: life of the entry in seconds; that of the cache where it is left out.
         """
+        return await self.writes.run(partial(self.write, call, reply, epochs, commit=commit, ttl_s=ttl_s))
+
+    async def write(
+        self,
+        call: Call,
+        reply: Reply,
+        epochs: Mapping[str, str],
+        *,
+        commit: Commit | None = None,
+        ttl_s: float | None = None,
+    ) -> bool:
+        """Do what `keep` does, for as long as it takes."""
         result = reply.result
         size_bytes = sum(map(len, result.artifacts.values())) + len(result.code) + len(result.report_html or "")
         if size_bytes > self._max_entry_bytes:
@@ -269,6 +267,7 @@ class _Shelf:
         self._call = call
         self._epochs = epochs
         self._notes = notes
+        self._writing: asyncio.Task[bool] | None = None
         self.is_settled = False
 
     @property
@@ -296,11 +295,20 @@ class _Shelf:
     async def put(self, reply: Reply, *, commit: Commit | None = None) -> bool:
         self.is_settled = True
         # What L2 found is kept already, under the key of the question that was asked first.
-        is_kept = (
-            self.is_known
-            and reply.source != "L2"
-            and await self._exact.keep(self._call, reply, self._epochs, commit=commit)
-        )
+        if not self.is_known or reply.source == "L2":
+            return False
+        write = partial(self._write, reply, commit)
+        if current_patience.get() is None:
+            return await write()
+        self._writing = self._exact.writes.begin(write)
+        return await self._exact.writes.wait(self._writing)
+
+    async def settled(self) -> None:
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    async def _write(self, reply: Reply, commit: Commit | None) -> bool:
+        is_kept = await self._exact.write(self._call, reply, self._epochs, commit=commit)
         if is_kept:
             await self._exact.leave_note(self._call, self._notes)
         return is_kept
@@ -324,14 +332,3 @@ def _skipped(reason: str) -> None:
 def entry_key(key: str) -> str:
     """Return the store's key of the answer to calls of `key`."""
     return ENTRY_PREFIX + key
-
-
-@lru_cache(maxsize=4096)
-def _epoch_key(tag: str) -> str:
-    # Hashed, because a tag holds what callers send and a store's key should be short and printable.
-    return f"forge:epoch:{digest(tag)[:32]}"
-
-
-def _new_epoch() -> bytes:
-    """Make an epoch that no entry can have been made under, also not before an eviction or a restart."""
-    return secrets.token_hex(8).encode()

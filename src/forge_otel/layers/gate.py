@@ -11,6 +11,7 @@ from forge_otel.layers.breaker import Breaker, Mode
 from forge_otel.layers.deadline import Clock, remaining_s
 from forge_otel.layers.guard_events import EventKind, GuardState, Listeners
 from forge_otel.layers.guard_policies import Policies
+from forge_otel.layers.lag import lost_s
 from forge_otel.layers.limit import Limit
 from forge_otel.layers.retry import Classify, Verdict, verdict_of
 from forge_otel.layers.timeout import AttemptTimeout, Chunks, awaited
@@ -50,6 +51,8 @@ class Gate:
         self._timeout = AttemptTimeout(name, policies.timeout, notify=self._given_up)
         self.is_in_place = policies.timeout.attempt_s is None
         """Whether attempts are awaited without a task of their own, and so without a timeout."""
+        self.slow_s = policies.breaker.slow_s
+        """A call that takes this many seconds may be slow; it is not, where the event loop stood still meanwhile."""
         self._listeners = listeners
         self._clock = clock
         self._now = clock.now_s
@@ -140,7 +143,15 @@ class Gate:
         if not is_in:
             self.tell("rejected", detail="limit")
             raise Overloaded(f"{self.limit.in_flight} calls to {self.name!r} are in flight, as many as may be")
-        return self._now()
+        now_s = self._now()
+        if ticket != self.breaker.generation:
+            # It may have opened while this one stood in line.
+            try:
+                self.check(now_s)
+            except BaseException:
+                self.limit.release()
+                raise
+        return now_s
 
     async def run(
         self, function: Callable[..., Awaitable[Any]], args: Sequence[Any], kwargs: Mapping[str, Any], rest_s: float
@@ -165,7 +176,8 @@ class Gate:
             ticket, started_s: of the call.
         """
         now_s = self._now()
-        self.publish(is_slow=self.breaker.succeed(ticket, now_s, now_s - started_s))
+        took_s = now_s - started_s - lost_s(started_s, now_s)
+        self.publish(is_slow=self.breaker.succeed(ticket, now_s, took_s))
 
     def failed(self, exc: BaseException, verdict: Verdict, ticket: int, started_s: float) -> None:
         """Take note of a call that ended with an exception; the place in the limit stays taken.
@@ -179,7 +191,8 @@ class Gate:
         if verdict.kind == "ignore":
             self.breaker.ignore(ticket)
         else:
-            is_slow = self.breaker.fail(ticket, exc, now_s, now_s - started_s)
+            took_s = now_s - started_s - lost_s(started_s, now_s)
+            is_slow = self.breaker.fail(ticket, exc, now_s, took_s)
         if verdict.kind == "fatal":
             self.breaker.attention = error_type
         if isinstance(exc, Exception):

@@ -25,6 +25,7 @@ from forge_otel.layers.fallback import Fallback, first_answer, is_outage
 from forge_otel.layers.gate import Gate, Opened
 from forge_otel.layers.guard_events import GuardListener, GuardState, Hook, Listeners
 from forge_otel.layers.guard_policies import Policies, defaults_for
+from forge_otel.layers.lag import lost_s
 from forge_otel.layers.retry import Classify, RetryBudget, classify, left_alone, pause_s, verdict_of
 from forge_otel.layers.timeout import END
 
@@ -249,7 +250,10 @@ class Guard:
                 else:
                     gate.limit.release()
                 ended_s = self._now()
-                is_slow = breaker.succeed(ticket, ended_s, ended_s - started_s)
+                took_s = ended_s - started_s
+                if took_s >= gate.slow_s:
+                    took_s -= lost_s(started_s, ended_s)
+                is_slow = breaker.succeed(ticket, ended_s, took_s)
                 if is_slow or breaker.messages:
                     gate.publish(is_slow=is_slow)
                 self._budget.deposit()
@@ -337,13 +341,7 @@ class Guards:
     def _make(self, name: str) -> Guard:
         if len(self._guards) >= _MAX_GUARDS:
             raise ConfigurationError([f"{name!r} is one guard too many; name guards for services, not for requests"])
-        guard = Guard(
-            name,
-            self._policies.get(name),
-            budget=self.budget,
-            listeners=self.listeners,
-            clock=self._clock,
-            rng=self._rng,
-        )
+        policies, clock = self._policies.get(name), self._clock
+        guard = Guard(name, policies, budget=self.budget, listeners=self.listeners, clock=clock, rng=self._rng)
         self._guards[name] = guard
         return guard

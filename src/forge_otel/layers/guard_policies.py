@@ -38,6 +38,7 @@ def _policies(
     base_s: float = 0.5,
     slow_s: float = math.inf,
     places: int = 100,
+    max_waiting: int | None = None,
     max_wait_s: float = 5.0,
     is_cancelled_in_place: bool = False,
 ) -> Policies:
@@ -46,7 +47,11 @@ def _policies(
         retry=RetryOptions(attempts=attempts, base_s=base_s),
         # A probe's lease outlasts the longest attempt, so that no second one goes out beside it.
         breaker=BreakerOptions(slow_s=slow_s, probe_lease_s=max(30.0, 1.5 * attempt_s)),
-        limit=LimitOptions(max_concurrent=places, max_waiting=4 * places, max_wait_s=max_wait_s),
+        limit=LimitOptions(
+            max_concurrent=places,
+            max_waiting=4 * places if max_waiting is None else max_waiting,
+            max_wait_s=max_wait_s,
+        ),
         timeout=TimeoutOptions(attempt_s=attempt_s, is_cancelled_in_place=is_cancelled_in_place),
     )
 
@@ -61,14 +66,16 @@ SERVICE_DEFAULTS: Mapping[str, Policies] = MappingProxyType(
         "figma": _policies(total_s=2, attempt_s=2, attempts=2, base_s=0.2, places=20, max_wait_s=1),
         "qdrant": _policies(total_s=0.5, attempt_s=0.5, attempts=2, base_s=0.05, slow_s=0.4, max_wait_s=0.1),
         # Asking a cache twice takes longer than going on without it. redis-py drops its connection when it is cancelled
-        # and waits for nothing, so that a task of its own would only make each hit slower.
+        # and waits for nothing, so that a task of its own would only make each hit slower. There are fewer places than
+        # connections: to wait for one of these would look like a slow server. The line is long, and 50 ms are its end.
         "redis": _policies(
             total_s=0.05,
             attempt_s=0.05,
             attempts=1,
             slow_s=0.04,
-            places=500,
-            max_wait_s=0.01,
+            places=20,
+            max_waiting=10_000,
+            max_wait_s=0.05,
             is_cancelled_in_place=True,
         ),
         # The file by which the workers of one host agree; its own bound on waiting for a lock is below this.

@@ -27,6 +27,7 @@ class Reads:
     def __init__(self, get: Get) -> None:
         self._get = get
         self._alone = 0
+        self._turns = asyncio.Semaphore(_ALONE)
         self._waiting: list[tuple[Sequence[str], asyncio.Future[list[bytes | None]]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -59,7 +60,9 @@ class Reads:
     async def _read(self, waiting: list[tuple[Sequence[str], asyncio.Future[list[bytes | None]]]]) -> None:
         wanted = list(dict.fromkeys(key for keys, _ in waiting for key in keys))
         try:
-            found = dict(zip(wanted, await self._get(wanted), strict=True))
+            # A large herd's stand in line here, and not inside of what limits their time.
+            async with self._turns:
+                found = dict(zip(wanted, await self._get(wanted), strict=True))
         except BaseException as exc:
             _fail([future for _, future in waiting], exc)
             if not isinstance(exc, Exception):

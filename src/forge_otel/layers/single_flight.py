@@ -271,9 +271,12 @@ class SingleFlight:
         if is_holding and outcome.reply is None:
             # First, or whoever asks next would find the failure of the one before.
             await self._release(lease, failure)
+        flight.end(outcome)
+        if outcome.reply is not None and flight.call.shelf is not None:
+            # Until it is written, who asks for the same is answered by this flight.
+            await flight.call.shelf.settled()
         if self._flights.get(flight.call.key) is flight:
             del self._flights[flight.call.key]
-        flight.end(outcome)
         if flight.is_running:
             self._landed[flight.call.key] = flight.story
             self._landed.move_to_end(flight.call.key)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from forge_otel.errors import ConfigurationError, GenerationTimeout, Overloaded, ServiceTimeout
+from forge_otel.layers.bound import Bound
 from forge_otel.layers.deadline import deadline
 from forge_otel.types import Call, CallNext, Reply
 
@@ -138,7 +139,7 @@ class AttemptTimeout:
             ServiceTimeout: the time is over.
         """
         limit_s = rest_s if self.options.attempt_s is None else min(self.options.attempt_s, rest_s)
-        bound = _Bound(limit_s)
+        bound = Bound(limit_s)
         try:
             return await awaitable
         except asyncio.CancelledError as exc:
@@ -160,45 +161,6 @@ class AttemptTimeout:
         # Looked at, so that nobody reports it as never retrieved: the caller has been answered.
         if not task.cancelled() and task.exception() is not None:
             self.late_errors += 1
-
-
-class _Bound:
-    """Cancels the running task when its time is over; as `asyncio.timeout`, but a loop that stood still gets more."""
-
-    __slots__ = ("_due_s", "_fired", "_handle", "_is_extended", "_limit_s", "_loop", "_others", "_task")
-
-    def __init__(self, limit_s: float) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a guarded call is made in a task")
-        self._loop = task.get_loop()
-        self._task = task
-        self._limit_s = limit_s
-        self._others = task.cancelling()
-        self._is_extended = self._fired = False
-        self._due_s = self._loop.time() + limit_s
-        self._handle = self._loop.call_at(self._due_s, self._fire)
-
-    def withdraw(self) -> bool:
-        """Take the cancellation back; whether it was ours alone."""
-        if not self._fired:
-            return False
-        self._fired = False
-        return self._task.uncancel() <= self._others
-
-    def end(self) -> None:
-        self._handle.cancel()
-        self.withdraw()
-
-    def _fire(self) -> None:
-        held_up_s = self._loop.time() - self._due_s
-        if held_up_s > _LATE_S and not self._is_extended:
-            # While the loop stood still nothing was sent or read: that time was not the service's.
-            self._is_extended = True
-            self._handle = self._loop.call_later(min(held_up_s, self._limit_s), self._fire)
-            return
-        self._fired = True
-        self._task.cancel()
 
 
 class Chunks:

@@ -34,8 +34,9 @@ _CONNECT_TIMEOUT_S = 0.5
 _SOCKET_TIMEOUT_S = 1.0
 _SCAN_COUNT = 500
 _SENTINEL_PORT, _CLUSTER_PORT = 26379, 6379
-_MAX_CONNECTIONS = 32
-_WARM_CONNECTIONS = 4
+# Above the places of both guards around it, look-ups and flights, or calls that wait for a connection look slow.
+_MAX_CONNECTIONS = 48
+_WARM_CONNECTIONS = 14
 
 
 class RedisStore:
@@ -80,6 +81,18 @@ class RedisStore:
             await self._client.set(key, value)
             stored = cast("bytes | None", await self._client.get(key))
         return value if stored is None else stored
+
+    async def add_all(self, values: Mapping[str, bytes]) -> list[bytes]:
+        """Do what `add` does for several keys, in one round trip; return what is stored, in their order."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for key, value in values.items():
+                pipe.set(key, value, nx=True)
+            pipe.mget(list(values))
+            *_, stored = await pipe.execute()
+        return [
+            await self.add(key, values[key]) if found is None else found
+            for key, found in zip(values, cast("list[bytes | None]", stored), strict=True)
+        ]
 
     async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
         """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""

@@ -45,7 +45,7 @@ class Reply:
         origin_id: the generation that made the answer; for a hit not the running one.
         age_s: how long ago the answer was made.
         similarity: of the question that was answered before, for an L2 hit.
-        is_stored: whether a fresh answer went into the cache.
+        is_stored: whether a fresh answer is known to be in the cache.
     """
 
     result: GenerationResult
@@ -86,12 +86,16 @@ class Shelf(Protocol):
     async def put(
         self, reply: Reply, *, commit: Callable[[bytes, float | None], Awaitable[bool | None]] | None = None
     ) -> bool:
-        """Keep the answer and say whether it is kept; the cache will not do so again.
+        """Keep the answer and say whether it is known to be kept; the cache will not do so again.
 
         Args:
             commit: asked with the sealed entry and its life in seconds: True has written it, False may not, None leaves
                 it to the cache.
         """
+        ...
+
+    async def settled(self) -> None:
+        """Return when what was put is written or given up, which `put` does not wait for when the cache is slow."""
         ...
 
 
