@@ -1,6 +1,6 @@
 """What does a Redis that fails add to a call, before its breaker opens and after?
 
-    .venv/bin/python benchmarks/bench_outage.py [--json] [--rounds 20] [--only silent]
+    .venv/bin/python benchmarks/bench_outage.py [--json] [--rounds 10] [--only silent]
 
 A real Redis behind a proxy that fails. *Cold* calls have a new component each, *known* ones ask for one that was kept,
 *mid-flight* is when the fault begins while the pipeline runs, so that it is the writing that is hit. Each round begins
@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 BOUND_BEFORE_MS, BOUND_AFTER_MS = 60.0, 1.0
 RUN_S = 0.02
 AT_ONCE = 4
-CALLS = 30
+CALLS = 20
 GUARDS = ("redis", "redis:flights")
 
 Break = Callable[["Site"], AbstractAsyncContextManager[Any]]
@@ -172,6 +172,7 @@ async def run(server: Any, names: list[str], rounds: int) -> dict[str, Any]:
     """Every fault, each on a forge of its own."""
     result = {}
     for name in names:
+        server.flush()
         async with FaultProxy("127.0.0.1", server.port) as proxy:
             settings = Settings(
                 cache_url=proxy.url_for(server.url),
@@ -200,7 +201,7 @@ def main() -> None:
     """Measure and print, and fail where a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", choices=FAULTS, help="one fault")
     options = parser.parse_args()
     from tests.servers.redis import RedisServer

@@ -146,6 +146,23 @@ async def test_a_flight_goes_on_when_redis_dies_during_it(shared_redis: RedisSer
         assert pipeline.runs == 1
 
 
+async def test_a_lease_that_could_not_be_given_back_is_when_redis_is_back(shared_redis: RedisServer) -> None:
+    """Or the next caller would wait for a holder who has ended, until the lease has."""
+    shared_redis.flush()
+    async with _through_proxy(shared_redis) as (proxy, forge), Redis.from_url(shared_redis.url) as client:
+        pipeline = Pipeline(forge)
+        asked = asyncio.create_task(pipeline.ask(_request()))
+        while not pipeline.runs:
+            await asyncio.sleep(0.01)
+        async with proxy.fault(Refuse()):
+            await asked
+            assert await client.keys("forge:flight:lease:*")
+        # Half of the lease's own life.
+        async with asyncio.timeout(7.5):
+            while await client.keys("forge:flight:lease:*"):
+                await asyncio.sleep(0.05)
+
+
 async def test_the_first_client_hangs_up_and_the_others_are_answered(fresh_redis: str) -> None:
     """Over real HTTP: its answer is made, given to the others, cached, and paid for in one record."""
     async with Forge(Settings(cache_url=fresh_redis, **ALONE)) as forge:

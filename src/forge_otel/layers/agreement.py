@@ -39,6 +39,7 @@ _REPORT_EVERY_S: Final = 0.05
 _RENEWALS: Final = 3
 _AT_ONCE: Final = 8
 _TELL_AT_ONCE: Final = 2
+_GIVE_BACK_EVERY_S: Final = 0.5
 _QUEUE_S: Final = 0.25
 _MAX_MESSAGE_CHARS: Final = 500
 # What those who wait elsewhere are told as it is; all else only by its type, because messages may carry secrets.
@@ -80,6 +81,8 @@ class Agreement:
         self._life_s = life_s
         self._timeout_s = timeout_s
         self._late: set[asyncio.Task[None]] = set()
+        # Of leases that could not be given back.
+        self._held_up: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._telling = asyncio.Semaphore(_TELL_AT_ONCE)
         self._ask_patiently = patient(self._ask_for)
@@ -133,10 +136,11 @@ class Agreement:
         return True if self._leases.is_store else None
 
     async def release(self, lease: Lease, *, failure: bytes | None = None) -> None:
-        """Give the lease back; if that fails, it ends by itself."""
-        with suppress(Exception):
-            async with self._turns:
-                await self._guard(self._leases.release, lease, failure=failure)
+        """Give the lease back; if that fails, it is tried again until it has ended by itself."""
+        if not await self._give_back(lease, failure):
+            task = behind(self._give_back_late(lease, failure))
+            self._held_up.add(task)
+            task.add_done_callback(self._held_up.discard)
 
     async def events(self, key: str, after: tuple[int, int]) -> list[Event]:
         """Return what other processes told of a call's key; nothing where they cannot be asked."""
@@ -153,6 +157,8 @@ class Agreement:
 
     async def close(self, timeout_s: float) -> None:
         """Wait for what is still to be said, and give it up then."""
+        for task in self._held_up:
+            task.cancel()
         if self._late:
             _, late = await asyncio.wait(list(self._late), timeout=timeout_s)
             for task in late:
@@ -246,6 +252,22 @@ class Agreement:
         with suppress(Exception):
             async with self._telling:
                 await self._guard(self._leases.append, key, events)
+
+    async def _give_back(self, lease: Lease, failure: bytes | None) -> bool:
+        try:
+            async with self._turns:
+                await self._guard(self._leases.release, lease, failure=failure)
+        except Exception:
+            return False
+        return True
+
+    async def _give_back_late(self, lease: Lease, failure: bytes | None) -> None:
+        """Otherwise the next caller after an outage waits for a holder who has ended long ago."""
+        until_s = time.monotonic() + self._life_s
+        while time.monotonic() < until_s:
+            await asyncio.sleep(_GIVE_BACK_EVERY_S)
+            if await self._give_back(lease, failure):
+                return
 
     def _later(self, step: Any) -> None:
         task = behind(step)
