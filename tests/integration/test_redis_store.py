@@ -1,9 +1,12 @@
 """The Redis store keeps the contract on a real server."""
 
+import asyncio
+import random
 from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
+from tests.servers import RedisServer
 
 from forge_otel._loading import load
 from forge_otel.stores.redis import RedisStore
@@ -52,3 +55,48 @@ async def test_a_scan_meets_every_key_once(store: RedisStore) -> None:
         found, pages = found + keys, pages + 1
     assert sorted(found) == sorted(names)
     assert pages > 1
+
+
+async def test_reads_survive_a_restart(redis_server: RedisServer) -> None:
+    """Kept connections that the server has closed are replaced, and nobody sees it."""
+    async with load("stores", redis_server.url)(redis_server.url, max_bytes=0) as opened:
+        await opened.set("key", b"value")
+        await asyncio.gather(*(opened.get(["key"]) for _ in range(8)))
+        for _ in range(2):
+            await asyncio.to_thread(redis_server.kill)
+            await asyncio.to_thread(redis_server.start)
+            assert await asyncio.gather(*(opened.get(["key"]) for _ in range(8))) == [[b"value"]] * 8
+
+
+async def test_a_read_that_was_cancelled_leaves_its_answer_to_nobody(fresh_redis: str) -> None:
+    """Whenever it is cancelled: its connection is not used again, so that no answer is taken for another one's."""
+    async with load("stores", fresh_redis)(fresh_redis, max_bytes=0) as opened:
+        keys = [f"key {number}" for number in range(200)]
+        for key in keys:
+            await opened.set(key, key.encode())
+        rng = random.Random(1)
+        for key in keys:
+            cancelled = asyncio.create_task(opened.get(["another"]))
+            for _ in range(rng.randrange(6)):
+                await asyncio.sleep(0)
+            cancelled.cancel()
+            assert await opened.get([key]) == [key.encode()]
+            await asyncio.gather(cancelled, return_exceptions=True)
+
+
+async def test_any_key_and_any_number_of_keys_can_be_read(store: RedisStore) -> None:
+    """The command is packed by us: by bytes, not by letters."""
+    keys = ["plain", "ä ö", "\r\n$4\r\nPING\r\n", "🎨", "", "x" * 10_000]
+    for number, key in enumerate(keys):
+        await store.set(key, b"%d" % number)
+    assert await store.get([*keys, "none"]) == [*(b"%d" % number for number in range(len(keys))), None]
+
+
+async def test_many_are_added_in_one_step(store: RedisStore, fresh_redis: str) -> None:
+    """What is there stays, what is of another type is replaced, all else is new."""
+    async with Redis.from_url(fresh_redis) as client:
+        await client.set("there", b"theirs")
+        await client.lpush("list", b"member")
+    added = await store.add_all({"there": b"ours", "list": b"ours", "new": b"ours"})
+    assert added == [b"theirs", b"ours", b"ours"]
+    assert await store.get(["there", "list", "new"]) == added

@@ -15,10 +15,11 @@ from typing import Any, Self, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from forge_otel.errors import ConfigurationError, needs
+from forge_otel.stores.redis_lanes import Lanes
 from forge_otel.stores.redis_leases import RedisLeases
 
 with needs("redis"):
-    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.asyncio.sentinel import Sentinel
     from redis.backoff import NoBackoff
@@ -36,7 +37,7 @@ _SCAN_COUNT = 500
 _SENTINEL_PORT, _CLUSTER_PORT = 26379, 6379
 # Above the places of both guards around it, look-ups and flights, or calls that wait for a connection look slow.
 _MAX_CONNECTIONS = 48
-_WARM_CONNECTIONS = 14
+_WARM_CONNECTIONS = 10
 
 
 class RedisStore:
@@ -45,13 +46,15 @@ class RedisStore:
     Args:
         client: a client that returns bytes; closed with the store.
         sentinels: closed with the store, too.
+        lanes: read in place of the client; closed with the store.
     """
 
     is_one_server = True
     """Whether one `get` may ask for any keys."""
 
-    def __init__(self, client: Redis, *, sentinels: Sequence[Redis] = ()) -> None:
+    def __init__(self, client: Redis, *, sentinels: Sequence[Redis] = (), lanes: Lanes | None = None) -> None:
         self._client = client
+        self._lanes = lanes
         self._sentinels = sentinels
 
     async def __aenter__(self) -> Self:
@@ -59,11 +62,15 @@ class RedisStore:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._lanes is not None:
+            await self._lanes.close()
         for client in (self._client, *self._sentinels):
             await client.aclose()
 
     async def get(self, keys: Sequence[str], /) -> list[bytes | None]:
         """Return the values of `keys` in their order, in one round trip."""
+        if self._lanes is not None:
+            return await self._lanes.get(keys)
         return cast("list[bytes | None]", await self._client.mget(keys))
 
     async def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
@@ -109,6 +116,8 @@ class RedisStore:
     async def _warm_up(self) -> None:
         """Connect before the first callers come; a server that is away is found by the guard around the store."""
         pings = [asyncio.create_task(self.ping()) for _ in range(_WARM_CONNECTIONS)]
+        if self._lanes is not None:
+            pings.append(asyncio.create_task(self._lanes.warm_up()))
         _, late = await asyncio.wait(pings, timeout=_CONNECT_TIMEOUT_S)
         for ping in late:
             ping.cancel()
@@ -141,7 +150,8 @@ def open_url(url: str, *, max_bytes: int) -> RedisStore | ClusterStore:
         pool = BlockingConnectionPool.from_url(
             url, max_connections=_MAX_CONNECTIONS, timeout=_SOCKET_TIMEOUT_S, **_options()
         )
-        return RedisStore(Redis.from_pool(pool))
+        lanes = ConnectionPool.from_url(url, **_options() | {"socket_timeout": None})
+        return RedisStore(Redis.from_pool(pool), lanes=Lanes(lanes, timeout_s=_SOCKET_TIMEOUT_S))
     parsed = urlsplit(url)
     credentials = {
         name: unquote(value)
