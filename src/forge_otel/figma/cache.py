@@ -2,12 +2,14 @@
 
 An answer is taken as it is for `fresh_s` after its file's version was last seen. After that the version is asked for,
 which is a cheap call, and the answer fetched again only where the file has changed. What Figma cannot be asked for
-(it is down, it asked to be left alone, the time is over) is answered from what is kept, with its age.
+(it is down, it asked to be left alone, the time is over) is answered from what is kept, with its age. Once it has let a
+call wait in vain, nobody waits for whom something is kept, until it has answered again.
 
 Two epochs a file end what is kept: after ``touch`` the version is asked for at once, after ``drop`` everything is
 fetched anew.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,11 +18,12 @@ from typing import Any
 import orjson
 
 from forge_otel.context import note_degraded
-from forge_otel.errors import BadRequest, NotFound, ServiceUnavailable
+from forge_otel.errors import BadRequest, NotFound, ServiceTimeout, ServiceUnavailable
 from forge_otel.figma.answers import MS, Answer, FigmaOptions, Known, Rejected, Throttled
 from forge_otel.figma.asked import Asked
 from forge_otel.figma.flights import Flights
 from forge_otel.figma.shelf import EPOCH, Shelf
+from forge_otel.figma.silence import Silence
 from forge_otel.keys import digest
 from forge_otel.layers.fallback import Fallback, unavailable
 from forge_otel.layers.guard import Guard
@@ -60,6 +63,7 @@ class ResponseCache:
     options: FigmaOptions
     clock_s: Callable[[], float] = time.time
     _flights: Flights = field(default_factory=Flights)
+    _silence: Silence = field(default_factory=Silence)
     _guarded: Guard = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,10 +80,23 @@ class ResponseCache:
         known = await self._look(asked)
         answer = await self._kept(known, "hit") if known.is_fresh(asked, self.options) else None
         if answer is None:
-            answer = await self._flights.join(known.flight(asked.key), lambda: self._renew(asked))
+            answer = await self._renewed(asked, known)
         if answer.source == "stale":
             note_degraded(STALE)
         return answer
+
+    async def _renewed(self, asked: Asked, known: Known) -> Answer:
+        """Wait for what Figma says, unless it is silent and something is kept: then nobody waits, but it is asked."""
+        renewing = self._flights.begin(known.flight(asked.key), lambda: self._renew(asked))
+        try:
+            if known.entry is not None and not renewing.done():
+                await self._silence.wait_beside(renewing)
+            if not renewing.done() and (answer := await self._kept(known, "stale")) is not None:
+                return answer
+            return await asyncio.shield(renewing)
+        finally:
+            # The traceback of its exception holds this frame, which must not hold the exception.
+            del renewing
 
     async def touch(self, file_key: str) -> None:
         """Ask for the file's version before the next answer, in all workers."""
@@ -137,7 +154,9 @@ class ResponseCache:
             await self.shelf.note(_entry_key(asked), _GONE, ttl_s=self.options.negative_s)
             raise
 
-    async def _stale(self, _exc: Exception, _asked: Asked, known: Known) -> Answer:
+    async def _stale(self, exc: Exception, _asked: Asked, known: Known) -> Answer:
+        if isinstance(exc, ServiceTimeout):
+            self._silence.begin()
         answer = await self._kept(known, "stale")
         if answer is None:
             raise ServiceUnavailable("nothing is kept of this Figma file")
@@ -214,14 +233,18 @@ class ResponseCache:
 
     async def _fetch(self, asked: Asked) -> bytes:
         try:
-            return await self.fetch(asked)
+            raw = await self.fetch(asked)
         except Throttled as exc:
+            self._silence.end()
             await self._pause(asked, min(exc.retry_after_s, _MAX_PAUSE_S))
             raise
         except Rejected:
+            self._silence.end()
             if asked.what != "meta":
                 await self._pause(asked, self.options.negative_s)
             raise
+        self._silence.end()
+        return raw
 
     async def _pause(self, asked: Asked, for_s: float) -> None:
         pause = {"until": round((self.clock_s() + for_s) * MS), "for_s": for_s}

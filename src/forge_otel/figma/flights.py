@@ -25,16 +25,25 @@ class Flights:
             key: of equal calls.
             start: must end by itself in a bounded time, because nobody cancels it.
         """
-        task: asyncio.Task[T] | None = self._running.get(key)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(_unbounded(start))
-            self._running[key] = task
-            task.add_done_callback(lambda done: self._ended(key, done))
+        task = self.begin(key, start)
         try:
             return await asyncio.shield(task)
         finally:
             # The traceback of its exception holds this frame, which must not hold the exception.
             del task
+
+    def begin(self, key: str, start: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Return the running call under `key`, or begin ``start()`` if none is; it is not to be cancelled.
+
+        Args:
+            key, start: as of `join`.
+        """
+        task: asyncio.Task[T] | None = self._running.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(_unbounded(start))
+            self._running[key] = task
+            task.add_done_callback(lambda done: self._ended(key, done))
+        return task
 
     def _ended(self, key: str, task: asyncio.Task[Any]) -> None:
         del self._running[key]

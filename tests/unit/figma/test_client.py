@@ -152,6 +152,46 @@ async def test_a_silent_figma_costs_its_budget_and_no_more(desk: Desk) -> None:
         assert loop.time() - started_s < 3.5
 
 
+async def test_a_silence_is_noticed_once(desk: Desk) -> None:
+    """After a first call has waited in vain the others on their way go on, and later ones do not wait at all."""
+    forge = Forge(Settings(**SILENT))
+    client = await desk.client(forge)
+    files = ATLAS, HARBOR
+    for file_key in files:
+        await client.file(file_key)
+    desk.clock.now_s += 400
+
+    def waited_in_vain() -> int:
+        return next(guard["failures"] for guard in forge.breakers() if guard["name"] == "figma")
+
+    async with desk.proxy.fault(Silent()):
+        first = asyncio.create_task(client.file(ATLAS))
+        # Most of the two seconds that the first one waits, so that it is far from having waited as long itself.
+        await asyncio.sleep(1.5)
+        others = [await first, await client.file(HARBOR), await client.file(ATLAS), await client.file(HARBOR)]
+        assert ([other.source for other in others], waited_in_vain()) == (["stale"] * 4, 1)
+    # It is asked all the same, so that its return is noticed.
+    async with asyncio.timeout(60):
+        while (await client.file(ATLAS)).source == "stale":
+            await asyncio.sleep(0.05)
+
+
+async def test_who_is_on_the_way_when_a_silence_is_noticed_goes_on(desk: Desk) -> None:
+    """It does not wait for its own two seconds to end."""
+    forge = Forge(Settings(**SILENT))
+    client = await desk.client(forge)
+    for file_key in (ATLAS, HARBOR):
+        await client.file(file_key)
+    desk.clock.now_s += 400
+    async with desk.proxy.fault(Silent()):
+        first = asyncio.create_task(client.file(ATLAS))
+        await asyncio.sleep(1.5)
+        second = asyncio.create_task(client.file(HARBOR))
+        assert (await first).source == "stale"
+        assert (await second).source == "stale"
+        assert [guard["failures"] for guard in forge.breakers() if guard["name"] == "figma"] == [1]
+
+
 async def test_nobody_asks_while_figma_wants_to_be_left_alone(desk: Desk) -> None:
     """A pause of days is remembered for all files of the tier; what is kept is answered, cheap calls go on."""
     client = await desk.client()
