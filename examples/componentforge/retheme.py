@@ -9,9 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from componentforge.agents.pattern_retriever import deciding_words
 from componentforge.tokens import css_variables, merge
 from forge_otel import GenerationRequest, GenerationResult
 from forge_otel.errors import ForgeError
+from forge_otel.keys import digest
 from forge_otel.layers.cache_hooks import CacheHooks
 from forge_otel.layers.pattern import PatternHooks
 from forge_otel.types import Adapted
@@ -35,10 +37,11 @@ _NO_CODE: Final = re.compile(
 
 
 def pattern_of(request: GenerationRequest) -> str | None:
-    """Name the pattern of a request: the caller's, or that of its design, which is found once."""
+    """Name the pattern of a request: the caller's, or that of its design and those words that decide what is found."""
     if request.pattern_id is not None or request.content_hash is None:
         return request.pattern_id
-    return f"design-{request.content_hash[:40]}"
+    words = deciding_words(request.component_type, request.requirements)
+    return f"design-{request.content_hash[:32]}-{digest(words)[:12]}"
 
 
 def learn(_request: GenerationRequest, result: GenerationResult) -> Mapping[str, Any]:

@@ -71,7 +71,7 @@ def test_what_is_no_workload_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [None, 4711])
+@pytest.mark.parametrize("seed", [None, 4711, 505])
 async def test_the_caches_answer_a_day(tmp_path: Path, seed: int | None) -> None:
     """At least 73 of 100 after the day and 20 % from L1 alone after 50, and nothing that the pipeline would not say."""
     day = WORKLOAD if seed is None else workload_of(render(seed), name="another day")

@@ -15,13 +15,14 @@ from componentforge.briefs import Blueprint, ComponentType, Part, Pattern
 from forge_otel import agent, tool
 from forge_otel.errors import NotFound
 
-__all__ = ["Match", "library", "pattern_by_id", "rank_patterns", "retrieve_pattern"]
+__all__ = ["Match", "deciding_words", "library", "pattern_by_id", "rank_patterns", "retrieve_pattern"]
 
 # The usual constants of BM25 (Robertson and Zaragoza, 2009): saturation of repeated words, weight of the length.
 _SATURATION = 1.2
 _LENGTH_WEIGHT = 0.75
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", re.ASCII)
 _MAX_QUERY_CHARS = 20_000
+_MAX_REQUESTED_CHARS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +59,20 @@ async def retrieve_pattern(
         NotFound: there is no pattern of that id.
     """
     if pattern_id is None:
-        query = " ".join([blueprint.name, *_words_of(blueprint), str(dict(requested))])
+        # Each is cut by itself, so that what is found depends on no more of the other than its words.
+        design = " ".join([blueprint.name, *_words_of(blueprint)])[: _MAX_QUERY_CHARS - _MAX_REQUESTED_CHARS]
+        query = f"{design} {str(dict(requested))[: _MAX_REQUESTED_CHARS - 1]}"
         return rank_patterns(query, component_type=component_type)[0]
     return Match(pattern=pattern_by_id(pattern_id), score=None)
+
+
+def deciding_words(component_type: str, requested: Mapping[str, Any]) -> list[str]:
+    """Return the words of a caller's requirements that decide which pattern is found for a design of a type."""
+    known: set[str] = set()
+    for pattern in library():
+        if pattern.component_type == component_type:
+            known |= set(_document(pattern))
+    return sorted(known.intersection(_split(str(dict(requested))[: _MAX_REQUESTED_CHARS - 1])))
 
 
 def pattern_by_id(pattern_id: str) -> Pattern:
