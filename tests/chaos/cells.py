@@ -100,8 +100,8 @@ CELLS: Final = (
         service="Figma",
         fault="silent",
         made_by="connections are accepted and nothing is ever answered",
-        expected="Designs are taken from what is kept; who asks before a first call has waited 2 s in vain waits as long, "
-        "nobody after it.",
+        expected="Designs are taken from what is kept; who asks before a first call has waited 2 s in vain waits as "
+        "long, nobody after it.",
         added_p99_s=FIGMA_BUDGET_S,
         degraded=("figma:stale",),
     ),
@@ -168,7 +168,8 @@ CELLS: Final = (
         service="Redis",
         fault="silent",
         made_by="connections are accepted and nothing is ever answered",
-        expected="Everything is generated anew; until the breaker opens, each request waits 50 ms for the cache in all.",
+        expected="Everything is generated anew; until the breaker opens, each request waits 50 ms for the cache in "
+        "all.",
         outcome="degraded",
         added_p99_s=REDIS_BUDGET_S,
         signs=("redis:breaker",),
