@@ -61,7 +61,8 @@ async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict
     found: dict[str, list[float]] = {"bare GET + orjson": [], "L1 hit": []}
     async with open_url(url, max_bytes=0) as store, Redis.from_url(url) as client:
         guard = Guards().get("redis").call
-        exact = Exact(store, instruments=instruments, secret=b"secret", guard=guard, pipeline_version="1", patience_s=0.05)
+        options: dict[str, Any] = {"guard": guard, "pipeline_version": "1", "patience_s": 0.05}
+        exact = Exact(store, instruments=instruments, secret=b"secret", **options)
 
         async def answer(_call: Call) -> Reply:
             return Reply(result=GenerationResult(code=code), cost_usd=Decimal("0.42"), origin_id="g")
