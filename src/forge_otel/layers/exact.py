@@ -193,25 +193,16 @@ class Exact:
         """
         return await self._off_loop(len(blob), unseal, blob, key=call.key, secret=self._secret)
 
-    async def keep(
-        self,
-        call: Call,
-        reply: Reply,
-        epochs: Mapping[str, str],
-        *,
-        commit: Commit | None = None,
-        ttl_s: float | None = None,
-    ) -> bool:
+    async def keep(self, call: Call, reply: Reply, epochs: Mapping[str, str], *, ttl_s: float) -> bool:
         """Store the answer and say whether it is known to be; one that cannot be stored was still answered.
 
         Args:
             call: what was asked.
             reply: the answer.
             epochs: that it was made under.
-            commit: as of `forge_otel.types.Shelf.put`.
-            ttl_s: life of the entry in seconds; that of the cache where it is left out.
+            ttl_s: life of the entry in seconds.
         """
-        return await self.writes.run(partial(self.write, call, reply, epochs, commit=commit, ttl_s=ttl_s))
+        return await self.writes.run(partial(self.write, call, reply, epochs, ttl_s=ttl_s))
 
     async def write(
         self,
@@ -222,7 +213,13 @@ class Exact:
         commit: Commit | None = None,
         ttl_s: float | None = None,
     ) -> bool:
-        """Do what `keep` does, for as long as it takes."""
+        """Do what `keep` does, for as long as it takes.
+
+        Args:
+            call, reply, epochs: as of `keep`.
+            commit: as of `forge_otel.types.Shelf.put`.
+            ttl_s: life of the entry in seconds; that of the cache where it is left out.
+        """
         result = reply.result
         size_bytes = sum(map(len, result.artifacts.values())) + len(result.code) + len(result.report_html or "")
         if size_bytes > self._max_entry_bytes:
@@ -326,7 +323,10 @@ def _reply(entry: Entry) -> Reply:
 
 def _skipped(reason: str) -> None:
     """Say on the generation's span why its answer was not kept; the reason of the miss stays what it was."""
-    trace.get_current_span().set_attribute(Attr.CACHE_STORE_SKIPPED, reason)
+    span = trace.get_current_span()
+    if span.is_recording():
+        # It has ended where the answer is written behind its caller.
+        span.set_attribute(Attr.CACHE_STORE_SKIPPED, reason)
 
 
 def entry_key(key: str) -> str:
