@@ -10,22 +10,21 @@ the store owns retries and deadlines. Maintenance notifications are off, because
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from forge_otel.errors import ConfigurationError, needs
-from forge_otel.stores.redis_leases import RedisLeases
 
 with needs("redis"):
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.asyncio.sentinel import Sentinel
     from redis.backoff import NoBackoff
-    from redis.exceptions import ResponseError
     from redis.maint_notifications import MaintNotificationsConfig
 
     from forge_otel.stores.redis_cluster import ClusterStore, open_cluster
+    from forge_otel.stores.redis_values import RedisValues
 
 __all__ = ["RedisStore", "open_url"]
 
@@ -38,7 +37,7 @@ _MAX_CONNECTIONS = 32
 _WARM_CONNECTIONS = 4
 
 
-class RedisStore:
+class RedisStore(RedisValues):
     """Keeps values in Redis.
 
     Args:
@@ -50,7 +49,7 @@ class RedisStore:
     """Whether one `get` may ask for any keys."""
 
     def __init__(self, client: Redis, *, sentinels: Sequence[Redis] = ()) -> None:
-        self._client = client
+        super().__init__(client)
         self._sentinels = sentinels
 
     async def __aenter__(self) -> Self:
@@ -65,30 +64,6 @@ class RedisStore:
         """Return the values of `keys` in their order, in one round trip."""
         return cast("list[bytes | None]", await self._client.mget(keys))
 
-    async def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
-        """Store `value`, for `ttl_s` seconds or until it is evicted."""
-        await self._client.set(key, value, px=None if ttl_s is None else max(1, round(ttl_s * 1000)))
-
-    async def add(self, key: str, value: bytes) -> bytes:
-        """Store `value` if `key` is unset; return what is stored now."""
-        if await self._client.set(key, value, nx=True):
-            return value
-        try:
-            stored = cast("bytes | None", await self._client.get(key))
-        except ResponseError:
-            # Of another type than ours: MGET reads it as missing, so that it would be in the way for ever.
-            await self._client.set(key, value)
-            stored = cast("bytes | None", await self._client.get(key))
-        return value if stored is None else stored
-
-    async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
-        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
-        async with self._client.pipeline(transaction=False) as pipe:
-            for key, amount in amounts.items():
-                pipe.incrby(key, amount)
-                pipe.expire(key, max(1, round(ttl_s)))
-            return cast("list[int]", (await pipe.execute())[::2])
-
     async def delete(self, keys: Sequence[str], /) -> int:
         """Delete the keys without blocking the server; return how many there were."""
         return await self._client.unlink(*keys) if keys else 0
@@ -100,10 +75,6 @@ class RedisStore:
         for ping in late:
             ping.cancel()
         await asyncio.gather(*pings, return_exceptions=True)
-
-    def leases(self) -> RedisLeases:
-        """Return the leases on this store's entries; open and close them inside the store's own life."""
-        return RedisLeases(self._client)
 
     async def scan(self, prefix: str, cursor: str = "", /) -> tuple[str, list[str]]:
         """Return the next cursor, empty at the end, and some keys that begin with `prefix`; never by KEYS."""
