@@ -23,6 +23,7 @@ from forge_otel.keys import digest
 from forge_otel.layers import hints
 from forge_otel.layers.entry import DamagedEntry, Entry, seal, unseal
 from forge_otel.layers.lookups import note_lookup, time_operation
+from forge_otel.layers.near_hits import Near, NearHits
 from forge_otel.layers.purge import ENTRY_PREFIX, Purger
 from forge_otel.layers.reads import Reads
 from forge_otel.layers.timeout import awaited
@@ -109,7 +110,8 @@ class Exact:
         self._version = pipeline_version
         self.purger = Purger(store, invalidate=self.invalidate, guard=guard, secret=secret)
         self._making: dict[str, asyncio.Task[bytes]] = {}
-        get = partial(guard, store.get)
+        self._near = NearHits(store, instruments=instruments) if isinstance(store, Near) else None
+        get = partial(guard, store.fetch if isinstance(store, Near) else store.get)
         # In a cluster the keys of several answers are on several servers.
         self._get = Reads(get) if getattr(store, "is_one_server", False) else get
 
@@ -161,9 +163,13 @@ class Exact:
             await self._guard(self._store.set, hints.hint_key(call), hints.pack(notes), ttl_s=ttl_s)
 
     async def look_up(self, call: Call) -> Entry | _Miss:
-        """Ask the store, and count nothing."""
+        """Ask near by, then the store, and count no look-up."""
         tags = tags_of(call.request, version=self._version)
         keys = [entry_key(call.key), *map(_epoch_key, tags)]
+        near = None if self._near is None else self._near.find(keys)
+        return await self._ask(call, keys, tags) if near is None else near
+
+    async def _ask(self, call: Call, keys: list[str], tags: list[str]) -> Entry | _Miss:
         try:
             blob, *raw_epochs = await self._get(keys)
             if None in raw_epochs:
@@ -181,6 +187,8 @@ class Exact:
         if entry.epochs != epochs:
             return _Miss("epoch", epochs)
         self._instruments.add_later(Metric.CACHE_BYTES_SAVED, len(blob), _SAVED)
+        if self._near is not None:
+            self._near.keep(keys[0], blob, entry, raw_epochs)
         return entry
 
     async def _make_epochs(self, tags: list[str], found: list[bytes | None]) -> dict[str, str]:

@@ -80,6 +80,19 @@ class GenerationMetrics:
         description="Size of the stored answers that cache hits gave back.",
         attributes=(Attr.CACHE_LAYER,),
     )
+    CACHE_NEAR_REQUESTS: Final = Instrument(
+        name="forge.cache.near.requests",
+        kind="counter",
+        unit="{request}",
+        description="L1's look-ups in the near cache: hit, or miss where the store was asked.",
+        attributes=(Attr.CACHE_RESULT,),
+    )
+    CACHE_NEAR_SAVED: Final = Instrument(
+        name="forge.cache.near.saved",
+        kind="counter",
+        unit="By",
+        description="Size of the stored answers that near hits did not have to fetch from the store.",
+    )
     SAVED: Final = Instrument(
         name="forge.genai.cost.saved.usd",
         kind="counter",

@@ -64,6 +64,25 @@ class RedisStore(RedisValues):
         """Return the values of `keys` in their order, in one round trip."""
         return cast("list[bytes | None]", await self._client.mget(keys))
 
+    async def get_with_lives(
+        self, keys: Sequence[str], lasting: Sequence[str], /
+    ) -> tuple[list[bytes | None], list[int]]:
+        """Return the values of `keys` and the lives of those in `lasting`, in one round trip.
+
+        Lives are in milliseconds, -1 for ever, -2 if the key is not there.
+        """
+        async with self._client.pipeline(transaction=False) as pipe:
+            pipe.mget(keys)
+            for key in lasting:
+                pipe.pttl(key)
+            values, *lives_ms = await pipe.execute()
+        return values, lives_ms
+
+    def connection(self) -> Any:
+        """Return a connection in RESP3, not yet connected, for whoever listens to pushes; it is the caller's."""
+        pool = self._client.connection_pool
+        return pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
+
     async def delete(self, keys: Sequence[str], /) -> int:
         """Delete the keys without blocking the server; return how many there were."""
         return await self._client.unlink(*keys) if keys else 0

@@ -1,6 +1,6 @@
 """What a store in one Redis and one in a Cluster do alike: writes, each of which concerns one key at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from forge_otel.errors import needs
@@ -46,6 +46,10 @@ class RedisValues:
                 pipe.expire(key, max(1, round(ttl_s)))
             return cast("list[int]", (await pipe.execute())[::2])
 
-    def leases(self) -> RedisLeases:
-        """Return the leases on this store's entries; open and close them inside the store's own life."""
-        return RedisLeases(self._client)
+    def leases(self, *, on_commit: Callable[[str], None] | None = None) -> RedisLeases:
+        """Return the leases on this store's entries; open and close them inside the store's own life.
+
+        Args:
+            on_commit: called with the key of an entry when one may have been written.
+        """
+        return RedisLeases(self._client, on_commit=on_commit)
