@@ -6,7 +6,6 @@ miss, and never the reason of one.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from sys import getsizeof
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +14,7 @@ import orjson
 from forge_otel.layers.entry import Entry
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.instruments import Instruments
+from forge_otel.types import GenerationResult
 
 __all__ = ["Near", "NearHits"]
 
@@ -60,9 +60,20 @@ class _Opened:
         return sum(map(getsizeof, texts)) + _OBJECTS_BYTES
 
     def copy(self) -> Entry:
-        result = self.entry.result
-        metadata = {} if self.metadata is None else orjson.loads(self.metadata)
-        return replace(self.entry, result=replace(result, artifacts=dict(result.artifacts), metadata=metadata))
+        entry, result = self.entry, self.entry.result
+        # Spelt out, because dataclasses.replace takes as long as all the rest.
+        return Entry(
+            result=GenerationResult(
+                code=result.code,
+                artifacts=dict(result.artifacts),
+                report_html=result.report_html,
+                metadata={} if self.metadata is None else orjson.loads(self.metadata),
+            ),
+            origin_id=entry.origin_id,
+            cost_usd=entry.cost_usd,
+            created_ms=entry.created_ms,
+            epochs=entry.epochs,
+        )
 
 
 class NearHits:
@@ -85,7 +96,6 @@ class NearHits:
             self._instruments.add_later(Metric.CACHE_NEAR_REQUESTS, 1, _MISS)
             return None
         self._instruments.add_later(Metric.CACHE_NEAR_REQUESTS, 1, _HIT)
-        self._instruments.add_later(Metric.CACHE_NEAR_SAVED, kept.stored_bytes, {})
         self._instruments.add_later(Metric.CACHE_BYTES_SAVED, kept.stored_bytes, _SAVED)
         return kept.copy()
 

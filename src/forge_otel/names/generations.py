@@ -87,12 +87,6 @@ class GenerationMetrics:
         description="L1's look-ups in the near cache: hit, or miss where the store was asked.",
         attributes=(Attr.CACHE_RESULT,),
     )
-    CACHE_NEAR_SAVED: Final = Instrument(
-        name="forge.cache.near.saved",
-        kind="counter",
-        unit="By",
-        description="Size of the stored answers that near hits did not have to fetch from the store.",
-    )
     SAVED: Final = Instrument(
         name="forge.genai.cost.saved.usd",
         kind="counter",
