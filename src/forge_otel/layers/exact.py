@@ -27,6 +27,7 @@ from forge_otel.layers.near_hits import Near, NearHits
 from forge_otel.layers.purge import ENTRY_PREFIX, Purger
 from forge_otel.layers.reads import Reads
 from forge_otel.layers.timeout import awaited
+from forge_otel.layers.worth import worth_of
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.instruments import Instruments
 from forge_otel.types import Call, CallNext, GenerationRequest, Reply, Store
@@ -110,8 +111,9 @@ class Exact:
         self._version = pipeline_version
         self.purger = Purger(store, invalidate=self.invalidate, guard=guard, secret=secret)
         self._making: dict[str, asyncio.Task[bytes]] = {}
-        self._near = NearHits(store, instruments=instruments) if isinstance(store, Near) else None
-        get = partial(guard, store.fetch if isinstance(store, Near) else store.get)
+        near = store if isinstance(store, Near) else None
+        self._near = None if near is None else NearHits(near, instruments=instruments)
+        get = partial(guard, store.get if near is None else near.fetch)
         # In a cluster the keys of several answers are on several servers.
         self._get = Reads(get) if getattr(store, "is_one_server", False) else get
 
@@ -166,8 +168,8 @@ class Exact:
         """Ask near by, then the store, and count no look-up."""
         tags = tags_of(call.request, version=self._version)
         keys = [entry_key(call.key), *map(_epoch_key, tags)]
-        near = None if self._near is None else self._near.find(keys)
-        return await self._ask(call, keys, tags) if near is None else near
+        near = self._near and self._near.find(keys)
+        return near or await self._ask(call, keys, tags)
 
     async def _ask(self, call: Call, keys: list[str], tags: list[str]) -> Entry | _Miss:
         try:
@@ -254,7 +256,8 @@ class Exact:
             is_written = None if commit is None else await commit(blob, self._ttl_s)
             if is_written is not None:
                 return is_written
-            await self._guard(self._store.set, entry_key(call.key), blob, ttl_s=ttl_s or self._ttl_s)
+            worth = worth_of(reply, [*map(_epoch_key, epochs)], self._store)
+            await self._guard(self._store.set, entry_key(call.key), blob, ttl_s=ttl_s or self._ttl_s, **worth)
         except Exception:
             note_degraded(self._without_it)
             return False
