@@ -22,6 +22,7 @@ from typing import Any, Final, Self
 from forge_otel.errors import needs
 
 with needs("redis"):
+    from redis.exceptions import ConnectionError as RedisConnectionError
     from redis.exceptions import RedisError, ResponseError
 
 __all__ = ["Tracking"]
@@ -29,7 +30,8 @@ __all__ = ["Tracking"]
 _logger = logging.getLogger(__name__)
 
 _BACK_OFF_S: Final = 0.5
-_CLOSING_S: Final = 0.5
+_CLOSING_S: Final = 1.0
+_CANCELLED_TIMES: Final = 10
 _FIRST_S: Final = 0.5
 _LEAST_WAIT_S: Final = 0.001
 
@@ -82,9 +84,13 @@ class Tracking:
 
     async def __aexit__(self, *_: object) -> None:
         task, self._task = self._task, None
-        if task is not None:
+        for _ in range(_CANCELLED_TIMES):
+            # More than once: `asyncio.wait_for` of Python 3.11, on which redis-py sends, swallows a cancellation that
+            # comes together with what it waits for.
+            if task is None or task.done():
+                break
             task.cancel()
-            await asyncio.wait([task], timeout=_CLOSING_S)
+            await asyncio.wait([task], timeout=_CLOSING_S / _CANCELLED_TIMES)
 
     async def caught_up(self) -> bool:
         """Wait until everything is known that had happened when this was called; False if that cannot be had."""
@@ -99,7 +105,7 @@ class Tracking:
         return True
 
     async def _stay(self) -> None:
-        while True:
+        while self._task is not None:
             try:
                 await self._follow()
             except ResponseError as exc:
@@ -139,7 +145,7 @@ class Tracking:
         asked, self._asked = self._asked, {}
         for _, future in asked.values():
             if future is not None and not future.done():
-                future.set_exception(ConnectionError("the connection was lost"))
+                future.set_exception(RedisConnectionError("the connection was lost"))
         self._on_lost()
 
     async def _listen(self, connection: Any) -> None:
@@ -150,10 +156,11 @@ class Tracking:
         until_s = self.heard_until_s + self._interval_s
         if self._asked:
             until_s = min(at_s for at_s, _ in self._asked.values()) + self._give_up_s
-        if until_s <= now_s:
-            raise TimeoutError("the server is silent")
         wait_s = max(_LEAST_WAIT_S, until_s - now_s)
         told = await connection.read_response(timeout=wait_s, push_request=True)
+        if told is None and self._asked and time.monotonic() >= until_s:
+            # Only now: if this process was held up, the answer may have been there all the while.
+            raise TimeoutError("the server is silent")
         if isinstance(told, list) and told[0] == b"invalidate":
             self._hear(told[1])
         elif isinstance(told, bytes):
@@ -166,6 +173,9 @@ class Tracking:
             self._on_changed(names)
 
     async def _ask(self, future: asyncio.Future[None] | None) -> None:
+        if not self._connection.is_connected:
+            # redis-py would connect anew, and nothing would be tracked there.
+            raise RedisConnectionError("the connection was closed")
         self._number += 1
         token = b"%d" % self._number
         self._asked[token] = (time.monotonic(), future)
