@@ -84,7 +84,7 @@ class Tracking:
 
     async def __aexit__(self, *_: object) -> None:
         task, self._task = self._task, None
-        for _ in range(_CANCELLED_TIMES):
+        for _attempt in range(_CANCELLED_TIMES):
             # More than once: `asyncio.wait_for` of Python 3.11, on which redis-py sends, swallows a cancellation that
             # comes together with what it waits for.
             if task is None or task.done():
