@@ -61,7 +61,7 @@ def build(settings: Settings) -> Parts:
             faults.append(f"{name} {mask_url(getattr(settings, name))!r} cannot be used: {type(exc).__name__}")
         return None
 
-    store = attempt("cache_url", lambda: _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes))
+    store = attempt("cache_url", lambda: _open_store(settings))
     vectors = attempt("vector_url", lambda: _open_vectors(settings.vector_url))
     embedder = attempt("embedder_url", lambda: _open("embedders", settings.embedder_url))
     archive = attempt("archive_url", lambda: _open_archive(settings))
@@ -105,6 +105,22 @@ def _open_archive(settings: Settings) -> Any:
     # In a bucket its lifecycle rules do it, which `forge-otel archive prepare` makes.
     is_folder = url is not None and url.startswith("file:")
     return _open("sinks", url, **({"retention_days": settings.retention_days} if is_folder else {}))
+
+
+def _open_store(settings: Settings) -> Any:
+    store = _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes)
+    max_bytes = settings.cache_near_max_bytes
+    if max_bytes is None or settings.cache_url.startswith("memory:"):
+        # What is in this process is as near as can be.
+        return store
+    from forge_otel.stores.near import NearStore
+    from forge_otel.stores.redis import RedisStore
+
+    if not isinstance(store, RedisStore):
+        raise ConfigurationError(
+            ["cache_near_max_bytes is set, and a near cache goes with one Redis or Sentinels only; leave it out"]
+        )
+    return NearStore(store, max_bytes=max_bytes, max_stale_s=settings.cache_near_max_stale_s)
 
 
 def _open_vectors(url: str | None) -> Any:

@@ -35,6 +35,9 @@ class Settings:
         cache_ttl_s: life of an exact answer in seconds; None keeps it until it is evicted or invalidated.
         cache_max_bytes: bound of the memory cache.
         cache_max_entry_bytes: an answer larger than this is not cached.
+        cache_near_max_bytes: bound of the near cache, which keeps in this process what was read from Redis until
+            somebody changes it; None switches it off.
+        cache_near_max_stale_s: how old what the near cache gives may be when the connection to Redis falls silent.
         vector_url: where the vectors of free text are kept: ``vectors://``, ``vectors://./file.db`` or
             ``qdrant://host:6333``; None switches the semantic cache off.
         embedder_url: what makes vectors of text: ``hashing://`` or ``openai://text-embedding-3-small``.
@@ -94,6 +97,8 @@ class Settings:
     cache_ttl_s: float | None = None
     cache_max_bytes: int = 256 * 2**20
     cache_max_entry_bytes: int = 8 * 2**20
+    cache_near_max_bytes: int | None = None
+    cache_near_max_stale_s: float = 2.0
     vector_url: str | None = DEFAULT_VECTOR_URL
     embedder_url: str = "hashing://"
     semantic_threshold: float = 0.92

@@ -11,7 +11,10 @@ from forge_otel._loading import load
 from forge_otel.errors import ConfigurationError
 from forge_otel.stores.redis import RedisStore
 from forge_otel.stores.redis_cluster import ClusterStore
+from forge_otel.stores.redis_leases import RedisLeases
 from forge_otel.testing.contracts import StoreContract
+from forge_otel.testing.lease_contract import LeasesContract
+from forge_otel.types import Held, Lease
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,53 @@ class TestSentinelStore(StoreContract):
         async with load("stores", shared_sentinel.url)(shared_sentinel.url, max_bytes=0) as opened:
             await opened.ping()
             yield opened
+
+
+class TestClusterLeases(LeasesContract):
+    """The contract of all leases: the scripts find their keys in one slot, and who waits is woken from any node."""
+
+    @pytest.fixture
+    async def leases(self, cluster: RedisClusterServers) -> AsyncIterator[RedisLeases]:
+        """On an empty cluster."""
+        for node in cluster.nodes:
+            node.flush()
+        async with load("stores", cluster.url)(cluster.url, max_bytes=0) as store, store.leases() as opened:
+            yield opened
+
+
+async def test_the_first_burst_finds_its_nodes(cluster: RedisClusterServers) -> None:
+    """Many callers before anything is known of the cluster: none fails because others are redirected."""
+    for _ in range(3):
+        store = load("stores", cluster.url)(cluster.url, max_bytes=0)
+        told = await asyncio.gather(*(store.add(f"burst:{number}", b"x") for number in range(40)))
+        await store.__aexit__()
+        assert told == [b"x"] * 40
+
+
+async def test_processes_agree_by_the_cluster(cluster: RedisClusterServers) -> None:
+    """Of two clients one holds the lease, whichever node it is on, and the other one is woken and reads the entry."""
+    for node in cluster.nodes:
+        node.flush()
+    opened = load("stores", cluster.url)
+    async with (
+        opened(cluster.url, max_bytes=0) as one,
+        opened(cluster.url, max_bytes=0) as other,
+        one.leases() as ours,
+        other.leases() as theirs,
+    ):
+        for number in range(12):
+            key = f"forge:l1:{number}"
+            lease = await ours.claim(key, "ours", life_s=30, waited_s=0)
+            assert isinstance(lease, Lease)
+            assert isinstance(await theirs.claim(key, "theirs", life_s=30, waited_s=0), Held)
+            with theirs.listen(key) as bell:
+                async with asyncio.timeout(10):
+                    waiting = asyncio.create_task(bell.wait(60))
+                    await asyncio.sleep(0)
+                    assert await ours.commit(lease, b"answer", ttl_s=None)
+                    await ours.release(lease)
+                    await waiting
+            assert await other.get([key]) == [b"answer"]
 
 
 async def test_keys_are_spread_over_the_cluster_and_all_are_walked_through(cluster: RedisClusterServers) -> None:

@@ -22,6 +22,8 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "FORGE_CACHE_SECRET": "s" * 16,
         "FORGE_CACHE_TTL_S": "1.5",
         "FORGE_CACHE_MAX_BYTES": "1",
+        "FORGE_CACHE_NEAR_MAX_BYTES": "1",
+        "FORGE_CACHE_NEAR_MAX_STALE_S": "1",
         "FORGE_CACHE_MAX_ENTRY_BYTES": "2",
         "FORGE_VECTOR_URL": "",
         "FORGE_EMBEDDER_URL": "openai://m",

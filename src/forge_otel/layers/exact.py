@@ -21,9 +21,11 @@ from forge_otel.layers import hints
 from forge_otel.layers.entry import DamagedEntry, Entry, seal, unseal
 from forge_otel.layers.epochs import Epochs, epoch_key, new_epoch, tags_of
 from forge_otel.layers.lookups import note_lookup, time_operation
+from forge_otel.layers.near_hits import Near, NearHits
 from forge_otel.layers.patience import Patience, current_patience, patient
 from forge_otel.layers.purge import ENTRY_PREFIX, Purger
 from forge_otel.layers.reads import Reads
+from forge_otel.layers.worth import worth_of
 from forge_otel.layers.writes import Writes
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.instruments import Instruments
@@ -93,7 +95,9 @@ class Exact:
         self.purger = Purger(store, invalidate=self.invalidate, guard=guard, secret=secret)
         self._patience_s = patience_s
         self.writes = Writes()
-        get = partial(guard, store.get)
+        near = store if isinstance(store, Near) else None
+        self._near = None if near is None else NearHits(near, instruments=instruments)
+        get = partial(guard, store.get if near is None else near.fetch)
         # In a cluster the keys of several answers are on several servers.
         self._get = patient(Reads(get) if getattr(store, "is_one_server", False) else get)
         self._make_epochs = patient(Epochs(store, guard=guard).make)
@@ -155,9 +159,13 @@ class Exact:
             await self._guard(self._store.set, hints.hint_key(call), hints.pack(notes), ttl_s=ttl_s)
 
     async def look_up(self, call: Call) -> Entry | _Miss:
-        """Ask the store, and count nothing."""
+        """Ask near by, then the store, and count no look-up."""
         tags = tags_of(call.request, version=self._version)
         keys = [entry_key(call.key), *map(epoch_key, tags)]
+        near = self._near and self._near.find(keys)
+        return near or await self._ask(call, keys, tags)
+
+    async def _ask(self, call: Call, keys: list[str], tags: list[str]) -> Entry | _Miss:
         try:
             blob, *raw_epochs = await self._get(keys)
             is_complete = None not in raw_epochs
@@ -178,6 +186,8 @@ class Exact:
         if entry.epochs != epochs:
             return _Miss("epoch", epochs)
         self._instruments.add_later(Metric.CACHE_BYTES_SAVED, len(blob), _SAVED)
+        if self._near is not None:
+            self._near.keep(keys[0], blob, entry, raw_epochs)
         return entry
 
     async def _completed(self, tags: list[str], found: list[bytes | None]) -> list[bytes]:
@@ -241,7 +251,8 @@ class Exact:
             is_written = None if commit is None else await commit(blob, self._ttl_s)
             if is_written is not None:
                 return is_written
-            await self._guard(self._store.set, entry_key(call.key), blob, ttl_s=ttl_s or self._ttl_s)
+            worth = worth_of(reply, [*map(epoch_key, epochs)], self._store)
+            await self._guard(self._store.set, entry_key(call.key), blob, ttl_s=ttl_s or self._ttl_s, **worth)
         except Exception:
             note_degraded(self._without_it)
             return False

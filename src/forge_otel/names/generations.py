@@ -80,6 +80,13 @@ class GenerationMetrics:
         description="Size of the stored answers that cache hits gave back.",
         attributes=(Attr.CACHE_LAYER,),
     )
+    CACHE_NEAR_REQUESTS: Final = Instrument(
+        name="forge.cache.near.requests",
+        kind="counter",
+        unit="{request}",
+        description="L1's look-ups in the near cache: hit, or miss where the store was asked.",
+        attributes=(Attr.CACHE_RESULT,),
+    )
     SAVED: Final = Instrument(
         name="forge.genai.cost.saved.usd",
         kind="counter",

@@ -16,17 +16,16 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from forge_otel.errors import ConfigurationError, needs
 from forge_otel.stores.redis_lanes import Lanes
-from forge_otel.stores.redis_leases import RedisLeases
 
 with needs("redis"):
     from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.asyncio.sentinel import Sentinel
     from redis.backoff import NoBackoff
-    from redis.exceptions import ResponseError
     from redis.maint_notifications import MaintNotificationsConfig
 
     from forge_otel.stores.redis_cluster import ClusterStore, open_cluster
+    from forge_otel.stores.redis_values import RedisValues
 
 __all__ = ["RedisStore", "open_url"]
 
@@ -40,7 +39,7 @@ _MAX_CONNECTIONS = 48
 _WARM_CONNECTIONS = 10
 
 
-class RedisStore:
+class RedisStore(RedisValues):
     """Keeps values in Redis.
 
     Args:
@@ -53,7 +52,7 @@ class RedisStore:
     """Whether one `get` may ask for any keys."""
 
     def __init__(self, client: Redis, *, sentinels: Sequence[Redis] = (), lanes: Lanes | None = None) -> None:
-        self._client = client
+        super().__init__(client)
         self._lanes = lanes
         self._sentinels = sentinels
 
@@ -73,22 +72,6 @@ class RedisStore:
             return await self._lanes.get(keys)
         return cast("list[bytes | None]", await self._client.mget(keys))
 
-    async def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
-        """Store `value`, for `ttl_s` seconds or until it is evicted."""
-        await self._client.set(key, value, px=None if ttl_s is None else max(1, round(ttl_s * 1000)))
-
-    async def add(self, key: str, value: bytes) -> bytes:
-        """Store `value` if `key` is unset; return what is stored now."""
-        if await self._client.set(key, value, nx=True):
-            return value
-        try:
-            stored = cast("bytes | None", await self._client.get(key))
-        except ResponseError:
-            # Of another type than ours: MGET reads it as missing, so that it would be in the way for ever.
-            await self._client.set(key, value)
-            stored = cast("bytes | None", await self._client.get(key))
-        return value if stored is None else stored
-
     async def add_all(self, values: Mapping[str, bytes]) -> list[bytes]:
         """Do what `add` does for several keys, in one round trip; return what is stored, in their order."""
         async with self._client.pipeline(transaction=False) as pipe:
@@ -101,13 +84,24 @@ class RedisStore:
             for key, found in zip(values, cast("list[bytes | None]", stored), strict=True)
         ]
 
-    async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
-        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
+    async def get_with_lives(
+        self, keys: Sequence[str], lasting: Sequence[str], /
+    ) -> tuple[list[bytes | None], list[int]]:
+        """Return the values of `keys` and the lives of those in `lasting`, in one round trip.
+
+        Lives are in milliseconds, -1 for ever, -2 if the key is not there.
+        """
         async with self._client.pipeline(transaction=False) as pipe:
-            for key, amount in amounts.items():
-                pipe.incrby(key, amount)
-                pipe.expire(key, max(1, round(ttl_s)))
-            return cast("list[int]", (await pipe.execute())[::2])
+            pipe.mget(keys)
+            for key in lasting:
+                pipe.pttl(key)
+            values, *lives_ms = await pipe.execute()
+        return values, lives_ms
+
+    def connection(self) -> Any:
+        """Return a connection in RESP3, not yet connected, for whoever listens to pushes; it is the caller's."""
+        pool = self._client.connection_pool
+        return pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
 
     async def delete(self, keys: Sequence[str], /) -> int:
         """Delete the keys without blocking the server; return how many there were."""
@@ -122,10 +116,6 @@ class RedisStore:
         for ping in late:
             ping.cancel()
         await asyncio.gather(*pings, return_exceptions=True)
-
-    def leases(self) -> RedisLeases:
-        """Return the leases on this store's entries; open and close them inside the store's own life."""
-        return RedisLeases(self._client)
 
     async def scan(self, prefix: str, cursor: str = "", /) -> tuple[str, list[str]]:
         """Return the next cursor, empty at the end, and some keys that begin with `prefix`; never by KEYS."""

@@ -9,24 +9,31 @@ ever changes to one that no entry was made under.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Self, cast
 
 from forge_otel.errors import needs
+from forge_otel.stores.redis_values import RedisValues
 
 with needs("redis"):
     from redis.asyncio.cluster import ClusterNode, RedisCluster
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
-    from redis.exceptions import ResponseError
+    from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 __all__ = ["ClusterStore", "open_cluster"]
 
 _SCAN_COUNT = 500
 # A node that has moved is found by one more attempt, after the map of slots was read again.
 _ATTEMPTS_AFTER_FAILURE = 1
+# At every fifth redirection redis-py closes all connections, also those that others wait on, and their commands fail
+# (an AttributeError inside redis-py among them). Without that it corrects the place of the one slot, which is enough:
+# before it knows the cluster it sends anywhere, so that a first burst of callers is redirected often.
+_NEVER_CLOSE_WHEN_REDIRECTED = 0
+_WARM_UP_S = 0.5
 
 
-class ClusterStore:
+class ClusterStore(RedisValues):
     """Keeps values in a Redis Cluster.
 
     Args:
@@ -37,9 +44,13 @@ class ClusterStore:
     """Whether one `get` may ask for any keys."""
 
     def __init__(self, client: RedisCluster) -> None:
-        self._client = client
+        super().__init__(client)
 
     async def __aenter__(self) -> Self:
+        # So that the first callers find their nodes; a cluster that is away is found by the guard around the store.
+        with suppress(RedisError, RedisClusterException, OSError, TimeoutError):
+            async with asyncio.timeout(_WARM_UP_S):
+                await self._client.initialize()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -52,30 +63,6 @@ class ClusterStore:
             pipeline.get(key)
         found = await pipeline.execute(raise_on_error=False)
         return [_value(one) for one in found]
-
-    async def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
-        """Store `value`, for `ttl_s` seconds or until it is evicted."""
-        await self._client.set(key, value, px=None if ttl_s is None else max(1, round(ttl_s * 1000)))
-
-    async def add(self, key: str, value: bytes) -> bytes:
-        """Store `value` if `key` is unset; return what is stored now."""
-        if await self._client.set(key, value, nx=True):
-            return value
-        try:
-            stored = cast("bytes | None", await self._client.get(key))
-        except ResponseError:
-            # Of another type than ours; see the store in one Redis.
-            await self._client.set(key, value)
-            stored = cast("bytes | None", await self._client.get(key))
-        return value if stored is None else stored
-
-    async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
-        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
-        pipeline = self._client.pipeline()
-        for key, amount in amounts.items():
-            pipeline.incrby(key, amount)
-            pipeline.expire(key, max(1, round(ttl_s)))
-        return cast("list[int]", (await pipeline.execute())[::2])
 
     async def delete(self, keys: Sequence[str], /) -> int:
         """Delete the keys without blocking the servers; return how many there were."""
@@ -111,6 +98,7 @@ def open_cluster(hosts: Sequence[tuple[str, int]], options: Mapping[str, Any]) -
     client = RedisCluster(
         startup_nodes=[ClusterNode(host, port) for host, port in hosts],
         retry=Retry(NoBackoff(), _ATTEMPTS_AFTER_FAILURE),
+        reinitialize_steps=_NEVER_CLOSE_WHEN_REDIRECTED,
         **options,
     )
     return ClusterStore(client)

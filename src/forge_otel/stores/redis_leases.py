@@ -10,7 +10,7 @@ What followers see is a stream whose ids are ``<fence>-<number>``: Redis itself 
 import asyncio
 import contextvars
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Final, Self
 
@@ -92,13 +92,15 @@ class RedisLeases:
 
     Args:
         client: of redis-py, for one server, Sentinel or Cluster; belongs to the store and stays open.
+        on_commit: called with the key of an entry when one may have been written.
     """
 
     is_store = True
     service = "redis"
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, on_commit: Callable[[str], None] | None = None) -> None:
         self._client = client
+        self._on_commit = on_commit
         self._bells = Bells()
         self._task: asyncio.Task[None] | None = None
 
@@ -135,7 +137,11 @@ class RedisLeases:
         """Write the entry, unless a higher fence was given."""
         keys = (_key("fence", lease.key), lease.key)
         life_ms = 0 if ttl_s is None else _ms(ttl_s)
-        return bool(await self._client.eval(_COMMIT, len(keys), *keys, lease.fence, life_ms, value))
+        try:
+            return bool(await self._client.eval(_COMMIT, len(keys), *keys, lease.fence, life_ms, value))
+        finally:
+            if self._on_commit is not None:
+                self._on_commit(lease.key)
 
     async def release(self, lease: Lease, *, failure: bytes | None = None) -> None:
         """Give the lease back, and tell those who wait."""

@@ -1,0 +1,157 @@
+"""What a near hit costs, against the same hit from a real Redis.
+
+    .venv/bin/python benchmarks/bench_near.py [--json] [--url redis://127.0.0.1:6379/0]
+
+Two questions in one run: the *look-up* (all keys of an answer: from the near cache, or by one MGET of redis-py), which
+has a bound, and the whole *L1 hit* (the layer with its metrics and the guard around Redis; compared with the epochs of
+its tags), most of which is what any hit does. Without ``--url`` a server is started for the run.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from forge_otel.keys import generation_key
+from forge_otel.layers.exact import Exact
+from forge_otel.layers.guard import Guards
+from forge_otel.stores.near import NearStore
+from forge_otel.stores.redis import open_url
+from forge_otel.telemetry.instruments import Instruments
+from forge_otel.types import Call, GenerationRequest, GenerationResult, Reply
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+BOUND = 0.05
+SIZES = {"2 kB": 2_000, "50 kB": 50_000}
+
+
+async def never() -> GenerationResult:
+    """No pipeline is run."""
+    raise SystemExit("the pipeline was asked")
+
+
+async def microseconds(work: Callable[[], Awaitable[Any]], count: int) -> float:
+    """Median time of one call."""
+    taken = []
+    for _ in range(count):
+        started = time.perf_counter_ns()
+        await work()
+        taken.append(time.perf_counter_ns() - started)
+    return statistics.median(taken) / 1000
+
+
+class Noting(NearStore):
+    """Says which keys were fetched."""
+
+    fetched: Sequence[str] = ()
+
+    async def fetch(self, keys: Sequence[str], /) -> list[bytes | None]:
+        """Fetch and note."""
+        self.fetched = keys
+        return await super().fetch(keys)
+
+
+async def answer(call: Call) -> Reply:
+    """What is stored; as long as the request says."""
+    size_bytes = call.request.requirements["size"]
+    code = ("export const Button = () => <button className='x'>" * (size_bytes // 50 + 1))[:size_bytes]
+    return Reply(result=GenerationResult(code=code), cost_usd=Decimal("0.42"), origin_id="g")
+
+
+async def ask(_call: Call) -> Reply:
+    """What L1 does not answer."""
+    raise SystemExit("L1 did not answer")
+
+
+async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict[str, float]:
+    """Medians of all rounds, taken in turn."""
+    requirements = {"size": size_bytes}
+    request = GenerationRequest(component_type="button", figma_key="f", requirements=requirements, tenant="t")
+    key = generation_key(request, pipeline="p", version="1")
+    call = Call(request=request, pipeline="p", key=key, component_id="c", run=never)
+    instruments = Instruments(MeterProvider([InMemoryMetricReader()]).get_meter("bench"))
+    options: dict[str, Any] = {"instruments": instruments, "secret": b"secret", "pipeline_version": "1"}
+    code = (await answer(call)).result.code
+    plain: Any = open_url(url, max_bytes=0)
+    behind: Any = open_url(url, max_bytes=0)
+    async with Noting(behind, max_bytes=2**26) as near, plain:
+        by_redis = Exact(plain, guard=Guards().get("redis").call, **options)
+        by_near = Exact(near, guard=Guards().get("redis").call, **options)
+        await by_near(call, answer)
+        await near.caught_up()
+        await by_near(call, ask)
+        keys, near.fetched = list(near.fetched), ()
+
+        async def near_look_up() -> Any:
+            return near.peek(keys)
+
+        works: dict[str, Callable[[], Awaitable[Any]]] = {
+            "near look-up": near_look_up,
+            "Redis look-up": lambda: plain.get(keys),
+            "near L1 hit": lambda: by_near(call, ask),
+            "Redis L1 hit": lambda: by_redis(call, ask),
+        }
+        hits = [await works[f"{where} L1 hit"]() for where in ("near", "Redis")]
+        if [hit.result.code for hit in hits] != [code, code]:
+            raise SystemExit("an answer is not what was stored")
+        found = await in_turn(works, rounds=rounds, count=count)
+        if near.fetched or near.peek(keys) is None:
+            raise SystemExit("a near hit asked Redis")
+    return found
+
+
+async def in_turn(works: dict[str, Callable[[], Awaitable[Any]]], *, rounds: int, count: int) -> dict[str, float]:
+    """Median of each; the first round warms up."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    gc.disable()
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            taken = await microseconds(work, count)
+            if number:
+                found[name].append(taken)
+    gc.enable()
+    return {name: round(statistics.median(values), 2) for name, values in found.items()}
+
+
+async def run(url: str, *, rounds: int, count: int) -> dict[str, Any]:
+    """All sizes."""
+    us = {name: await measure(url, size, rounds=rounds, count=count) for name, size in SIZES.items()}
+    ratio = {
+        kind: {name: round(taken[f"near {kind}"] / taken[f"Redis {kind}"], 4) for name, taken in us.items()}
+        for kind in ("look-up", "L1 hit")
+    }
+    holds = {name: value <= BOUND for name, value in ratio["look-up"].items()}
+    return {"us": us, "ratio": ratio, "holds": holds}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--url", help="an empty Redis")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--count", type=int, default=500)
+    options = parser.parse_args()
+    if options.url:
+        found = asyncio.run(run(options.url, rounds=options.rounds, count=options.count))
+    else:
+        from tests.servers.redis import RedisServer
+
+        with RedisServer() as server:
+            found = asyncio.run(run(server.url, rounds=options.rounds, count=options.count))
+    print(json.dumps(found, indent=2) if options.json else found)
+
+
+if __name__ == "__main__":
+    main()
