@@ -14,6 +14,8 @@ drainer   ``refused``                        the records up to this number are b
 drainer   ``done``                           the stretch is delivered, as far as the file has it
 drainer   ``failed``                         the database does not take any: what it said. The process ends
 ========= ================================== ==========================================================
+
+Where it ends without a word, as it does when nothing moves for a while, that says nothing about the database.
 """
 
 import asyncio
@@ -46,6 +48,8 @@ _BATCH_BYTES = 8 * 2**20
 # A refused batch is cut down to this before the parent gets it.
 _FEW_RECORDS = 125
 _LOOK_AT_PARENT_S = 1.0
+# Either the server is silent or this process gets no processor time; its parent, which does, finds out.
+_SILENCE_S = 15.0
 
 Job = dict[str, Any]
 
@@ -119,13 +123,14 @@ class _Drainer:
     async def _is_stored(self, batch: Rowed | Exception) -> bool:
         if isinstance(batch, Exception):
             return False
-        try:
-            await store(self._driver, batch, is_gentle=False)
-        except Exception as exc:
-            if is_refusal(exc):
-                return False
-            raise
-        return True
+        storing = asyncio.ensure_future(store(self._driver, batch, is_gentle=False))
+        done, _ = await asyncio.wait({storing}, timeout=_SILENCE_S)
+        if not done:
+            os._exit(0)
+        error = storing.exception()
+        if error is not None and not (isinstance(error, Exception) and is_refusal(error)):
+            raise error
+        return error is None
 
     def _say(self, **message: Any) -> None:
         self._look_at_parent()
@@ -150,6 +155,8 @@ def main(options: Mapping[str, Any]) -> None:
     gc.disable()
     try:
         asyncio.run(_run(options))
+    except TimeoutError:
+        pass  # as after `_SILENCE_S`
     except BaseException as exc:  # whatever it is, the parent has to hear of it
         with suppress(OSError):
             say(failed=f"{type(exc).__name__}: {exc}"[:500])
