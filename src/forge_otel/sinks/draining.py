@@ -155,7 +155,7 @@ class Drain:
         except TimeoutError as exc:
             raise _Ended(f"nothing was heard of it for {_PATIENCE_S:g} s") from exc
         if message is None:
-            raise _Ended("it was killed, or could not go on")
+            raise _Ended("it was killed, or nothing moved")
         return message
 
     def _rest(self, why: _Ended) -> None:
