@@ -137,7 +137,7 @@ def _open_vectors(url: str | None) -> Any:
 def _open_database(settings: Settings) -> Any:
     url = settings.database_url
     try:
-        return _open("sinks", url, retention_days=settings.retention_days)
+        return _open("sinks", url, retention_days=settings.retention_days, drain_above=settings.database_drain_above)
     except MissingExtra as exc:
         if url != DEFAULT_DATABASE_URL:
             raise

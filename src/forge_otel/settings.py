@@ -49,6 +49,8 @@ class Settings:
         database_url: SQLAlchemy URL of an async driver; None records nothing in a database.
         retention_days: how long generations, their costs and figures stay in the database, and artifacts in a
             ``file://`` archive; None keeps them for ever.
+        database_drain_above: more waiting records than this are brought into PostgreSQL by a process of their own, in
+            processor time that nobody else wants; None leaves it to the service's own process.
         outbox_dir: folder of the journal that outlives a crash; None keeps waiting records in memory only.
         outbox_durability: what a record outlives once its caller has the answer: ``kill-safe`` the death of the
             process at any moment, ``power-safe`` a power cut too, for a flush of the disk a commit, ``memory`` nothing.
@@ -108,6 +110,7 @@ class Settings:
     archive_url: str | None = "file://./.forge/artifacts"
     database_url: str | None = DEFAULT_DATABASE_URL
     retention_days: float | None = 90.0
+    database_drain_above: int | None = 2_000
     outbox_dir: str | None = "./.forge/outbox"
     outbox_durability: Literal["kill-safe", "power-safe", "memory"] = "kill-safe"
     outbox_max_bytes: int = 2 * 2**30

@@ -33,6 +33,7 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "FORGE_PATTERN_TTL_S": "8",
         "FORGE_ARCHIVE_URL": "",
         "FORGE_DATABASE_URL": "",
+        "FORGE_DATABASE_DRAIN_ABOVE": "",
         "FORGE_RETENTION_DAYS": "30",
         "FORGE_OUTBOX_DIR": "",
         "FORGE_OUTBOX_DURABILITY": "power-safe",

@@ -12,12 +12,15 @@ with needs("sql"):
     from sqlalchemy.exc import ArgumentError
     from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-__all__ = ["create_engine", "parse_url"]
+__all__ = ["connect_options", "create_engine", "parse_url"]
 
-_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
+_ASYNCPG = "postgresql+asyncpg"
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": _ASYNCPG, "postgresql": _ASYNCPG}
 _CONNECT_TIMEOUT_S = 5.0
 _COMMAND_TIMEOUT_S = 30.0
 _BUSY_TIMEOUT_S = 5.0
+# What SQLAlchemy takes out of a URL for itself.
+_OWN_OPTIONS = ("async_creator_fn", "prepared_statement_cache_size", "prepared_statement_name_func")
 
 
 def parse_url(url: str) -> URL:
@@ -49,15 +52,25 @@ def create_engine(url: str, *, pool_size: int = 4, command_timeout_s: float = _C
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed, pool_size=pool_size)
-    connect_args: dict[str, Any] = {}
-    if parsed.drivername == "postgresql+asyncpg":
-        # The defaults of asyncpg: 60 s to connect, for ever to answer.
-        connect_args = {
-            "timeout": _CONNECT_TIMEOUT_S,
-            "command_timeout": command_timeout_s,
-            "server_settings": {"application_name": "forge-otel"},
-        }
+    connect_args = _asyncpg(command_timeout_s) if parsed.drivername == _ASYNCPG else {}
     return create_async_engine(parsed, connect_args=connect_args, **_options(pool_size))
+
+
+def connect_options(engine: AsyncEngine, *, command_timeout_s: float = _COMMAND_TIMEOUT_S) -> dict[str, Any] | None:
+    """Return what `asyncpg.connect` takes to do without `engine`; None where that is for another driver."""
+    if engine.url.drivername != _ASYNCPG:
+        return None
+    _, options = engine.dialect.create_connect_args(engine.url)
+    return {name: value for name, value in options.items() if name not in _OWN_OPTIONS} | _asyncpg(command_timeout_s)
+
+
+def _asyncpg(command_timeout_s: float) -> dict[str, Any]:
+    # Its defaults: 60 s to connect, for ever to answer.
+    return {
+        "timeout": _CONNECT_TIMEOUT_S,
+        "command_timeout": command_timeout_s,
+        "server_settings": {"application_name": "forge-otel"},
+    }
 
 
 def _sqlite(url: URL, *, pool_size: int) -> AsyncEngine:

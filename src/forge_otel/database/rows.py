@@ -19,6 +19,7 @@ __all__ = [
     "COST_COLUMNS",
     "GENERATION_COLUMNS",
     "Row",
+    "Rowed",
     "asked_layers",
     "cache_stat_rows",
     "cost_rows",
@@ -52,6 +53,21 @@ _NANO: Final = Decimal(10) ** 9
 _NUL: Final = b"\\u0000"
 
 T = TypeVar("T")
+
+
+class Rowed:
+    """A batch of records and their rows, in the order of the ids: two writers of the same ones lock them alike.
+
+    Args:
+        records: in any order; of those with the same id the last one counts.
+
+    Raises:
+        ValueError: a record has no row; see `generation_row`.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records = {record.id: record for record in sorted(records, key=lambda record: record.id)}
+        self.rows = [generation_row(record) for record in self.records.values()]
 
 
 def generation_row(record: Record) -> Row:

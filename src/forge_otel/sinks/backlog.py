@@ -13,7 +13,7 @@ from logging import getLogger
 from pathlib import Path
 
 from forge_otel._journal.index import Index
-from forge_otel._journal.segments import Segment, is_damage
+from forge_otel._journal.segments import DiskSegment, Segment, is_damage
 from forge_otel.sinks.chain import DISK_TROUBLE, Chain, Draft
 from forge_otel.sinks.codec import DamagedRecord, decode, encode
 from forge_otel.sinks.dead_letters import DeadLetters
@@ -21,7 +21,7 @@ from forge_otel.sinks.ledger import Ledger
 from forge_otel.sinks.worker import Worker
 from forge_otel.types import Record
 
-__all__ = ["Backlog", "Batch", "Entry"]
+__all__ = ["Backlog", "Batch", "Entry", "Stretch"]
 
 _log = getLogger(__name__)
 _BATCH_RECORDS = 500
@@ -45,6 +45,17 @@ class Batch:
 
     index: Index
     entries: list[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What waits for a sink in one file: the records after number `after`, up to number `last`."""
+
+    path: Path
+    after: int
+    last: int
+    batch: Batch
+    """For `Backlog.settle`; holds no records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +135,14 @@ class Backlog:
             # The rows that the index knows are gone from the file: the ledger counts them as damaged.
             self.settle(sink, batch, index.last_seq, delivered=0)
         return batch
+
+    def stretch(self, sink: str) -> Stretch | None:
+        """Return what waits for `sink` in the oldest segment; None where nothing does, or not in a file."""
+        index = self._ledger.next_for(sink)
+        segment = self._chain.find(index)
+        if index is None or not isinstance(segment, DiskSegment):
+            return None
+        return Stretch(segment.path, index.cursor(sink), index.last_seq, Batch(index, []))
 
     def settle(
         self, sink: str, batch: Batch, seq: int, *, delivered: int, dropped: Mapping[str, int] | None = None

@@ -98,11 +98,14 @@ class Chain:
             self._append(self._fall_back(exc), drafts)
 
     def save(self, segment: Segment) -> None:
-        """Store up to where each sink is served, delete what all have, and drop the segment when it is done."""
+        """Store up to where each sink is served, free what all have, and drop the segment when it is done."""
         if segment not in self._segments:
             return
+        cursors, floor = self._ledger.progress(segment.index)
+        # A full file goes as a whole: taking records out of it costs the disk as much as putting them in.
+        is_full = isinstance(segment, DiskSegment) and segment is not self._active
         try:
-            segment.save(*self._ledger.progress(segment.index))
+            segment.save(cursors, 0 if is_full else floor)
         except DISK_TROUBLE as exc:
             # Costs a repeated delivery after a crash, nothing else: the index is what counts while we live.
             _log.debug("the progress in the journal could not be saved: %s", exc)

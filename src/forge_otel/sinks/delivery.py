@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from forge_otel.sinks import Rejected
 from forge_otel.sinks.backlog import Backlog, Batch, Entry
 from forge_otel.sinks.codec import DamagedRecord
+from forge_otel.sinks.draining import Drain
 from forge_otel.sinks.ledger import Ledger
 from forge_otel.sinks.pace import Pace
 from forge_otel.types import Record, Sink
@@ -28,6 +29,8 @@ _LONGEST_PAUSE_S = 30.0
 _ATTEMPT_TIMEOUT_S = 60.0
 _STRIKES = 3
 _BATCH_RECORDS = 500
+# Enough to find one that passes, while nothing may.
+_TRIAL_RECORDS = 50
 
 T = TypeVar("T")
 
@@ -85,6 +88,7 @@ class Delivery:
         self._batch_records = int(getattr(sink, "batch_records", _BATCH_RECORDS))
         self._backlog = backlog
         self._ledger = ledger
+        self._drain = Drain(name, sink, backlog=backlog, ledger=ledger, on_delivered=self.pace.add)
         self._failures = 0
         self._is_open = False
         self._wake = asyncio.Event()
@@ -123,6 +127,7 @@ class Delivery:
 
     async def close(self, *, timeout_s: float) -> None:
         """Close the sink if it was opened; what it raises then is logged."""
+        self._drain.close()
         leave = getattr(self._sink, "__aexit__", None)
         if not self._is_open or leave is None:
             return
@@ -142,7 +147,11 @@ class Delivery:
         self._is_open = True
 
     async def _deliver_next(self) -> bool:
-        batch = await self._backlog.read(self.name, limit=self._batch_records)
+        if not self._failures and await self._drain.work():
+            self._ahead.clear()
+            return True
+        limit = min(self._batch_records, _TRIAL_RECORDS) if self._failures else self._batch_records
+        batch = await self._backlog.read(self.name, limit=self._drain.limit(limit))
         if batch is None:
             return False
         await self._deliver(batch)

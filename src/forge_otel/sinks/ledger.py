@@ -151,7 +151,7 @@ class Ledger:
     def progress(self, index: Index) -> tuple[dict[str, int], int]:
         """Return up to where each sink is served in a segment, and its floor, at one moment."""
         with self._lock:
-            return dict(index.cursors), self.floor(index)
+            return dict.fromkeys(self.sinks, 0) | index.cursors, self.floor(index)
 
     def next_for(self, sink: str) -> Index | None:
         """Return the oldest segment that holds something for `sink`."""

@@ -17,6 +17,10 @@ __all__ = ["JournalFile", "Letter", "journals", "letters", "revive", "waiting"]
 
 _LOCKS = Path("/proc/locks")
 _BUSY_TIMEOUT_S = 5.0
+# What every sink has can still be in the file.
+_NEEDED = "WHERE seq > (SELECT coalesce(min(seq), 0) FROM cursor)"
+_BODIES = f"SELECT body FROM record {_NEEDED} ORDER BY seq"  # noqa: S608 - words of ours
+_TALLY = f"SELECT count(*), min(at) FROM record {_NEEDED}"  # noqa: S608 - words of ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +80,7 @@ def waiting(directory: Path) -> Iterator[bytes]:
     for path in sorted(directory.glob(JOURNALS)):
         try:
             with closing(_open(path)) as database:
-                yield from (body for (body,) in database.execute("SELECT body FROM record ORDER BY seq"))
+                yield from (body for (body,) in database.execute(_BODIES))
         except sqlite3.Error as exc:
             raise OSError(f"the journal {path.name} cannot be read: {exc}") from exc
 
@@ -124,7 +128,7 @@ def revive(directory: Path, chosen: Iterable[Letter], *, sinks: Iterable[str]) -
         segment = DiskSegment.create(directory)
         rows = segment.append([(letter.at_s, letter.body) for letter in group])
         segment.index.extend(rows)
-        segment.save(dict.fromkeys(known - {sink}, rows[-1].seq), 0)
+        segment.save(dict.fromkeys(known, rows[-1].seq) | {sink: 0}, 0)
         segment.close()
         # Only now: a crash before this line sends them twice, which no sink minds.
         _burn(directory / FILE_NAME, [letter.number for letter in group])
@@ -137,7 +141,7 @@ def _look(path: Path, owned: frozenset[int] | None) -> JournalFile:
     is_owned = None if owned is None else lock.exists() and lock.stat().st_ino in owned
     try:
         with closing(_open(path)) as database:
-            ((records, oldest_at_s),) = database.execute("SELECT count(*), min(at) FROM record")
+            ((records, oldest_at_s),) = database.execute(_TALLY)
             behind = (
                 "SELECT sink, (SELECT count(*) FROM record WHERE record.seq > cursor.seq) FROM cursor ORDER BY sink"
             )

@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from forge_otel._periodic import Periodic
-from forge_otel.database.engine import create_engine, parse_url
+from forge_otel.database.engine import connect_options, create_engine, parse_url
 from forge_otel.database.migrate import migrate
+from forge_otel.database.refusal import is_refusal
 from forge_otel.database.retention import retention
 from forge_otel.database.sqlite_file import SqliteFile, is_damage
-from forge_otel.database.writing import is_refusal, write
+from forge_otel.database.writing import write
 from forge_otel.errors import NotOpen, needs
 from forge_otel.sinks import Rejected
 from forge_otel.types import Record
@@ -32,9 +33,12 @@ _log = getLogger(__name__)
 _COMMAND_TIMEOUT_S = 10.0
 
 
-def open_url(url: str, *, retention_days: float | None = None) -> "SqlSink":
+_DRAIN_ABOVE = 2_000
+
+
+def open_url(url: str, *, retention_days: float | None = None, drain_above: int | None = _DRAIN_ABOVE) -> "SqlSink":
     """Return the sink for an SQLAlchemy URL such as ``sqlite+aiosqlite:///./x.db`` or ``postgresql+asyncpg://…``."""
-    return SqlSink(url, retention_days=retention_days)
+    return SqlSink(url, retention_days=retention_days, drain_above=drain_above)
 
 
 class SqlSink:
@@ -43,6 +47,7 @@ class SqlSink:
     Args:
         url: SQLAlchemy URL of an asynchronous driver.
         retention_days: how long everything is kept; None keeps it for ever.
+        drain_above: more waiting records than this are brought into PostgreSQL by a process of their own; None: never.
 
     Raises:
         ConfigurationError: the URL cannot be used.
@@ -52,8 +57,11 @@ class SqlSink:
     batch_records = 1_000
     """What one transaction takes at most: enough that its commit costs little, few enough to let others in between."""
 
-    def __init__(self, url: str, *, retention_days: float | None = None) -> None:
+    def __init__(
+        self, url: str, *, retention_days: float | None = None, drain_above: int | None = _DRAIN_ABOVE
+    ) -> None:
         parsed = parse_url(url)
+        self.drain_above = drain_above
         self.url = parsed.render_as_string(hide_password=False)
         self.set_aside: list[Path] = []
         """Damaged files that this process has put out of the way, the last ones last."""
@@ -107,6 +115,10 @@ class SqlSink:
             if len(records) == 1 and is_refusal(exc):
                 raise Rejected(f"the database refuses the record: {exc}") from exc
             raise
+
+    def drain_options(self) -> dict[str, Any] | None:
+        """Return what another process needs to store records as `deliver` does; None where it could not."""
+        return None if self._file else connect_options(self.engine, command_timeout_s=_COMMAND_TIMEOUT_S)
 
     async def ping(self) -> None:
         """Ask the database for nothing.

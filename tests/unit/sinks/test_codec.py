@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.sinks.builders import record
 
-from forge_otel.sinks.codec import DamagedRecord, decode, encode
+from forge_otel.database.beside import Beside
+from forge_otel.database.rows import Row, Rowed
+from forge_otel.sinks.codec import DamagedRecord, decode, encode, skim
 from forge_otel.types import Cost, Record, Step, Usage
 
 texts = st.text(alphabet=st.characters(), max_size=5)  # lone surrogates and NUL included
@@ -47,6 +49,44 @@ records = st.builds(
     artifacts=st.dictionaries(texts, texts | st.binary(max_size=50), max_size=4),
     artifact_refs=st.dictionaries(texts, texts, max_size=3),
 )
+
+
+def rows_of(read: Callable[[bytes], Record], body: bytes) -> tuple[list[Row], list[Row], dict[str, list[Row]]] | str:
+    """What the database would be given, or what goes wrong."""
+    try:
+        batch = Rowed([read(body)])
+        beside = Beside(batch.records.values())
+    except (ArithmeticError, ValueError) as exc:
+        return type(exc).__name__
+    return batch.rows, beside.costs, beside.sums
+
+
+@given(records)
+def test_what_is_skimmed_makes_the_same_rows(original: Record) -> None:
+    """The quick way says nothing else than the exact one."""
+    body = encode(original)
+
+    assert rows_of(skim, body) == rows_of(decode, body)
+
+
+@pytest.mark.parametrize("read", [decode, skim])
+def test_a_record_of_an_older_release_makes_the_same_rows(read: Callable[[bytes], Record]) -> None:
+    """What it did not know has its default either way."""
+    usual = record()
+    old = {
+        name: getattr(usual, name) for name in ("id", "duration_s", "outcome", "pipeline", "pipeline_version", "key")
+    }
+    old |= {"component_type": "button", "component_id": "b", "created_at": usual.created_at.isoformat()}
+    exact = Record(**(old | {"created_at": usual.created_at}))
+
+    assert rows_of(read, resealed(encode(usual), lambda _: old)) == rows_of(decode, encode(exact))
+
+
+@pytest.mark.parametrize("read", [decode, skim])
+def test_a_head_without_what_every_record_has_is_damaged(read: Callable[[bytes], Record]) -> None:
+    """Both ways find out, and not the database."""
+    with pytest.raises(DamagedRecord, match="cannot be understood"):
+        read(resealed(encode(record()), lambda head: {name: head[name] for name in ("id", "created_at", "duration_s")}))
 
 
 @given(records)
