@@ -35,7 +35,10 @@ TOOLS = {
     "prometheus": ("prometheus", "promtool"),
     "strict_s3": ("versitygw",),
 }
+# Read before the environment is cleaned, like everything that says how tests are to be run.
 TOOLS_REQUIRED = bool(os.environ.get("FORGE_TEST_REQUIRE_TOOLS"))
+# A machine that does other things too cannot judge limits of time; what is seen and what is lost it can.
+IS_TIMED = not os.environ.get("FORGE_TEST_UNTIMED")
 SERVERS_REQUIRED = bool(os.environ.get("CI"))
 GRACE_S = 2.0
 
@@ -64,6 +67,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             )
     if item.get_closest_marker("collector") and not collector.program().exists():
         unavailable("not built yet: make collector", is_failure=TOOLS_REQUIRED)
+
+
+@pytest.fixture(scope="session")
+def is_timed() -> bool:
+    """Whether this machine may judge limits of time, in tests that let one ask for that."""
+    return IS_TIMED
 
 
 @pytest.fixture(scope="session")

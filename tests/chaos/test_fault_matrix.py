@@ -23,8 +23,6 @@ HEALTHY_S = 2.0
 LOOKS = 4
 FAILING_S = 2.5
 PATIENCE_S = 2.0
-# A machine that does other things too cannot judge limits of time; what is seen and what is lost it can.
-IS_TIMED = not os.environ.get("FORGE_TEST_UNTIMED")
 
 
 def cases() -> Iterator[Any]:
@@ -40,14 +38,14 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("cell", list(cases()))
-async def test_a_cell_holds(cell: Cell, site: Site) -> None:
+async def test_a_cell_holds(cell: Cell, site: Site, is_timed: bool) -> None:
     """The caller is answered or clearly refused, in time; the operator sees it; all is well again without a restart."""
     outcome = await befall(site, cell)
     report(cell, outcome)
-    if IS_TIMED and late(cell, outcome) == verdict(cell, outcome) != ():
+    if is_timed and late(cell, outcome) == verdict(cell, outcome) != ():
         outcome = await befall(site, cell)
         report(cell, outcome)
-    excused = () if IS_TIMED else late(cell, outcome)
+    excused = () if is_timed else late(cell, outcome)
     assert not set(verdict(cell, outcome)).difference(excused), site.log()[-3_000:]
     await nothing_is_lost(site, answers_to_find(cell, outcome), outcome.after.tallies["database"].dropped)
     if site.row.traced is not None:
