@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -105,6 +106,24 @@ async def test_a_generation_is_linked_and_scored(langsmith: LangSmithStandIn, tm
     assert {(item["key"], item["score"], item["session_id"]) for item in langsmith.feedback} == {
         ("quality_score", 0.75, project)
     }
+
+
+async def test_all_is_imported_before_anything_is_served(langsmith: LangSmithStandIn, tmp_path: Path) -> None:
+    """An import of half a second, on whatever thread, would hold up the first requests."""
+    program = """
+import asyncio, sys
+from forge_otel import Forge
+async def main():
+    async with Forge.from_env():
+        modules = set(sys.modules)
+        assert "langsmith.client" in modules and "forge_otel.telemetry.langsmith" in modules
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+    )
+    _, complaints = await process.communicate()
+    assert process.returncode == 0, complaints.decode()
 
 
 @pytest.mark.parametrize("fault", [Fault(kind="hang"), Fault(kind="reset"), Fault(status=503), Fault(status=401)])

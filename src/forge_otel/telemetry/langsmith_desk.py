@@ -77,7 +77,6 @@ class LangSmithDesk:
         self._instruments = instruments
         self._options: LangSmithOptions | None = None
         self._project: Project | None = None
-        self._client: LangSmithClient | None = None
         self._scores: deque[_Score] = deque()
         self._settled: Counter[tuple[str, str]] = Counter()
         self._work: asyncio.Task[None] | None = None
@@ -86,15 +85,18 @@ class LangSmithDesk:
         self._unobserve: list[Callable[[], None]] = []
 
     async def __aenter__(self) -> Self:
+        options = None
         with suppress(ConfigurationError):
             # The bridge itself says what is wrong.
-            self._options = LangSmithOptions.from_env(os.environ)
-        if self._options is not None:
+            options = LangSmithOptions.from_env(os.environ)
+        client = None if options is None else await _reached(options)
+        if client is not None:
+            self._options = options
             self._unobserve = [
                 self._instruments.observe(Metric.FEEDBACK_SETTLED, self._points),
                 self._instruments.observe(Metric.FEEDBACK_WAITING, lambda: [(len(self._scores), {})]),
             ]
-            self._work = asyncio.create_task(self._run(), name="forge-langsmith")
+            self._work = asyncio.create_task(self._run(client), name="forge-langsmith")
         return self
 
     async def __aexit__(
@@ -148,14 +150,11 @@ class LangSmithDesk:
             for (outcome, reason), count in self._settled.items()
         ]
 
-    async def _run(self) -> None:
+    async def _run(self, client: "LangSmithClient") -> None:
         wait_s = _FIRST_WAIT_S
         while True:
             try:
-                is_done = await self._step()
-            except MissingExtra as exc:
-                logger.warning("Runs in LangSmith are not linked and not scored: %s", exc.faults[0])
-                return
+                is_done = await self._step(client)
             except Exception as exc:
                 # Its guard, the network, or a client that changed: whatever it is, it is tried again later.
                 logger.debug("LangSmith does not answer: %s", type(exc).__name__)
@@ -166,10 +165,10 @@ class LangSmithDesk:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, _MAX_WAIT_S)
 
-    async def _step(self) -> bool:
+    async def _step(self, client: "LangSmithClient") -> bool:
         """Find the project, or send a score; return whether there was no trouble."""
         if self._project is None:
-            self._project = await self._guards.get("langsmith").call(self._find_project)
+            self._project = await self._guards.get("langsmith").call(lambda: _in_thread(client.find_project))
             return self._project is not None
         self._more.clear()
         if not self._scores:
@@ -177,7 +176,7 @@ class LangSmithDesk:
         next_one, project = self._scores[0], self._project
         next_one.attempts += 1
         try:
-            await self._guards.get("langsmith").call(lambda: _in_thread(lambda: self._send(project, next_one)))
+            await self._guards.get("langsmith").call(lambda: _in_thread(lambda: _send(client, project, next_one)))
         except Exception:
             if next_one.attempts >= _MAX_ATTEMPTS:
                 self._settle("dropped", "undeliverable")
@@ -191,22 +190,27 @@ class LangSmithDesk:
         if not self._scores:
             self._empty.set()
 
-    async def _find_project(self) -> "Project | None":
-        return await _in_thread(lambda: self._reached().find_project())
 
-    def _send(self, project: "Project", score: _Score) -> None:
-        self._reached().score(
-            project, score.run_id, key=_KEY, score=score.score, about=score.about, started_at=score.started_at
-        )
+def _send(client: "LangSmithClient", project: "Project", score: _Score) -> None:
+    client.score(project, score.run_id, key=_KEY, score=score.score, about=score.about, started_at=score.started_at)
 
-    def _reached(self) -> "LangSmithClient":
-        """Return the client, made when it is first asked for, because that takes half a second."""
-        if self._client is None:
-            from forge_otel.telemetry.langsmith_client import LangSmithClient
 
-            assert self._options is not None  # noqa: S101 - only asked for with options
-            self._client = LangSmithClient(self._options)
-        return self._client
+async def _reached(options: LangSmithOptions) -> "LangSmithClient | None":
+    """Make the client before anything is served: its import takes half a second, in which every request would wait."""
+
+    def make() -> "LangSmithClient":
+        from forge_otel.telemetry.langsmith_client import LangSmithClient
+
+        return LangSmithClient(options)
+
+    try:
+        return await _in_thread(make)
+    except MissingExtra as exc:
+        logger.warning("Runs in LangSmith are not linked and not scored: %s", exc.faults[0])
+    except Exception:
+        # A service does not fail to start for want of links.
+        logger.exception("Runs in LangSmith are not linked and not scored: its client cannot be made")
+    return None
 
 
 async def _in_thread(call: Callable[[], T]) -> T:
