@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-from forge_otel.telemetry.scrub import REDACTED, is_secret_name, scrub
+from forge_otel.telemetry.scrub import REDACTED, is_secret_name, scrub, scrub_name
 
 __all__ = ["MAX_CONTENT_BYTES", "MAX_VISITED", "REDACTED", "estimate_size", "redact", "to_json"]
 
@@ -30,6 +30,8 @@ MAX_CONTENT_BYTES: Final = 16 * 1024
 _MARGIN: Final = 4_096
 _UNREADABLE: Final = '{"_redaction_failed":true}'
 _MAX_DEPTH: Final = 64
+# Longer names come once, and are not worth remembering.
+_MAX_NAME: Final = 100
 # A number, a boolean, an object that we cannot look into.
 _SCALAR_SIZE: Final = 8
 _SCALARS: Final = frozenset({int, float, bool, type(None)})
@@ -194,10 +196,14 @@ class _Copier:
         for key, item in islice(fields.items(), self._max_items):
             name = key if isinstance(key, str) else str(key)
             is_secret = is_secret_name(name) or (is_pair and name == "value")
-            kept[self._text(name)] = REDACTED if is_secret else self.copy(item, depth + 1)
+            kept[self._name(name)] = REDACTED if is_secret else self.copy(item, depth + 1)
         if len(fields) > self._max_items:
             kept["_truncated"] = len(fields) - self._max_items
         return kept
+
+    def _name(self, name: str) -> str:
+        is_usual = len(name) <= min(_MAX_NAME, self._max_chars) and name.isascii()
+        return scrub_name(name) if is_usual else self._text(name)
 
     def _text(self, text: str) -> str:
         whole = len(text)

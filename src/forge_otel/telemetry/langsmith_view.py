@@ -69,6 +69,7 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/]*+={0,2}")
 # LangSmith takes some 20 MB in one request.
 _MAX_ATTACHMENTS_CHARS: Final = 10 * 2**20
 _USAGE: Final = "gen_ai.usage."
+_SCALARS: Final = (str, bool, int, float)
 _EXCEPTION: Final = "exception"
 
 
@@ -136,13 +137,7 @@ def _attributes(release: Release, hidden: Hidden, price: Price) -> dict[str, Any
     kind = run_type(found)
     contents = _contents(found, hidden)
     # Chosen first: what is not sent, such as a screenshot of megabytes, is not looked through.
-    run: dict[str, Any] = redact(
-        {
-            name: value
-            for name, value in found.items()
-            if not (_NEVER.match(name) or _INPUT_NAME.match(name) or _OUTPUT_NAME.match(name))
-        }
-    )
+    run: dict[str, Any] = redact({name: value for name, value in found.items() if _may_be_sent(name)})
     if not hidden.any_content and (attachments := _attachments(found.get(Smith.ATTACHMENTS))):
         run[Smith.ATTACHMENTS] = attachments
     run |= contents | {Smith.RUN_TYPE: kind} | _metadata(release, run)
@@ -154,6 +149,11 @@ def _attributes(release: Release, hidden: Hidden, price: Price) -> dict[str, Any
     if hidden.metadata:
         run = {name: value for name, value in run.items() if _STRUCTURE.match(name)}
     return {name: _plain(value) for name, value in run.items() if value is not None}
+
+
+@lru_cache(maxsize=1024)
+def _may_be_sent(name: str) -> bool:
+    return not (_NEVER.match(name) or _INPUT_NAME.match(name) or _OUTPUT_NAME.match(name))
 
 
 def _contents(found: Mapping[str, Any], hidden: Hidden) -> dict[str, str]:
@@ -275,4 +275,4 @@ def _event(event: Event, hidden: Hidden) -> Event:
 
 def _plain(value: Any) -> Any:
     """Return scalars as they are, and everything else as JSON, which LangSmith reads back."""
-    return value if isinstance(value, str | bool | int | float) else json.dumps(value, default=str)
+    return value if isinstance(value, _SCALARS) else json.dumps(value, default=str)

@@ -45,6 +45,34 @@ def test_secrets_are_replaced(text: str) -> None:
     assert scrub(scrub(text)) == scrub(text)
 
 
+@pytest.mark.parametrize(
+    "begin",
+    [
+        *("sk-", "sk_", "pk-", "rk_", "ak-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "figd_"),
+        *(
+            "xoxa-",
+            "xoxb-",
+            "xoxe-",
+            "xoxo-",
+            "xoxp-",
+            "xoxr-",
+            "xoxs-",
+            "lsv2_",
+            "hf_",
+            "npm_",
+            "AKIA",
+            "ASIA",
+            "AIza",
+        ),
+        *("whsec_", "ya29.", "eyJCANARY.CANARY.", "bearer ", "basic+", "Digest\t", "negotiate\n", "TOKEN "),
+    ],
+)
+@pytest.mark.parametrize("around", ["{}", "found {} in the file", "({})"])
+def test_a_shape_is_enough(begin: str, around: str) -> None:
+    """Nothing else in the text hints at it."""
+    assert "CANARY" not in scrub(around.format(f"{begin}CANARYCANARYCANARYCANARY"))
+
+
 @pytest.mark.parametrize("text", HARMLESS)
 def test_other_words_stay(text: str) -> None:
     """Design tokens and counts of tokens are what this is about, and no secrets."""
