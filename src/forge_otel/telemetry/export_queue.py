@@ -3,6 +3,9 @@
 The call that ends a span only appends it. It takes no lock, because the garbage collector may end spans in the middle
 of anything, and it never waits. A span that there is no room for leaves an empty place, so that it is still counted.
 Two threads, so that spans reach the disk while the other one waits for a server that does not answer.
+
+What makes requests of spans is Python that never waits for anything, and whoever serves meanwhile gets the interpreter
+back late after each system call. So it is done a few spans at a time, with a rest after each few.
 """
 
 import gzip
@@ -13,7 +16,7 @@ import time
 import weakref
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, TypedDict
 
@@ -30,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.25
 _STANDSTILL_S: Final = 1.5
+# Some 2 ms of work, and as much for the others.
+_SLICE: Final = 16
+_MAX_REST_S: Final = 0.005
 
 Encode = Callable[[Sequence[ReadableSpan]], bytes]
 
@@ -46,7 +52,7 @@ class ExportQueue(Exclusive):
     """Takes ended spans, and sends in batches what `select` makes of them.
 
     Args:
-        encode: spans to a request body, which is sent compressed.
+        encode: spans to a request body, which is sent compressed; several in a row are one body.
         halve: a body to two.
         post: sends a compressed body.
         policy: how patient it is.
@@ -54,6 +60,7 @@ class ExportQueue(Exclusive):
         max_waiting: spans in memory above which new ones are dropped.
         max_batch: spans in one request.
         shutdown_timeout_s: how long `shutdown` may take.
+        rest: called with the seconds to rest between slices of work.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class ExportQueue(Exclusive):
         max_waiting: int = 10_000,
         max_batch: int = 200,
         shutdown_timeout_s: float = 4.0,
+        rest: Callable[[float], object] = time.sleep,
     ) -> None:
         self._encode = encode
         self._halve = halve
@@ -76,6 +84,7 @@ class ExportQueue(Exclusive):
         self._max_waiting = max_waiting
         self._max_batch = max_batch
         self._shutdown_timeout_s = shutdown_timeout_s
+        self._rest = rest
         self._restart()
         _revive_after_fork(self)
 
@@ -199,13 +208,26 @@ class ExportQueue(Exclusive):
         self._take_in()
         with self._taking:
             taken, self._taken = self._taken, []
-        ready = self.select(taken, is_last=is_last)
+        ready: list[ReadableSpan] = []
+        for part in self._slices(taken):
+            ready += self.select(part, is_last=False)
+        ready += self.select([], is_last=is_last)
         for start in range(0, len(ready), self._max_batch):
             self._spool.put(self._parcels(ready[start : start + self._max_batch]))
 
+    def _slices(self, spans: Sequence[ReadableSpan]) -> Iterator[Sequence[ReadableSpan]]:
+        """Yield a few at a time, and rest after each few for as long as they took, unless there is a hurry."""
+        for start in range(0, len(spans), _SLICE):
+            began_s = time.monotonic()
+            yield spans[start : start + _SLICE]
+            if not self._closing.begun.is_set() and len(self._arrived) < self._max_waiting // 4:
+                self._rest(min(time.monotonic() - began_s, _MAX_REST_S))
+
     def _parcels(self, batch: Sequence[ReadableSpan]) -> list[Parcel]:
         try:
-            return [Parcel(body=_compressed(self._encode(batch)), count=len(batch))]
+            # Bodies in a row are one body: repeated fields of protobuf messages add up.
+            body = b"".join([self._encode(part) for part in self._slices(batch)])
+            return [Parcel(body=_compressed(body), count=len(batch))]
         except Exception:
             # Attributes come from anybody: one span that cannot be encoded must not cost the others.
             logger.debug("A batch of %d spans could not be encoded", len(batch), exc_info=True)
