@@ -3,8 +3,8 @@
     .venv/bin/python scripts/faults.py
 
 The page says of a cell that it passes because CI runs every cell: one that fails there, its limits of time aside, is a
-failed build, one that is known to fail is listed in `DEFECTS`, a service whose cells are not proven in `UNPROVEN`, and
-tests/chaos/test_fault_page.py fails while the page differs from the cells.
+failed build, one that is known to fail is listed in `DEFECTS`, and tests/chaos/test_fault_page.py fails while the page
+differs from the cells.
 """
 
 import sys
@@ -81,13 +81,12 @@ async def check(client, host, port, start_service):
 
 def page() -> str:
     """Return what docs/faults.md has to be."""
-    from tests.chaos.cells import CELLS, DEFECTS, UNPROVEN
+    from tests.chaos.cells import CELLS, DEFECTS
 
     from forge_otel.testing.matrix import render
 
-    run = [cell for cell in CELLS if cell.service not in UNPROVEN]
-    results = {cell.name: [DEFECTS[cell.name]] if cell.name in DEFECTS else [] for cell in run}
-    return "\n".join([NOTICE, "", INTRODUCTION, render(CELLS, results), *_defects(DEFECTS | UNPROVEN), OWN])
+    results = {cell.name: [DEFECTS[cell.name]] if cell.name in DEFECTS else [] for cell in CELLS}
+    return "\n".join([NOTICE, "", INTRODUCTION, render(CELLS, results), *_defects(DEFECTS), OWN])
 
 
 def _defects(defects: Mapping[str, str]) -> list[str]:

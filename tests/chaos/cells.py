@@ -8,7 +8,7 @@ from typing import Final
 
 from forge_otel.testing.matrix import Cell
 
-__all__ = ["CELLS", "DEFECTS", "EXPORT_S", "UNPROVEN"]
+__all__ = ["CELLS", "DEFECTS", "EXPORT_S"]
 
 REFUSED_S: Final = 2.0
 REDIS_BUDGET_S: Final = 0.05
@@ -670,11 +670,3 @@ CELLS: Final = (
 
 DEFECTS: Final[dict[str, str]] = {}
 """Promises that are not kept yet; each is a test that is expected to fail, and says so when it no longer does."""
-
-UNPROVEN: Final[dict[str, str]] = {
-    "LangSmith": (
-        "callers are answered and every run arrives once, but an outage adds up to 0.17 s to the 99th percentile now "
-        "and then, which should be nothing"
-    )
-}
-"""Services whose cells hold in some runs only; they are run when FORGE_TEST_UNPROVEN is set, and shown as not run."""

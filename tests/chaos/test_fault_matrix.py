@@ -1,7 +1,6 @@
 """Every helper and every fault, against the running service under load; what is promised is in cells.py."""
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -9,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.chaos.cells import CELLS, DEFECTS, EXPORT_S, UNPROVEN
+from tests.chaos.cells import CELLS, DEFECTS, EXPORT_S
 from tests.chaos.injections import AT_START, INJECTIONS
 from tests.chaos.site import FRESH_PER_S, KNOWN_PER_S, Kept, Site, until
 
@@ -26,13 +25,11 @@ PATIENCE_S = 2.0
 
 
 def cases() -> Iterator[Any]:
-    """Every cell that there is; those that are known to fail are expected to, what is not proven is left out."""
+    """Every cell that there is; those that are known to fail are expected to."""
     for cell in CELLS:
         marks = []
         if cell.name in DEFECTS:
             marks = [pytest.mark.xfail(reason=DEFECTS[cell.name], strict=True)]
-        elif cell.service in UNPROVEN and not os.environ.get("FORGE_TEST_UNPROVEN"):
-            marks = [pytest.mark.skip(reason=f"not proven: {UNPROVEN[cell.service]}")]
         if cell.outcome != "n/a":
             yield pytest.param(cell, id=cell.name, marks=marks)
 
