@@ -251,8 +251,11 @@ class HttpExchange:
         """Note what leaves the application; after the response's last byte it is no longer the request's affair."""
         if self._finished:
             self._late_error = exc
-        else:
-            self._finish(exc)
+            return
+        self._finish(exc)
+        if self._ended_ns is not None and not self._server.is_own and not self._server.span.is_recording():
+            # An application below a mount answers 500 first and raises then, when the span's owner has ended it.
+            self._late_error = exc
 
     def _note_background(self, ended_ns: int) -> None:
         record_background(

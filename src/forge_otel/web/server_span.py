@@ -9,8 +9,8 @@ Starlette's ``OpenTelemetryMiddleware``   current SERVER span               adop
 nobody                                                                      own         ours
 ========================================  ================================  ==========  ============
 
-What stands *inside* us is told by the marks that those two frameworks look for in the scope, so that they stay silent.
-contrib's middleware inside us makes its span an INTERNAL one by itself.
+What stands *inside* us, applications below a mount too, is told by the marks that those two frameworks look for in the
+scope, so that they stay silent. contrib's middleware inside us makes its span an INTERNAL one by itself.
 """
 
 import os
@@ -66,7 +66,14 @@ def carrier_fields() -> frozenset[bytes]:
 
 
 def adopt(scope: Scope) -> ServerSpan | None:
-    """Return the server span that somebody else has opened for this request."""
+    """Return the server span that somebody else has opened for this request; nobody below opens another one."""
+    found = _opened(scope)
+    if found is not None:
+        _silence(scope)
+    return found
+
+
+def _opened(scope: Scope) -> ServerSpan | None:
     followed = scope.get(native.KEY)
     if followed is not None:
         span = getattr(followed, "span", None)
@@ -97,8 +104,7 @@ def own(
         attributes: what is known before routing, so that samplers see it.
         trust: what to do with the caller's trace.
     """
-    followed = scope.setdefault(native.KEY, None)
-    scope[_STARLETTE] = True
+    followed = _silence(scope)
     context: Context | None = None
     links = None
     if headers.carrier is not None and trust != "ignore":
@@ -116,6 +122,12 @@ def own(
         counts_duration=not meters,
         counts_active=not meters,
     )
+
+
+def _silence(scope: Scope) -> Any:
+    """Leave the marks that keep frameworks inside from opening a server span; return FastAPI's, where it is there."""
+    scope[_STARLETTE] = True
+    return scope.setdefault(native.KEY, None)
 
 
 def _native(span: Span, scope: Scope) -> ServerSpan:

@@ -1,15 +1,17 @@
 """One application in the ways that people instrument it, each behind the middleware."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi import APIRouter, BackgroundTasks, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse as FastStreaming
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware as Contrib
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware.opentelemetry import OpenTelemetryMiddleware as StarletteTelemetry
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -21,6 +23,7 @@ from forge_otel.web.middleware import ForgeMiddleware
 
 Build = Callable[[SmallRuntime], ASGIApp]
 
+BACKGROUND_NS = 30_000_000
 NATIVE_OFF: Any = {"tracing": False, "metrics": False, "logs": False}
 
 
@@ -44,6 +47,18 @@ async def span_page(_request: Request) -> Response:
     return Response(str(trace.get_current_span().get_span_context().span_id))
 
 
+async def later() -> None:
+    """Work that is left when the response is out, longer than what counts as the way back."""
+    started_ns = time.time_ns()
+    with trace.get_tracer("later").start_as_current_span("later"):
+        while time.time_ns() - started_ns < BACKGROUND_NS:
+            await asyncio.sleep(0)
+
+
+async def later_page(_request: Request) -> Response:
+    return Response("ok", background=BackgroundTask(later))
+
+
 async def failing_page(_request: Request) -> Response:
     raise ZeroDivisionError("the page failed")
 
@@ -60,6 +75,7 @@ def starlette_app() -> Starlette:
             Route("/items/{item:int}", json_page),
             Route("/stream", stream_page),
             Route("/span", span_page),
+            Route("/later", later_page),
             Route("/boom", failing_page),
             WebSocketRoute("/rooms/{room}", echo),
         ]
@@ -85,6 +101,11 @@ def fastapi_app(telemetry: Any) -> FastAPI:
     @app.get("/span")
     async def span(request: Request) -> Response:
         return await span_page(request)
+
+    @app.get("/later")
+    async def with_later(tasks: BackgroundTasks) -> str:
+        tasks.add_task(later)
+        return "ok"
 
     app.include_router(router, prefix="/items")
     app.add_api_websocket_route("/rooms/{room}", echo)
@@ -185,6 +206,57 @@ def fastapi_below_starlette(runtime: SmallRuntime) -> ASGIApp:
     return app
 
 
+def starlette_mounted(runtime: SmallRuntime) -> ASGIApp:
+    app = Starlette(routes=[Mount("/t/{tenant}", app=starlette_app())])
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    return app
+
+
+def starlette_mounted_in_fastapi(runtime: SmallRuntime) -> ASGIApp:
+    """FastAPI's own telemetry, where it is on, gives all that is below such a mount one route: ``/t/{path}``."""
+    app = FastAPI(telemetry=NATIVE_OFF)
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.mount("/t", starlette_app())
+    return app
+
+
+def fastapi_mounted(runtime: SmallRuntime) -> ASGIApp:
+    app = FastAPI(telemetry=native(runtime))
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.mount("/t/{tenant}", fastapi_app(native(runtime)))
+    return app
+
+
+def fastapi_mounted_without_native(runtime: SmallRuntime) -> ASGIApp:
+    app = FastAPI(telemetry=NATIVE_OFF)
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.mount("/t/{tenant}", fastapi_app(NATIVE_OFF))
+    return app
+
+
+def fastapi_mounted_instrumented(runtime: SmallRuntime) -> ASGIApp:
+    app = FastAPI(telemetry=native(runtime))
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.mount("/t/{tenant}", fastapi_app(native(runtime)))
+    FastAPIInstrumentor.instrument_app(app, **providers(runtime))
+    return app
+
+
+def fastapi_mounted_with_its_own(runtime: SmallRuntime) -> ASGIApp:
+    """Only the mounted application has the middleware."""
+    app = FastAPI(telemetry=NATIVE_OFF)
+    app.mount("/t/{tenant}", fastapi_without_native(runtime))
+    return app
+
+
+def fastapi_mounted_twice(runtime: SmallRuntime) -> ASGIApp:
+    """Both have the middleware."""
+    app = FastAPI(telemetry=native(runtime))
+    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.mount("/t/{tenant}", fastapi_native(runtime))
+    return app
+
+
 BUILDS: list[Build] = [
     starlette_added,
     starlette_wrapped,
@@ -202,3 +274,13 @@ BUILDS: list[Build] = [
     fastapi_contrib_added,
     fastapi_below_starlette,
 ]
+MOUNTED: list[tuple[Build, str, str]] = [
+    (starlette_mounted, "/t/acme", "/t/{tenant}"),
+    (starlette_mounted_in_fastapi, "/t", "/t"),
+    (fastapi_mounted, "/t/acme", "/t/{tenant}"),
+    (fastapi_mounted_without_native, "/t/acme", "/t/{tenant}"),
+    (fastapi_mounted_instrumented, "/t/acme", "/t/{tenant}"),
+    (fastapi_mounted_with_its_own, "/t/acme", "/t/{tenant}"),
+    (fastapi_mounted_twice, "/t/acme", "/t/{tenant}"),
+]
+"""Applications below a mount: where it is in paths, and in templates."""
