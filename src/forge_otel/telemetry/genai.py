@@ -27,15 +27,13 @@ from forge_otel.pricing import ModelPrice, PriceBook
 from forge_otel.telemetry.instruments import Instruments
 from forge_otel.telemetry.switchboard import Exclusive, attributes_of
 from forge_otel.telemetry.told import Told
-from forge_otel.telemetry.usage import ModelCall, read_call
+from forge_otel.telemetry.usage import TELLING, ModelCall, read_call
 from forge_otel.types import Cost, Usage
 
 __all__ = ["GenAI"]
 
 _MAX_OPEN: Final = 20_000
 _UNKNOWN: Final = "unknown"
-# A span with any of these tells of a model call.
-_TELLING: Final = frozenset({Attr.GEN_AI_INPUT_TOKENS, Attr.GEN_AI_OUTPUT_TOKENS, Attr.GEN_AI_COST_USD})
 _MODEL_OPERATIONS: Final = frozenset(
     {Operation.CHAT, Operation.TEXT_COMPLETION, Operation.GENERATE_CONTENT, Operation.EMBEDDINGS}
 )
@@ -126,7 +124,7 @@ class GenAI(Exclusive):
         is_model_call = isinstance(operation, str) and operation in _MODEL_OPERATIONS
         if is_model_call:
             self._time(span, attributes)
-        if _TELLING.isdisjoint(attributes) or (entry is not None and entry.own is not None):
+        if TELLING.isdisjoint(attributes) or (entry is not None and entry.own is not None):
             return
         call = read_call(attributes)
         if call is None:

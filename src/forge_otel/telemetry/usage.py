@@ -1,7 +1,7 @@
 """What a span says of a model call: its usage as a partition, its models, its provider.
 
-Pure: attributes in, facts out. The provider is read under its present and its former name, because instrumentations of
-both ages are in use.
+Pure: attributes in, facts out. The provider and the counts are read under their present, their coming and their former
+names, because instrumentations of all ages are in use.
 """
 
 import re
@@ -13,9 +13,22 @@ from typing import Any, TypedDict
 from forge_otel.names import Attr
 from forge_otel.types import Usage
 
-__all__ = ["About", "ModelCall", "partition", "read_call", "same_model", "told_call"]
+__all__ = ["TELLING", "About", "ModelCall", "partition", "read_call", "same_model", "told_call"]
 
 _MAX_TOKENS = 2**40
+# The first that is there counts.
+_INPUT = (Attr.GEN_AI_INPUT_TOKENS, "gen_ai.usage.prompt_tokens")
+_OUTPUT = (Attr.GEN_AI_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens")
+_CACHE_READ = (Attr.GEN_AI_CACHE_READ_TOKENS, "gen_ai.usage.cache_read_input_tokens")
+_CACHE_WRITE = (
+    Attr.GEN_AI_CACHE_WRITE_TOKENS,
+    "gen_ai.usage.cache_write.input_tokens",
+    "gen_ai.usage.cache_creation_input_tokens",
+)
+_REASONING = (Attr.GEN_AI_REASONING_TOKENS, "gen_ai.usage.reasoning_tokens")
+TELLING = frozenset({*_INPUT, *_OUTPUT, Attr.GEN_AI_COST_USD})
+"""A span with any of these attributes tells of a model call."""
+
 # What providers put behind a model's name to name one of its versions.
 _VERSION = re.compile(r"[-@:](\d{4}-\d{2}-\d{2}|\d{4,8}|latest)$")
 
@@ -95,11 +108,11 @@ def partition(
 def read_call(attributes: Mapping[str, Any]) -> ModelCall | None:
     """Return the model call that the attributes of an ended span tell of, None where they tell of no usage."""
     usage = partition(
-        _count(attributes, Attr.GEN_AI_INPUT_TOKENS),
-        _count(attributes, Attr.GEN_AI_OUTPUT_TOKENS),
-        cache_read=_count(attributes, Attr.GEN_AI_CACHE_READ_TOKENS),
-        cache_write=_count(attributes, Attr.GEN_AI_CACHE_WRITE_TOKENS),
-        reasoning=_count(attributes, Attr.GEN_AI_REASONING_TOKENS),
+        _count(attributes, _INPUT),
+        _count(attributes, _OUTPUT),
+        cache_read=_count(attributes, _CACHE_READ),
+        cache_write=_count(attributes, _CACHE_WRITE),
+        reasoning=_count(attributes, _REASONING),
     )
     cost_usd = _amount(attributes.get(Attr.GEN_AI_COST_USD))
     if usage == Usage() and cost_usd is None:
@@ -122,8 +135,8 @@ def _bare(model: str) -> str:
     return _VERSION.sub("", model.rpartition("/")[2])
 
 
-def _count(attributes: Mapping[str, Any], name: str) -> int:
-    value = attributes.get(name)
+def _count(attributes: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    value = next((attributes[name] for name in names if name in attributes), None)
     # Attributes come from anybody: a boolean, a text or a negative number is not a count.
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS:
         return value

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from forge_otel.names import Attr
 from forge_otel.telemetry.usage import partition, read_call, same_model, told_call
+from forge_otel.types import Usage
 
 COUNT = st.integers(0, 10**6)
 
@@ -28,6 +29,23 @@ def test_parts_beside_the_totals_are_recognised() -> None:
     """A provider that reports cached tokens beside its input is not billed negative ones."""
     usage = partition(10, 5, cache_read=100, reasoning=50)
     assert (usage.input_uncached, usage.cache_read, usage.output, usage.reasoning) == (10, 100, 5, 50)
+
+
+@pytest.mark.parametrize(
+    ("read", "write", "reasoning"),
+    [
+        ("cache_read.input_tokens", "cache_creation.input_tokens", "reasoning.output_tokens"),
+        ("cache_read.input_tokens", "cache_write.input_tokens", "reasoning.output_tokens"),
+        ("cache_read_input_tokens", "cache_creation_input_tokens", "reasoning_tokens"),
+    ],
+)
+@pytest.mark.parametrize("totals", [("input_tokens", "output_tokens"), ("prompt_tokens", "completion_tokens")])
+def test_counts_have_had_several_names(totals: tuple[str, str], read: str, write: str, reasoning: str) -> None:
+    """Instrumentations of all ages cost what the call cost."""
+    counts = {totals[0]: 100, totals[1]: 20, read: 30, write: 40, reasoning: 5}
+    call = read_call({f"gen_ai.usage.{name}": count for name, count in counts.items()})
+    assert call is not None
+    assert call.usage == Usage(input_uncached=30, cache_read=30, cache_write=40, output=15, reasoning=5)
 
 
 def test_a_span_of_an_older_convention_is_read() -> None:
