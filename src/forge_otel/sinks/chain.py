@@ -27,6 +27,9 @@ _log = getLogger(__name__)
 _MEMORY_BYTES = 64 * 2**20
 _ROTATE_BYTES = 64 * 2**20
 _DISK_RETRY_S = 1.0
+# So much at once is delivered of a backlog; it is put behind the file that live records go to.
+_MANY_SERVED = 500
+_MANY_WAITING = 2_000
 
 DISK_TROUBLE: Final = (sqlite3.Error, OSError)
 """What a disk that is full, broken, read-only or away raises."""
@@ -61,6 +64,7 @@ class Chain:
         self._segments: tuple[Segment, ...] = ()
         self._active: Segment | None = None
         self._active_bytes = 0
+        self._active_floor = 0
         self._has_adopted = False
         self._tried_at_s = -_DISK_RETRY_S
         self._trouble: BaseException | None = None
@@ -102,10 +106,15 @@ class Chain:
         if segment not in self._segments:
             return
         cursors, floor = self._ledger.progress(segment.index)
-        # A full file goes as a whole: taking records out of it costs the disk as much as putting them in.
+        if segment is self._active and floor - self._active_floor >= _MANY_SERVED:
+            self._leave_backlog(segment)
+        # A full file goes as a whole: taking records out of it costs the disk as much as putting them in, and whoever
+        # has just been answered waits for that.
         is_full = isinstance(segment, DiskSegment) and segment is not self._active
         try:
             segment.save(cursors, 0 if is_full else floor)
+            if segment is self._active:
+                self._active_floor = floor
         except DISK_TROUBLE as exc:
             # Costs a repeated delivery after a crash, nothing else: the index is what counts while we live.
             _log.debug("the progress in the journal could not be saved: %s", exc)
@@ -141,6 +150,15 @@ class Chain:
                 segment.close()
         self._segments = ()
         self._active = None
+
+    def _leave_backlog(self, segment: Segment) -> None:
+        """Let new records go to a new file if much waits in this one, which then goes as a whole, too."""
+        if self._directory is None or not isinstance(segment, DiskSegment) or len(segment.index) < _MANY_WAITING:
+            return
+        try:
+            self._push(DiskSegment.create(self._directory, is_power_safe=self._is_power_safe))
+        except DISK_TROUBLE as exc:
+            _log.debug("no new file for a backlog, the old one goes on: %s", exc)
 
     def _append(self, segment: Segment, drafts: Sequence[Draft]) -> None:
         is_memory = isinstance(segment, MemorySegment)
@@ -186,7 +204,7 @@ class Chain:
             return None
 
     def _push(self, segment: Segment) -> Segment:
-        previous, self._active, self._active_bytes = self._active, segment, 0
+        previous, self._active, self._active_bytes, self._active_floor = self._active, segment, 0, 0
         self._ledger.add(segment.index)
         self._segments = (*self._segments, segment)
         if previous is not None and not len(previous.index):
