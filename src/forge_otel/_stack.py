@@ -90,7 +90,9 @@ def build(
         hooks=hooks.patterns,
         ttl_s=settings.pattern_ttl_s,
     )
-    opened: tuple[object, ...] = (parts.store, parts.leases, parts.vectors, parts.embedder, *semantic, budget)
+    stores: tuple[object, ...] = (parts.store, parts.leases, parts.vectors, parts.embedder)
+    # Closed before the stores to which they still write.
+    opened = (*stores, *semantic, budget, exact.writes)
     return Stack(
         exact=exact,
         flights=flights,

@@ -7,7 +7,7 @@ herd the writes stand in line here, where nobody's time is over, and not inside 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Self
 
 from forge_otel.layers.patience import behind, current_patience
 
@@ -17,19 +17,34 @@ _logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 8
 _MAX_WAITING: Final = 10_000
+_GRACE_S: Final = 1.0
 
 
 class Writes:
-    """Runs writes; for one event loop.
+    """Runs writes; for one event loop. Closed, it has waited a moment for those that had not ended.
 
     Args:
         max_waiting: writes that have not ended; beyond that one is not made.
+        grace_s: how long closing waits.
     """
 
-    def __init__(self, *, max_waiting: int = _MAX_WAITING) -> None:
+    def __init__(self, *, max_waiting: int = _MAX_WAITING, grace_s: float = _GRACE_S) -> None:
+        self._grace_s = grace_s
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._max_waiting = max_waiting
         self._running: set[asyncio.Task[bool]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if not self._running:
+            return
+        _, late = await asyncio.wait(list(self._running), timeout=self._grace_s)
+        for task in late:
+            task.cancel()
+        if late:
+            _logger.warning("answers that the cache did not take in time are not kept: %d", len(late))
 
     def begin(self, write: Callable[[], Awaitable[bool]]) -> asyncio.Task[bool] | None:
         """Begin a write that says whether it was made and raises nothing; None where too many have not ended."""
@@ -54,11 +69,6 @@ class Writes:
         if task is None or patience is None or not await patience.wait(task):
             return False
         return not task.cancelled() and task.result()
-
-    async def settled(self) -> None:
-        """Return when everything that was begun has ended."""
-        while self._running:
-            await asyncio.wait(self._running)
 
     async def _in_turn(self, write: Callable[[], Awaitable[bool]]) -> bool:
         async with self._turns:
