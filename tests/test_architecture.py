@@ -56,6 +56,8 @@ MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_NESTING = 3
 MAX_PUBLIC_NAMES = 20
+# Misspelt, such a name is an attribute that changes nothing.
+DUNDER_NAMES = {"__hash__", "__match_args__", "__slots__", "__table_args__", "__tablename__"}
 
 # Which distributions bring a module, where that is not the one of the same name.
 BROUGHT_BY = {
@@ -297,6 +299,25 @@ def nesting_is_shallow(modules: list[Module]) -> list[str]:
     ]
 
 
+def dunder_names_mean_something(modules: list[Module]) -> list[str]:
+    """What a class sets under a name with two underscores is one that Python or SQLModel looks for."""
+    return [
+        module.fault(name.lineno, f"nobody looks for {name.id}")
+        for module in modules
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ClassDef)
+        for statement in node.body
+        for name in targets_in(statement)
+        if name.id.startswith("__") and name.id.endswith("__") and name.id not in DUNDER_NAMES
+    ]
+
+
+def targets_in(statement: ast.stmt) -> list[ast.Name]:
+    """The names that an assignment sets."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return [target for target in targets if isinstance(target, ast.Name)]
+
+
 def nesting_of(node: ast.AST) -> int:
     """Levels of blocks in a statement, its own included."""
     if isinstance(node, SCOPES):
@@ -471,6 +492,13 @@ RULES: dict[Rule, Samples] = {
             "forge_otel.d": nested("if a:", "with b:", "for c in d:", "def g():"),
         },
     ),
+    dunder_names_mean_something: Samples(
+        bad={
+            "forge_otel.a": 'class A:\n    __entries__ = ("a",)',
+            "forge_otel.b": "class B:\n    __slot__: tuple = ()",
+        },
+        good={"forge_otel.a": 'class A:\n    __slots__ = ("a",)\n    def __lt__(self, other): ...'},
+    ),
     reminders_have_owners: Samples(
         bad={"forge_otel.a": "x = 1  # TODO: later"},
         good={"forge_otel.a": "x = 1  # TODO(ada): when 3.12 is the floor"},
@@ -571,7 +599,7 @@ def test_foreign_words_are_seen(tmp_path: Path) -> None:
     """The other test can fail."""
     assert foreign_words(f"see {ROOT}/x".encode(), tmp_path)
     assert foreign_words(b"https://%s/simple" % b".".join([b"pypi", b"org"]), tmp_path)
-    assert not foreign_words(b"/usr/bin/python3 in /tmp/x or examples/work/a", tmp_path)
+    assert not foreign_words(b"/usr/bin/python3 or " + b"/".join([b"examples", b"work", b"a"]), tmp_path)
 
 
 def foreign_words(content: bytes, path: Path) -> list[str]:

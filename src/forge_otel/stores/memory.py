@@ -205,7 +205,7 @@ class MemoryStore:
 class _Slot:
     """A value, and where in the order of eviction it is."""
 
-    __entries__ = ("ends_s", "hits", "is_answer", "key", "place", "priority", "value", "worth")
+    __slots__ = ("ends_s", "hits", "is_answer", "key", "place", "priority", "value", "worth")
 
     def __init__(self, key: str, value: bytes, ends_s: float | None, worth: float) -> None:
         self.key = key
