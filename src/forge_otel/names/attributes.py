@@ -68,6 +68,13 @@ class Attr:
     GEN_AI_CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
     GEN_AI_CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"
     GEN_AI_REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+    # The same counts under their former names, and under the one that some write already.
+    GEN_AI_INPUT_TOKENS_FORMER: Final = "gen_ai.usage.prompt_tokens"
+    GEN_AI_OUTPUT_TOKENS_FORMER: Final = "gen_ai.usage.completion_tokens"
+    GEN_AI_CACHE_READ_TOKENS_FORMER: Final = "gen_ai.usage.cache_read_input_tokens"
+    GEN_AI_CACHE_WRITE_TOKENS_FORMER: Final = "gen_ai.usage.cache_creation_input_tokens"
+    GEN_AI_CACHE_WRITE_TOKENS_COMING: Final = "gen_ai.usage.cache_write.input_tokens"
+    GEN_AI_REASONING_TOKENS_FORMER: Final = "gen_ai.usage.reasoning_tokens"
     GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"
     GEN_AI_COST_USD: Final = "gen_ai.usage.cost.amount"
     TOKEN_TYPE: Final = "token.type"

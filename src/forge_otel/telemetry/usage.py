@@ -17,15 +17,15 @@ __all__ = ["TELLING", "About", "ModelCall", "partition", "read_call", "same_mode
 
 _MAX_TOKENS = 2**40
 # The first that is there counts.
-_INPUT = (Attr.GEN_AI_INPUT_TOKENS, "gen_ai.usage.prompt_tokens")
-_OUTPUT = (Attr.GEN_AI_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens")
-_CACHE_READ = (Attr.GEN_AI_CACHE_READ_TOKENS, "gen_ai.usage.cache_read_input_tokens")
+_INPUT = (Attr.GEN_AI_INPUT_TOKENS, Attr.GEN_AI_INPUT_TOKENS_FORMER)
+_OUTPUT = (Attr.GEN_AI_OUTPUT_TOKENS, Attr.GEN_AI_OUTPUT_TOKENS_FORMER)
+_CACHE_READ = (Attr.GEN_AI_CACHE_READ_TOKENS, Attr.GEN_AI_CACHE_READ_TOKENS_FORMER)
 _CACHE_WRITE = (
     Attr.GEN_AI_CACHE_WRITE_TOKENS,
-    "gen_ai.usage.cache_write.input_tokens",
-    "gen_ai.usage.cache_creation_input_tokens",
+    Attr.GEN_AI_CACHE_WRITE_TOKENS_COMING,
+    Attr.GEN_AI_CACHE_WRITE_TOKENS_FORMER,
 )
-_REASONING = (Attr.GEN_AI_REASONING_TOKENS, "gen_ai.usage.reasoning_tokens")
+_REASONING = (Attr.GEN_AI_REASONING_TOKENS, Attr.GEN_AI_REASONING_TOKENS_FORMER)
 TELLING = frozenset({*_INPUT, *_OUTPUT, Attr.GEN_AI_COST_USD})
 """A span with any of these attributes tells of a model call."""
 
