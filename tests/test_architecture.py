@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("types",),
     ("context",),
     ("settings", "keys", "pricing", "stream", "wording", "_environ"),
-    ("_loading", "_pipeline", "_periodic", "_journal"),
+    ("_loading", "_pipeline", "_periodic", "_alone", "_journal"),
     ("telemetry",),
     ("stores", "embedders", "layers", "database"),
     ("sinks", "figma"),

@@ -4,8 +4,6 @@ Whole days are deleted, so that the sums of a day never speak of generations tha
 """
 
 import asyncio
-import fcntl
-import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from forge_otel._alone import alone
 from forge_otel._periodic import Periodic
 from forge_otel.database.models import Base
 from forge_otel.database.rollups import DAY, HOUR
@@ -120,11 +119,5 @@ async def _alone(engine: AsyncEngine) -> AsyncIterator[bool]:
             query = text("SELECT pg_try_advisory_xact_lock(:id)")
             yield bool((await connection.execute(query, {"id": _LOCK_ID})).scalar_one())
         return
-    lock = os.open(Path(f"{engine.url.database}-retention.lock"), os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(lock)
+    with alone(Path(f"{engine.url.database}-retention.lock")) as is_alone:
+        yield is_alone

@@ -5,14 +5,13 @@ half written goes as well. Each is looked at once more under the lock that its w
 while it is written. Nothing here awaits anything: the archive runs it in its thread, a few bundles at a time.
 """
 
-import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
 
+from forge_otel._alone import alone
 from forge_otel.sinks.archive import ROOMS
 
 __all__ = ["sweep"]
@@ -32,7 +31,7 @@ def sweep(root: Path, *, before_s: float, lock: Path, delete: Delete) -> Generat
         lock: a file by which processes agree on who does it; nothing is done while another process is at it.
         delete: removes a component.
     """
-    with _alone(lock) as is_alone:
+    with alone(lock) as is_alone:
         names = _components(root) if is_alone else iter(())
         while some := list(islice(names, _AT_ONCE)):
             yield sum(_delete_if_old([root / room / name for room in ROOMS], before_s, delete) for name in some)
@@ -43,20 +42,6 @@ def _delete_if_old(found: list[Path], before_s: float, delete: Delete) -> int:
     if any(_written_s(folder) >= before_s for folder in found):
         return 0
     return delete(found[0].name, lambda: _youngest_s(found) < before_s)
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[bool]:
-    """Whether no other process is at it; none will be until the block ends. The lock dies with its process."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
 
 
 def _components(root: Path) -> Iterator[str]:
