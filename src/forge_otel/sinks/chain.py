@@ -27,7 +27,7 @@ _log = getLogger(__name__)
 _MEMORY_BYTES = 64 * 2**20
 _ROTATE_BYTES = 64 * 2**20
 _DISK_RETRY_S = 1.0
-# So much at once is delivered of a backlog; it is put behind the file that live records go to.
+# Where so many records are delivered since the last look and so many more wait, it is a backlog.
 _MANY_SERVED = 500
 _MANY_WAITING = 2_000
 

@@ -31,8 +31,6 @@ __all__ = ["SqlSink", "open_url"]
 _log = getLogger(__name__)
 # A server that has gone silent is given up after this; a batch takes a fraction of a second.
 _COMMAND_TIMEOUT_S = 10.0
-
-
 _DRAIN_ABOVE = 2_000
 
 
