@@ -58,7 +58,6 @@ async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict
     key = generation_key(request, pipeline="p", version="1")
     call = Call(request=request, pipeline="p", key=key, component_id="c", run=never)
     instruments = Instruments(MeterProvider([InMemoryMetricReader()]).get_meter("bench"))
-    found: dict[str, list[float]] = {"bare GET + orjson": [], "L1 hit": []}
     async with open_url(url, max_bytes=0) as store, Redis.from_url(url) as client:
         guard = Guards().get("redis").call
         options: dict[str, Any] = {"guard": guard, "pipeline_version": "1", "patience_s": 0.05}
@@ -80,14 +79,20 @@ async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict
         await client.set("bench:bare", orjson.dumps({"code": code, "cost_usd": "0.42", "origin_id": "g"}))
         if (await hit()).result.code != code or (await bare())["code"] != code:
             raise SystemExit("an answer is not what was stored")
-        gc.disable()
-        for number in range(rounds + 1):
-            for name, work in (("bare GET + orjson", bare), ("L1 hit", hit)):
-                taken = await microseconds(work, count)
-                if number:
-                    found[name].append(taken)
-        gc.enable()
-    return {name: round(statistics.median(values), 1) for name, values in found.items()}
+        return await in_turn({"bare GET + orjson": bare, "L1 hit": hit}, rounds=rounds, count=count)
+
+
+async def in_turn(works: dict[str, Callable[[], Awaitable[Any]]], *, rounds: int, count: int) -> dict[str, float]:
+    """Median of each; the first round warms up."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    gc.disable()
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            taken = await microseconds(work, count)
+            if number:
+                found[name].append(taken)
+    gc.enable()
+    return {name: round(statistics.median(values), 2) for name, values in found.items()}
 
 
 async def run(url: str, *, rounds: int, count: int) -> dict[str, Any]:
@@ -97,23 +102,27 @@ async def run(url: str, *, rounds: int, count: int) -> dict[str, Any]:
     return {"us": us, "ratio": ratio, "holds": {name: value <= BOUND for name, value in ratio.items()}}
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def from_command_line(about: str, run: Callable[..., Awaitable[dict[str, Any]]]) -> None:
+    """Measure on the Redis that is named, or on one that is started for it, and print."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--url", help="an empty Redis")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--count", type=int, default=500)
     options = parser.parse_args()
+
+    async def measured(url: str) -> dict[str, Any]:
+        return await run(url, rounds=options.rounds, count=options.count)
+
     if options.url:
-        found = asyncio.run(run(options.url, rounds=options.rounds, count=options.count))
+        found = asyncio.run(measured(options.url))
     else:
         from tests.servers.redis import RedisServer
 
         with RedisServer() as server:
-            found = asyncio.run(run(server.url, rounds=options.rounds, count=options.count))
+            found = asyncio.run(measured(server.url))
     print(json.dumps(found, indent=2) if options.json else found)
 
 
 if __name__ == "__main__":
-    main()
+    from_command_line(__doc__, run)

@@ -7,21 +7,14 @@ has a bound, and the whole *L1 hit* (the layer with its metrics and the guard ar
 its tags), most of which is what any hit does. Without ``--url`` a server is started for the run.
 """
 
-import argparse
-import asyncio
-import gc
-import json
-import statistics
-import sys
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from bench_l1 import SIZES, from_command_line, in_turn, never
 from forge_otel.keys import generation_key
 from forge_otel.layers.exact import Exact
 from forge_otel.layers.guard import Guards
@@ -30,25 +23,7 @@ from forge_otel.stores.redis import open_url
 from forge_otel.telemetry.instruments import Instruments
 from forge_otel.types import Call, GenerationRequest, GenerationResult, Reply
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 BOUND = 0.05
-SIZES = {"2 kB": 2_000, "50 kB": 50_000}
-
-
-async def never() -> GenerationResult:
-    """No pipeline is run."""
-    raise SystemExit("the pipeline was asked")
-
-
-async def microseconds(work: Callable[[], Awaitable[Any]], count: int) -> float:
-    """Median time of one call."""
-    taken = []
-    for _ in range(count):
-        started = time.perf_counter_ns()
-        await work()
-        taken.append(time.perf_counter_ns() - started)
-    return statistics.median(taken) / 1000
 
 
 class Noting(NearStore):
@@ -111,19 +86,6 @@ async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict
     return found
 
 
-async def in_turn(works: dict[str, Callable[[], Awaitable[Any]]], *, rounds: int, count: int) -> dict[str, float]:
-    """Median of each; the first round warms up."""
-    found: dict[str, list[float]] = {name: [] for name in works}
-    gc.disable()
-    for number in range(rounds + 1):
-        for name, work in works.items():
-            taken = await microseconds(work, count)
-            if number:
-                found[name].append(taken)
-    gc.enable()
-    return {name: round(statistics.median(values), 2) for name, values in found.items()}
-
-
 async def run(url: str, *, rounds: int, count: int) -> dict[str, Any]:
     """All sizes."""
     us = {name: await measure(url, size, rounds=rounds, count=count) for name, size in SIZES.items()}
@@ -135,23 +97,5 @@ async def run(url: str, *, rounds: int, count: int) -> dict[str, Any]:
     return {"us": us, "ratio": ratio, "holds": holds}
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--url", help="an empty Redis")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--count", type=int, default=500)
-    options = parser.parse_args()
-    if options.url:
-        found = asyncio.run(run(options.url, rounds=options.rounds, count=options.count))
-    else:
-        from tests.servers.redis import RedisServer
-
-        with RedisServer() as server:
-            found = asyncio.run(run(server.url, rounds=options.rounds, count=options.count))
-    print(json.dumps(found, indent=2) if options.json else found)
-
-
 if __name__ == "__main__":
-    main()
+    from_command_line(__doc__, run)

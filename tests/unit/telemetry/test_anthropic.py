@@ -4,17 +4,16 @@ Its own counts leave out cached tokens; the instrumentations add them, and name 
 """
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anthropic
 import pytest
 from opentelemetry.instrumentation.anthropic import AnthropicInstrumentor as FormerInstrumentor
 from opentelemetry.instrumentation.genai.anthropic import AnthropicInstrumentor
+from tests.unit.telemetry.provider import Provider, serving
 from tests.unit.telemetry.recorder import Recorder
 
 from forge_otel.context import Generation
@@ -39,14 +38,11 @@ COST = Cost(
 )
 
 
-class Handler(BaseHTTPRequestHandler):
+class Anthropic(Provider):
     """Answers messages, streamed on request; refuses the model "broken"."""
 
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
+    def respond(self, asked: dict[str, Any]) -> None:
         """Answer."""
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if asked["model"] == "broken":
             error = {"type": "not_found_error", "message": "no such model"}
             self.reply(404, "application/json", json.dumps({"type": "error", "error": error}))
@@ -81,28 +77,12 @@ class Handler(BaseHTTPRequestHandler):
         yield {"type": "message_delta", "delta": end, "usage": {"output_tokens": USAGE["output_tokens"]}}
         yield {"type": "message_stop"}
 
-    def reply(self, status: int, content_type: str, text: str) -> None:
-        """Send a whole response."""
-        self.send_response(status)
-        self.send_header("content-type", content_type)
-        self.send_header("content-length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *args: Any) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def base_url() -> Iterator[str]:
     """The address of the stand-in."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Anthropic) as url:
+        yield url
 
 
 @pytest.fixture(params=[AnthropicInstrumentor, FormerInstrumentor], ids=["present", "former"])

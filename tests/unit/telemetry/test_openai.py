@@ -1,15 +1,14 @@
 """The real openai client with its OpenTelemetry instrumentation, against a small stand-in over HTTP."""
 
 import json
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import openai
 import pytest
 from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+from tests.unit.telemetry.provider import Provider, serving
 from tests.unit.telemetry.recorder import Recorder
 
 from forge_otel.context import Generation
@@ -34,14 +33,11 @@ COST = Cost(
 )
 
 
-class Handler(BaseHTTPRequestHandler):
+class OpenAI(Provider):
     """Answers chat completions, streamed on request; refuses the model "broken"."""
 
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
+    def respond(self, asked: dict[str, Any]) -> None:
         """Answer."""
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if asked["model"] == "broken":
             self.reply(400, "application/json", json.dumps({"error": {"message": "no such model"}}))
         elif asked.get("stream"):
@@ -59,28 +55,12 @@ class Handler(BaseHTTPRequestHandler):
         choice = {"index": 0, part: value, "finish_reason": "stop"}
         return {"id": "c1", "object": kind, "created": 1, "model": "gpt-4o-2024-08-06", "choices": [choice]}
 
-    def reply(self, status: int, content_type: str, text: str) -> None:
-        """Send a whole response."""
-        self.send_response(status)
-        self.send_header("content-type", content_type)
-        self.send_header("content-length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *args: Any) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def base_url() -> Iterator[str]:
     """The address of the stand-in."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(OpenAI) as url:
+        yield f"{url}/v1"
 
 
 @pytest.fixture
