@@ -74,3 +74,22 @@ def test_what_is_usual_stays_in_one_file(journal: Journal) -> None:
     journal.serve(segment, 2_400)
     assert journal.chain.target() is segment
     assert rows(segment) == 2_600
+
+
+def test_a_disk_that_takes_no_new_file_costs_nothing(tmp_path: Path) -> None:
+    """The backlog stays where it is, and so do those who come later."""
+    folder = tmp_path / "journal"
+    on_disk = Journal(folder)
+    on_disk.take(3_000)
+    backlog = on_disk.chain.target()
+    folder.rename(tmp_path / "away")
+    folder.write_text("no folder can be made here")
+    on_disk.serve(backlog, 600)
+    folder.unlink()
+    (tmp_path / "away").rename(folder)
+    assert on_disk.chain.target() is backlog
+    assert rows(backlog) == 2_400
+    on_disk.serve(backlog, 3_000)
+    on_disk.chain.close()
+    assert on_disk.ledger.tallies()[SINK].delivered == 3_000
+    assert list(folder.iterdir()) == []
