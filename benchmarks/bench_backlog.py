@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,29 @@ from forge_otel import Forge, GenerationRequest, GenerationResult, Settings
 from forge_otel.testing.load import percentile
 
 RATE_PER_S = 20.0
+OUTAGE = timedelta(hours=1)
 BOUND_RATE = 10_000
 BOUND_P95 = 1.10
 BOUND_MB = 128
 LABEL = b"forge-otel: drains"
 
 
-def resident_mb(pid: int | str = "self") -> float:
-    """Resident memory of a process."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
+def resident_mb(pid: int | str = "self", field: str = "VmRSS") -> float:
+    """Resident memory of a process now, or its peak with ``VmHWM``; nothing of one that has ended."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), 0.0)
+    return 0.0
 
 
-def drainer_mb() -> float:
-    """Resident memory of the process that drains; what it shares with this one is counted too."""
-    found = 0.0
+def drainer() -> str | None:
+    """Which process drains."""
     for children in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError):
-            pids = children.read_text(encoding="ascii").split()
-            found += sum(resident_mb(pid) for pid in pids if LABEL in Path(f"/proc/{pid}/cmdline").read_bytes())
-    return found
+            for pid in children.read_text(encoding="ascii").split():
+                if LABEL in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+    return None
 
 
 async def live(generate: Callable[[GenerationRequest], Any], ends: asyncio.Event) -> list[float]:
@@ -90,15 +94,18 @@ async def run(server: DurablePostgres, options: argparse.Namespace) -> dict[str,
                 await asyncio.sleep(0.1)
             await asyncio.to_thread(server.start)
             waiting = forge.outbox.stats().sinks["database"].waiting
-            ends, peak, beside = asyncio.Event(), [filled_mb], [0.0]
+            ends, peak, beside, pid = asyncio.Event(), [filled_mb], [0.0], None
             while not forge.outbox.stats().sinks["database"].is_up:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.005)
             asking = asyncio.create_task(live(generate, ends))
             started = time.perf_counter()
             first = forge.outbox.stats().sinks["database"].waiting
             while (left := forge.outbox.stats().sinks["database"].waiting) > 5:
+                # Looking for it takes a while, during which no request is served.
+                pid = pid or drainer()
                 peak.append(resident_mb())
-                beside.append(await asyncio.to_thread(drainer_mb))
+                # What it shares with this process is counted too.
+                beside.append(resident_mb(pid, "VmHWM") if pid else 0.0)
                 await asyncio.sleep(0.2)
             took_s = time.perf_counter() - started
             ends.set()
@@ -128,15 +135,15 @@ async def run(server: DurablePostgres, options: argparse.Namespace) -> dict[str,
 async def fill(forge: Forge, count: int) -> list[float]:
     """Offer so many records, and return how long a caller waited who came when nobody else did."""
     alone: list[float] = []
-    for record in make(200):
+    for record in make(200, start=datetime.now(UTC) - OUTAGE):
         started = time.perf_counter()
         await forge.outbox.offer(record)
         alone.append(time.perf_counter() - started)
-    left = count - 200
-    while left > 0:
-        records = make(min(left, 1000))
+    # Of the last hour: older ones than are kept would be deleted as soon as they are stored.
+    start, step = datetime.now(UTC) - OUTAGE, OUTAGE / count
+    for first in range(200, count, 1000):
+        records = make(min(count - first, 1000), start=start + first * step, step=step)
         await asyncio.gather(*(forge.outbox.offer(record) for record in records))
-        left -= len(records)
     return alone
 
 

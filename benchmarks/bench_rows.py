@@ -36,6 +36,8 @@ from forge_otel.types import Cost, Record, Step, Usage
 
 BOUNDS = {"postgresql": 100.0, "sqlite": 50.0}
 TOKENS = ("input_uncached", "cache_read", "cache_write", "output", "reasoning")
+START = datetime(2026, 3, 1, 8, tzinfo=UTC)
+STEP = timedelta(seconds=0.25)
 TYPES = ("button", "card", "modal", "input", "badge")
 
 
@@ -51,11 +53,10 @@ class DurablePostgres(PostgresServer):
         ]
 
 
-def make(count: int) -> list[Record]:
-    """Four records a second, of five types, half of them from the cache."""
+def make(count: int, *, start: datetime = START, step: timedelta = STEP) -> list[Record]:
+    """Records one after the other, of five types, half of them from the cache."""
     chance = random.Random(count)
-    start = datetime(2026, 3, 1, 8, tzinfo=UTC)
-    return [made(chance, start + timedelta(seconds=number / 4)) for number in range(count)]
+    return [made(chance, start + step * number) for number in range(count)]
 
 
 def made(chance: random.Random, created_at: datetime) -> Record:
