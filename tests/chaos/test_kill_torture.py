@@ -27,8 +27,9 @@ from tests.chaos.rows import ROWS
 from tests.chaos.site import BODY, Nursery, Row, Site, StandIns, running_site, until
 from tests.servers import RedisServer
 
-from forge_otel.database.rollups import ROLLUP_COLUMNS, rollup_rows
-from forge_otel.database.rows import CACHE_STAT_COLUMNS, cache_stat_rows
+from forge_otel.database.beside import Beside
+from forge_otel.database.rollups import ROLLUP_COLUMNS
+from forge_otel.database.rows import CACHE_STAT_COLUMNS, Rowed
 from forge_otel.keys import artifact_key
 from forge_otel.sinks import s3_url
 from forge_otel.testing.faults import CutOff, Fault, FaultProxy, Refuse, Reset, Silent
@@ -249,10 +250,9 @@ def assert_counted_once(row: Row, records: Sequence[Record]) -> None:
         amounts = [cost.amount_usd for cost in record.costs if cost.amount_usd is not None]
         assert sum(amounts, Decimal()) == record.cost_usd, record.id
     assert sum(record.cost_usd for record in records) > 0
-    for table, columns, expected in (
-        ("cache_stats", CACHE_STAT_COLUMNS, cache_stat_rows(records)),
-        ("rollups", ROLLUP_COLUMNS, rollup_rows(records)),
-    ):
+    sums = Beside(Rowed.of(records)).sums
+    for table, columns in (("cache_stats", CACHE_STAT_COLUMNS), ("rollups", ROLLUP_COLUMNS)):
+        expected = sums[table]
         assert expected
         assert Counter(select(row, f"SELECT {', '.join(columns)} FROM {table}")) == Counter(expected), table
 

@@ -1,11 +1,10 @@
 """What is written beside the generations: what their calls cost, and the sums that the analytics read."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from forge_otel.database.rollups import ROLLUP_COLUMNS, ROLLUP_KEYS, rollup_rows
-from forge_otel.database.rows import CACHE_STAT_COLUMNS, cache_stat_rows, cost_rows
-from forge_otel.types import Record
+from forge_otel.database.rows import CACHE_STAT_COLUMNS, Rowed, cache_stat_rows
 
 __all__ = ["SUMS", "Beside", "add_statement"]
 
@@ -17,12 +16,13 @@ class Beside:
     """The rows of `costs`, and what is to be added to each table of sums.
 
     Args:
-        records: the generations that are new.
+        batch: the generations that are new.
     """
 
-    def __init__(self, records: Collection[Record]) -> None:
-        self.costs = [row for record in records for row in cost_rows(record)]
-        self.sums = {"cache_stats": cache_stat_rows(records), "rollups": rollup_rows(records)}
+    def __init__(self, batch: Rowed) -> None:
+        cache_stats = cache_stat_rows(batch.rows)
+        self.costs = [row for rows in batch.costs for row in rows]
+        self.sums = {"cache_stats": cache_stats, "rollups": rollup_rows(batch, cache_stats)}
 
 
 def add_statement(table: str, columns: Sequence[str], *, keys: int, source: str) -> str:

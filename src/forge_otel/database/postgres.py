@@ -37,7 +37,7 @@ async def store(driver: Any, batch: Rowed, *, is_gentle: bool = True) -> None:
 
     Args:
         driver: a connection of asyncpg.
-        batch: the records and their rows.
+        batch: the rows.
         is_gentle: let the requests of callers in between.
 
     Raises:
@@ -48,7 +48,7 @@ async def store(driver: Any, batch: Rowed, *, is_gentle: bool = True) -> None:
     try:
         async with driver.transaction():
             copying = driver.copy_records_to_table("generations", records=paced(batch.rows), columns=GENERATION_COLUMNS)
-            await _write_beside(driver, await _meanwhile(copying, lambda: Beside(batch.records.values())), paced)
+            await _write_beside(driver, await _meanwhile(copying, lambda: Beside(batch)), paced)
     except Exception as exc:
         if getattr(exc, "sqlstate", None) != _UNIQUE_VIOLATION:
             raise
@@ -57,7 +57,7 @@ async def store(driver: Any, batch: Rowed, *, is_gentle: bool = True) -> None:
             await driver.execute(_MAKE_INCOMING)
             await driver.copy_records_to_table(_INCOMING, records=paced(batch.rows), columns=GENERATION_COLUMNS)
             taken = await driver.fetch(_TAKE_INCOMING)
-            await _write_beside(driver, Beside([batch.records[row[0]] for row in taken]), paced)
+            await _write_beside(driver, Beside(batch.only({row[0] for row in taken})), paced)
 
 
 async def _meanwhile(waited_for: Coroutine[Any, Any, object], compute: Callable[[], T]) -> T:

@@ -14,13 +14,12 @@ facet        name                 bucket                           count, hits, 
 ============ ==================== ================================ ==================================
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from forge_otel.database.histogram import bucket_of
-from forge_otel.database.rows import Row, asked_layers, nano_usd, storable
-from forge_otel.types import Record
+from forge_otel.database.rows import Row, Rowed, picked
 
 __all__ = ["ALL_TYPES", "DAY", "HOUR", "MAX_NAME_CHARS", "ROLLUP_COLUMNS", "ROLLUP_KEYS", "rollup_rows"]
 
@@ -42,11 +41,19 @@ Key = tuple[str, str, int, str, int]
 _Sums = dict[Key, list[int]]
 
 
-def rollup_rows(records: Iterable[Record]) -> list[Row]:
-    """Return what the records add to `rollups`, in the order of the keys, as `rows.cache_stat_rows` does."""
+def rollup_rows(batch: Rowed, cache_stats: Sequence[Row]) -> list[Row]:
+    """Return what a batch adds to `rollups`, in the order of the keys, as `rows.cache_stat_rows` does.
+
+    Args:
+        batch: the generations.
+        cache_stats: what they add to `cache_stats`.
+    """
     hours: _Sums = {}
-    for record in records:
-        _count(hours, record)
+    for row, costs in zip(batch.rows, batch.costs, strict=True):
+        _count(hours, row, costs)
+    for minute, layer, kind, requests, hits, saved in cache_stats:
+        key = ("layers", kind or _NO_TYPE, int(minute.timestamp()) // _SECONDS, layer[:MAX_NAME_CHARS], 0)
+        _add(hours, key, requests, hits, 0, saved)
     for (facet, _, *rest), values in [*hours.items()]:
         _add(hours, (facet, ALL_TYPES, *rest), *values)  # type: ignore[arg-type]
     days: _Sums = {}
@@ -55,24 +62,17 @@ def rollup_rows(records: Iterable[Record]) -> list[Row]:
     return [*_rows(HOUR, hours), *_rows(DAY, days)]
 
 
-def _count(sums: _Sums, record: Record) -> None:
-    hour, kind = int(record.created_at.timestamp()) // _SECONDS, storable(record.component_type) or _NO_TYPE
-    source, saved = storable(record.source), nano_usd(record.saved_usd)
-    is_ok = record.outcome == "ok"
-    _add(sums, ("answers", kind, hour, source, int(is_ok)), 1, 0, nano_usd(record.cost_usd), saved)
+def _count(sums: _Sums, row: Row, costs: Sequence[Row]) -> None:
+    created_at, duration_s, outcome, source, component_type, error_type, cost, saved = _COUNTED(row)
+    hour, kind = int(created_at.timestamp()) // _SECONDS, component_type or _NO_TYPE
+    is_ok = outcome == "ok"
+    _add(sums, ("answers", kind, hour, source, int(is_ok)), 1, 0, cost, saved)
     if is_ok:
-        _add(sums, ("latency", kind, hour, source, bucket_of(record.duration_s)), 1, 0, 0, 0)
+        _add(sums, ("latency", kind, hour, source, bucket_of(duration_s)), 1, 0, 0, 0)
     else:
-        error = storable(record.error_type or record.outcome)[:MAX_NAME_CHARS]
-        _add(sums, ("errors", kind, hour, error, 0), 1, 0, 0, 0)
-    for cost in record.costs:
-        amount, api = cost.amount_usd, storable(cost.api)[:MAX_NAME_CHARS]
-        if amount is None:
-            _add(sums, ("costs", kind, hour, api, 1), 1, 0, 0, 0)
-        else:
-            _add(sums, ("costs", kind, hour, api, 0), 1, 0, nano_usd(amount), 0)
-    for layer, is_hit in asked_layers(record.misses, record.source).items():
-        _add(sums, ("layers", kind, hour, layer[:MAX_NAME_CHARS], 0), 1, int(is_hit), 0, saved if is_hit else 0)
+        _add(sums, ("errors", kind, hour, (error_type or outcome)[:MAX_NAME_CHARS], 0), 1, 0, 0, 0)
+    for _, _, api, *_, amount in costs:
+        _add(sums, ("costs", kind, hour, api[:MAX_NAME_CHARS], int(amount is None)), 1, 0, amount or 0, 0)
 
 
 def _add(sums: _Sums, key: Key, count: int, hits: int, cost: int, saved: int) -> None:  # noqa: PLR0917 - hot
@@ -90,3 +90,9 @@ def _rows(hours: int, sums: _Sums) -> Iterator[Row]:
     for key in sorted(sums):
         facet, kind, number, *rest = key
         yield hours, facet, kind, datetime.fromtimestamp(number * hours * _SECONDS, UTC), *rest, *sums[key]
+
+
+_COUNTED: Final = picked(
+    *("created_at", "duration_s", "outcome", "source", "component_type", "error_type"),
+    *("cost_nano_usd", "saved_nano_usd"),
+)

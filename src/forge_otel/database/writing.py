@@ -34,7 +34,7 @@ async def write(engine: AsyncEngine, records: Iterable[Record]) -> None:
         OSError, sqlite3.Error, asyncpg.PostgresError, sqlalchemy.exc.SQLAlchemyError: the database fails.
     """
     # Not on the event loop: a batch takes as long as several requests.
-    batch = await asyncio.to_thread(Rowed, records)
+    batch = await asyncio.to_thread(Rowed.of, records)
     async with engine.connect() as connection:
         store = postgres.store if engine.dialect.name == "postgresql" else _on_sqlite
         driver = (await connection.get_raw_connection()).driver_connection
@@ -57,9 +57,10 @@ async def _on_sqlite(driver: Any, batch: Rowed) -> None:
     # A transaction that begins by reading cannot become a writer while another one writes.
     await driver.execute("BEGIN IMMEDIATE")
     try:
-        known = {id_ for (id_,) in await driver.execute_fetchall(_KNOWN, (orjson.dumps([*batch.records]).decode(),))}
-        new = [record for record in batch.records.values() if record.id not in known]
-        await driver.executemany(_INSERT_GENERATION, _texts([row for row in batch.rows if row[0] not in known], 1))
+        ids = [row[0] for row in batch.rows]
+        known = {id_ for (id_,) in await driver.execute_fetchall(_KNOWN, (orjson.dumps(ids).decode(),))}
+        new = batch.only({*ids} - known)
+        await driver.executemany(_INSERT_GENERATION, _texts(new.rows, 1))
         beside = await asyncio.to_thread(Beside, new)
         await driver.executemany(_INSERT_COST, beside.costs)
         await driver.executemany(

@@ -188,7 +188,7 @@ def _start(journal: _Journal, after: int, limit: int) -> "asyncio.Task[_Read | N
 
 def _rowed(bodies: list[bytes]) -> Rowed | Exception:
     try:
-        return Rowed(skim(body) for body in bodies)
+        return Rowed.of(skim(body) for body in bodies)
     except (DamagedRecord, ValueError, OverflowError) as exc:
         return exc
 

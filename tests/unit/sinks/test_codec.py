@@ -54,8 +54,8 @@ records = st.builds(
 def rows_of(read: Callable[[bytes], Record], body: bytes) -> tuple[list[Row], list[Row], dict[str, list[Row]]] | str:
     """What the database would be given, or what goes wrong."""
     try:
-        batch = Rowed([read(body)])
-        beside = Beside(batch.records.values())
+        batch = Rowed.of([read(body)])
+        beside = Beside(batch)
     except (ArithmeticError, ValueError) as exc:
         return type(exc).__name__
     return batch.rows, beside.costs, beside.sums
