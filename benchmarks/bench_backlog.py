@@ -149,6 +149,8 @@ async def run(server: DurablePostgres, beside_cpus: set[int], options: argparse.
             ends.set()
             draining = await asking
             await forge.outbox.drain(timeout_s=10)
+            # Before and after, because a machine does not stay the same for the minute in between.
+            healthy += await measured(generate, options.healthy_s)
     rate = (first - left) / took_s
     p95 = [percentile(values, 0.95) for values in (healthy, draining)]
     return {
