@@ -271,7 +271,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--alone", type=int, default=300, help="records row by row in a round")
     parser.add_argument("--batched", type=int, default=20_000, help="records in batches in a round")
-    parser.add_argument("--batch", type=int, default=2_000, help="records in a batch, as the drain takes")
+    parser.add_argument(
+        "--batch", type=int, default=2_000, help="records in a batch; the drain takes 2000, the service itself 500"
+    )
     options = parser.parse_args()
     found = asyncio.run(run(options))
     if options.json:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import lru_cache
 from itertools import compress
 from operator import attrgetter, itemgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import orjson
 
@@ -75,7 +75,7 @@ class Rowed:
     costs: list[list[Row]]
 
     @classmethod
-    def of(cls, records: Iterable[Record]) -> "Rowed":
+    def of(cls, records: Iterable[Record]) -> Self:
         """Turn records into rows, one after the other: each may be forgotten before the next one is read.
 
         Args:
@@ -88,10 +88,10 @@ class Rowed:
         ordered = [made[id_] for id_ in sorted(made)]
         return cls([row for row, _ in ordered], [costs for _, costs in ordered])
 
-    def only(self, ids: Container[str]) -> "Rowed":
+    def only(self, ids: Container[str]) -> Self:
         """Return what there is of these generations."""
         chosen = [row[0] in ids for row in self.rows]
-        return Rowed([*compress(self.rows, chosen)], [*compress(self.costs, chosen)])
+        return type(self)([*compress(self.rows, chosen)], [*compress(self.costs, chosen)])
 
 
 def picked(*columns: str) -> Callable[[Row], Row]:
