@@ -27,10 +27,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.servers import PostgresServer
 
-from forge_otel.database import analytics
-from forge_otel.database.analytics import Range
+from forge_otel._internal.ids import new_id
+from forge_otel.database.analytics import queries as analytics
+from forge_otel.database.analytics.queries import Range
 from forge_otel.database.engine import create_engine
-from forge_otel.keys import new_id
 from forge_otel.sinks.sql import SqlSink
 from forge_otel.types import Cost, Record, Usage
 

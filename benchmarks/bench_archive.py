@@ -26,11 +26,11 @@ from tests.servers import S3Server, StrictS3Server
 from tests.servers.strict_s3 import is_built
 from tests.unit.sinks.builders import record
 
+from forge_otel.outbox.outbox import Outbox
 from forge_otel.sinks.archive import Bundle
-from forge_otel.sinks.outbox import Outbox
-from forge_otel.sinks.s3 import S3Archive, open_url
-from forge_otel.testing.fault_http import HttpAnswer
-from forge_otel.testing.faults import FaultProxy, Garbage, Refuse
+from forge_otel.sinks.s3.sink import S3Archive, open_url
+from forge_otel.testing.faults.http import HttpAnswer
+from forge_otel.testing.faults.proxy import FaultProxy, Garbage, Refuse
 from forge_otel.types import Record
 
 BUCKET: Final = "loop-time"

@@ -30,7 +30,7 @@ import asyncpg
 
 from bench_rows import DurablePostgres, make
 from forge_otel import Forge, GenerationRequest, GenerationResult, Settings
-from forge_otel.testing.load import percentile
+from forge_otel.testing.fault_matrix.load import percentile
 
 RATE_PER_S = 20.0
 OUTAGE = timedelta(hours=1)

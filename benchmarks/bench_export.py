@@ -25,10 +25,10 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
-from forge_otel.telemetry.export_delivery import RetryPolicy
-from forge_otel.telemetry.export_spool import SpoolOptions
-from forge_otel.telemetry.langsmith import LangSmithProcessor
-from forge_otel.telemetry.langsmith_options import LangSmithOptions
+from forge_otel.telemetry.export.sender import RetryPolicy
+from forge_otel.telemetry.export.spool import SpoolOptions
+from forge_otel.telemetry.langsmith.exporter import LangSmithProcessor
+from forge_otel.telemetry.langsmith.settings import LangSmithOptions
 
 NOWHERE = "http://127.0.0.1:9"
 AGENTS = ("token_extractor", "requirement_proposer", "pattern_retriever", "code_generator", "quality_validator")

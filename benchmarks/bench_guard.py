@@ -25,10 +25,10 @@ from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import OpenedState
 
 from forge_otel.errors import CircuitOpen
-from forge_otel.layers.breaker import BreakerOptions
-from forge_otel.layers.guard import Guard
-from forge_otel.layers.guard_policies import Policies
-from forge_otel.layers.timeout import TimeoutOptions
+from forge_otel.resilience.attempt_timeout import TimeoutOptions
+from forge_otel.resilience.breaker import BreakerOptions
+from forge_otel.resilience.guard import Guard
+from forge_otel.resilience.policies import Policies
 
 Call = Callable[[], Awaitable[Any]]
 

@@ -24,10 +24,10 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from redis.asyncio import Redis
 
 from forge_otel.keys import generation_key
-from forge_otel.layers.exact import Exact
-from forge_otel.layers.guard import Guards
-from forge_otel.stores.redis import open_url
-from forge_otel.telemetry.instruments import Instruments
+from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.resilience.guard import Guards
+from forge_otel.stores.redis.store import open_url
+from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, GenerationRequest, GenerationResult, Reply
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -61,7 +61,7 @@ async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict
     async with open_url(url, max_bytes=0) as store, Redis.from_url(url) as client:
         guard = Guards().get("redis").call
         options: dict[str, Any] = {"guard": guard, "pipeline_version": "1", "patience_s": 0.05}
-        exact = Exact(store, instruments=instruments, secret=b"secret", **options)
+        exact = ExactCacheLayer(store, instruments=instruments, secret=b"secret", **options)
 
         async def answer(_call: Call) -> Reply:
             return Reply(result=GenerationResult(code=code), cost_usd=Decimal("0.42"), origin_id="g")

@@ -16,11 +16,11 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from bench_l1 import SIZES, from_command_line, in_turn, never
 from forge_otel.keys import generation_key
-from forge_otel.layers.exact import Exact
-from forge_otel.layers.guard import Guards
-from forge_otel.stores.near import NearStore
-from forge_otel.stores.redis import open_url
-from forge_otel.telemetry.instruments import Instruments
+from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.resilience.guard import Guards
+from forge_otel.stores.near.store import NearStore
+from forge_otel.stores.redis.store import open_url
+from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, GenerationRequest, GenerationResult, Reply
 
 BOUND = 0.05
@@ -61,8 +61,8 @@ async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict
     plain: Any = open_url(url, max_bytes=0)
     behind: Any = open_url(url, max_bytes=0)
     async with Noting(behind, max_bytes=2**26) as near, plain:
-        by_redis = Exact(plain, guard=Guards().get("redis").call, **options)
-        by_near = Exact(near, guard=Guards().get("redis").call, **options)
+        by_redis = ExactCacheLayer(plain, guard=Guards().get("redis").call, **options)
+        by_near = ExactCacheLayer(near, guard=Guards().get("redis").call, **options)
         await by_near(call, answer)
         await near.caught_up()
         await by_near(call, ask)

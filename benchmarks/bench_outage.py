@@ -25,7 +25,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from forge_otel import Forge, GenerationRequest, GenerationResult, Settings
-from forge_otel.testing.faults import FaultProxy, Refuse, Silent, Slow
+from forge_otel.testing.faults.proxy import FaultProxy, Refuse, Silent, Slow
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.servers.redis import RedisServer
 
-from forge_otel.layers.entry import seal
-from forge_otel.layers.exact import Exact
-from forge_otel.stores.redis import open_url
-from forge_otel.telemetry.instruments import Instruments
+from forge_otel.layers.exact.entry import seal
+from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.stores.redis.store import open_url
+from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import GenerationResult, Reply
 
 ENTRIES = 200_000
@@ -37,7 +37,7 @@ async def run(url: str) -> dict[str, object]:
                 pipeline.set(f"forge:l1:{number:064x}", blob)
             await pipeline.execute()
         after = (await client.info("memory"))["used_memory"]
-        exact = Exact(store, instruments=Instruments(), secret=b"s")
+        exact = ExactCacheLayer(store, instruments=Instruments(), secret=b"s")
         calls_before = (await client.info("stats"))["total_commands_processed"]
         taken = []
         for number in range(200):

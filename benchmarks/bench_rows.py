@@ -29,9 +29,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
 from tests.servers import PostgresServer
 
+from forge_otel._internal.ids import new_id
 from forge_otel.database.engine import create_engine
-from forge_otel.database.models import Base, CacheStat, CostRow, Generation
-from forge_otel.keys import new_id
+from forge_otel.database.models import Base, CacheStatRow, CostRow, GenerationRow
 from forge_otel.sinks.sql import SqlSink
 from forge_otel.types import Cost, Record, Step, Usage
 
@@ -123,9 +123,9 @@ async def row_by_row(engine: AsyncEngine, records: Sequence[Record], *, commits_
             hits = {record.source} & {"L1", "L2", "L3"}
             for layer in [*record.misses, *hits]:
                 key = (minute, layer, record.component_type)
-                stat = await session.get(CacheStat, key)
+                stat = await session.get(CacheStatRow, key)
                 if stat is None:
-                    stat = CacheStat(
+                    stat = CacheStatRow(
                         minute=minute,
                         layer=layer,
                         component_type=record.component_type,
@@ -141,10 +141,10 @@ async def row_by_row(engine: AsyncEngine, records: Sequence[Record], *, commits_
             session.expunge_all()
 
 
-def generation_of(record: Record) -> Generation:
+def generation_of(record: Record) -> GenerationRow:
     """The object of the table's class."""
-    same = Generation.model_fields.keys() & Record.__slots__
-    return Generation(
+    same = GenerationRow.model_fields.keys() & Record.__slots__
+    return GenerationRow(
         **{name: getattr(record, name) for name in same - {"steps", "degraded"}},
         **tokens([cost.usage for cost in record.costs]),
         degraded=list(record.degraded),

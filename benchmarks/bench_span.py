@@ -29,9 +29,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from prometheus_client.parser import text_string_to_metric_families
 
 from forge_otel.settings import Settings
-from forge_otel.telemetry.prometheus import PrometheusPage
+from forge_otel.telemetry.metrics.prometheus import PrometheusPage
 from forge_otel.telemetry.providers import Telemetry
-from forge_otel.telemetry.spans import Spans
+from forge_otel.telemetry.spans.decorators import Spans
 
 Contender = Callable[[dict[str, Any]], Awaitable[str]]
 PAYLOAD = {"component": "button", "tokens": {"color.primary": "#0055ff", "radius": 4}, "states": ["hover", "focus"]}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from forge_otel.stores.vectors import VectorMatrix
+from forge_otel.vector_stores.in_process import VectorMatrix
 
 BOUND_RATIO = 1.5
 BOUND_STALL_S = 0.020

@@ -49,10 +49,10 @@ OWN = """\
 `forge_otel.testing` has all that it takes; nothing in it knows the example.
 
 ```python
-from forge_otel.testing.exercise import Observation, exercise
-from forge_otel.testing.faults import FaultProxy, Silent
-from forge_otel.testing.load import Load
-from forge_otel.testing.matrix import Cell, verdict
+from forge_otel.testing.fault_matrix.exercise import Observation, exercise
+from forge_otel.testing.faults.proxy import FaultProxy, Silent
+from forge_otel.testing.fault_matrix.load import Load
+from forge_otel.testing.fault_matrix.matrix import Cell, verdict
 
 CELL = Cell(service="search", fault="silent", expected="answers come without suggestions", added_p99_s=0.5)
 
@@ -83,7 +83,7 @@ def page() -> str:
     """Return what docs/faults.md has to be."""
     from tests.chaos.cells import CELLS, DEFECTS
 
-    from forge_otel.testing.matrix import render
+    from forge_otel.testing.fault_matrix.matrix import render
 
     results = {cell.name: [DEFECTS[cell.name]] if cell.name in DEFECTS else [] for cell in CELLS}
     return "\n".join([NOTICE, "", INTRODUCTION, render(CELLS, results), *_defects(DEFECTS), OWN])

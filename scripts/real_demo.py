@@ -74,7 +74,7 @@ def s3_client(endpoint_url: str) -> Any:
 
 async def asked_themselves(places: Mapping[str, str]) -> list[str]:
     """Print what each server has, and return where they differ."""
-    from forge_otel.layers.exact import entry_key
+    from forge_otel.layers.exact.layer import entry_key
 
     database = await asyncpg.connect(places["postgresql"].replace("+asyncpg", ""))
     try:

@@ -31,14 +31,16 @@ PACKAGE = "forge_otel"
 # Bottom to top. A module imports its own floor and those below it; "" is the package itself, what users see.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "names"),
+    ("_internal",),
     ("types",),
-    ("context",),
-    ("settings", "keys", "pricing", "stream", "wording", "_environ"),
-    ("_loading", "_pipeline", "_periodic", "_alone", "_journal"),
+    ("keys", "context", "pricing"),
+    ("settings", "text_matching", "_journal"),
+    ("resilience", "leases"),
+    ("stores", "vector_stores", "embedders", "database"),
     ("telemetry",),
-    ("stores", "embedders", "layers", "database"),
-    ("sinks", "figma"),
-    ("health", "_parts", "_figures", "_health_report", "_operations", "_stack", "_watch"),
+    ("layers", "outbox", "figma"),
+    ("sinks",),
+    ("_runtime",),
     ("forge",),
     ("web",),
     ("",),
@@ -48,11 +50,11 @@ FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floo
 EXTENSION_ROOMS = ("stores", "sinks", "layers")
 GUEST_ROOMS = (*EXTENSION_ROOMS, "telemetry", "figma")
 # Rooms whose modules are loaded by URL or by use: there an optional package is imported at the top of the file.
-ADAPTER_ROOMS = ("stores", "sinks", "embedders", "database", "figma")
+ADAPTER_ROOMS = ("stores", "vector_stores", "leases", "sinks", "embedders", "database", "figma")
 # Alembic itself loads these, after database/ has checked that it is there.
 MIGRATIONS = f"{PACKAGE}.database.migrations"
 
-MAX_FILE_LINES = 350
+MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_NESTING = 3
 MAX_PUBLIC_NAMES = 20
@@ -273,7 +275,7 @@ def no_circles(modules: list[Module]) -> list[str]:
 
 
 def files_are_short(modules: list[Module]) -> list[str]:
-    """A file has at most 350 lines."""
+    """A file has at most 500 lines."""
     lengths = [(module, len(module.text.splitlines())) for module in modules]
     return [module.fault(1, f"has {length} lines") for module, length in lengths if length > MAX_FILE_LINES]
 
@@ -478,7 +480,7 @@ RULES: dict[Rule, Samples] = {
         },
         good={"forge_otel.a": "from . import b, c", "forge_otel.b": "from .c import x", "forge_otel.c": "import os"},
     ),
-    files_are_short: Samples(bad={"forge_otel.a": "\n" * 351}, good={"forge_otel.a": "\n" * 350}),
+    files_are_short: Samples(bad={"forge_otel.a": "\n" * 501}, good={"forge_otel.a": "\n" * 500}),
     functions_are_short: Samples(
         bad={"forge_otel.a": "class A:\n  async def f():\n" + "    pass\n" * 60},
         good={"forge_otel.a": "@cache\ndef f():\n" + "    pass\n" * 59},

@@ -20,8 +20,8 @@ from forge_otel import Forge, ForgeMiddleware, GenerationRequest
 from forge_otel.figma.client import FigmaClient
 from forge_otel.figma.nodes import FigmaNode
 from forge_otel.figma.webhook import FigmaWebhook
-from forge_otel.web.follow import events, last_event_id
-from forge_otel.web.handlers import install_problem_handlers
+from forge_otel.web.exception_handlers import install_problem_handlers
+from forge_otel.web.pages.sse import events, last_event_id
 
 __all__ = ["create_app"]
 

@@ -35,8 +35,8 @@ from componentforge.settings import OFFLINE_MODEL, ServiceSettings
 from componentforge.workload import Edit, Order, Workload, load_workload
 from forge_otel import Forge, Settings
 from forge_otel.settings import mask_url
-from forge_otel.telemetry.recent import draw
-from forge_otel.web.admin import login_link
+from forge_otel.telemetry.recent_traces import draw
+from forge_otel.web.pages.auth import login_link
 
 __all__ = ["main"]
 

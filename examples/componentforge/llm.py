@@ -11,9 +11,9 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from componentforge.settings import ServiceSettings
 from forge_otel.errors import ForgeError, ServiceUnavailable
-from forge_otel.layers.fallback import Fallback, is_outage, unavailable
-from forge_otel.layers.guard import Guard
-from forge_otel.layers.retry import classify
+from forge_otel.resilience.fallback import Fallback, is_outage, unavailable
+from forge_otel.resilience.guard import Guard
+from forge_otel.resilience.retry import classify
 
 __all__ = ["LanguageModel", "Message", "UnusableAnswer"]
 

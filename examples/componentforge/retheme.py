@@ -14,8 +14,8 @@ from componentforge.tokens import css_variables, merge
 from forge_otel import GenerationRequest, GenerationResult
 from forge_otel.errors import ForgeError
 from forge_otel.keys import digest
-from forge_otel.layers.cache_hooks import CacheHooks
-from forge_otel.layers.pattern import PatternHooks
+from forge_otel.layers.hooks import CacheHooks
+from forge_otel.layers.pattern.layer import PatternHooks
 from forge_otel.types import Adapted
 
 try:

@@ -4,13 +4,13 @@ The module-level decorators do what those of a `Forge` do, on the open forge of 
 they are called, so that functions can be decorated at import. Without an open forge a decorated function simply runs.
 """
 
-from forge_otel._pipeline import PipelineDecorator
+from forge_otel._runtime.pipeline import PipelineDecorator
 from forge_otel.context import extract, inject
 from forge_otel.errors import ForgeError
 from forge_otel.forge import Forge, current
 from forge_otel.settings import Settings
 from forge_otel.telemetry.providers import Telemetry
-from forge_otel.telemetry.spans import Spans
+from forge_otel.telemetry.spans.decorators import Spans
 from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, Record, Reply, Sink, Store
 from forge_otel.web.middleware import ForgeMiddleware
 

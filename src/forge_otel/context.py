@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate
@@ -36,11 +36,11 @@ __all__ = [
     "sent_component_type",
 ]
 
-_HEADERS = {"user_id": "forge-user", "session_id": "forge-session", "tenant": "forge-tenant"}
-_COMPONENT_HEADER = "forge-component-type"
-_MAX_ID_CHARS = 256
+_HEADERS: Final = {"user_id": "forge-user", "session_id": "forge-session", "tenant": "forge-tenant"}
+_COMPONENT_HEADER: Final = "forge-component-type"
+_MAX_ID_CHARS: Final = 256
 # One member a generation; a request that runs more says so on its spans.
-_MAX_MEMBERS = 10
+_MAX_MEMBERS: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ class RequestInfo:
 
     Args:
         span: its server span.
-        cache_status: members of the ``Cache-Status`` header (RFC 9211).
+        cache_status: members of the `Cache-Status` header (RFC 9211).
         run_url: where LangSmith shows its last generation; "" where that is not known.
         degraded: the fallbacks that served before a generation began; its generations say so, too.
     """
@@ -179,8 +179,8 @@ def inject(carrier: MutableMapping[str, str]) -> None:
     """Write the running trace and identity into `carrier`, for example the headers of a job.
 
     Args:
-        carrier: W3C ``traceparent`` and the like, and ``forge-user``, ``forge-session``, ``forge-tenant`` and
-            ``forge-component-type`` are set.
+        carrier: W3C `traceparent` and the like, and `forge-user`, `forge-session`, `forge-tenant` and
+            `forge-component-type` are set.
     """
     propagate.inject(carrier)
     who = identity.get()
@@ -215,10 +215,10 @@ def extract(carrier: Mapping[str, str]) -> Iterator[None]:
 
 
 def note_cache(source: str, *, is_stored: bool = False, origin_id: str = "", age_s: float = 0.0) -> None:
-    """Say in the response's ``Cache-Status`` header who answered a generation.
+    """Say in the response's `Cache-Status` header who answered a generation.
 
     Args:
-        source: ``"L1"`` … ``"L4"`` or ``"collapsed"``, as in `forge_otel.types.Reply`.
+        source: `"L1"` … `"L4"` or `"collapsed"`, as in `forge_otel.types.Reply`.
         is_stored: whether a fresh answer went into the cache.
         origin_id: the generation that made the answer.
         age_s: how long ago that was.
@@ -242,7 +242,7 @@ def note_degraded(what: str) -> None:
     """Say which fallback served the running generation, or the generations that the running request will begin.
 
     Args:
-        what: the service and what served in its place, for example ``"figma:stale"``.
+        what: the service and what served in its place, for example `"figma:stale"`.
     """
     generation, request = current_generation.get(), current_request.get()
     if generation is not None:

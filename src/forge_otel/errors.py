@@ -14,11 +14,12 @@ ForgeError
 │   ├── Overloaded       503  as many calls to it as it may get are already in flight
 │   └── ServiceTimeout   503  it did not answer in time (also a TimeoutError)
 ├── GenerationTimeout    504  the pipeline did not finish in time
-└── GenerationFailed     503  the generation that this call waited for failed, and is not repeated by each that waited
+├── GenerationFailed     503  the generation that this call waited for failed, and is not repeated by each that waited
+└── Rejected                  a sink can never store this record
 
-``status``, ``code`` and ``title`` become the members of a problem+json answer (RFC 9457); ``code`` is stable.
-``remedy`` says what the reader should do. It is not sent: the message, as ``detail``, says the same about the case at
-hand. The catalog of all errors is ``docs/errors.md``, which ``scripts/docs.py`` writes from this tree.
+`status`, `code` and `title` become the members of a problem+json answer (RFC 9457); `code` is stable.
+`remedy` says what the reader should do. It is not sent: the message, as `detail`, says the same about the case at
+hand. The catalog of all errors is `docs/errors.md`, which `scripts/docs.py` writes from this tree.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ __all__ = [
     "NotOpen",
     "Overloaded",
     "PayloadTooLarge",
+    "Rejected",
     "ServiceTimeout",
     "ServiceUnavailable",
     "Unauthorized",
@@ -95,7 +97,7 @@ class MissingExtra(ConfigurationError):
 
 
 class NotOpen(ForgeError):
-    """A call needs an open Forge; enter it with ``async with forge:`` or add ForgeMiddleware to the application."""
+    """A call needs an open Forge; enter it with `async with forge:` or add ForgeMiddleware to the application."""
 
     code = "not_open"
     title = "Forge is not open"
@@ -142,7 +144,7 @@ class BudgetExceeded(ForgeError):
     """The day's budget of money or tokens is used up; what is known already is still answered.
 
     Args:
-        scope: whose budget it is: ``all``, ``tenant``, ``user`` or ``session``.
+        scope: whose budget it is: `all`, `tenant`, `user` or `session`.
         retry_after_s: seconds until the next UTC day.
     """
 
@@ -225,6 +227,14 @@ class GenerationFailed(ForgeError):
     def __init__(self, message: str, *, error_type: str = "", retry_after_s: float | None = None) -> None:
         self.error_type = error_type
         super().__init__(message, retry_after_s=retry_after_s)
+
+
+class Rejected(ForgeError):
+    """Raised by a sink that can never store a record; the outbox moves the record to the dead letters."""
+
+    code = "rejected"
+    title = "Record rejected"
+    remedy = "Look at the record among the dead letters in the outbox's folder, and mend what made it."
 
 
 @contextmanager

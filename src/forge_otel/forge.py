@@ -1,7 +1,7 @@
 """The runtime: it builds the stacks, owns everything that is opened, and closes it once.
 
-Building a Forge has no side effects; ``async with forge:`` connects, and what it opened is flushed and closed within
-``shutdown_timeout_s``, whatever is down. It may be entered several times at once (a middleware and a worker, two
+Building a Forge has no side effects; `async with forge:` connects, and what it opened is flushed and closed within
+`shutdown_timeout_s`, whatever is down. It may be entered several times at once (a middleware and a worker, two
 mounted applications): the first entry opens, the last exit closes.
 """
 
@@ -15,37 +15,39 @@ from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from forge_otel import _parts, _stack
-from forge_otel._operations import Operations
-from forge_otel._pipeline import PipelineDecorator, compose
-from forge_otel._watch import Watch
+from forge_otel._internal.ids import new_id
+from forge_otel._runtime import components as _parts
+from forge_otel._runtime import default_layers as _stack
+from forge_otel._runtime.health_monitor import HealthMonitor
+from forge_otel._runtime.observers import Observers
+from forge_otel._runtime.operations import Operations
+from forge_otel._runtime.pipeline import PipelineDecorator, compose
 from forge_otel.context import Generation, current_call, current_generation, current_request, note_cache
 from forge_otel.errors import BadRequest, NotOpen
-from forge_otel.health import HealthMonitor
-from forge_otel.keys import generation_key, new_id
-from forge_otel.layers.breaker_board import BreakerBoard
-from forge_otel.layers.cache_hooks import CacheHooks
-from forge_otel.layers.flight import position_of
-from forge_otel.layers.guard import Guard, Guards
-from forge_otel.layers.guard_policies import SERVICE_DEFAULTS, Policies
-from forge_otel.layers.metrics import Metrics
-from forge_otel.layers.record import Recorder
-from forge_otel.layers.trace import Trace
+from forge_otel.keys import generation_key
+from forge_otel.layers.hooks import CacheHooks
+from forge_otel.layers.metrics import MetricsLayer
+from forge_otel.layers.recording import RecordingLayer
+from forge_otel.layers.single_flight.run import position_of
+from forge_otel.layers.tracing import TracingLayer
+from forge_otel.outbox.outbox import Outbox
+from forge_otel.outbox.recent import RecentRecords
+from forge_otel.resilience.breaker_sharing import BreakerSharing
+from forge_otel.resilience.guard import Guard, Guards
+from forge_otel.resilience.policies import SERVICE_DEFAULTS, Policies
 from forge_otel.settings import Settings
-from forge_otel.sinks.outbox import Outbox
-from forge_otel.sinks.recent import Recent
-from forge_otel.telemetry.langsmith_desk import LangSmithDesk
+from forge_otel.telemetry.langsmith.feedback import LangSmithFeedback
 from forge_otel.telemetry.providers import Telemetry
-from forge_otel.telemetry.spans import Spans
+from forge_otel.telemetry.spans.decorators import Spans
 from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, Progress, Reply, Sink
 
 __all__ = ["Forge", "current", "default"]
 
 # An archive folder that nobody named is called after the component's type and so many digits of its key.
-_KEY_DIGITS = 24
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
+_KEY_DIGITS: Final = 24
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
 # How the time for closing is divided: generations that still run, then the outbox, then spans.
 _FLIGHTS_SHARE, _OUTBOX_SHARE, _SPANS_SHARE = 0.2, 0.5, 0.3
 
@@ -82,7 +84,7 @@ class Forge(Spans, Operations):
         self.telemetry = telemetry or Telemetry(self.settings)
         self.parts = _parts.build(self.settings)
         self.guards = Guards(policies=policies)
-        self.recent = Recent()
+        self.recent = RecentRecords()
         self.outbox = Outbox(
             [*(self.parts.sinks if sinks is None else sinks), self.recent],
             directory=self.parts.outbox_dir,
@@ -90,8 +92,8 @@ class Forge(Spans, Operations):
             shutdown_timeout_s=self.settings.shutdown_timeout_s * _OUTBOX_SHARE,
             is_power_safe=self.settings.outbox_durability == "power-safe",
         )
-        self._watch = Watch(self.telemetry.instruments, self.guards, self.outbox, self.parts)
-        recorder = Recorder(self.outbox, pipeline_version=self.settings.pipeline_version)
+        self._watch = Observers(self.telemetry.instruments, self.guards, self.outbox, self.parts)
+        recorder = RecordingLayer(self.outbox, pipeline_version=self.settings.pipeline_version)
         # It may wait twice: for what runs, and for what it cancels.
         closing_s = self.settings.shutdown_timeout_s * _FLIGHTS_SHARE / 2
         stack = _stack.build(
@@ -104,11 +106,11 @@ class Forge(Spans, Operations):
         self.budget = stack.budget
         self.pattern = stack.pattern
         self._health = HealthMonitor(stack.probes)
-        self._langsmith = LangSmithDesk(self.guards, self.telemetry.instruments)
+        self._langsmith = LangSmithFeedback(self.guards, self.telemetry.instruments)
         always: list[Layer] = [
-            Trace(self.telemetry, runs=self._langsmith, with_texts=self.settings.capture_content),
+            TracingLayer(self.telemetry, runs=self._langsmith, with_texts=self.settings.capture_content),
             recorder,
-            Metrics(self.telemetry.instruments, on_end=self._watch.ended),
+            MetricsLayer(self.telemetry.instruments, on_end=self._watch.ended),
         ]
         self._answer = compose([*always, *(stack.layers if layers is None else layers)], _run_pipeline)
         self._opens = stack.resources
@@ -118,7 +120,7 @@ class Forge(Spans, Operations):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
-        """Build a Forge from the ``FORGE_*`` variables of `environ`, or of the process.
+        """Build a Forge from the `FORGE_*` variables of `environ`, or of the process.
 
         Raises:
             ConfigurationError: with every fault at once.
@@ -223,7 +225,7 @@ class Forge(Spans, Operations):
             for resource in self._opens:
                 await opening.enter_async_context(resource)
             if self.parts.store_service is not None:
-                board = BreakerBoard(self.parts.store, self.guards, carrier=self.parts.store_service)
+                board = BreakerSharing(self.parts.store, self.guards, carrier=self.parts.store_service)
                 await opening.enter_async_context(board)
             await opening.enter_async_context(self._langsmith)
             await opening.enter_async_context(self.outbox)

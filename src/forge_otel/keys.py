@@ -1,54 +1,55 @@
 """Canonical JSON, digests, cache keys and ids.
 
 The canonical form is RFC 8785 (JCS) with two additions: every string is brought to Unicode NFC, and design values that
-are spelt in several ways get one spelling (``#FFF`` = ``#ffffff`` = ``rgb(255, 255, 255)``, ``1.0REM`` = ``1rem``). So
-equal meaning gives equal bytes: key order, ``1`` and ``1.0``, composed and decomposed letters do not matter. What JSON
+are spelt in several ways get one spelling (`#FFF` = `#ffffff` = `rgb(255, 255, 255)`, `1.0REM` = `1rem`). So
+equal meaning gives equal bytes: key order, `1` and `1.0`, composed and decomposed letters do not matter. What JSON
 cannot say (NaN, infinities, integers that a double cannot hold, keys that are not strings) is refused.
 
-``docs/keys.md`` is the published description, with test vectors.
+`docs/keys.md` is the published description, with test vectors.
 """
 
 import functools
 import hashlib
 import marshal
 import math
-import os
 import re
 import threading
-import time
 import unicodedata
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
-from uuid import UUID
+from typing import Any, Final
 
 import orjson
 
 from forge_otel.errors import BadRequest
 from forge_otel.types import GenerationRequest
 
-__all__ = ["artifact_key", "canonical", "digest", "generation_key", "new_id"]
+__all__ = ["artifact_key", "canonical", "digest", "generation_key"]
 
-KEY_VERSION = "forge:key:v2"
+KEY_VERSION: Final = "forge:key:v2"
 """Part of every key; it changes whenever the canonical form does."""
 
-_MAX_DEPTH = 64
-_MAX_SAFE_INTEGER = 2**53 - 1
-_HEX_COLOR = re.compile(r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})", re.ASCII)
-_CHANNEL = r"\s*([0-9]{1,3})\s*"
+_MAX_DEPTH: Final = 64
+_MAX_SAFE_INTEGER: Final = 2**53 - 1
+_HEX_COLOR: Final = re.compile(r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})", re.ASCII)
+_CHANNEL: Final = r"\s*([0-9]{1,3})\s*"
 # Only what is opaque: an alpha of 0.5 is no whole number of 255ths.
-_RGB_COLOR = re.compile(rf"rgba?\({_CHANNEL},{_CHANNEL},{_CHANNEL}(?:,\s*1(?:\.0+)?\s*)?\)", re.ASCII | re.IGNORECASE)
-_UNITS = "px|rem|em|vw|vh|vmin|vmax|ch|ex|pt|pc|cm|mm|in|deg|rad|turn|ms|s|fr"
-_DIMENSION = re.compile(rf"([+-]?)([0-9]{{0,32}})(?:\.([0-9]{{1,32}}))?({_UNITS})", re.ASCII | re.IGNORECASE)
+_RGB_COLOR: Final = re.compile(
+    rf"rgba?\({_CHANNEL},{_CHANNEL},{_CHANNEL}(?:,\s*1(?:\.0+)?\s*)?\)", re.ASCII | re.IGNORECASE
+)
+_UNITS: Final = "px|rem|em|vw|vh|vmin|vmax|ch|ex|pt|pc|cm|mm|in|deg|rad|turn|ms|s|fr"
+_DIMENSION: Final = re.compile(rf"([+-]?)([0-9]{{0,32}})(?:\.([0-9]{{1,32}}))?({_UNITS})", re.ASCII | re.IGNORECASE)
 # Longer strings are no design values.
-_MAX_DESIGN_CHARS = 80
-_ARTIFACT_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
-_REPORT = "quality-report.html"
+_MAX_DESIGN_CHARS: Final = 80
+_ARTIFACT_NAME: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
+_REPORT: Final = "quality-report.html"
 
 
-_NOTHING_ODD = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+_NOTHING_ODD: Final = (
+    orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 _MEMO_ABOVE_BYTES, _MEMO_BELOW_BYTES = 1024, 2**20
-_MEMO_BYTES = 8 * 2**20
+_MEMO_BYTES: Final = 8 * 2**20
 
 
 class _Digests:
@@ -159,20 +160,12 @@ def artifact_key(component_id: str, name: str) -> str:
     """Return where an artifact lies in every archive, as a relative path with forward slashes.
 
     Raises:
-        BadRequest: the name is not 1 to 128 letters, digits, ``.``, ``_`` and ``-``.
+        BadRequest: the name is not 1 to 128 letters, digits, `.`, `_` and `-`.
     """
     if not _ARTIFACT_NAME.fullmatch(name):
         raise BadRequest(f"the artifact name {name[:64]!r} may hold only letters, digits, '.', '_' and '-'")
     room = "reports" if name == _REPORT else "components"
     return f"{room}/{component_id}/{name}"
-
-
-def new_id() -> str:
-    """Return a new UUIDv7 (RFC 9562 §5.7): ids made later sort later, to the millisecond."""
-    value = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(UUID(int=value))
 
 
 def _write(value: Any, parts: list[str], *, depth: int) -> None:
@@ -255,7 +248,7 @@ def _color(value: str) -> str | None:
 def _dimension(value: str) -> str | None:
     """Write number and unit without idle zeros, in lower case.
 
-    ``16 px`` stays what it is: as CSS it says nothing, so that an answer made from it may be another one.
+    `16 px` stays what it is: as CSS it says nothing, so that an answer made from it may be another one.
     """
     found = _DIMENSION.fullmatch(value)
     if found is None or not (found[2] or found[3]):

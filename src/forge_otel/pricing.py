@@ -1,18 +1,21 @@
 """Usage → money, exactly.
 
-An override table comes first, then the offline data of ``genai-prices``. A price that is not known is None, never 0.
+An override table comes first, then the offline data of `genai-prices`. A price that is not known is None, never 0.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
+from types import MappingProxyType
+from typing import Final
 
 from forge_otel.types import Usage
 
-__all__ = ["ModelPrice", "PriceBook"]
+__all__ = ["ModelPrice", "PriceBook", "parse_prices"]
 
-_MILLION = Decimal(1_000_000)
+_MILLION: Final = Decimal(1_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +45,26 @@ class ModelPrice:
         return total / _MILLION
 
 
+def parse_prices(text: str) -> Mapping[str, ModelPrice]:
+    """Parse `{"model": {"input_usd": "2.5", "output_usd": "10"}}`, in USD per million tokens.
+
+    Raises:
+        ValueError, TypeError, AttributeError, decimal.InvalidOperation: `text` has another form.
+    """
+    table = json.loads(text or "{}")
+    return MappingProxyType(
+        {
+            model: ModelPrice(**{name: Decimal(str(usd)) for name, usd in price.items()})
+            for model, price in table.items()
+        }
+    )
+
+
 class PriceBook:
     """Prices of models.
 
     Args:
-        overrides: model name to price; wins over the data of ``genai-prices``.
+        overrides: model name to price; wins over the data of `genai-prices`.
     """
 
     def __init__(self, overrides: Mapping[str, ModelPrice] | None = None) -> None:

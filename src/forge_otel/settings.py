@@ -1,28 +1,29 @@
-"""Settings: each environment variable ``FORGE_X`` is the field ``x``, so that code and environment say the same thing.
+"""Settings: each environment variable `FORGE_X` is the field `x`, so that code and environment say the same thing.
 
-``OTEL_*`` and ``LANGSMITH_*`` variables keep their own meaning and are read by the SDKs that own them.
+`OTEL_*` and `LANGSMITH_*` variables keep their own meaning and are read by the SDKs that own them.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
-from forge_otel._environ import choices, mask_url, misspelt, parse
+from forge_otel._internal.env import choices, mask_url, misspelt, parse
 from forge_otel.errors import ConfigurationError
-from forge_otel.pricing import ModelPrice
+from forge_otel.pricing import ModelPrice, parse_prices
 
 __all__ = ["DEFAULT_DATABASE_URL", "DEFAULT_VECTOR_URL", "Settings", "mask_url"]
 
-PREFIX = "FORGE_"
-DEFAULT_DATABASE_URL = "sqlite+aiosqlite:///./.forge/forge.db"
-DEFAULT_VECTOR_URL = "vectors://"
-_MAX_COMPONENT_TYPES = 20
-_MIN_SECRET_CHARS = 16
-_COMPONENT_TYPE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}", re.ASCII)
+PREFIX: Final = "FORGE_"
+DEFAULT_DATABASE_URL: Final = "sqlite+aiosqlite:///./.forge/forge.db"
+DEFAULT_VECTOR_URL: Final = "vectors://"
+_PARSERS: Final[Mapping[Any, Callable[[str], Any]]] = {Mapping[str, ModelPrice]: parse_prices}
+_MAX_COMPONENT_TYPES: Final = 20
+_MIN_SECRET_CHARS: Final = 16
+_COMPONENT_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Settings:
     """How a Forge runs; the defaults need no server.
 
     Args:
-        cache_url: where exact answers are kept: ``memory://`` or ``redis://host:6379/0``.
+        cache_url: where exact answers are kept: `memory://` or `redis://host:6379/0`.
         cache_secret: authenticates cache entries; give all processes that share a Redis the same one.
         cache_ttl_s: life of an exact answer in seconds; None keeps it until it is evicted or invalidated.
         cache_max_bytes: bound of the memory cache.
@@ -38,22 +39,22 @@ class Settings:
         cache_near_max_bytes: bound of the near cache, which keeps in this process what was read from Redis until
             somebody changes it; None switches it off.
         cache_near_max_stale_s: how old what the near cache gives may be when the connection to Redis falls silent.
-        vector_url: where the vectors of free text are kept: ``vectors://``, ``vectors://./file.db`` or
-            ``qdrant://host:6333``; None switches the semantic cache off.
-        embedder_url: what makes vectors of text: ``hashing://`` or ``openai://text-embedding-3-small``.
+        vector_url: where the vectors of free text are kept: `vectors://`, `vectors://./file.db` or
+            `qdrant://host:6333`; None switches the semantic cache off.
+        embedder_url: what makes vectors of text: `hashing://` or `openai://text-embedding-3-small`.
         semantic_threshold: the least cosine at which two wordings may stand for each other.
-        semantic_thresholds: the same by component type, as in ``button=0.95,card=0.9``.
+        semantic_thresholds: the same by component type, as in `button=0.95,card=0.9`.
         semantic_ttl_s: how long an answer is given to other wordings.
         pattern_ttl_s: life of a pattern.
-        archive_url: where artifacts are archived: ``file://./folder``; None archives nothing.
+        archive_url: where artifacts are archived: `file://./folder`; None archives nothing.
         database_url: SQLAlchemy URL of an async driver; None records nothing in a database.
         retention_days: how long generations, their costs and figures stay in the database, and artifacts in a
-            ``file://`` archive; None keeps them for ever.
+            `file://` archive; None keeps them for ever.
         database_drain_above: more waiting records than this are brought into PostgreSQL by a process of their own, in
             processor time that nobody else wants; None leaves it to the service's own process.
         outbox_dir: folder of the journal that outlives a crash; None keeps waiting records in memory only.
-        outbox_durability: what a record outlives once its caller has the answer: ``kill-safe`` the death of the
-            process at any moment, ``power-safe`` a power cut too, for a flush of the disk a commit, ``memory`` nothing.
+        outbox_durability: what a record outlives once its caller has the answer: `kill-safe` the death of the
+            process at any moment, `power-safe` a power cut too, for a flush of the disk a commit, `memory` nothing.
         outbox_max_bytes: size of the journal above which new records are dropped and counted.
         trace_spool_dir: folder where spans wait that LangSmith has not taken; None keeps them in memory only.
         trace_spool_max_bytes: size of the spool above which new spans are dropped and counted.
@@ -63,12 +64,12 @@ class Settings:
         trace_slow_s: a request or job that takes as long is slow; None: none is.
         trace_expensive_usd: a trace whose model calls cost as much is expensive; None: none is.
         trace_buffer_max_bytes: size of the spans in memory above which the oldest trace is decided before its end.
-        admin_token: opens the dashboard, its API and ``/health`` details; None keeps them closed.
-        open_metrics: answer ``/metrics`` to everybody.
+        admin_token: opens the dashboard, its API and `/health` details; None keeps them closed.
+        open_metrics: answer `/metrics` to everybody.
         pipeline_version: part of every cache key; raise it when the pipeline gives other answers.
         component_types: the types that are accepted, at most 20; empty accepts all.
-        critical_services: without one of these ``/readyz`` says no: ``redis``, ``archive``, ``database``, or a guarded
-            service such as ``openai``; all others are optional.
+        critical_services: without one of these `/readyz` says no: `redis`, `archive`, `database`, or a guarded
+            service such as `openai`; all others are optional.
         generation_timeout_s: how long a full generation may take.
         single_flight_lease_s: after so long without a sign of life another process takes a generation over; None lets
             each process generate by itself.
@@ -82,7 +83,7 @@ class Settings:
         budget_tokens_tenant: how many tokens a tenant may use in a UTC day.
         budget_tokens_user: how many tokens a user may use in a UTC day.
         budget_tokens_session: how many tokens a session may use in a UTC day.
-        budget_mode: beyond a limit ``refuse`` answers 429, ``warn`` answers and counts it.
+        budget_mode: beyond a limit `refuse` answers 429, `warn` answers and counts it.
         budget_reserve_usd: what one generation costs at most; so much is set aside while it runs.
         budget_reserve_tokens: how many tokens one generation uses at most; so many are set aside while it runs.
         prices: model name to price; wins over the built-in price table.
@@ -157,7 +158,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Read the ``FORGE_*`` variables of `environ`; an empty value means off where off is possible.
+        """Read the `FORGE_*` variables of `environ`; an empty value means off where off is possible.
 
         Raises:
             ConfigurationError: with every fault at once, secrets masked.
@@ -169,7 +170,7 @@ class Settings:
         for variable, item in known.items():
             if variable in environ:
                 try:
-                    values[item.name] = parse(item.type, environ[variable].strip())
+                    values[item.name] = parse(item.type, environ[variable].strip(), _PARSERS)
                 except (ValueError, InvalidOperation, KeyError, TypeError, AttributeError) as exc:
                     shown = environ[variable][:64] if item.repr else "***"
                     faults.append(f"{variable}={shown!r} cannot be read: {exc}")
@@ -234,10 +235,12 @@ def _cosines(settings: Settings) -> dict[str, float]:
     return {"semantic_threshold": settings.semantic_threshold, **by_type}
 
 
-_NUMERIC = {int, float, int | None, float | None, Decimal, Decimal | None}
+_NUMERIC: Final = {int, float, int | None, float | None, Decimal, Decimal | None}
 
 # What a field is follows from how it is declared, so that a new one needs no entry anywhere.
-_SECRETS = tuple(item.name for item in fields(Settings) if not item.repr)
-_URLS = tuple(item.name for item in fields(Settings) if item.name.endswith("_url"))
-_CHOICES = {item.name: choices(item.type) for item in fields(Settings) if choices(item.type)}
-_NUMBERS = tuple(item.name for item in fields(Settings) if item.type in _NUMERIC and not item.name.endswith("_rate"))
+_SECRETS: Final = tuple(item.name for item in fields(Settings) if not item.repr)
+_URLS: Final = tuple(item.name for item in fields(Settings) if item.name.endswith("_url"))
+_CHOICES: Final = {item.name: choices(item.type) for item in fields(Settings) if choices(item.type)}
+_NUMBERS: Final = tuple(
+    item.name for item in fields(Settings) if item.type in _NUMERIC and not item.name.endswith("_rate")
+)

@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from tests.browser.seed import EVIL, seeded
 from tests.unit.web.support import SmallRuntime
 
-from forge_otel.web.admin import login_link
 from forge_otel.web.middleware import ForgeMiddleware
+from forge_otel.web.pages.auth import login_link
 
 pytestmark = [pytest.mark.chromium, pytest.mark.slow]
 

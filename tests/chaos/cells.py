@@ -6,7 +6,7 @@ sends a probe after one; both are a minute or more as shipped.
 
 from typing import Final
 
-from forge_otel.testing.matrix import Cell
+from forge_otel.testing.fault_matrix.matrix import Cell
 
 __all__ = ["CELLS", "DEFECTS", "EXPORT_S"]
 

@@ -1,4 +1,4 @@
-"""The service as an import string, ``uvicorn tests.chaos.deployed:app``; its plan is in the environment."""
+"""The service as an import string, `uvicorn tests.chaos.deployed:app`; its plan is in the environment."""
 
 import json
 import os

@@ -3,7 +3,7 @@
     python -m tests.chaos.flight_worker CACHE_URL FOLDER LEASE_S
 
 Each line of standard input is a JSON object: how many callers, which tokens, how long the pipeline takes, and how it
-ends. Every execution is a line of ``FOLDER/executions``.
+ends. Every execution is a line of `FOLDER/executions`.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from typing import Any
 
 from forge_otel import Forge, GenerationRequest, GenerationResult, Settings, agent, record_usage
 from forge_otel.errors import ServiceUnavailable
-from forge_otel.layers.deadline import DeadlineOptions
-from forge_otel.layers.guard_policies import Policies
-from forge_otel.layers.retry import RetryOptions
-from forge_otel.layers.timeout import TimeoutOptions
+from forge_otel.resilience.attempt_timeout import TimeoutOptions
+from forge_otel.resilience.deadline import DeadlineOptions
+from forge_otel.resilience.policies import Policies
+from forge_otel.resilience.retry import RetryOptions
 
 # As shipped, a worker that Redis does not answer within 50 ms goes by itself; four workers that share two processors
 # with their Redis and the test are slower than that now and then, and this is about what they do together.

@@ -6,9 +6,9 @@ import sys
 from collections import Counter
 from dataclasses import replace
 
-from forge_otel.layers.guard import Guard
-from forge_otel.layers.guard_policies import defaults_for
-from forge_otel.layers.retry import RetryOptions
+from forge_otel.resilience.guard import Guard
+from forge_otel.resilience.policies import defaults_for
+from forge_otel.resilience.retry import RetryOptions
 
 CALLS = 500
 OPEN_S = 1.0

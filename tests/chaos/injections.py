@@ -13,7 +13,7 @@ from typing import Any, Final
 import asyncpg
 from tests.chaos.site import Site, turn_clock
 
-from forge_otel.testing.faults import CutOff, Fault, Garbage, HttpAnswer, Refuse, Silent, Slow
+from forge_otel.testing.faults.proxy import CutOff, Fault, Garbage, HttpAnswer, Refuse, Silent, Slow
 
 __all__ = ["AT_START", "INJECTIONS", "locked", "refused_by_redis"]
 

@@ -20,8 +20,8 @@ from tests.servers import StrictS3Server
 from tests.servers.strict_s3 import is_built
 
 from componentforge.serving import serve
-from forge_otel.testing.faults import FaultProxy
-from forge_otel.testing.langsmith import LangSmithStandIn
+from forge_otel.testing.faults.proxy import FaultProxy
+from forge_otel.testing.langsmith.server import LangSmithStandIn
 from forge_otel.testing.qdrant import QdrantStandIn
 
 __all__ = ["ROWS"]

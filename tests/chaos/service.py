@@ -2,7 +2,7 @@
 
 Run as a program, this file is a nursery: it imports everything once, which takes seconds, and then forks a child for
 every line of its standard input, so that each test has a service of its own after a tenth of a second. A line is a
-JSON object: ``{"role": "service", …}`` with the fields of `Plan`, or ``{"role": "stand_ins", …}`` with ports. The
+JSON object: `{"role": "service", …}` with the fields of `Plan`, or `{"role": "stand_ins", …}` with ports. The
 answer is the child's process id. Children die with the nursery.
 """
 
@@ -30,11 +30,11 @@ from componentforge.figma_server import StandInFigma
 from componentforge.offline_llm.server import create_offline_llm
 from componentforge.settings import OFFLINE_MODEL, ServiceSettings
 from forge_otel import Forge, Settings
-from forge_otel.layers.deadline import DeadlineOptions
-from forge_otel.layers.guard_policies import Policies, defaults_for
-from forge_otel.layers.retry import RetryOptions
-from forge_otel.layers.timeout import TimeoutOptions
 from forge_otel.pricing import ModelPrice
+from forge_otel.resilience.attempt_timeout import TimeoutOptions
+from forge_otel.resilience.deadline import DeadlineOptions
+from forge_otel.resilience.policies import Policies, defaults_for
+from forge_otel.resilience.retry import RetryOptions
 
 __all__ = ["ADMIN_TOKEN", "FIGMA_PASSCODE", "OPENAI_TOTAL_S", "Plan", "build"]
 
@@ -77,7 +77,7 @@ class Plan:
     Args:
         settings: fields of the forge's `Settings` that are not as usual.
         environ: variables that other packages read, such as those of OpenTelemetry.
-        folder: of everything that it writes; the database is in ``db``, the journal in ``outbox``.
+        folder: of everything that it writes; the database is in `db`, the journal in `outbox`.
         clock_file: holds the seconds by which its wall clock is wrong; see clock.c. Empty: it is right.
         is_unprivileged: whether it gives up root's right to write where permissions forbid it.
     """

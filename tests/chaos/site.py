@@ -26,9 +26,9 @@ from tests.chaos.service import ADMIN_TOKEN, FIGMA_PASSCODE, Plan
 from tests.servers import PostgresServer, RedisServer
 
 from componentforge.workload import load_workload
-from forge_otel.testing.exercise import Observation, Tally
-from forge_otel.testing.faults import FaultProxy, Refuse
-from forge_otel.testing.load import Load, Response
+from forge_otel.testing.fault_matrix.exercise import CallerCounts, FaultObservation
+from forge_otel.testing.fault_matrix.load import Load, Response
+from forge_otel.testing.faults.proxy import FaultProxy, Refuse
 
 __all__ = [
     "FRESH_PER_S",
@@ -266,7 +266,7 @@ class Site:
         """Callers who ask for something new, which only the model can answer."""
         return Load(self.ask_fresh, name="fresh", rate_per_s=rate_per_s, needs={"OpenAI"}, keep=kept)
 
-    async def observe(self) -> Observation:
+    async def observe(self) -> FaultObservation:
         """See what an operator sees: the checks of /health that do not pass, and the outbox's figures in /metrics."""
         try:
             health, page = await asyncio.gather(
@@ -274,10 +274,10 @@ class Site:
                 self.client.get("/metrics"),
             )
         except httpx.HTTPError:
-            return Observation()
+            return FaultObservation()
         checks = health.json().get("checks", {})
         signs = {name for name, found in checks.items() if any(check["status"] != "pass" for check in found)}
-        return Observation(signs=frozenset(signs), tallies=tallies(page.text))
+        return FaultObservation(signs=frozenset(signs), tallies=tallies(page.text))
 
     async def is_well(self, produced: dict[str, int]) -> bool:
         """Say whether all is as it was: nothing warns, the cache answers, and what was `produced` is delivered."""
@@ -303,7 +303,7 @@ class Site:
         return lambda: self.is_well(produced)
 
     def stored(self) -> dict[str, list[str]]:
-        """Return what the database has: generation ids, and what their records say under ``degraded``."""
+        """Return what the database has: generation ids, and what their records say under `degraded`."""
         return {name: json.loads(labels) for name, labels in self._select("SELECT id, degraded FROM generations")}
 
     def components(self, names: Collection[str]) -> set[str]:
@@ -336,7 +336,7 @@ def kept(response: Response) -> Kept:
     return Kept(answer["generation_id"], answer["source"])
 
 
-def tallies(page: str) -> dict[str, Tally]:
+def tallies(page: str) -> dict[str, CallerCounts]:
     """Read the outbox's figures from a metrics page.
 
     Line by line: a parser of everything would hold up the event loop, and with it what passes through the proxies.
@@ -344,7 +344,7 @@ def tallies(page: str) -> dict[str, Tally]:
     figures: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for name, sink, value in OUTBOX_SAMPLE.findall(page):
         figures[sink][name] += int(float(value))
-    return {sink: Tally(**found) for sink, found in figures.items()}
+    return {sink: CallerCounts(**found) for sink, found in figures.items()}
 
 
 async def until(condition: Callable[[], Any], *, timeout_s: float, poll_s: float = 0.01) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from forge_otel.errors import CircuitOpen
-from forge_otel.layers.guard import Guard
-from forge_otel.layers.guard_policies import Policies
+from forge_otel.resilience.guard import Guard
+from forge_otel.resilience.policies import Policies
 
 STATUS = Path("/proc/self/status")
 REJECTIONS = 1_000_000

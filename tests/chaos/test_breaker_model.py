@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from forge_otel.errors import CircuitOpen
-from forge_otel.layers.breaker import Breaker, BreakerOptions
+from forge_otel.resilience.breaker import Breaker, BreakerOptions
 
 SCHEDULES = 10_000
 STEPS = 60

@@ -19,7 +19,7 @@ from tests.chaos.site import BODY, LOOPBACK, ROOT, StandIns, free_ports, kept, u
 from tests.servers import RedisServer
 
 from forge_otel import Forge, Settings
-from forge_otel.testing.load import Load
+from forge_otel.testing.fault_matrix.load import Load
 
 pytestmark = pytest.mark.faults
 

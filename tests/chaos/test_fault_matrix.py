@@ -12,9 +12,9 @@ from tests.chaos.cells import CELLS, DEFECTS, EXPORT_S
 from tests.chaos.injections import AT_START, INJECTIONS
 from tests.chaos.site import FRESH_PER_S, KNOWN_PER_S, Kept, Site, until
 
-from forge_otel.testing.exercise import Outcome, exercise
-from forge_otel.testing.load import Answer, percentile
-from forge_otel.testing.matrix import Cell, late, verdict
+from forge_otel.testing.fault_matrix.exercise import FaultOutcome, exercise
+from forge_otel.testing.fault_matrix.load import LoadAnswer, percentile
+from forge_otel.testing.fault_matrix.matrix import Cell, late, verdict
 
 pytestmark = pytest.mark.faults
 
@@ -53,7 +53,7 @@ async def test_a_cell_holds(cell: Cell, site: Site, is_timed: bool) -> None:
         await everything_is_traced(site.row.traced, answers_to_find(cell, outcome))
 
 
-async def befall(site: Site, cell: Cell, healthy_s: float, patience_s: float) -> Outcome:
+async def befall(site: Site, cell: Cell, healthy_s: float, patience_s: float) -> FaultOutcome:
     """Let the cell's fault befall the service, after so long in health, and wait so much longer than is promised."""
     place = (cell.service, cell.fault)
     is_at_start = place in AT_START
@@ -78,7 +78,7 @@ async def befall(site: Site, cell: Cell, healthy_s: float, patience_s: float) ->
     return replace(outcome, degraded=degraded(site, outcome.failing))
 
 
-async def measured_apart(site: Site, cell: Cell, healthy_s: float) -> list[Answer]:
+async def measured_apart(site: Site, cell: Cell, healthy_s: float) -> list[LoadAnswer]:
     """Return the answers of the service in health that those under the fault can be compared with.
 
     Without its cache it generates everything: so it is compared with itself generating as much while the cache is well.
@@ -94,18 +94,18 @@ async def measured_apart(site: Site, cell: Cell, healthy_s: float) -> list[Answe
     return [answer for load in loads for answer in load.answers]
 
 
-def degraded(site: Site, answers: Sequence[Answer]) -> frozenset[str]:
+def degraded(site: Site, answers: Sequence[LoadAnswer]) -> frozenset[str]:
     """Return what the records of the answers say under that name."""
     stored = site.stored()
     return frozenset(label for name in ids(answers) for label in stored.get(name, ()))
 
 
-def ids(answers: Sequence[Answer]) -> set[str]:
+def ids(answers: Sequence[LoadAnswer]) -> set[str]:
     """Return the generations that were answered."""
     return {answer.kept.generation_id for answer in answers if isinstance(answer.kept, Kept)}
 
 
-def answers_to_find(cell: Cell, outcome: Outcome) -> Sequence[Answer]:
+def answers_to_find(cell: Cell, outcome: FaultOutcome) -> Sequence[LoadAnswer]:
     """Return the answers that the database has to know: all, but for those that were in files which the fault took."""
     if cell.name == "SQLite-garbage":
         return outcome.recovered
@@ -113,7 +113,7 @@ def answers_to_find(cell: Cell, outcome: Outcome) -> Sequence[Answer]:
     return later if (cell.service, cell.fault) in AT_START else outcome.healthy + later
 
 
-async def nothing_is_lost(site: Site, answers: Sequence[Answer], dropped: int) -> None:
+async def nothing_is_lost(site: Site, answers: Sequence[LoadAnswer], dropped: int) -> None:
     """Every generation that was answered is in the database, or was counted as dropped."""
     answered = ids(answers)
     assert answered
@@ -131,7 +131,7 @@ async def nothing_is_lost(site: Site, answers: Sequence[Answer], dropped: int) -
         await until(is_archived, timeout_s=10.0, poll_s=0.2)
 
 
-async def everything_is_traced(traced: Callable[[], Counter[str]], answers: Sequence[Answer]) -> None:
+async def everything_is_traced(traced: Callable[[], Counter[str]], answers: Sequence[LoadAnswer]) -> None:
     """Every generation that was answered is one run in LangSmith, or one span at the OTLP endpoint."""
     answered = ids(answers)
 
@@ -142,8 +142,8 @@ async def everything_is_traced(traced: Callable[[], Counter[str]], answers: Sequ
     assert set(traced().values()) == {1}
 
 
-def report(cell: Cell, outcome: Outcome) -> None:
-    """Print what was measured, for whoever runs this with ``-s``."""
+def report(cell: Cell, outcome: FaultOutcome) -> None:
+    """Print what was measured, for whoever runs this with `-s`."""
     good = sum(answer.is_good for answer in outcome.failing)
     figures = {
         "answered": f"{good}/{len(outcome.failing)}",

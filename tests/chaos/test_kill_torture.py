@@ -27,12 +27,12 @@ from tests.chaos.rows import ROWS
 from tests.chaos.site import BODY, Nursery, Row, Site, StandIns, running_site, until
 from tests.servers import RedisServer
 
-from forge_otel.database.beside import Beside
-from forge_otel.database.rollups import ROLLUP_COLUMNS
-from forge_otel.database.rows import CACHE_STAT_COLUMNS, Rowed
+from forge_otel.database.writing.aggregates import AggregateRows
+from forge_otel.database.writing.rollups import ROLLUP_COLUMNS
+from forge_otel.database.writing.row_mapping import CACHE_STAT_COLUMNS, MappedRows
 from forge_otel.keys import artifact_key
-from forge_otel.sinks import s3_url
-from forge_otel.testing.faults import CutOff, Fault, FaultProxy, Refuse, Reset, Silent
+from forge_otel.sinks.s3 import url as s3_url
+from forge_otel.testing.faults.proxy import CutOff, Fault, FaultProxy, Refuse, Reset, Silent
 from forge_otel.types import Cost, Record
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -250,7 +250,7 @@ def assert_counted_once(row: Row, records: Sequence[Record]) -> None:
         amounts = [cost.amount_usd for cost in record.costs if cost.amount_usd is not None]
         assert sum(amounts, Decimal()) == record.cost_usd, record.id
     assert sum(record.cost_usd for record in records) > 0
-    sums = Beside(Rowed.of(records)).sums
+    sums = AggregateRows(MappedRows.of(records)).sums
     for table, columns in (("cache_stats", CACHE_STAT_COLUMNS), ("rollups", ROLLUP_COLUMNS)):
         expected = sums[table]
         assert expected

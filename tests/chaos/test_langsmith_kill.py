@@ -20,11 +20,11 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from tests.unit.telemetry.bridge import IMPATIENT, eventually
 
-from forge_otel.telemetry.export_ledger import ExportStats
-from forge_otel.telemetry.export_spool import SpoolOptions
-from forge_otel.telemetry.langsmith import LangSmithProcessor
-from forge_otel.telemetry.langsmith_options import LangSmithOptions
-from forge_otel.testing.langsmith import Fault, LangSmithStandIn
+from forge_otel.telemetry.export.accounting import ExportStats
+from forge_otel.telemetry.export.spool import SpoolOptions
+from forge_otel.telemetry.langsmith.exporter import LangSmithProcessor
+from forge_otel.telemetry.langsmith.settings import LangSmithOptions
+from forge_otel.testing.langsmith.server import Fault, LangSmithStandIn
 
 RUN = {"forge.span.kind": "agent"}
 PASSING = [

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from forge_otel.errors import ConfigurationError
-from forge_otel.testing.exercise import Observation, Outcome, Tally, exercise
-from forge_otel.testing.load import Answer, Load, percentile
-from forge_otel.testing.matrix import Cell, render, verdict
+from forge_otel.testing.fault_matrix.exercise import CallerCounts, FaultObservation, FaultOutcome, exercise
+from forge_otel.testing.fault_matrix.load import Load, LoadAnswer, percentile
+from forge_otel.testing.fault_matrix.matrix import Cell, render, verdict
 
 pytestmark = pytest.mark.faults
 
@@ -28,14 +28,14 @@ REFUSING = Cell(
 )
 
 
-def answers(count: int = 100, *, latency_s: float = 0.02, status: int = 200, **facts: Any) -> tuple[Answer, ...]:
+def answers(count: int = 100, *, latency_s: float = 0.02, status: int = 200, **facts: Any) -> tuple[LoadAnswer, ...]:
     """Requests that all had the same fate."""
-    return tuple(Answer(due_s=0.0, latency_s=latency_s, status=status, load="known", **facts) for _ in range(count))
+    return tuple(LoadAnswer(due_s=0.0, latency_s=latency_s, status=status, load="known", **facts) for _ in range(count))
 
 
-def refusals(**changes: Any) -> tuple[Answer, ...]:
+def refusals(**changes: Any) -> tuple[LoadAnswer, ...]:
     """What cannot be answered without the model, and is refused as it should be."""
-    refused = Answer(
+    refused = LoadAnswer(
         due_s=0.0,
         latency_s=0.9,
         status=503,
@@ -47,18 +47,18 @@ def refusals(**changes: Any) -> tuple[Answer, ...]:
     return (replace(refused, **changes),) * 3
 
 
-def fresh() -> tuple[Answer, ...]:
+def fresh() -> tuple[LoadAnswer, ...]:
     """The same requests in health."""
     return answers(5, needs=frozenset({"model"}))
 
 
-KEPT = Outcome(
+KEPT = FaultOutcome(
     healthy=answers() + tuple(replace(answer, load="fresh") for answer in fresh()),
     failing=answers() + refusals(),
     recovering=answers(),
     recovered=answers(),
     recovery_s=1.0,
-    during=(Observation(signs=frozenset({"model:breaker"})),),
+    during=(FaultObservation(signs=frozenset({"model:breaker"})),),
     degraded=frozenset({"model:none"}),
 )
 
@@ -85,10 +85,10 @@ def test_a_promise_that_is_kept_passes() -> None:
         ({"recovery_s": None}, "it recovered after None s"),
         ({"recovery_s": 11.0}, "it recovered after 11.0 s"),
         ({"during": ()}, "nobody could see: model:breaker"),
-        ({"after": Observation(signs=frozenset({"model:breaker"}))}, "it still says: model:breaker"),
+        ({"after": FaultObservation(signs=frozenset({"model:breaker"}))}, "it still says: model:breaker"),
         ({"degraded": frozenset()}, "no record says: model:none"),
         (
-            {"after": Observation(tallies={"database": Tally(produced=3, delivered=1, waiting=1)})},
+            {"after": FaultObservation(tallies={"database": CallerCounts(produced=3, delivered=1, waiting=1)})},
             "the books of database do not balance",
         ),
     ],
@@ -184,8 +184,8 @@ async def test_answers_are_put_where_they_belong() -> None:
     async def send(_number: int) -> httpx.Response:
         return httpx.Response(status, json={})
 
-    async def observe() -> Observation:
-        return Observation(signs=frozenset({"down"} if status == 503 else ()))
+    async def observe() -> FaultObservation:
+        return FaultObservation(signs=frozenset({"down"} if status == 503 else ()))
 
     async def has_recovered() -> bool:
         return status == 200
@@ -206,10 +206,10 @@ async def test_the_fault_lasts_until_it_was_seen() -> None:
     """A sign that comes late is seen all the same; one that never comes is waited for in vain, but not for ever."""
     looks = 0
 
-    async def observe() -> Observation:
+    async def observe() -> FaultObservation:
         nonlocal looks
         looks += 1
-        return Observation(signs=frozenset({"late"} if looks > 3 else ()))
+        return FaultObservation(signs=frozenset({"late"} if looks > 3 else ()))
 
     async def has_recovered() -> bool:
         return True

@@ -16,9 +16,9 @@ from componentforge.llm import LanguageModel, Message
 from componentforge.settings import ServiceSettings
 from forge_otel import Forge, Settings
 from forge_otel.errors import ServiceUnavailable
-from forge_otel.layers.guard import Guard
-from forge_otel.sinks.outbox import Outbox
-from forge_otel.testing.faults import FaultProxy, HttpAnswer
+from forge_otel.outbox.outbox import Outbox
+from forge_otel.resilience.guard import Guard
+from forge_otel.testing.faults.proxy import FaultProxy, HttpAnswer
 
 pytestmark = pytest.mark.faults
 

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 from tests.unit.sinks.builders import ListSink, eventually, record
 
-from forge_otel.sinks.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox
 from forge_otel.types import Record
 
 ROUNDS: Final = int(os.environ.get("DAMAGE_ROUNDS", "8"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.unit.sinks.builders import ListSink, eventually, record
 
-from forge_otel.sinks.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox
 from forge_otel.types import Record
 
 

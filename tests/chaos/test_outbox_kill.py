@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy import text
 from tests.unit.sinks.builders import eventually, record
 
-from forge_otel.keys import new_id
-from forge_otel.sinks.files import FileArchive
-from forge_otel.sinks.outbox import Outbox
+from forge_otel._internal.ids import new_id
+from forge_otel.outbox.outbox import Outbox
+from forge_otel.sinks.files.sink import FileArchive
 from forge_otel.sinks.sql import SqlSink
 from forge_otel.types import Sink
 

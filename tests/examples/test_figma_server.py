@@ -30,7 +30,7 @@ async def test_answers_keep_the_contract(site: FigmaSite, path: str, schema: str
 @pytest.mark.parametrize("what", ["", "/nodes?ids=1:1", "/styles", "/meta"])
 @pytest.mark.parametrize("token", ["", "wrong"])
 async def test_a_wrong_token_is_refused(site: FigmaSite, what: str, token: str) -> None:
-    """No token and a wrong token are 403 with ``err``."""
+    """No token and a wrong token are 403 with `err`."""
     response = await site.http.get(FILE + what, headers={"X-Figma-Token": token})
     assert response.status_code == 403
     assert response.json() == {"status": 403, "err": "Invalid token"}
@@ -38,14 +38,14 @@ async def test_a_wrong_token_is_refused(site: FigmaSite, what: str, token: str) 
 
 @pytest.mark.parametrize("what", ["", "/nodes?ids=1:1", "/meta"])
 async def test_an_unknown_file_is_not_found(site: FigmaSite, what: str) -> None:
-    """An unknown key is 404 with ``err``."""
+    """An unknown key is 404 with `err`."""
     response = await site.http.get(f"/v1/files/unknown{what}")
     assert response.status_code == 404
     assert response.json() == {"status": 404, "err": "Not found"}
 
 
 async def test_styles_of_an_unknown_file_are_not_found(site: FigmaSite) -> None:
-    """The library endpoints spell 404 with ``error`` and ``message``."""
+    """The library endpoints spell 404 with `error` and `message`."""
     response = await site.http.get("/v1/files/unknown/styles")
     assert faults(response.json(), "ErrorResponsePayloadWithErrorBoolean") == []
     assert response.json() == {"error": True, "status": 404, "message": "Not found"}
@@ -53,7 +53,7 @@ async def test_styles_of_an_unknown_file_are_not_found(site: FigmaSite) -> None:
 
 @pytest.mark.parametrize("query", ["?depth=0", "?depth=-1", "?depth=x", "?depth=²", "/nodes", "/nodes?ids=,"])
 async def test_bad_parameters_are_refused(site: FigmaSite, query: str) -> None:
-    """A depth that is no positive integer and missing ids are 400 with ``err``."""
+    """A depth that is no positive integer and missing ids are 400 with `err`."""
     response = await site.http.get(FILE + query)
     assert response.status_code == 400
     assert faults(response.json(), "ErrorResponsePayloadWithErrMessage") == []

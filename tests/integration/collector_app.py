@@ -1,4 +1,4 @@
-"""A service whose traces the collector carries: ``uvicorn tests.integration.collector_app:app``."""
+"""A service whose traces the collector carries: `uvicorn tests.integration.collector_app:app`."""
 
 from decimal import Decimal
 

@@ -5,22 +5,24 @@ import json
 import sys
 from typing import Any
 
-from forge_otel.layers.exact import Exact
-from forge_otel.stores.redis import open_url
-from forge_otel.telemetry.instruments import Instruments
+from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.stores.redis.store import open_url
+from forge_otel.telemetry.metrics.instruments import Instruments
 
 
 async def main(url: str) -> None:
     """Work until standard input ends."""
     async with open_url(url, max_bytes=0) as store:
-        exact = Exact(store, instruments=Instruments(), secret=b"secret")
+        exact = ExactCacheLayer(store, instruments=Instruments(), secret=b"secret")
         for line in iter(sys.stdin.readline, ""):
             what, *words = json.loads(line)
             await act(store, exact, what, *words)
             print("done", flush=True)
 
 
-async def act(store: Any, exact: Exact, what: str, key: str = "", value: str = "", ttl_s: float | None = None) -> None:
+async def act(
+    store: Any, exact: ExactCacheLayer, what: str, key: str = "", value: str = "", ttl_s: float | None = None
+) -> None:
     """Do one thing."""
     match what:
         case "set":

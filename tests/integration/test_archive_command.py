@@ -11,7 +11,7 @@ import pytest
 from tests.unit.sinks.builders import record
 
 from forge_otel import cli
-from forge_otel._loading import load
+from forge_otel._runtime.plugins import load
 
 ITEM = record(artifacts={"component.tsx": "export {}", "tokens.json": "{}"})
 numbers = itertools.count(1)

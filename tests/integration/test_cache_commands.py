@@ -1,4 +1,4 @@
-"""``forge-otel why`` and ``stats`` read what a service has recorded."""
+"""`forge-otel why` and `stats` read what a service has recorded."""
 
 import asyncio
 from decimal import Decimal

@@ -26,7 +26,7 @@ from tests.integration.collector_secrets import NUMBER_UNDER_KEY, SECRETS, SPARE
 from tests.integration.test_rules import PrometheusServer
 from tests.servers import CollectorServer, Server, ServerFailed
 
-from forge_otel.testing.langsmith import Fault, LangSmithStandIn
+from forge_otel.testing.langsmith.server import Fault, LangSmithStandIn
 
 pytestmark = [pytest.mark.collector, pytest.mark.slow]
 

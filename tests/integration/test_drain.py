@@ -20,9 +20,9 @@ from tests.unit.sinks.builders import eventually, record
 
 from forge_otel._journal.segments import DiskSegment
 from forge_otel.database.engine import create_engine
-from forge_otel.sinks.codec import encode
-from forge_otel.sinks.outbox import Outbox, SinkStats
-from forge_otel.sinks.outbox_folder import letters
+from forge_otel.outbox.codec import encode
+from forge_otel.outbox.inspect import dead_letters
+from forge_otel.outbox.outbox import Outbox, SinkStats
 from forge_otel.sinks.sql import SqlSink
 from forge_otel.types import Record
 
@@ -180,7 +180,7 @@ async def test_what_the_database_refuses_is_left_to_the_parent(
 
     assert (stats.delivered, stats.dropped) == (MANY - 3, {"rejected": 2, "damaged": 1})
     assert len(drainers(caplog)) == 1
-    assert [letter.body for letter in letters(tmp_path)] == [bodies[2_000], bodies[3_000], bodies[4_000]]
+    assert [letter.body for letter in dead_letters(tmp_path)] == [bodies[2_000], bodies[3_000], bodies[4_000]]
     good = [item for place, item in enumerate(records) if place not in {2_000, 3_000, 4_000}]
     await check_exact(postgres_database, good)
 

@@ -1,4 +1,4 @@
-"""``forge-otel export traces``: every generation of a range, once, in order, a line each, from both databases."""
+"""`forge-otel export traces`: every generation of a range, once, in order, a line each, from both databases."""
 
 import asyncio
 import json
@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tests.unit.sinks.builders import record
 
+from forge_otel._internal.ids import new_id
 from forge_otel.cli import main
-from forge_otel.keys import new_id
 from forge_otel.sinks.sql import SqlSink
 from forge_otel.types import Cost, Record, Step, Usage
 

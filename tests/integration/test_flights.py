@@ -14,8 +14,8 @@ from tests.servers import RedisServer
 
 from componentforge.serving import serve
 from forge_otel import Forge, ForgeMiddleware, GenerationRequest, GenerationResult, Settings, record_usage
-from forge_otel.testing.fault_kinds import Fault, Refuse, Reset, Silent, Slow
-from forge_otel.testing.faults import FaultProxy
+from forge_otel.testing.faults.kinds import Fault, Refuse, Reset, Silent, Slow
+from forge_otel.testing.faults.proxy import FaultProxy
 
 ALONE: dict[str, Any] = {"archive_url": None, "database_url": None, "outbox_dir": None, "trace_spool_dir": None}
 HERD = 200

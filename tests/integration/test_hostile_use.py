@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import hmac
 import os
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from starlette.applications import Starlette
 
 from forge_otel import Forge, ForgeMiddleware, GenerationRequest, GenerationResult, Settings
+from forge_otel._internal.frames import DamagedFrame
 from forge_otel.errors import BadRequest, ConfigurationError
-from forge_otel.layers.entry import DamagedEntry, _mac, unseal
+from forge_otel.layers.exact.entry import unseal
 
 TOKEN = "t" * 20
 
@@ -179,8 +181,8 @@ def test_an_authenticated_entry_of_another_shape_is_damaged() -> None:
     """Whoever can write to the store can make a miss, not an error."""
     body = b"\0" + bytes(8) + b'{"code":"x","artifacts":["x"],"report_html":null,"metadata":{},"origin_id":""'
     body += b',"cost_usd":"1","epochs":{}}'
-    with pytest.raises(DamagedEntry):
-        unseal(b"FGE1" + _mac("k", body, b"s") + body, key="k", secret=b"s")
+    with pytest.raises(DamagedFrame):
+        unseal(b"FGE1" + hmac.digest(b"s", b"k\0" + body, "sha256") + body, key="k", secret=b"s")
 
 
 async def test_half_a_surrogate_in_an_error_does_not_hide_the_list(tmp_path: Path) -> None:

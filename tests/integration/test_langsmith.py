@@ -15,8 +15,8 @@ from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
 from forge_otel import Forge, Settings
 from forge_otel.pricing import ModelPrice
-from forge_otel.testing.langsmith import LangSmithStandIn
-from forge_otel.testing.langsmith_runs import Run
+from forge_otel.testing.langsmith.runs import Run
+from forge_otel.testing.langsmith.server import LangSmithStandIn
 
 AGENTS = {"token_extractor", "requirement_proposer", "pattern_retriever", "code_generator", "quality_validator"}
 

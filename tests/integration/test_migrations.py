@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from forge_otel.database.engine import create_engine
 from forge_otel.database.migrate import current, migrate
 from forge_otel.database.models import Base
-from forge_otel.database.rollups import ROLLUP_COLUMNS, ROLLUP_KEYS
-from forge_otel.database.writing import write
+from forge_otel.database.writing.rollups import ROLLUP_COLUMNS, ROLLUP_KEYS
+from forge_otel.database.writing.writer import write
 from forge_otel.types import Cost, Record, Step, Usage
 
 OLD_FILE = Path(__file__).parent / "data" / "forge-0001.db"

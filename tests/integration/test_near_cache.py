@@ -19,18 +19,18 @@ from tests.conftest import running
 from tests.servers.redis import RedisServer
 from tests.servers.redis_groups import RedisSentinelServers
 
-from forge_otel import _parts
+from forge_otel._runtime import components as _parts
 from forge_otel.errors import ConfigurationError
 from forge_otel.keys import generation_key
-from forge_otel.layers.entry import Entry
-from forge_otel.layers.exact import Exact
+from forge_otel.layers.exact.entry import CacheEntry
+from forge_otel.layers.exact.layer import ExactCacheLayer
 from forge_otel.settings import Settings
 from forge_otel.stores.memory import MemoryStore
-from forge_otel.stores.near import NearStore
-from forge_otel.stores.redis import RedisStore, open_url
-from forge_otel.telemetry.instruments import Instruments
-from forge_otel.testing.contracts import StoreContract
-from forge_otel.testing.faults import FaultProxy, Silent
+from forge_otel.stores.near.store import NearStore
+from forge_otel.stores.redis.store import RedisStore, open_url
+from forge_otel.telemetry.metrics.instruments import Instruments
+from forge_otel.testing.contracts.store_contract import StoreContract
+from forge_otel.testing.faults.proxy import FaultProxy, Silent
 from forge_otel.types import Call, GenerationRequest, GenerationResult, Lease, Reply
 
 ENTRY, EPOCH = "forge:l1:a", "forge:epoch:a"
@@ -317,7 +317,7 @@ async def test_the_exact_cache_hits_near_by(near: NearStore, other: Other) -> No
     """The third time nothing is asked of Redis; a purge by tag or by key in another process is a miss here."""
     reader = InMemoryMetricReader()
     instruments = Instruments(MeterProvider([reader]).get_meter("test"))
-    exact = Exact(near, instruments=instruments, secret=b"secret")
+    exact = ExactCacheLayer(near, instruments=instruments, secret=b"secret")
     call = _call()
     for purge in (["invalidate", "figma:f"], ["invalidate", "all"], ["purge", call.key]):
         assert (await exact(call, _answer)).source == "L4"
@@ -329,14 +329,14 @@ async def test_the_exact_cache_hits_near_by(near: NearStore, other: Other) -> No
         assert _count(reader, instruments, "forge.cache.near.requests", "hit") == 1
         await other(*purge)
         assert await near.caught_up()
-        assert not isinstance(await exact.look_up(call), Entry)
+        assert not isinstance(await exact.look_up(call), CacheEntry)
         reader = InMemoryMetricReader()
         instruments.bind(MeterProvider([reader]).get_meter("test"))
 
 
 async def test_what_a_caller_does_to_an_answer_is_its_own(near: NearStore) -> None:
     """The next one gets it as it was stored."""
-    exact = Exact(near, instruments=Instruments(), secret=b"secret")
+    exact = ExactCacheLayer(near, instruments=Instruments(), secret=b"secret")
     await exact(_call(), _answer)
     assert await near.caught_up()
     await exact(_call(), _never)
@@ -349,8 +349,8 @@ async def test_what_a_caller_does_to_an_answer_is_its_own(near: NearStore) -> No
 
 async def test_an_entry_of_another_secret_never_becomes_near(near: NearStore) -> None:
     """It is authenticated before it is kept as opened."""
-    await Exact(near, instruments=Instruments(), secret=b"forged")(_call(), _answer)
-    exact = Exact(near, instruments=Instruments(), secret=b"secret")
+    await ExactCacheLayer(near, instruments=Instruments(), secret=b"forged")(_call(), _answer)
+    exact = ExactCacheLayer(near, instruments=Instruments(), secret=b"secret")
     for _ in range(3):
         found: Any = await exact.look_up(_call())
         assert found.reason == "corrupt"
@@ -388,7 +388,7 @@ def _near(url: str, *, max_stale_s: float = 5.0) -> NearStore:
 
 
 class _Process:
-    """The worker beside this file, as ``async with``."""
+    """The worker beside this file, as `async with`."""
 
     def __init__(self, url: str) -> None:
         self._url = url

@@ -15,9 +15,9 @@ import pytest
 from tests.unit.sinks.builders import ListSink, eventually, record
 
 from forge_otel._journal.segments import DiskSegment
-from forge_otel.sinks import Rejected
-from forge_otel.sinks.codec import decode
-from forge_otel.sinks.outbox import Outbox, SinkStats
+from forge_otel.errors import Rejected
+from forge_otel.outbox.codec import decode
+from forge_otel.outbox.outbox import Outbox, SinkStats
 from forge_otel.types import Record, Sink
 
 MAX_BYTES = 64 * 2**20

@@ -13,7 +13,7 @@ from tests.unit.sinks.builders import eventually, record
 
 from forge_otel import cli
 from forge_otel.database.migrate import migrate
-from forge_otel.sinks.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox
 from forge_otel.sinks.sql import SqlSink
 from forge_otel.types import Record
 

@@ -13,9 +13,9 @@ import pytest
 from componentforge.serving import serve
 from forge_otel import Forge, GenerationRequest, GenerationResult, Settings
 from forge_otel.context import current_generation
-from forge_otel.layers.deadline import DeadlineOptions
-from forge_otel.layers.guard_policies import defaults_for
-from forge_otel.testing.faults import CutOff, FaultProxy, Garbage, HttpAnswer, Refuse, Reset, Silent
+from forge_otel.resilience.deadline import DeadlineOptions
+from forge_otel.resilience.policies import defaults_for
+from forge_otel.testing.faults.proxy import CutOff, FaultProxy, Garbage, HttpAnswer, Refuse, Reset, Silent
 from forge_otel.testing.qdrant import QdrantStandIn
 
 FAULTS = {
@@ -54,7 +54,7 @@ async def forge(proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[Forge]:
 
 
 async def ask(forge: Forge, note: str) -> tuple[GenerationResult, list[str]]:
-    """Ask, and return the answer with what the generation noted under ``degraded``."""
+    """Ask, and return the answer with what the generation noted under `degraded`."""
     degraded: list[str] = []
 
     async def run() -> GenerationResult:

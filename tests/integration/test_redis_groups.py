@@ -7,14 +7,14 @@ import pytest
 from tests.conftest import running
 from tests.servers.redis_groups import RedisClusterServers, RedisSentinelServers, ask
 
-from forge_otel._loading import load
+from forge_otel._runtime.plugins import load
 from forge_otel.errors import ConfigurationError
-from forge_otel.stores.redis import RedisStore
-from forge_otel.stores.redis_cluster import ClusterStore
-from forge_otel.stores.redis_leases import RedisLeases
-from forge_otel.testing.contracts import StoreContract
-from forge_otel.testing.lease_contract import LeasesContract
-from forge_otel.types import Held, Lease
+from forge_otel.leases.redis import RedisLeases
+from forge_otel.stores.redis.cluster import ClusterStore
+from forge_otel.stores.redis.store import RedisStore
+from forge_otel.testing.contracts.lease_contract import LeasesContract
+from forge_otel.testing.contracts.store_contract import StoreContract
+from forge_otel.types import Lease, LeaseHeld
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ async def test_processes_agree_by_the_cluster(cluster: RedisClusterServers) -> N
             key = f"forge:l1:{number}"
             lease = await ours.claim(key, "ours", life_s=30, waited_s=0)
             assert isinstance(lease, Lease)
-            assert isinstance(await theirs.claim(key, "theirs", life_s=30, waited_s=0), Held)
+            assert isinstance(await theirs.claim(key, "theirs", life_s=30, waited_s=0), LeaseHeld)
             with theirs.listen(key) as bell:
                 async with asyncio.timeout(10):
                     waiting = asyncio.create_task(bell.wait(60))

@@ -7,9 +7,9 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from forge_otel.stores.redis import open_url
-from forge_otel.stores.redis_leases import RedisLeases, _key
-from forge_otel.testing.lease_contract import LeasesContract
+from forge_otel.leases.redis import RedisLeases, _key
+from forge_otel.stores.redis.store import open_url
+from forge_otel.testing.contracts.lease_contract import LeasesContract
 from forge_otel.types import Event, Lease
 
 

@@ -8,9 +8,9 @@ import pytest
 from redis.asyncio import Redis
 from tests.servers import RedisServer
 
-from forge_otel._loading import load
-from forge_otel.stores.redis import RedisStore
-from forge_otel.testing.contracts import StoreContract
+from forge_otel._runtime.plugins import load
+from forge_otel.stores.redis.store import RedisStore
+from forge_otel.testing.contracts.store_contract import StoreContract
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select
 from tests.unit.sinks.builders import eventually, record
 
-from forge_otel import _periodic
+from forge_otel._internal import periodic as _periodic
 from forge_otel.database import retention
 from forge_otel.database.models import Base
 from forge_otel.database.retention import expire

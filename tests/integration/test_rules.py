@@ -25,8 +25,8 @@ from tests.servers import Server
 from componentforge.serving import serve
 from forge_otel import Forge, ForgeMiddleware, GenerationRequest, GenerationResult, Settings
 from forge_otel.errors import ServiceUnavailable
-from forge_otel.layers.fallback import Fallback
 from forge_otel.names import CATALOG, Metric
+from forge_otel.resilience.fallback import Fallback
 
 COLLECTOR = Path(__file__).parents[2] / "collector"
 CONFIG = COLLECTOR / "prometheus.yml"

@@ -19,15 +19,15 @@ import httpx
 import pytest
 from tests.unit.sinks.builders import eventually, record
 
-from forge_otel._loading import load
+from forge_otel._runtime.plugins import load
 from forge_otel.errors import BadRequest, NotOpen, ServiceTimeout, ServiceUnavailable
 from forge_otel.sinks.archive import Bundle
-from forge_otel.sinks.archive_usage import Usage, measure
-from forge_otel.sinks.s3 import S3Archive
-from forge_otel.sinks.s3_upload import PART_BYTES
-from forge_otel.testing.contracts import ArchiveContract
-from forge_otel.testing.fault_http import HttpAnswer
-from forge_otel.testing.faults import FaultProxy, Refuse, Silent, Trickle
+from forge_otel.sinks.archive_usage import ArchiveUsage, measure
+from forge_otel.sinks.s3.sink import S3Archive
+from forge_otel.sinks.s3.upload import PART_BYTES
+from forge_otel.testing.contracts.store_contract import ArchiveContract
+from forge_otel.testing.faults.http import HttpAnswer
+from forge_otel.testing.faults.proxy import FaultProxy, Refuse, Silent, Trickle
 
 numbers = itertools.count(1)
 ITEM = record(artifacts={"component.tsx": "export {}"})
@@ -285,7 +285,7 @@ async def test_older_versions_are_listed_and_measured(archive: S3Archive, bucket
 
     assert (current.objects, versions.objects) == (2, 4)
     assert versions.size_bytes > current.size_bytes > len("other")
-    assert Usage(objects=1, size_bytes=2**40).monthly_usd() == Decimal("23.552")
+    assert ArchiveUsage(objects=1, size_bytes=2**40).monthly_usd() == Decimal("23.552")
 
 
 async def test_what_a_store_can_do_is_learnt_by_asking(archive: S3Archive, is_emulator: bool) -> None:

@@ -19,7 +19,7 @@ from tests.unit.web.apps import NATIVE_OFF
 
 from forge_otel import Forge, ForgeMiddleware, Settings
 from forge_otel.telemetry.providers import Telemetry
-from forge_otel.testing.langsmith import LangSmithStandIn
+from forge_otel.testing.langsmith.server import LangSmithStandIn
 
 PLANTED: dict[str, str] = {}
 INNOCENT = "the button is round"

@@ -13,7 +13,7 @@ from tests.unit.sinks.builders import eventually, record
 
 from forge_otel import Forge, Settings
 from forge_otel.database.sqlite_file import SqliteFile, is_damage
-from forge_otel.sinks.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox
 from forge_otel.sinks.sql import SqlSink
 
 

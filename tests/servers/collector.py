@@ -33,7 +33,7 @@ class CollectorServer(Server):
 
     @property
     def url(self) -> str:
-        """What ``OTEL_EXPORTER_OTLP_ENDPOINT`` is to be set to."""
+        """What `OTEL_EXPORTER_OTLP_ENDPOINT` is to be set to."""
         return f"http://{self.address}"
 
     @property

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from forge_otel._internal.ids import new_id
 from forge_otel.errors import BadRequest
-from forge_otel.keys import artifact_key, canonical, digest, generation_key, new_id
+from forge_otel.keys import artifact_key, canonical, digest, generation_key
 from forge_otel.types import GenerationRequest
 
 JSON = st.recursive(
@@ -67,7 +68,7 @@ def test_the_published_file_of_values(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("vector", VECTORS["requests"])
 def test_the_published_file_of_keys(vector: dict[str, Any]) -> None:
-    """A key is the same in every process and every version that says ``forge:key:v2``."""
+    """A key is the same in every process and every version that says `forge:key:v2`."""
     request = GenerationRequest(**vector["request"])
     assert generation_key(request, pipeline=vector["pipeline"], version=vector["version"]) == vector["key"]
 

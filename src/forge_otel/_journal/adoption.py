@@ -13,13 +13,13 @@ from forge_otel._journal.segments import FORMAT, DiskSegment, connect, is_damage
 
 __all__ = ["adopt", "rescue"]
 
-_log = getLogger(__name__)
+_logger = getLogger(__name__)
 
 
 def adopt(directory: Path, *, is_whole: IsWhole | None = None) -> Iterator[DiskSegment]:
     """Take over the files in `directory` whose processes are dead, oldest first.
 
-    A damaged file is renamed to ``.corrupt`` and reported; one of a later format is left alone for a later release.
+    A damaged file is renamed to `.corrupt` and reported; one of a later format is left alone for a later release.
 
     Args:
         directory: of the files.
@@ -30,7 +30,7 @@ def adopt(directory: Path, *, is_whole: IsWhole | None = None) -> Iterator[DiskS
             lock = files.lock(path)
             segment = None if lock is None else _open(path, lock, is_whole)
         except (sqlite3.OperationalError, OSError) as exc:
-            _log.warning("the journal %s cannot be opened now and is left for the next start: %s", path, exc)
+            _logger.warning("the journal %s cannot be opened now and is left for the next start: %s", path, exc)
             continue
         if segment is not None:
             yield segment
@@ -50,7 +50,7 @@ def rescue(kept: Path, remains: Remains, *, cursors: Mapping[str, int] | None, i
     """
     segment = DiskSegment.create(kept.parent)
     segment.restore(remains.rescue(kept.read_bytes(), cursors=cursors, is_whole=is_whole), cursors or {})
-    _log.error("%d records in %s are whole, %d or more are lost", len(segment.index), kept, segment.lost)
+    _logger.error("%d records in %s are whole, %d or more are lost", len(segment.index), kept, segment.lost)
     return segment
 
 
@@ -80,7 +80,7 @@ def _open(path: Path, lock: int, is_whole: IsWhole | None) -> DiskSegment | None
         files.remove(path, held=lock)
         return None
     os.close(lock)
-    _log.warning("the journal %s has format %d, which this release does not read; it is left alone", path, version)
+    _logger.warning("the journal %s has format %d, which this release does not read; it is left alone", path, version)
     return None
 
 
@@ -98,7 +98,7 @@ def _replace(path: Path, lock: int, why: Exception, remains: Remains, is_whole: 
     cursors = cursors_of(path)
     kept = files.set_aside(path, held=lock)
     size_bytes = kept.stat().st_size
-    _log.error("a journal of %d bytes is damaged (%s); it was set aside as %s", size_bytes, why, kept)
+    _logger.error("a journal of %d bytes is damaged (%s); it was set aside as %s", size_bytes, why, kept)
     return None if is_whole is None else rescue(kept, remains, cursors=cursors, is_whole=is_whole)
 
 
@@ -107,7 +107,7 @@ def _take_tail(segment: DiskSegment, remains: Remains, frames: int, is_whole: Is
     rescued = remains.tail(segment.path, frames=frames, after=segment.last_seq, is_whole=is_whole)
     if rescued.rows or rescued.lost:
         segment.restore(rescued, {})
-        _log.error(
+        _logger.error(
             "the log of the journal %s is damaged: %d records behind that are whole, %d or more are lost",
             segment.path,
             len(rescued.rows),

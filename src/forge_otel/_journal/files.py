@@ -3,14 +3,15 @@
 import fcntl
 import os
 from pathlib import Path
+from typing import Final
 
 __all__ = ["JOURNALS", "SUFFIX", "lock", "remove", "set_aside", "sync_folder"]
 
-SUFFIX = ".journal"
-JOURNALS = f"*{SUFFIX}"
+SUFFIX: Final = ".journal"
+JOURNALS: Final = f"*{SUFFIX}"
 """Pattern of the files in a journal's folder."""
 
-_PARTS = ("-wal", "-shm", "")
+_PARTS: Final = ("-wal", "-shm", "")
 
 
 def _lock_path(path: Path) -> Path:

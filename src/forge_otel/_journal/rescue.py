@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import quote
 
-from forge_otel._journal.carving import carve, committed_frames, is_cut_short
+from forge_otel._journal.sqlite_recovery import committed_frames, is_cut_short, recover
 
 __all__ = ["IsWhole", "Remains", "Rescued", "cursors_of"]
 
@@ -71,7 +71,7 @@ class Remains:
         return Rescued(rescued.rows, max(rescued.lost, int(not rescued.rows)))
 
     def _carve(self, file: bytes, after: int, served: int | None, is_whole: IsWhole) -> Rescued:
-        found = carve(file, self.wal, is_whole=is_whole)
+        found = recover(file, self.wal, is_whole=is_whole)
         rows = [(seq, *found.rows[seq]) for seq in sorted(found.rows) if seq > after]
         # They are numbered without a gap.
         first = served + 1 if served is not None else min(found.rows, default=1)

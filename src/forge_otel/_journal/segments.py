@@ -1,10 +1,10 @@
 """Segments of a journal: a SQLite file that outlives a killed process, or memory where no disk will do.
 
 A segment is written by one thread and read by another. A file belongs to the process that holds the flock of the
-``.lock`` beside it; the lock dies with the process, whatever killed it, so that a successor can tell and adopt the
+`.lock` beside it; the lock dies with the process, whatever killed it, so that a successor can tell and adopt the
 file. (The lock is not taken on the database itself, because closing any descriptor of it would drop SQLite's own.)
-WAL with ``synchronous=NORMAL`` survives the death of the process at any moment; a power cut may cost the last commits,
-never the file. With ``FULL`` it costs nothing, and each commit takes as long as the disk does.
+WAL with `synchronous=NORMAL` survives the death of the process at any moment; a power cut may cost the last commits,
+never the file. With `FULL` it costs nothing, and each commit takes as long as the disk does.
 """
 
 import contextlib
@@ -14,20 +14,20 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 from urllib.parse import quote
 
+from forge_otel._internal.ids import new_id
 from forge_otel._journal import files
 from forge_otel._journal.index import Index, Row
 from forge_otel._journal.rescue import Rescued
-from forge_otel.keys import new_id
 
 __all__ = ["FORMAT", "DiskSegment", "MemorySegment", "Segment", "connect", "is_damage"]
 
-_log = getLogger(__name__)
-FORMAT = 1
-_BUSY_TIMEOUT_S = 5.0
-_SCHEMA = f"""
+_logger = getLogger(__name__)
+FORMAT: Final = 1
+_BUSY_TIMEOUT_S: Final = 5.0
+_SCHEMA: Final = f"""
 BEGIN;
 CREATE TABLE record (seq INTEGER PRIMARY KEY, at REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE cursor (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
@@ -104,7 +104,7 @@ class DiskSegment:
 
     Args:
         path: the file, which has to hold the schema.
-        lock: descriptor of the ``.lock`` file that makes it ours.
+        lock: descriptor of the `.lock` file that makes it ours.
         is_power_safe: flush each commit to the disk itself, so that a power cut takes nothing either.
 
     Raises:

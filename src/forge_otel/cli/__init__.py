@@ -1,7 +1,7 @@
-"""The command ``forge-otel``: each module beside this one is a command of the same name, and adds itself.
+"""The command `forge-otel`: each module beside this one is a command of the same name, and adds itself.
 
-A command's module has ``add(commands)``, which adds its parser and sets the default ``command``: a function from the
-parsed arguments to an exit code. What a command needs is imported when it runs, so that ``--help`` stays quick.
+A command's module has `add(commands)`, which adds its parser and sets the default `command`: a function from the
+parsed arguments to an exit code. What a command needs is imported when it runs, so that `--help` stays quick.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""``python -m forge_otel.cli``."""
+"""`python -m forge_otel.cli`."""
 
 import sys
 

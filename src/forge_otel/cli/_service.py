@@ -3,7 +3,7 @@
 import json
 import os
 from argparse import ArgumentParser
-from typing import Any
+from typing import Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -11,7 +11,7 @@ from forge_otel.errors import ConfigurationError, ServiceUnavailable
 
 __all__ = ["add_url", "ask"]
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S: Final = 10.0
 
 
 def add_url(parser: ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_url(parser: ArgumentParser) -> None:
 
 
 def ask(url: str, path: str, *, body: bytes | None = None) -> Any:
-    """Ask the admin API of a running service, with the token of ``FORGE_ADMIN_TOKEN``.
+    """Ask the admin API of a running service, with the token of `FORGE_ADMIN_TOKEN`.
 
     Args:
         url: where the service is reached, with http or https.

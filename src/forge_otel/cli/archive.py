@@ -1,4 +1,4 @@
-"""``forge-otel archive``: what is archived, what it costs, and what the bucket does for it."""
+"""`forge-otel archive`: what is archived, what it costs, and what the bucket does for it."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ def _runs(parser: Any, work: Work) -> None:
 
 
 async def _with_archive(work: Work, arguments: Namespace) -> int:
-    from forge_otel import _parts
+    from forge_otel._runtime import components as _parts
 
     settings = Settings.from_env(os.environ)
     if settings.archive_url is None:

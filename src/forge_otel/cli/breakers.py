@@ -1,4 +1,4 @@
-"""``forge-otel breakers``: the circuit breakers of a running service."""
+"""`forge-otel breakers`: the circuit breakers of a running service."""
 
 import json
 from argparse import Namespace

@@ -1,18 +1,18 @@
-"""``forge-otel demo``: the shipped example under its published workload."""
+"""`forge-otel demo`: the shipped example under its published workload."""
 
 import sys
 from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from forge_otel.errors import needs
 
 __all__ = ["add"]
 
-_PACKAGE = Path(__file__).parent.parent
+_PACKAGE: Final = Path(__file__).parent.parent
 # The shipped example: inside an installed wheel, or beside the sources of a checkout.
-_EXAMPLES = (_PACKAGE / "_examples", _PACKAGE.parent.parent / "examples")
+_EXAMPLES: Final = (_PACKAGE / "_examples", _PACKAGE.parent.parent / "examples")
 
 
 def add(commands: Any) -> None:

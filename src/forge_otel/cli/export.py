@@ -1,4 +1,4 @@
-"""``forge-otel export traces``: generations as JSON lines, for analysis elsewhere."""
+"""`forge-otel export traces`: generations as JSON lines, for analysis elsewhere."""
 
 import asyncio
 import os
@@ -49,8 +49,8 @@ def _traces(arguments: Namespace) -> int:
 
 
 async def _write(url: str, arguments: Namespace) -> None:
+    from forge_otel.database.analytics.trace_export import export_traces
     from forge_otel.database.engine import create_engine
-    from forge_otel.database.traces import export_traces
 
     with needs("sql"):
         from sqlalchemy.exc import SQLAlchemyError

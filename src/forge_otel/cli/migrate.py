@@ -1,4 +1,4 @@
-"""``forge-otel migrate``: the tables of the database, as this version wants them."""
+"""`forge-otel migrate`: the tables of the database, as this version wants them."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""``forge-otel outbox``: what waits on this machine's disk, and what a sink refused for good."""
+"""`forge-otel outbox`: what waits on this machine's disk, and what a sink refused for good."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
 
 
 def _list(_arguments: Namespace) -> int:
-    from forge_otel.sinks.outbox_folder import journals, letters
+    from forge_otel.outbox.inspect import dead_letters, journals
 
     directory = _directory(Settings.from_env(os.environ))
     print(f"{'journal':46} {'owner':8} {'records':>8} {'KiB':>8} {'oldest':>9}  waiting")
@@ -48,28 +48,28 @@ def _list(_arguments: Namespace) -> int:
         )
         size = f"{found.records:8} {found.size_bytes / 1024:8.0f} {found.oldest_age_s:7.0f} s"
         print(f"{found.path.name:46} {owner:8} {size}  {waits}")
-    refused = Counter((letter.sink, letter.reason.partition("\n")[0][:100]) for letter in letters(directory))
+    refused = Counter((letter.sink, letter.reason.partition("\n")[0][:100]) for letter in dead_letters(directory))
     for (sink, reason), count in refused.most_common():
         print(f"{count} dead letters of {sink}: {reason}")
     return 0
 
 
 def _retry(arguments: Namespace) -> int:
-    from forge_otel import _parts
-    from forge_otel.sinks.outbox_folder import letters, revive
+    from forge_otel._runtime import components as _parts
+    from forge_otel.outbox.inspect import dead_letters, requeue
 
     settings = Settings.from_env(os.environ)
     directory = _directory(settings)
     sinks = _parts.build(settings).sinks
     names = [str(getattr(sink, "name", "")) for sink in sinks]
-    chosen = [letter for letter in letters(directory) if arguments.sink in {None, letter.sink}]
-    count = revive(directory, chosen, sinks=names)
+    chosen = [letter for letter in dead_letters(directory) if arguments.sink in {None, letter.sink}]
+    count = requeue(directory, chosen, sinks=names)
     print(f"{count} dead letters are among what waits again")
     return asyncio.run(_deliver(settings, sinks, directory, timeout_s=arguments.timeout))
 
 
 async def _deliver(settings: Settings, sinks: list[Any], directory: Path, *, timeout_s: float) -> int:
-    from forge_otel.sinks.outbox import Outbox
+    from forge_otel.outbox.outbox import Outbox
 
     outbox = Outbox(
         sinks,
@@ -90,7 +90,7 @@ async def _deliver(settings: Settings, sinks: list[Any], directory: Path, *, tim
 
 
 def _export(arguments: Namespace) -> int:
-    from forge_otel.sinks.outbox_folder import letters, waiting
+    from forge_otel.outbox.inspect import dead_letters, waiting
 
     directory = _directory(Settings.from_env(os.environ))
     if arguments.letters:
@@ -101,7 +101,7 @@ def _export(arguments: Namespace) -> int:
                 "reason": letter.reason,
                 "record": _plain(letter.body),
             }
-            for letter in letters(directory)
+            for letter in dead_letters(directory)
         )
         return _write(lines)
     return _write(_plain(body) for body in waiting(directory))
@@ -114,7 +114,7 @@ def _write(lines: Iterator[dict[str, Any]]) -> int:
 
 
 def _plain(body: bytes) -> dict[str, Any]:
-    from forge_otel.sinks.codec import DamagedRecord, decode
+    from forge_otel.outbox.codec import DamagedRecord, decode
 
     try:
         record = asdict(decode(body))

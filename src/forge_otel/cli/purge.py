@@ -1,16 +1,16 @@
-"""``forge-otel purge``: make entries of the exact cache of a running service unreachable."""
+"""`forge-otel purge`: make entries of the exact cache of a running service unreachable."""
 
 import getpass
 import json
 from argparse import Namespace
-from typing import Any
+from typing import Any, Final
 
 from forge_otel.cli._service import add_url, ask
 from forge_otel.errors import ConfigurationError
 
 __all__ = ["add"]
 
-_BY = ("key", "figma", "tokens", "type", "tenant", "version", "all")
+_BY: Final = ("key", "figma", "tokens", "type", "tenant", "version", "all")
 
 
 def add(commands: Any) -> None:

@@ -1,4 +1,4 @@
-"""``forge-otel report``: what happened in a range of time, from the database."""
+"""`forge-otel report`: what happened in a range of time, from the database."""
 
 import asyncio
 import os
@@ -24,8 +24,8 @@ def add(commands: Any) -> None:
 
 
 def _report(arguments: Namespace) -> int:
+    from forge_otel.database.analytics.report import asked_range, render
     from forge_otel.database.engine import parse_url
-    from forge_otel.database.report import asked_range, render
 
     with needs("sql"):
         from sqlalchemy.exc import SQLAlchemyError
@@ -49,8 +49,8 @@ def _report(arguments: Namespace) -> int:
 
 
 async def _read(url: str, asked: Any, *, errors: int) -> Any:
+    from forge_otel.database.analytics.report import report
     from forge_otel.database.engine import create_engine
-    from forge_otel.database.report import report
 
     engine = create_engine(url, pool_size=1)
     try:

@@ -1,11 +1,11 @@
-"""``forge-otel stats``: what the caches answered and saved, from the database."""
+"""`forge-otel stats`: what the caches answered and saved, from the database."""
 
 import asyncio
 import os
 from argparse import Namespace
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from forge_otel.cli._database import open_database, read
 from forge_otel.errors import ConfigurationError
@@ -13,8 +13,8 @@ from forge_otel.settings import Settings
 
 __all__ = ["add"]
 
-_MAX_MISSES = 10_000
-_MAX_DAYS = 3650.0
+_MAX_MISSES: Final = 10_000
+_MAX_DAYS: Final = 3650.0
 
 
 def add(commands: Any) -> None:
@@ -51,8 +51,8 @@ def _seconds(value: float | None) -> str:
 
 
 async def _ask(engine: Any, start: datetime, end: datetime) -> tuple[Any, Any, Counter[tuple[str, str]]]:
-    from forge_otel.database import analytics
-    from forge_otel.database.models import Generation
+    from forge_otel.database.analytics import queries as analytics
+    from forge_otel.database.models import GenerationRow
     from forge_otel.errors import needs
 
     with needs("sql"):
@@ -62,7 +62,7 @@ async def _ask(engine: Any, start: datetime, end: datetime) -> tuple[Any, Any, C
     summary = await analytics.summary(engine, asked)
     layers = await analytics.layers(engine, asked)
     # The reasons of the last ones only: they are told apart row by row.
-    table: Any = Generation.__table__  # type: ignore[attr-defined]
+    table: Any = GenerationRow.__table__  # type: ignore[attr-defined]
     query = select(table.c.misses).where(table.c.created_at >= start).order_by(table.c.created_at.desc())
     misses: Counter[tuple[str, str]] = Counter()
     async with engine.connect() as connection:

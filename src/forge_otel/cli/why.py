@@ -1,9 +1,9 @@
-"""``forge-otel why``: who answered a generation, which caches were asked before, and why they did not answer."""
+"""`forge-otel why`: who answered a generation, which caches were asked before, and why they did not answer."""
 
 import asyncio
 import os
 from argparse import Namespace
-from typing import Any
+from typing import Any, Final
 
 from forge_otel.cli._database import open_database, read
 from forge_otel.errors import NotFound
@@ -11,7 +11,7 @@ from forge_otel.settings import Settings
 
 __all__ = ["add"]
 
-_MEANINGS = {
+_MEANINGS: Final = {
     "cold": "nothing like it was asked before",
     "version": "another pipeline, or another version of it, answered before",
     "content": "the design has changed",
@@ -61,13 +61,13 @@ def _answered(row: Any) -> str:
 
 
 async def _find(engine: Any, generation_id: str) -> tuple[Any, Any]:
-    from forge_otel.database.models import Generation
+    from forge_otel.database.models import GenerationRow
     from forge_otel.errors import needs
 
     with needs("sql"):
         from sqlalchemy.ext.asyncio import AsyncSession
 
     async with AsyncSession(engine) as session:
-        row = await session.get(Generation, generation_id)
+        row = await session.get(GenerationRow, generation_id)
         is_other = row is not None and row.origin_id and row.origin_id != row.id
-        return row, (await session.get(Generation, row.origin_id) if row is not None and is_other else None)
+        return row, (await session.get(GenerationRow, row.origin_id) if row is not None and is_other else None)

@@ -1,7 +1,7 @@
 """Every generation as rows, in SQLite or PostgreSQL: tables, migrations, and the questions asked of them.
 
-A host application whose own Alembic runs ``--autogenerate`` in the same database passes `include_object` to
-``context.configure``; else Alembic proposes to drop our tables.
+A host application whose own Alembic runs `--autogenerate` in the same database passes `include_object` to
+`context.configure`; else Alembic proposes to drop our tables.
 """
 
 from typing import Any, Final

@@ -1,7 +1,7 @@
 """Engines that do not hang, keep what was asked out of error messages, and make SQLite safe for several readers."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -14,13 +14,13 @@ with needs("sql"):
 
 __all__ = ["connect_options", "create_engine", "parse_url"]
 
-_ASYNCPG = "postgresql+asyncpg"
-_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": _ASYNCPG, "postgresql": _ASYNCPG}
-_CONNECT_TIMEOUT_S = 5.0
-_COMMAND_TIMEOUT_S = 30.0
-_BUSY_TIMEOUT_S = 5.0
+_ASYNCPG: Final = "postgresql+asyncpg"
+_DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgres": _ASYNCPG, "postgresql": _ASYNCPG}
+_CONNECT_TIMEOUT_S: Final = 5.0
+_COMMAND_TIMEOUT_S: Final = 30.0
+_BUSY_TIMEOUT_S: Final = 5.0
 # What SQLAlchemy takes out of a URL for itself.
-_OWN_OPTIONS = ("async_creator_fn", "prepared_statement_cache_size", "prepared_statement_name_func")
+_OWN_OPTIONS: Final = ("async_creator_fn", "prepared_statement_cache_size", "prepared_statement_name_func")
 
 
 def parse_url(url: str) -> URL:

@@ -8,7 +8,7 @@ from functools import partial
 from importlib import resources
 from io import StringIO
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from forge_otel.database import VERSION_TABLE
 from forge_otel.database.engine import create_engine
@@ -24,15 +24,15 @@ with needs("sql"):
 __all__ = ["current", "migrate"]
 
 # Any number will do, as long as no other program takes the same advisory lock; this is "forgeotl" in ASCII.
-_LOCK_ID = 0x666F7267656F746C
-_TIMEOUT_S = 120.0
-_ALEMBIC = threading.Lock()
+_LOCK_ID: Final = 0x666F7267656F746C
+_TIMEOUT_S: Final = 120.0
+_ALEMBIC: Final = threading.Lock()
 
 T = TypeVar("T")
 
 
 async def migrate(url: str, revision: str = "head") -> None:
-    """Bring the database at `url` to `revision`: upwards, or downwards to an older one or ``"base"``.
+    """Bring the database at `url` to `revision`: upwards, or downwards to an older one or `"base"`.
 
     One transaction does all of it or nothing. Whoever comes second waits and finds nothing to do.
 

@@ -6,7 +6,7 @@ ever between the two. Times are aware and in UTC.
 
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Any
+from typing import Any, Final
 
 from forge_otel.errors import needs
 
@@ -29,10 +29,10 @@ with needs("sql"):
     from sqlmodel import Field, SQLModel
     from sqlmodel.sql.sqltypes import UTCDateTime
 
-__all__ = ["Base", "CacheStat", "CostRow", "Generation", "NanoUsd", "Rollup"]
+__all__ = ["Base", "CacheStatRow", "CostRow", "GenerationRow", "NanoUsd", "RollupRow"]
 
-_NANO = Decimal(10) ** 9
-_JSON = JSON().with_variant(JSONB(), "postgresql")
+_NANO: Final = Decimal(10) ** 9
+_JSON: Final = JSON().with_variant(JSONB(), "postgresql")
 
 
 class NanoUsd(TypeDecorator[Decimal]):
@@ -54,7 +54,7 @@ class Base(SQLModel, registry=registry(metadata=MetaData())):
     """What all tables derive from."""
 
 
-class Generation(Base, table=True):
+class GenerationRow(Base, table=True):
     """One finished generation."""
 
     __tablename__ = "generations"
@@ -126,7 +126,7 @@ class CostRow(Base, table=True):
     amount_usd: Decimal | None = Field(default=None, sa_column=Column("amount_nano_usd", NanoUsd(), nullable=True))
 
 
-class CacheStat(Base, table=True):
+class CacheStatRow(Base, table=True):
     """How often a cache layer was asked and answered in one minute, and what that saved."""
 
     __tablename__ = "cache_stats"
@@ -139,8 +139,8 @@ class CacheStat(Base, table=True):
     saved_usd: Decimal = Field(sa_column=Column("saved_nano_usd", NanoUsd(), nullable=False))
 
 
-class Rollup(Base, table=True):
-    """A sum over an hour or a day, for the analytics; see `forge_otel.database.rollups` for what is counted."""
+class RollupRow(Base, table=True):
+    """A sum over an hour or a day, for the analytics; see `forge_otel.database.writing.rollups` for what is counted."""
 
     __tablename__ = "rollups"
     # Read in ranges of its key, and so kept in that order.

@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from forge_otel._alone import alone
-from forge_otel._periodic import Periodic
+from forge_otel._internal.file_lock import try_lock
+from forge_otel._internal.periodic import Periodic
 from forge_otel.database.models import Base
-from forge_otel.database.rollups import DAY, HOUR
+from forge_otel.database.writing.rollups import DAY, HOUR
 from forge_otel.errors import needs
 
 with needs("sql"):
@@ -119,5 +119,5 @@ async def _alone(engine: AsyncEngine) -> AsyncIterator[bool]:
             query = text("SELECT pg_try_advisory_xact_lock(:id)")
             yield bool((await connection.execute(query, {"id": _LOCK_ID})).scalar_one())
         return
-    with alone(Path(f"{engine.url.database}-retention.lock")) as is_alone:
+    with try_lock(Path(f"{engine.url.database}-retention.lock")) as is_alone:
         yield is_alone

@@ -1,6 +1,6 @@
 """An embedder that needs no model and no network: equal texts have equal vectors on every machine, for ever.
 
-Words (in the basic form that `forge_otel.wording` knows them by), pairs of neighbouring words and groups of three
+Words (in the basic form that `forge_otel.text_matching` knows them by), pairs of neighbouring words and groups of three
 letters are hashed into one vector. So texts are near that share words; it knows nothing of meaning beyond the published
 list of synonyms.
 """
@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from forge_otel.errors import ConfigurationError
-from forge_otel.wording import facts
+from forge_otel.text_matching import facts
 
 __all__ = ["HashingEmbedder", "open_url"]
 
@@ -88,6 +88,6 @@ def _place(feature: str) -> int:
 
 
 def open_url(url: str, **_: Any) -> HashingEmbedder:
-    """Open ``hashing://`` or ``hashing://?dimensions=1024``."""
+    """Open `hashing://` or `hashing://?dimensions=1024`."""
     wanted = parse_qs(urlsplit(url).query).get("dimensions", [str(_DIMENSIONS)])[-1]
     return HashingEmbedder(dimensions=int(wanted))

@@ -1,7 +1,7 @@
-"""Embeddings by OpenAI or a service that speaks its protocol: ``openai://text-embedding-3-small``.
+"""Embeddings by OpenAI or a service that speaks its protocol: `openai://text-embedding-3-small`.
 
 The client tries nothing again, because the guard around the embedder owns retries and deadlines. Equal texts are asked
-for once: their vectors are kept in memory. The key is the ``OPENAI_API_KEY`` that the client reads.
+for once: their vectors are kept in memory. The key is the `OPENAI_API_KEY` that the client reads.
 """
 
 import hashlib
@@ -102,7 +102,7 @@ class OpenAIEmbedder:
 
 
 def open_url(url: str, **_: Any) -> OpenAIEmbedder:
-    """Open ``openai://<model>``, with ``?dimensions=`` and ``?base_url=`` for another service.
+    """Open `openai://<model>`, with `?dimensions=` and `?base_url=` for another service.
 
     Raises:
         ConfigurationError: there is no key.

@@ -13,33 +13,33 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from opentelemetry.trace import Tracer
 
 from forge_otel.errors import BadRequest, NotFound
-from forge_otel.figma.answers import Answer, FigmaOptions
-from forge_otel.figma.asked import Asked, What, file_key_of, ids_of
-from forge_otel.figma.cache import LAYER, ResponseCache
+from forge_otel.figma.cache_storage import FigmaCacheStorage, unguarded
+from forge_otel.figma.http import FigmaHttp
 from forge_otel.figma.nodes import FigmaNode, node_in
-from forge_otel.figma.shelf import Shelf, unguarded
-from forge_otel.figma.transport import Transport
-from forge_otel.layers.guard import Guard
-from forge_otel.layers.patience import patient
+from forge_otel.figma.request import FigmaRequest, What, file_key_of, ids_of
+from forge_otel.figma.response import FigmaOptions, FigmaResponse
+from forge_otel.figma.response_cache import LAYER, ResponseCache
 from forge_otel.names import Attr, Metric
+from forge_otel.resilience.guard import Guard
+from forge_otel.resilience.time_budget import budgeted
 from forge_otel.settings import Settings
-from forge_otel.telemetry.instruments import Instruments
+from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Store
 
 __all__ = ["FigmaClient", "Runtime"]
 
-_NO_SECRET = b"forge-otel: no cache_secret is set"
-_API = "https://api.figma.com"
+_NO_SECRET: Final = b"forge-otel: no cache_secret is set"
+_API: Final = "https://api.figma.com"
 # Looking through more than this would hold the event loop for more than a few milliseconds.
-_THREAD_ABOVE_BYTES = 512 * 1024
+_THREAD_ABOVE_BYTES: Final = 512 * 1024
 
 
-_MAX_LARGE = 1000
+_MAX_LARGE: Final = 1000
 
 
 class _Parts(Protocol):
@@ -90,7 +90,7 @@ class FigmaClient:
     """
 
     def __init__(
-        self, transport: Transport, *, cache: ResponseCache, scope: str, tracer: Tracer, instruments: Instruments
+        self, transport: FigmaHttp, *, cache: ResponseCache, scope: str, tracer: Tracer, instruments: Instruments
     ) -> None:
         self._transport = transport
         self._cache = cache
@@ -127,7 +127,7 @@ class FigmaClient:
         """
         options = options or FigmaOptions()
         telemetry, service = runtime.telemetry, runtime.parts.store_service
-        transport = Transport(
+        transport = FigmaHttp(
             base_url=base_url,
             token=token,
             is_oauth=is_oauth,
@@ -135,10 +135,10 @@ class FigmaClient:
             tracer=telemetry.tracer,
         )
         secret = (runtime.settings.cache_secret or "").encode() or _NO_SECRET
-        shelf = Shelf(
+        shelf = FigmaCacheStorage(
             runtime.parts.store,
             secret=secret,
-            guard=unguarded if service is None else patient(runtime.guard(service).call),
+            guard=unguarded if service is None else budgeted(runtime.guard(service).call),
             local_bytes=0 if service is None else options.local_bytes,
         )
         return cls(
@@ -202,17 +202,17 @@ class FigmaClient:
         geometry: Literal["paths"] | None = None,
         branch_data: bool = False,
         plugin_data: str | None = None,
-    ) -> Answer:
-        """Return ``GET /v1/files/:key``.
+    ) -> FigmaResponse:
+        """Return `GET /v1/files/:key`.
 
         Args:
             file_key: of a file or branch.
             ids: only these nodes, with what is above and below them.
             depth: how many levels of the tree.
             version: an older one, which never changes.
-            geometry: ``paths`` exports vectors.
+            geometry: `paths` exports vectors.
             branch_data: with the list of branches.
-            plugin_data: ids of plugins, or ``shared``.
+            plugin_data: ids of plugins, or `shared`.
 
         Raises:
             NotFound, BadRequest, ServiceUnavailable: as `node`.
@@ -229,13 +229,13 @@ class FigmaClient:
         version: str | None = None,
         geometry: Literal["paths"] | None = None,
         plugin_data: str | None = None,
-    ) -> Answer:
-        """Return ``GET /v1/files/:key/nodes``; arguments as of `file`."""
+    ) -> FigmaResponse:
+        """Return `GET /v1/files/:key/nodes`; arguments as of `file`."""
         params = _params(ids=ids_of(ids), depth=depth, version=version, geometry=geometry, plugin_data=plugin_data)
         return await self._get("nodes", file_key, params)
 
-    async def styles(self, file_key: str) -> Answer:
-        """Return ``GET /v1/files/:key/styles``: the styles that the file publishes."""
+    async def styles(self, file_key: str) -> FigmaResponse:
+        """Return `GET /v1/files/:key/styles`: the styles that the file publishes."""
         return await self._get("styles", file_key, {})
 
     async def images(
@@ -246,13 +246,13 @@ class FigmaClient:
         format: Literal["jpg", "png", "svg", "pdf"] = "png",  # noqa: A002 - Figma's word
         scale: float | None = None,
         version: str | None = None,
-    ) -> Answer:
-        """Return ``GET /v1/images/:key``: a URL for each rendered node, or None. Figma deletes them after 30 days."""
+    ) -> FigmaResponse:
+        """Return `GET /v1/images/:key`: a URL for each rendered node, or None. Figma deletes them after 30 days."""
         params = _params(ids=ids_of(ids), format=format, scale=scale, version=version)
         return await self._get("images", file_key, params)
 
-    async def meta(self, file_key: str) -> Answer:
-        """Return ``GET /v1/files/:key/meta``: the file's name, its version, who touched it last."""
+    async def meta(self, file_key: str) -> FigmaResponse:
+        """Return `GET /v1/files/:key/meta`: the file's name, its version, who touched it last."""
         return await self._get("meta", file_key, {})
 
     async def touch(self, file_key: str) -> None:
@@ -267,8 +267,8 @@ class FigmaClient:
         """
         await self._cache.drop(file_key_of(file_key))
 
-    async def _get(self, what: What, file_key: str, params: Mapping[str, str]) -> Answer:
-        asked = Asked(
+    async def _get(self, what: What, file_key: str, params: Mapping[str, str]) -> FigmaResponse:
+        asked = FigmaRequest(
             what=what, file_key=file_key_of(file_key), scope=self._scope, params=tuple(sorted(params.items()))
         )
         started = time.perf_counter()
@@ -314,7 +314,7 @@ def _no_node(file_key: str, node_id: str) -> NotFound:
 
 
 def _node(
-    file_key: str, node_id: str, answer: Answer, document: Mapping[str, Any], styles: Mapping[str, str]
+    file_key: str, node_id: str, answer: FigmaResponse, document: Mapping[str, Any], styles: Mapping[str, str]
 ) -> FigmaNode:
     return FigmaNode(
         file_key=file_key,

@@ -36,7 +36,7 @@ class FigmaNode:
 
 
 def node_in(file: Mapping[str, Any], node_id: str) -> tuple[Mapping[str, Any], Mapping[str, str]] | None:
-    """Find a node in the answer of ``GET /v1/files/:key``; return it with the names of the styles that it uses."""
+    """Find a node in the answer of `GET /v1/files/:key`; return it with the names of the styles that it uses."""
     found = next((node for node in _below(file["document"]) if node["id"] == node_id), None)
     if found is None:
         return None

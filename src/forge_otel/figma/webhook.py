@@ -10,7 +10,7 @@ Events come once editing has paused, up to half an hour late, so they make answe
 import hmac
 from collections.abc import Mapping
 from json import JSONDecodeError
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
@@ -24,13 +24,13 @@ from forge_otel.names import Attr, Metric
 __all__ = ["FigmaWebhook"]
 
 # A library of thousands of components publishes a list of them all.
-_MAX_BODY_BYTES = 2 * 2**20
-_MIN_PASSCODE_CHARS = 16
+_MAX_BODY_BYTES: Final = 2 * 2**20
+_MIN_PASSCODE_CHARS: Final = 16
 # After these the file has a new version, if it has changed at all: asking for it is enough.
-_TOUCHED_BY = {"FILE_UPDATE", "FILE_VERSION_UPDATE", "LIBRARY_PUBLISH"}
+_TOUCHED_BY: Final = {"FILE_UPDATE", "FILE_VERSION_UPDATE", "LIBRARY_PUBLISH"}
 # These change what is answered for a file without a new version.
-_DROPPED_BY = {"FILE_DELETE", "DEV_MODE_STATUS_UPDATE"}
-_IGNORED = {"PING", "FILE_COMMENT"}
+_DROPPED_BY: Final = {"FILE_DELETE", "DEV_MODE_STATUS_UPDATE"}
+_IGNORED: Final = {"PING", "FILE_COMMENT"}
 
 
 class FigmaWebhook:

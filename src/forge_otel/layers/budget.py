@@ -7,7 +7,7 @@ may be refused for a reservation that is given back a moment later, never the ot
 
 What is answered from a cache costs nothing and never gets here. A call whose price is unknown is charged its
 reservation. A process that is killed leaves its reservations charged until the day ends. While the store is away each
-worker counts by itself, and so may spend each limit once more; the record then says ``budget:local``.
+worker counts by itself, and so may spend each limit once more; the record then says `budget:local`.
 """
 
 import asyncio
@@ -16,24 +16,24 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
 
 from opentelemetry import trace
 
 from forge_otel.context import Generation, current_generation, identity
 from forge_otel.errors import BudgetExceeded
 from forge_otel.keys import digest
-from forge_otel.layers.patience import behind
 from forge_otel.names import Attr, Metric
-from forge_otel.telemetry.instruments import Instruments
+from forge_otel.resilience.time_budget import behind
+from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, CallNext, Reply
 
-__all__ = ["Budget", "BudgetOptions", "Counting", "Tally"]
+__all__ = ["BudgetLayer", "BudgetOptions", "Counting", "Spend"]
 
-_DAY_S = 86_400
-_KEPT_S = 2.0 * _DAY_S
-_MICRO = 1_000_000
-LOCAL = "budget:local"
+_DAY_S: Final = 86_400
+_KEPT_S: Final = 2.0 * _DAY_S
+_MICRO: Final = 1_000_000
+LOCAL: Final = "budget:local"
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ class Counting(Protocol):
         ...
 
 
-class Tally:
+class Spend:
     """Counters in this process."""
 
     def __init__(self) -> None:
@@ -68,8 +68,8 @@ class BudgetOptions:
     """The limits of one UTC day; None is no limit.
 
     Args:
-        usd, tokens: scope to limit; scopes are ``all``, ``tenant``, ``user`` and ``session``.
-        mode: ``refuse`` answers 429 beyond a limit, ``warn`` only says so.
+        usd, tokens: scope to limit; scopes are `all`, `tenant`, `user` and `session`.
+        mode: `refuse` answers 429 beyond a limit, `warn` only says so.
         reserve_usd, reserve_tokens: what one generation is expected to cost at most.
     """
 
@@ -89,14 +89,14 @@ class _Limit:
     reserved: int
 
 
-class Budget:
+class BudgetLayer:
     """The layer.
 
     Args:
         options: the limits.
         store: counts for all workers; None counts in this process.
         instruments: where decisions are counted.
-        guard: ``await guard(function, *args)`` calls the store within its deadline and breaker.
+        guard: `await guard(function, *args)` calls the store within its deadline and breaker.
         clock_s: the wall clock, because the day is the calendar's.
     """
 
@@ -114,7 +114,7 @@ class Budget:
         self._instruments = instruments
         self._guard = guard
         self._clock_s = clock_s
-        self._local = Tally()
+        self._local = Spend()
         # Holds the tasks too: the event loop keeps only weak references.
         self._settling: set[asyncio.Task[None]] = set()
 

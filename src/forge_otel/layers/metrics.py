@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 from forge_otel.names import Attr, Metric
-from forge_otel.telemetry.instruments import Instruments
+from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, CallNext, Reply, outcome_of
 
-__all__ = ["Metrics"]
+__all__ = ["MetricsLayer"]
 
-_NOBODY = "none"
+_NOBODY: Final = "none"
 
 
-class Metrics:
+class MetricsLayer:
     """Records duration, outcome, answering layer and savings of every generation.
 
     Args:

@@ -1,6 +1,6 @@
 """Names of span and metric attributes, and of operations.
 
-GenAI names are our own table, because the constants of ``opentelemetry-semantic-conventions`` are deprecated there;
+GenAI names are our own table, because the constants of `opentelemetry-semantic-conventions` are deprecated there;
 HTTP names follow the stable conventions (semconv 1.44).
 """
 
@@ -108,7 +108,7 @@ class Attr:
 
 
 class Operation:
-    """Values of ``gen_ai.operation.name``."""
+    """Values of `gen_ai.operation.name`."""
 
     INVOKE_WORKFLOW: Final = "invoke_workflow"
     INVOKE_AGENT: Final = "invoke_agent"

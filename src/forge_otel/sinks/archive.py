@@ -1,7 +1,7 @@
 """What every archive of artifacts has in common: its methods, its layout, and the manifest that completes a bundle.
 
-``components/{component_id}/{name}`` holds the artifacts, ``reports/{component_id}/quality-report.html`` the report, and
-``components/{component_id}/manifest.json`` says which generation they are of, with the size and SHA-256 of each. The
+`components/{component_id}/{name}` holds the artifacts, `reports/{component_id}/quality-report.html` the report, and
+`components/{component_id}/manifest.json` says which generation they are of, with the size and SHA-256 of each. The
 manifest is written last: a reader who finds the hashes of the manifest in the files has a whole bundle of one
 generation, and one who does not is looking while a newer one is being written.
 """
@@ -11,20 +11,19 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import orjson
 
-from forge_otel.errors import BadRequest, NotFound
+from forge_otel.errors import BadRequest, NotFound, Rejected
 from forge_otel.keys import artifact_key, canonical
-from forge_otel.sinks import Rejected
 from forge_otel.types import Record, Sink
 
 __all__ = ["MANIFEST", "Archive", "ArchivedObject", "Bundle", "bundle_keys", "check_key", "folders"]
 
-MANIFEST = "manifest.json"
-ROOMS = ("components", "reports")
-_SEGMENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
+MANIFEST: Final = "manifest.json"
+ROOMS: Final = ("components", "reports")
+_SEGMENT: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

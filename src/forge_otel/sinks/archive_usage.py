@@ -3,19 +3,20 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Final
 
 from forge_otel.sinks.archive import ArchivedObject
 
-__all__ = ["STANDARD_USD_PER_GIB", "Usage", "measure"]
+__all__ = ["STANDARD_USD_PER_GIB", "ArchiveUsage", "measure"]
 
-STANDARD_USD_PER_GIB = Decimal("0.023")
+STANDARD_USD_PER_GIB: Final = Decimal("0.023")
 """A GiB for a month in S3 Standard, us-east-1, first 50 TB (AWS price list)."""
 
-_GIB = 2**30
+_GIB: Final = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class ArchiveUsage:
     """What is stored.
 
     Args:
@@ -30,10 +31,10 @@ class Usage:
         return usd_per_gib * self.size_bytes / _GIB
 
 
-async def measure(objects: AsyncIterator[ArchivedObject]) -> Usage:
+async def measure(objects: AsyncIterator[ArchivedObject]) -> ArchiveUsage:
     """Add up what a listing gives."""
     count = size_bytes = 0
     async for found in objects:
         count += 1
         size_bytes += found.size_bytes
-    return Usage(objects=count, size_bytes=size_bytes)
+    return ArchiveUsage(objects=count, size_bytes=size_bytes)

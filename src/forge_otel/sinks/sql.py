@@ -9,17 +9,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from forge_otel._periodic import Periodic
+from forge_otel._internal.periodic import Periodic
 from forge_otel.database.engine import connect_options, create_engine, parse_url
+from forge_otel.database.errors import is_refusal
 from forge_otel.database.migrate import migrate
-from forge_otel.database.refusal import is_refusal
 from forge_otel.database.retention import retention
 from forge_otel.database.sqlite_file import SqliteFile, is_damage
-from forge_otel.database.writing import write
-from forge_otel.errors import NotOpen, needs
-from forge_otel.sinks import Rejected
+from forge_otel.database.writing.writer import write
+from forge_otel.errors import NotOpen, Rejected, needs
 from forge_otel.types import Record
 
 with needs("sql"):
@@ -28,14 +27,14 @@ with needs("sql"):
 
 __all__ = ["SqlSink", "open_url"]
 
-_log = getLogger(__name__)
+_logger = getLogger(__name__)
 # A server that has gone silent is given up after this; a batch takes a fraction of a second.
-_COMMAND_TIMEOUT_S = 10.0
-_DRAIN_ABOVE = 2_000
+_COMMAND_TIMEOUT_S: Final = 10.0
+_DRAIN_ABOVE: Final = 2_000
 
 
 def open_url(url: str, *, retention_days: float | None = None, drain_above: int | None = _DRAIN_ABOVE) -> "SqlSink":
-    """Return the sink for an SQLAlchemy URL such as ``sqlite+aiosqlite:///./x.db`` or ``postgresql+asyncpg://…``."""
+    """Return the sink for an SQLAlchemy URL such as `sqlite+aiosqlite:///./x.db` or `postgresql+asyncpg://…`."""
     return SqlSink(url, retention_days=retention_days, drain_above=drain_above)
 
 
@@ -77,7 +76,7 @@ class SqlSink:
 
     @property
     def engine(self) -> AsyncEngine:
-        """The engine, for `forge_otel.database.analytics`.
+        """The engine, for `forge_otel.database.analytics.queries`.
 
         Raises:
             NotOpen: the database has not been reached yet.
@@ -153,7 +152,7 @@ class SqlSink:
     async def _look_at(self, file: SqliteFile) -> None:
         """Go on with a new file where the old one is gone or no database any more."""
         if self._engine is not None and not await asyncio.to_thread(file.is_there):
-            _log.error(
+            _logger.error(
                 "the database %s was removed or replaced while it was open; going on with what is there", file.path
             )
             await self._disconnect()
@@ -168,4 +167,4 @@ class SqlSink:
         if kept is not None:
             self.set_aside.append(kept)
             reason = "it does not begin like one" if why is None else f"{type(why).__name__}: {why}"
-            _log.error("the database is damaged (%s); it was set aside as %s, and a new one is made", reason, kept)
+            _logger.error("the database is damaged (%s); it was set aside as %s, and a new one is made", reason, kept)

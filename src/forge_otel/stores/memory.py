@@ -16,20 +16,21 @@ put there; one that has risen since is put back when it comes up, so that evicti
 import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 __all__ = ["MemoryStore", "open_url"]
 
 # What a value costs beside its bytes: key, slot, places in dict and heap, and what is remembered of evicted ones
 # (measured on CPython 3.11 by benchmarks/bench_memory.py, rounded up).
-_ENTRY_OVERHEAD_BYTES = 512
-_MAX_ENTRIES = 1_000_000
+_ENTRY_OVERHEAD_BYTES: Final = 512
+_MAX_ENTRIES: Final = 1_000_000
 # Slots that were replaced or deleted stay in the heap until they come up, or until there are as many as live ones.
 _DEAD_SHARE, _LEAST_DEAD = 2, 100
 # Evicted answers that are remembered, for each entry that is there.
 _REMEMBERED_SHARE, _LEAST_REMEMBERED = 2, 100
 # Of which the usual worth per byte is the moving average, and what it is before there are any.
-_AVERAGED = 64
-_FIRST_WORTH = 1e-5
+_AVERAGED: Final = 64
+_FIRST_WORTH: Final = 1e-5
 
 
 class MemoryStore:
@@ -54,8 +55,8 @@ class MemoryStore:
         self._max_bytes = max_bytes
         self._max_entries = max_entries
         self._clock = clock
-        self._entries: dict[str, _Slot] = {}
-        self._heap: list[_Slot] = []
+        self._entries: dict[str, _MemorySlot] = {}
+        self._heap: list[_MemorySlot] = []
         # How often evicted answers were asked for, by the hash of their keys.
         self._remembered: dict[int, int] = {}
         # The priority of what was evicted last: what comes now begins there.
@@ -101,7 +102,7 @@ class MemoryStore:
         if size_bytes > self._max_bytes:
             return
         worth = self._usual_worth if worth_usd is None else worth_usd / size_bytes
-        slot = _Slot(key, value, None if ttl_s is None else self._clock() + ttl_s, worth)
+        slot = _MemorySlot(key, value, None if ttl_s is None else self._clock() + ttl_s, worth)
         if worth_usd is not None:
             self._usual_worth += (worth - self._usual_worth) / _AVERAGED
             slot.is_answer = True
@@ -146,7 +147,7 @@ class MemoryStore:
         slot = self._slot(key)
         return None if slot is None else slot.value
 
-    def _slot(self, key: str) -> "_Slot | None":
+    def _slot(self, key: str) -> "_MemorySlot | None":
         slot = self._entries.get(key)
         if slot is None:
             return None
@@ -158,7 +159,7 @@ class MemoryStore:
         return slot
 
     @staticmethod
-    def _hold_together(slots: Sequence["_Slot | None"]) -> None:
+    def _hold_together(slots: Sequence["_MemorySlot | None"]) -> None:
         highest = max((slot.priority for slot in slots if slot is not None and slot.is_answer), default=0.0)
         for slot in slots:
             if slot is not None and not slot.is_answer and slot.priority < highest:
@@ -180,7 +181,7 @@ class MemoryStore:
                 self._discard(slot.key)
                 return
 
-    def _remember(self, slot: "_Slot") -> None:
+    def _remember(self, slot: "_MemorySlot") -> None:
         remembered = self._remembered
         remembered[hash(slot.key)] = slot.hits
         if len(remembered) > _REMEMBERED_SHARE * len(self._entries) + _LEAST_REMEMBERED:
@@ -202,7 +203,7 @@ class MemoryStore:
         return True
 
 
-class _Slot:
+class _MemorySlot:
     """A value, and where in the order of eviction it is."""
 
     __slots__ = ("ends_s", "hits", "is_answer", "key", "place", "priority", "value", "worth")
@@ -216,11 +217,11 @@ class _Slot:
         self.is_answer = False
         self.priority = self.place = 0.0
 
-    def __lt__(self, other: "_Slot") -> bool:
+    def __lt__(self, other: "_MemorySlot") -> bool:
         return self.place < other.place
 
 
 def open_url(url: str, *, max_bytes: int) -> MemoryStore:
-    """Open ``memory://``."""
+    """Open `memory://`."""
     del url
     return MemoryStore(max_bytes=max_bytes)

@@ -25,7 +25,7 @@ class Incident:
 
     Args:
         service: the service that was away.
-        fallback: what served instead, for example ``"redis:uncached"``.
+        fallback: what served instead, for example `"redis:uncached"`.
         started_at: aware, UTC: the first activation.
         duration_s: seconds from the first activation to the last.
         requests: requests or generations that the fallback served.

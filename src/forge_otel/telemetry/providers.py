@@ -34,20 +34,20 @@ from opentelemetry.trace import TracerProvider
 from forge_otel.errors import MissingExtra
 from forge_otel.names import SCOPE, Attr, Metric
 from forge_otel.settings import Settings
-from forge_otel.telemetry.export_figures import export_figures
-from forge_otel.telemetry.export_ledger import ExportStats
-from forge_otel.telemetry.export_queue import Bounds, ExportQueue, shut_down
-from forge_otel.telemetry.export_spool import SpoolOptions
-from forge_otel.telemetry.genai import GenAI
-from forge_otel.telemetry.identity import IdentityProcessor
-from forge_otel.telemetry.instruments import Instruments
-from forge_otel.telemetry.langsmith_names import Variable
-from forge_otel.telemetry.late import LateTracer
-from forge_otel.telemetry.prometheus import PrometheusPage
-from forge_otel.telemetry.recent import RecentTraces
-from forge_otel.telemetry.recording import RecordingSampler
-from forge_otel.telemetry.sampling import SamplingRules, TailSampler, sampling_figures
-from forge_otel.telemetry.switchboard import AcceptsProcessors, switchboard
+from forge_otel.telemetry.export.accounting import ExportStats
+from forge_otel.telemetry.export.metrics import export_figures
+from forge_otel.telemetry.export.processor import Bounds, ExportQueue, shut_down
+from forge_otel.telemetry.export.spool import SpoolOptions
+from forge_otel.telemetry.genai.model_calls import ModelCallReader
+from forge_otel.telemetry.langsmith.names import Variable
+from forge_otel.telemetry.metrics.instruments import Instruments
+from forge_otel.telemetry.metrics.prometheus import PrometheusPage
+from forge_otel.telemetry.processor_hub import AcceptsProcessors, processor_hub
+from forge_otel.telemetry.recent_traces import RecentTraces
+from forge_otel.telemetry.sampling.recording_sampler import RecordingSampler
+from forge_otel.telemetry.sampling.tail import SamplingRules, TailSampler, sampling_figures
+from forge_otel.telemetry.spans.identity import IdentityProcessor
+from forge_otel.telemetry.spans.proxy_tracer import ProxyTracer
 
 __all__ = ["Telemetry"]
 
@@ -98,9 +98,9 @@ class Telemetry:
         metric_readers: Sequence[MetricReader] = (),
     ) -> None:
         self.settings = settings
-        self.tracer: Final = LateTracer()
+        self.tracer: Final = ProxyTracer()
         self.instruments: Final = Instruments(component_types=settings.component_types)
-        self.genai: Final = GenAI(self.instruments, prices=settings.prices)
+        self.genai: Final = ModelCallReader(self.instruments, prices=settings.prices)
         self.prometheus: Final = PrometheusPage()
         # Spans wait there with their contents.
         self.recent_traces: Final = RecentTraces(max_queued=1000 if settings.capture_content else 4000)
@@ -210,7 +210,7 @@ class Telemetry:
     def _attach_processors(
         self, provider: TracerProvider, processors: Sequence[SpanProcessor], attaching: ExitStack
     ) -> None:
-        board = switchboard(provider)
+        board = processor_hub(provider)
         if board is None:
             logger.warning(
                 "The tracer provider %s takes no span processors: model calls and recent traces are not read",
@@ -241,7 +241,7 @@ class Telemetry:
         if not _wants_otlp():
             return {}
         try:
-            from forge_otel.telemetry.otlp import OtlpOptions, OtlpProcessor
+            from forge_otel.telemetry.export.otlp import OtlpOptions, OtlpProcessor
         except MissingExtra as exc:
             logger.warning("Traces are not sent to the OTLP endpoint: %s", exc.faults[0])
             return {}
@@ -252,7 +252,7 @@ class Telemetry:
             logger.info("Traces are not sent to LangSmith: no %s", Variable.API_KEY[0])
             return {}
         try:
-            from forge_otel.telemetry.langsmith import from_env
+            from forge_otel.telemetry.langsmith.exporter import from_env
         except MissingExtra as exc:
             logger.warning("Traces are not sent to LangSmith: %s", exc.faults[0])
             return {}

@@ -6,7 +6,7 @@ __all__ = ["ManualClock"]
 
 
 class ManualClock:
-    """Time by hand, for whatever takes a `forge_otel.layers.deadline.Clock`.
+    """Time by hand, for whatever takes a `forge_otel.resilience.deadline.Clock`.
 
     Args:
         now_s: where it begins.

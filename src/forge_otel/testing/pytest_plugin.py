@@ -1,10 +1,10 @@
 """Fixtures for tests of services that use forge-otel.
 
-Load them in ``conftest.py``::
+Load them in `conftest.py`::
 
     pytest_plugins = ["forge_otel.testing.pytest_plugin"]
 
-``recorded_forge`` is a Forge whose spans are kept in memory, with the same ids in every run; ``langsmith_stand_in`` is
+`recorded_forge` is a Forge whose spans are kept in memory, with the same ids in every run; `langsmith_stand_in` is
 a LangSmith that the environment points to.
 """
 
@@ -20,9 +20,9 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from forge_otel.errors import needs
 from forge_otel.forge import Forge
 from forge_otel.settings import Settings
-from forge_otel.telemetry.langsmith_names import Variable
+from forge_otel.telemetry.langsmith.names import Variable
 from forge_otel.telemetry.providers import Telemetry
-from forge_otel.testing.langsmith import LangSmithStandIn
+from forge_otel.testing.langsmith.server import LangSmithStandIn
 from forge_otel.testing.traces import Node, assert_trace, trace_trees
 
 with needs("testing"):
@@ -82,9 +82,9 @@ class RecordedForge(Forge):
 
 @pytest.fixture
 def recorded_forge(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RecordedForge:
-    """A Forge whose spans are kept; enter it with ``async with``, or hand it to the middleware.
+    """A Forge whose spans are kept; enter it with `async with`, or hand it to the middleware.
 
-    No test sends to the LangSmith that a developer's machine knows: only ``langsmith_stand_in`` is heard.
+    No test sends to the LangSmith that a developer's machine knows: only `langsmith_stand_in` is heard.
     """
     if "langsmith_stand_in" in request.fixturenames:
         request.getfixturevalue("langsmith_stand_in")
@@ -95,7 +95,7 @@ def recorded_forge(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def langsmith_stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LangSmithStandIn]:
-    """A LangSmith on this machine that the ``LANGSMITH_*`` variables point to."""
+    """A LangSmith on this machine that the `LANGSMITH_*` variables point to."""
     _forget_langsmith(monkeypatch)
     monkeypatch.setenv("FORGE_TRACE_SPOOL_DIR", str(tmp_path / "spool"))
     with LangSmithStandIn(api_key="stand-in") as server:

@@ -1,4 +1,4 @@
-"""A stand-in for Qdrant's HTTP API: the part of it that `forge_otel.stores.qdrant` uses, over points in a dict.
+"""A stand-in for Qdrant's HTTP API: the part of it that `forge_otel.vector_stores.qdrant` uses, over points in a dict.
 
 It is an ASGI application, for any server. It searches exactly, keeps nothing when it ends, and notes every exchange, so
 that requests and answers can be checked against the published contract. It is no Qdrant: what only the real one does,
@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,7 +24,7 @@ class Exchange:
     """One request and its answer.
 
     Args:
-        path: as in the contract, with ``{collection_name}``.
+        path: as in the contract, with `{collection_name}`.
         body: of the request; None where there was none.
     """
 
@@ -52,7 +52,7 @@ class QdrantStandIn:
     """Answers like Qdrant.
 
     Args:
-        api_key: wanted in the header ``api-key``, if there is one.
+        api_key: wanted in the header `api-key`, if there is one.
         max_exchanges: how many are remembered.
     """
 
@@ -153,7 +153,7 @@ class QdrantStandIn:
         return [value / length for value in vector]
 
 
-_DONE = {"operation_id": 0, "status": "completed"}
+_DONE: Final = {"operation_id": 0, "status": "completed"}
 
 
 def _fits(point: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> bool:

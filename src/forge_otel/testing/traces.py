@@ -14,14 +14,14 @@ import difflib
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
 __all__ = ["Node", "assert_trace", "outline", "trace_trees"]
 
-_INDENT = "  "
+_INDENT: Final = "  "
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ def trace_trees(items: Iterable[Any]) -> list[Node]:
     """Return the roots, each with what is below it, in the order of their start.
 
     Args:
-        items: ended OpenTelemetry spans, or `forge_otel.testing.langsmith_runs.Run` objects. One whose parent is not
+        items: ended OpenTelemetry spans, or `forge_otel.testing.langsmith.runs.Run` objects. One whose parent is not
             among them is a root.
     """
     facts = sorted((_facts(item) for item in items), key=lambda one: one.start)
@@ -81,7 +81,7 @@ def trace_trees(items: Iterable[Any]) -> list[Node]:
 
 
 def outline(nodes: Sequence[Node], depth: int = 0) -> str:
-    """Return one line a node, indented by two spaces below its parent; what failed is marked with ``!``."""
+    """Return one line a node, indented by two spaces below its parent; what failed is marked with `!`."""
     lines = []
     for node in nodes:
         lines.append(f"{_INDENT * depth}{node.name}{' !' if node.is_error else ''}")

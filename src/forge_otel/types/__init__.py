@@ -3,8 +3,8 @@
 Everything here is frozen. What changes while a generation runs lives in `forge_otel.context`.
 """
 
-from forge_otel.types.calls import Call, CallNext, Reply, Shelf
-from forge_otel.types.leases import Bell, Event, Held, Lease, Leases
+from forge_otel.types.calls import CacheSlot, Call, CallNext, Reply
+from forge_otel.types.leases import Event, Lease, LeaseHeld, Leases, Wakeup
 from forge_otel.types.patterns import Adapted
 from forge_otel.types.points import Neighbour, Point
 from forge_otel.types.progress import TERMINAL, Progress
@@ -17,7 +17,7 @@ __all__ = [
     "ZERO_USD",
     "Adapted",
     "Artifact",
-    "Bell",
+    "CacheSlot",
     "Call",
     "CallNext",
     "Cost",
@@ -25,20 +25,20 @@ __all__ = [
     "Event",
     "GenerationRequest",
     "GenerationResult",
-    "Held",
     "Layer",
     "Lease",
+    "LeaseHeld",
     "Leases",
     "Neighbour",
     "Point",
     "Progress",
     "Record",
     "Reply",
-    "Shelf",
     "Sink",
     "Step",
     "Store",
     "Usage",
     "VectorStore",
+    "Wakeup",
     "outcome_of",
 ]

@@ -8,7 +8,7 @@ from typing import Protocol
 from forge_otel.types.patterns import Adapted
 from forge_otel.types.requests import ZERO_USD, GenerationRequest, GenerationResult
 
-__all__ = ["Call", "CallNext", "Reply", "Shelf"]
+__all__ = ["CacheSlot", "Call", "CallNext", "Reply"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Call:
     component_id: str
     run: Callable[[], Awaitable[GenerationResult]]
     pattern: Adapted | None = None
-    shelf: "Shelf | None" = None
+    shelf: "CacheSlot | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Reply:
 
     Args:
         result: the answer.
-        source: who answered: ``"L1"`` … ``"L4"`` or ``"collapsed"``.
+        source: who answered: `"L1"` … `"L4"` or `"collapsed"`.
         cost_usd: what the answer cost when it was made.
         origin_id: the generation that made the answer; for a hit not the running one.
         age_s: how long ago the answer was made.
@@ -67,7 +67,7 @@ class Reply:
         return self.cost_usd if self.is_hit else ZERO_USD
 
 
-class Shelf(Protocol):
+class CacheSlot(Protocol):
     """The place of one answer in the exact cache, for a layer that makes one answer for many callers."""
 
     @property

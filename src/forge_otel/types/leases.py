@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Bell", "Event", "Held", "Lease", "Leases"]
+__all__ = ["Event", "Lease", "LeaseHeld", "Leases", "Wakeup"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class LeaseHeld:
     """Why there is no lease now.
 
     Args:
@@ -51,7 +51,7 @@ class Event:
     data: bytes
 
 
-class Bell(Protocol):
+class Wakeup(Protocol):
     """Rings when something happened to a key; may ring too often, and is only a help beside looking again."""
 
     async def wait(self, timeout_s: float, /) -> None:
@@ -62,14 +62,14 @@ class Bell(Protocol):
 class Leases(Protocol):
     """Where processes agree on who generates.
 
-    ``is_store`` says whether `commit` writes the cache's own entry; otherwise the value is handed over by `fetch`.
-    ``service`` names what is asked, for guards; None where that is this machine.
+    `is_store` says whether `commit` writes the cache's own entry; otherwise the value is handed over by `fetch`.
+    `service` names what is asked, for guards; None where that is this machine.
     """
 
     is_store: bool
     service: str
 
-    async def claim(self, key: str, token: str, *, life_s: float, waited_s: float) -> Lease | Held:
+    async def claim(self, key: str, token: str, *, life_s: float, waited_s: float) -> Lease | LeaseHeld:
         """Take the lease for `token` if nobody holds it and no generation failed in the last `waited_s`."""
         ...
 
@@ -97,6 +97,6 @@ class Leases(Protocol):
         """Return up to some hundred events after that fence and number, in order."""
         ...
 
-    def listen(self, key: str) -> AbstractContextManager[Bell]:
+    def listen(self, key: str) -> AbstractContextManager[Wakeup]:
         """Have a bell ring for `key` inside the block."""
         ...

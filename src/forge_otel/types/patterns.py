@@ -12,7 +12,7 @@ __all__ = ["Adapted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapted:
-    """A pattern, made ready for one set of design tokens; a pipeline finds it as ``current_call.get().pattern``.
+    """A pattern, made ready for one set of design tokens; a pipeline finds it as `current_call.get().pattern`.
 
     Args:
         pattern_id: of the pattern.

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["TERMINAL", "Progress"]
 
-TERMINAL = frozenset({"done", "failed"})
+TERMINAL: Final = frozenset({"done", "failed"})
 """The kinds after which nothing comes."""
 
 
@@ -15,10 +15,10 @@ class Progress:
     """Something that happened in a running generation; holds no contents, only names and figures.
 
     Args:
-        id: ``<run>-<number>``, rising also from one run to the one that takes over from it.
-        kind: ``started``, ``step_started``, ``step_ended``, ``model_call``, ``truncated``, ``done`` or ``failed``.
+        id: `<run>-<number>`, rising also from one run to the one that takes over from it.
+        kind: `started`, `step_started`, `step_ended`, `model_call`, `truncated`, `done` or `failed`.
         at_s: seconds since the run began.
-        facts: JSON-like: ``name`` and ``step`` of agents, tools and steps, ``model`` and tokens of model calls …
+        facts: JSON-like: `name` and `step` of agents, tools and steps, `model` and tokens of model calls …
     """
 
     id: str

@@ -14,7 +14,7 @@ class Layer(Protocol):
     """Stands around a call: may answer, refuse, retry or time it."""
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
-        """Answer `call`, usually by awaiting ``call_next(call)``."""
+        """Answer `call`, usually by awaiting `call_next(call)`."""
         ...
 
 

@@ -38,9 +38,9 @@ class Cost:
     """What one call to a paid service cost.
 
     Args:
-        api: the service, for example ``"openai"``.
-        model: the model, or ``""`` for a service without one.
-        agent: the agent that made the call, or ``""``.
+        api: the service, for example `"openai"`.
+        model: the model, or `""` for a service without one.
+        agent: the agent that made the call, or `""`.
         usage: the tokens of the call.
         amount_usd: None where no price is known, never 0 in its place.
     """
@@ -71,8 +71,8 @@ class Record:
     Args:
         id: UUIDv7 of the generation; what makes delivery idempotent.
         created_at: start, aware, UTC.
-        outcome: ``ok``, ``error``, ``timeout`` or ``cancelled``.
-        source: who answered, ``""`` where nobody did.
+        outcome: `ok`, `error`, `timeout` or `cancelled`.
+        source: who answered, `""` where nobody did.
         similarity: of the question that was answered before, where L2 answered.
         misses: cache layer to the reason of its miss.
         degraded: the fallbacks that served it.
@@ -116,7 +116,7 @@ class Record:
 
 
 def outcome_of(exc: BaseException) -> str:
-    """Return the outcome that a generation has when `exc` leaves it: ``timeout``, ``cancelled`` or ``error``."""
+    """Return the outcome that a generation has when `exc` leaves it: `timeout`, `cancelled` or `error`."""
     if isinstance(exc, asyncio.CancelledError):
         return "cancelled"
     return "timeout" if isinstance(exc, GenerationTimeout | TimeoutError) else "error"

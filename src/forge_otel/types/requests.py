@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from forge_otel.errors import BadRequest
 
@@ -13,11 +13,11 @@ __all__ = ["ZERO_USD", "Artifact", "GenerationRequest", "GenerationResult"]
 Artifact = str | bytes
 """The content of one artifact: text, or raw bytes."""
 
-ZERO_USD = Decimal(0)
+ZERO_USD: Final = Decimal(0)
 
 # What may become a folder name, an object key and a URL segment on every store we write to.
-_COMPONENT_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
-_MAX_NAME_CHARS = 256
+_COMPONENT_ID: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
+_MAX_NAME_CHARS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +25,13 @@ class GenerationRequest:
     """One thing to generate.
 
     Args:
-        component_type: what kind of component, of few values, for example ``"button"``.
+        component_type: what kind of component, of few values, for example `"button"`.
         figma_key: the key of the Figma file; this or `screenshot_hash` is needed.
         screenshot_hash: the hash of the picture that is the source instead of a Figma file.
         content_hash: hash or version of the design's content, because a design can change under the same key.
         tokens: design tokens, JSON-like.
         requirements: what the component must do, JSON-like.
-        component_id: names the archive folder; letters, digits, ``.``, ``_``, ``-``, at most 128 characters.
+        component_id: names the archive folder; letters, digits, `.`, `_`, `-`, at most 128 characters.
             Derived from the cache key where it is left out.
         component_name: a name for people.
         pattern_id: the pattern to start from.
@@ -81,10 +81,10 @@ class GenerationResult:
 
     Args:
         code: the main artifact.
-        artifacts: name to content, for example ``{"component.tsx": "…"}``.
+        artifacts: name to content, for example `{"component.tsx": "…"}`.
         report_html: the quality report.
         metadata: JSON-like facts for the caller; a cached answer has them as JSON gives them back.
-        source: who answered: ``"L1"``, ``"L2"``, ``"L3"``, ``"L4"`` or ``"collapsed"``; set by the runtime.
+        source: who answered: `"L1"`, `"L2"`, `"L3"`, `"L4"` or `"collapsed"`; set by the runtime.
         generation_id, trace_id: set by the runtime.
         cost_usd: what this call spent; set by the runtime.
         saved_usd: what this call did not have to spend; set by the runtime.

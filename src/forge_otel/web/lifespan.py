@@ -7,8 +7,8 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forge_otel.errors import ForgeError
-from forge_otel.web.heap import Heap
-from forge_otel.web.runtime import Runtime
+from forge_otel.web.gc_freeze import GcFreeze
+from forge_otel.web.protocols import Runtime
 
 __all__ = ["Lifespan", "Opener"]
 
@@ -64,7 +64,7 @@ class Lifespan:
     def __init__(self, app: ASGIApp, opener: Opener) -> None:
         self._app = app
         self._opener = opener
-        self._heap = Heap()
+        self._heap = GcFreeze()
         self._sent: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

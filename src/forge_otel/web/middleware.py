@@ -1,4 +1,4 @@
-"""The one line: ``app.add_middleware(ForgeMiddleware)``.
+"""The one line: `app.add_middleware(ForgeMiddleware)`.
 
 Pure ASGI, and transparent: an application behaves with it as without it, message for message, but for the response
 headers of `ResponseHeaders`, the routes of `Routes`, the limit on request bodies, and `ForgeError`s, which become
@@ -6,37 +6,38 @@ problem+json. Deliberate divergences from other middleware of this kind:
 
 - it opens no span of its own where somebody else has opened one (`server_span`), and leaves FastAPI's own telemetry off
   where it was off (`native`);
-- it serves its own routes, because a mounted application answers ``/metrics`` with a redirect;
+- it serves its own routes, because a mounted application answers `/metrics` with a redirect;
 - inside another ForgeMiddleware, as in a mounted application, it only passes on.
 """
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from forge_otel.errors import ServiceUnavailable
-from forge_otel.web import native
-from forge_otel.web.attributes import read_headers
-from forge_otel.web.http import HttpExchange
-from forge_otel.web.identity import IdentityHook, header_identity
-from forge_otel.web.in_flight import in_flight_of
 from forge_otel.web.lifespan import Lifespan, Opener
-from forge_otel.web.options import Options, ResponseHeaders, Shared
+from forge_otel.web.pages.router import Router, Routes
 from forge_otel.web.problems import problem_of
-from forge_otel.web.router import Router, Routes
-from forge_otel.web.runtime import Runtime
-from forge_otel.web.server_span import TrustContext, carrier_fields
-from forge_otel.web.templates import Templates
-from forge_otel.web.websocket import WebSocketExchange
+from forge_otel.web.protocols import Runtime
+from forge_otel.web.request import fastapi_telemetry as native
+from forge_otel.web.request.attributes import read_headers
+from forge_otel.web.request.http import HttpExchange
+from forge_otel.web.request.identity import IdentityHook, header_identity
+from forge_otel.web.request.in_flight import in_flight_of
+from forge_otel.web.request.options import Options, ResponseHeaders, Shared
+from forge_otel.web.request.route_template import RouteTemplates
+from forge_otel.web.request.server_span import TrustContext, carrier_fields
+from forge_otel.web.request.websocket import WebSocketExchange
 
 __all__ = ["ForgeMiddleware"]
 
 logger = logging.getLogger(__name__)
 
-_PASSED = "forge_otel.passed"
-_ROUTES = Routes()
-_RESPONSE_HEADERS = ResponseHeaders()
+_PASSED: Final = "forge_otel.passed"
+_ROUTES: Final = Routes()
+_RESPONSE_HEADERS: Final = ResponseHeaders()
 
 
 class ForgeMiddleware:
@@ -50,7 +51,7 @@ class ForgeMiddleware:
         routes: the paths of our own routes; None for one switches it off.
         response_headers: what is added to responses.
         exclude: tells from the ASGI scope which requests are passed on as if the middleware were not there.
-        trust_context: what to do with a trace that the caller claims to continue: ``accept``, ``link`` or ``ignore``.
+        trust_context: what to do with a trace that the caller claims to continue: `accept`, `link` or `ignore`.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class _Serving:
     def __init__(self, routes: Routes, options: Options, forge: Runtime, scope: Scope) -> None:
         self.router = Router(routes, forge, scope.get("app"))
         self.carried = carrier_fields()
-        self.shared = Shared(forge=forge, options=options, templates=Templates(), in_flight=in_flight_of(forge))
+        self.shared = Shared(forge=forge, options=options, templates=RouteTemplates(), in_flight=in_flight_of(forge))
 
 
 def _default() -> Runtime:

@@ -1,8 +1,8 @@
-"""Errors as ``application/problem+json`` (RFC 9457): a plain sentence and the trace id, never a stack trace."""
+"""Errors as `application/problem+json` (RFC 9457): a plain sentence and the trace id, never a stack trace."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from opentelemetry import trace
@@ -12,8 +12,8 @@ from forge_otel.errors import ForgeError
 
 __all__ = ["problem", "problem_of", "unexpected"]
 
-_MEDIA_TYPE = "application/problem+json"
-_TYPE = "urn:problem:forge-otel:"
+_MEDIA_TYPE: Final = "application/problem+json"
+_TYPE: Final = "urn:problem:forge-otel:"
 
 
 def problem(
@@ -29,7 +29,7 @@ def problem(
 
     Args:
         status: the HTTP status.
-        code: stable, for programs; becomes the last part of ``type``.
+        code: stable, for programs; becomes the last part of `type`.
         title: the same for every problem of this kind.
         detail: one plain sentence: what happened and what to do.
         headers: of the answer.

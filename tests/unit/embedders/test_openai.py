@@ -13,7 +13,7 @@ from starlette.routing import Route
 from componentforge.serving import serve
 from forge_otel.embedders.openai import OpenAIEmbedder, open_url
 from forge_otel.errors import ConfigurationError
-from forge_otel.layers.guard import Guards
+from forge_otel.resilience.guard import Guards
 
 
 @dataclass

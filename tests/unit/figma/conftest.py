@@ -17,12 +17,12 @@ from starlette.types import Message, Receive, Scope, Send
 from componentforge.figma_server import StandInFigma
 from componentforge.serving import serve
 from forge_otel import Forge, Settings
-from forge_otel.figma.answers import FigmaOptions
 from forge_otel.figma.client import FigmaClient
-from forge_otel.layers.deadline import DeadlineOptions
-from forge_otel.layers.guard_policies import defaults_for
-from forge_otel.layers.timeout import TimeoutOptions
-from forge_otel.testing.faults import FaultProxy
+from forge_otel.figma.response import FigmaOptions
+from forge_otel.resilience.attempt_timeout import TimeoutOptions
+from forge_otel.resilience.deadline import DeadlineOptions
+from forge_otel.resilience.policies import defaults_for
+from forge_otel.testing.faults.proxy import FaultProxy
 
 CONTRACT = json.loads(
     (Path(__file__).parents[2] / "examples" / "data" / "figma_contract.json").read_text(encoding="utf-8")

@@ -9,10 +9,10 @@ from tests.unit.figma.conftest import SILENT, Desk
 
 from forge_otel import Forge, Settings
 from forge_otel.errors import BadRequest, ConfigurationError, NotFound, ServiceUnavailable
-from forge_otel.figma.answers import Answer
 from forge_otel.figma.client import FigmaClient
-from forge_otel.layers.deadline import deadline
-from forge_otel.testing.faults import Garbage, HttpAnswer, Refuse, Silent
+from forge_otel.figma.response import FigmaResponse
+from forge_otel.resilience.deadline import deadline
+from forge_otel.testing.faults.proxy import Garbage, HttpAnswer, Refuse, Silent
 
 FILE = f"/v1/files/{ATLAS}"
 
@@ -284,7 +284,7 @@ async def test_a_caller_who_leaves_does_not_end_the_call_for_the_others(desk: De
     """Nor does the time limit of whoever came first."""
     client = await desk.client()
 
-    async def hurried() -> Answer:
+    async def hurried() -> FigmaResponse:
         with deadline(0.001):
             return await client.file(ATLAS)
 

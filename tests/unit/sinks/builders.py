@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from forge_otel.keys import new_id
+from forge_otel._internal.ids import new_id
 from forge_otel.types import Cost, Record, Step, Usage
 
 

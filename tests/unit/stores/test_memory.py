@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forge_otel.layers.exact import Exact
+from forge_otel.layers.exact.layer import ExactCacheLayer
 from forge_otel.stores.memory import _ENTRY_OVERHEAD_BYTES as OVERHEAD
 from forge_otel.stores.memory import MemoryStore
-from forge_otel.telemetry.instruments import Instruments
-from forge_otel.testing.contracts import StoreContract
+from forge_otel.telemetry.metrics.instruments import Instruments
+from forge_otel.testing.contracts.store_contract import StoreContract
 from forge_otel.types import Call, GenerationRequest, GenerationResult, Reply
 
 
@@ -188,7 +188,7 @@ async def test_more_dollars_are_saved_than_by_the_least_recently_used() -> None:
 async def test_the_exact_cache_says_what_an_answer_cost() -> None:
     """A dear one stays among cheap ones, with its epochs, and is a hit."""
     store = MemoryStore(max_bytes=150_000)
-    exact = Exact(store, instruments=Instruments(), secret=b"s")
+    exact = ExactCacheLayer(store, instruments=Instruments(), secret=b"s")
 
     async def answer(call: Call) -> Reply:
         cost_usd = Decimal("1.00") if call.key == "dear" else Decimal("0.01")

@@ -10,11 +10,11 @@ from typing import Any
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
 
-from forge_otel.telemetry.export_delivery import RetryPolicy
-from forge_otel.telemetry.identity import IdentityProcessor
-from forge_otel.telemetry.langsmith import LangSmithProcessor
-from forge_otel.telemetry.langsmith_options import LangSmithOptions
-from forge_otel.testing.langsmith import LangSmithStandIn
+from forge_otel.telemetry.export.sender import RetryPolicy
+from forge_otel.telemetry.langsmith.exporter import LangSmithProcessor
+from forge_otel.telemetry.langsmith.settings import LangSmithOptions
+from forge_otel.telemetry.spans.identity import IdentityProcessor
+from forge_otel.testing.langsmith.server import LangSmithStandIn
 
 IMPATIENT = RetryPolicy(attempt_timeout_s=0.3, first_wait_s=0.01, max_wait_s=0.05)
 
@@ -36,7 +36,7 @@ class Bridge:
 def bridge(
     *, server: LangSmithStandIn | None = None, options: dict[str, Any] | None = None, **more: Any
 ) -> Iterator[Bridge]:
-    """Open a bridge that keeps every span called ``run …``, or as `more` says."""
+    """Open a bridge that keeps every span called `run …`, or as `more` says."""
     with server or LangSmithStandIn() as langsmith:
         processor = LangSmithProcessor(
             LangSmithOptions(api_key="key", endpoint=langsmith.url, **(options or {})),

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from forge_otel.names import Instrument
 from forge_otel.settings import Settings
 from forge_otel.telemetry.providers import Telemetry
-from forge_otel.telemetry.spans import Spans
+from forge_otel.telemetry.spans.decorators import Spans
 from forge_otel.types import Call, GenerationRequest
 
 

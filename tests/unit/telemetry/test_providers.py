@@ -25,7 +25,7 @@ from tests.unit.telemetry.recorder import Recorder
 from forge_otel.names import Attr, Metric
 from forge_otel.settings import Settings
 from forge_otel.telemetry.providers import Telemetry
-from forge_otel.telemetry.spans import Spans
+from forge_otel.telemetry.spans.decorators import Spans
 
 PREAMBLE = """
 import asyncio, json, logging
@@ -34,7 +34,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from forge_otel.settings import Settings
 from forge_otel.telemetry.providers import Telemetry
-from forge_otel.telemetry.spans import Spans
+from forge_otel.telemetry.spans.decorators import Spans
 
 def page(telemetry):
     return asyncio.run(telemetry.prometheus.render())[0].decode()

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from forge_otel.testing.faults import FaultProxy
+from forge_otel.testing.faults.proxy import FaultProxy
 
 PAGE = "a page of the server's own " * 10
 

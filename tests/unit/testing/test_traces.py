@@ -11,7 +11,7 @@ from langsmith._internal._background_thread import LANGSMITH_CLIENT_THREAD_POOL
 from langsmith.run_helpers import trace, tracing_context
 from opentelemetry.trace import format_span_id
 
-from forge_otel.testing.langsmith import LangSmithStandIn
+from forge_otel.testing.langsmith.server import LangSmithStandIn
 from forge_otel.testing.pytest_plugin import RecordedForge, langsmith_stand_in, recorded_forge
 from forge_otel.testing.traces import assert_trace, outline, trace_trees
 

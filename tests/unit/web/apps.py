@@ -213,7 +213,7 @@ def starlette_mounted(runtime: SmallRuntime) -> ASGIApp:
 
 
 def starlette_mounted_in_fastapi(runtime: SmallRuntime) -> ASGIApp:
-    """FastAPI's own telemetry, where it is on, gives all that is below such a mount one route: ``/t/{path}``."""
+    """FastAPI's own telemetry, where it is on, gives all that is below such a mount one route: `/t/{path}`."""
     app = FastAPI(telemetry=NATIVE_OFF)
     app.add_middleware(ForgeMiddleware, forge=runtime)
     app.mount("/t", starlette_app())

@@ -99,7 +99,7 @@ class SmallTelemetry:
 
 
 class SmallRuntime:
-    """What `forge_otel.web.runtime.Runtime` asks for, and what it was seen to do."""
+    """What `forge_otel.web.protocols.Runtime` asks for, and what it was seen to do."""
 
     def __init__(self, *, sampler: Sampler = ALWAYS_ON, fails_with: Exception | None = None, **settings: Any) -> None:
         self.settings = Settings(**settings)

@@ -18,7 +18,7 @@ from tests.unit.web.support import Exchange, SmallRuntime, request
 
 from forge_otel.errors import BadRequest, CircuitOpen, ForgeError, Unauthorized
 from forge_otel.names import Attr
-from forge_otel.web.handlers import install_problem_handlers
+from forge_otel.web.exception_handlers import install_problem_handlers
 from forge_otel.web.middleware import ForgeMiddleware
 
 

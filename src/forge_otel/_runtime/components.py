@@ -1,0 +1,146 @@
+"""Settings → parts: what a Forge is built of, before anything is connected."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forge_otel._runtime import plugins as _loading
+from forge_otel.errors import ConfigurationError, MissingExtra
+from forge_otel.leases.sqlite import SQLiteLeases
+from forge_otel.settings import DEFAULT_DATABASE_URL, DEFAULT_VECTOR_URL, Settings, mask_url
+from forge_otel.types import Embedder, Leases, Sink, Store, VectorStore
+
+__all__ = ["Components", "build"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Components:
+    """The adapters that the settings name; None where a part is off.
+
+    Args:
+        store_service: the name of the service that the cache is in; None where it is in this process.
+        vector_service: likewise, of the vectors.
+        leases: by which processes agree on who generates.
+    """
+
+    store: Store
+    store_service: str | None
+    vectors: VectorStore | None
+    vector_service: str | None
+    embedder: Embedder | None
+    archive: Any | None
+    database: Any | None
+    outbox_dir: Path | None
+    leases: Leases | None = None
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """The sinks that records are delivered to."""
+        return [sink for sink in (self.archive, self.database) if sink is not None]
+
+
+def build(settings: Settings) -> Components:
+    """Load what each URL names; nothing is connected yet.
+
+    Raises:
+        ConfigurationError: with every URL that nothing opens and every missing package at once.
+    """
+    faults: list[str] = []
+
+    def attempt(name: str, open_part: Callable[[], Any]) -> Any:
+        try:
+            return open_part()
+        except ConfigurationError as exc:
+            faults.extend(exc.faults)
+        except (ValueError, TypeError) as exc:
+            # What a driver says of a URL may repeat its password.
+            faults.append(f"{name} {mask_url(getattr(settings, name))!r} cannot be used: {type(exc).__name__}")
+        return None
+
+    store = attempt("cache_url", lambda: _open_store(settings))
+    vectors = attempt("vector_url", lambda: _open_vectors(settings.vector_url))
+    embedder = attempt("embedder_url", lambda: _open("embedders", settings.embedder_url))
+    archive = attempt("archive_url", lambda: _open_archive(settings))
+    database = attempt("database_url", lambda: _open_database(settings))
+    if faults:
+        raise ConfigurationError(faults)
+    return Components(
+        store=store,
+        store_service=None if settings.cache_url.startswith("memory:") else "redis",
+        vectors=vectors,
+        vector_service="qdrant" if (settings.vector_url or "").startswith("qdrant:") else None,
+        embedder=embedder,
+        archive=archive,
+        database=database,
+        outbox_dir=_outbox_dir(settings),
+        leases=None if settings.single_flight_lease_s is None else _leases(settings, store),
+    )
+
+
+def _leases(settings: Settings, store: Any) -> Leases | None:
+    """Leases where all processes see them: in the store, or beside the journal that the workers of a host share."""
+    if hasattr(store, "leases"):
+        leases: Leases = store.leases()
+        return leases
+    folder = _outbox_dir(settings)
+    return None if folder is None else SQLiteLeases(folder.with_name("flights.db"))
+
+
+def _outbox_dir(settings: Settings) -> Path | None:
+    if settings.outbox_dir is None or settings.outbox_durability == "memory":
+        return None
+    return Path(settings.outbox_dir).absolute()
+
+
+def _open(room: str, url: str | None, **options: Any) -> Any:
+    return None if url is None else _loading.load(room, url)(url, **options)
+
+
+def _open_archive(settings: Settings) -> Any:
+    url = settings.archive_url
+    # In a bucket its lifecycle rules do it, which `forge-otel archive prepare` makes.
+    is_folder = url is not None and url.startswith("file:")
+    return _open("sinks", url, **({"retention_days": settings.retention_days} if is_folder else {}))
+
+
+def _open_store(settings: Settings) -> Any:
+    store = _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes)
+    max_bytes = settings.cache_near_max_bytes
+    if max_bytes is None or settings.cache_url.startswith("memory:"):
+        # What is in this process is as near as can be.
+        return store
+    from forge_otel.stores.near.store import NearStore
+    from forge_otel.stores.redis.store import RedisStore
+
+    if not isinstance(store, RedisStore):
+        raise ConfigurationError(
+            ["cache_near_max_bytes is set, and a near cache goes with one Redis or Sentinels only; leave it out"]
+        )
+    return NearStore(store, max_bytes=max_bytes, max_stale_s=settings.cache_near_max_stale_s)
+
+
+def _open_vectors(url: str | None) -> Any:
+    try:
+        return _open("vector_stores", url)
+    except MissingExtra as exc:
+        if url != DEFAULT_VECTOR_URL:
+            raise
+        # Nobody asked for it by name, so a bare install answers the same in other words anew.
+        _logger.warning("the semantic cache (L2) is off: %s", exc.faults[0])
+        return None
+
+
+def _open_database(settings: Settings) -> Any:
+    url = settings.database_url
+    try:
+        return _open("sinks", url, retention_days=settings.retention_days, drain_above=settings.database_drain_above)
+    except MissingExtra as exc:
+        if url != DEFAULT_DATABASE_URL:
+            raise
+        # Nobody asked for this database by name, so a bare install runs without one.
+        _logger.warning("generations are not recorded in a database: %s", exc.faults[0])
+        return None

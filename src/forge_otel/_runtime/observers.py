@@ -1,0 +1,184 @@
+"""What the parts of a Forge do, turned into metrics, marks on spans and log lines: a line a change, not one a call."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+from opentelemetry import trace
+
+from forge_otel._runtime.components import Components
+from forge_otel.context import current_generation
+from forge_otel.errors import ForgeError
+from forge_otel.names import Attr, Metric
+from forge_otel.outbox.outbox import Outbox, SinkStats
+from forge_otel.resilience.events import GuardEvent
+from forge_otel.resilience.guard import Guards
+from forge_otel.telemetry.error_rate import SpikeChange, SpikeDetector
+from forge_otel.telemetry.incidents import Incidents
+from forge_otel.telemetry.metrics.instruments import Instruments
+
+__all__ = ["Observers"]
+
+_logger = logging.getLogger(__name__)
+
+Points = list[tuple[float, dict[str, str]]]
+
+# purgatory's words → the words of our metrics.
+_STATES: Final = {"closed": "closed", "opened": "open", "half-opened": "half_open"}
+
+
+class Observers:
+    """Listens to guards, and lets the metrics see what only the parts know.
+
+    Args:
+        instruments: where the points go.
+        guards: listened to from now on.
+        outbox: asked at each scrape.
+        parts: of which archive and database are asked at each scrape.
+    """
+
+    def __init__(self, instruments: Instruments, guards: Guards, outbox: Outbox, parts: Components) -> None:
+        self._instruments = instruments
+        self._guards = guards
+        self._outbox = outbox
+        self._archive, self._database = parts.archive, parts.database
+        self.incidents = Incidents()
+        self.spikes = SpikeDetector()
+        guards.listeners.add(self)
+
+    def __call__(self, event: GuardEvent, /) -> None:
+        """Take note of what a guard did."""
+        if event.kind == "state_changed":
+            self._changed(event)
+        elif event.kind in {"retried", "budget_exhausted"}:
+            outcome = "retried" if event.kind == "retried" else "exhausted"
+            labels = {Attr.BREAKER_NAME: event.service, Attr.OUTCOME: outcome}
+            self._instruments.add(Metric.RETRIES, 1, labels)
+        elif event.kind == "fallback_used":
+            self._fell_back(event)
+
+    def ended(self, failure: BaseException | None) -> None:
+        """Take note of how a generation ended: whether that was a fault of ours, and which fallbacks served it."""
+        if not isinstance(failure, asyncio.CancelledError):
+            is_callers = isinstance(failure, ForgeError) and failure.status < 500
+            self._spiked(self.spikes.record(failure is not None and not is_callers))
+        generation = current_generation.get()
+        if generation is None:
+            return
+        for label in generation.degraded:
+            service, _, fallback = label.partition(":")
+            if self.incidents.activate(service, fallback, cost_usd=generation.spent_usd):
+                _logger.warning(
+                    "%s is away: %s serves instead", service, fallback, extra={"forge": {"service": service}}
+                )
+
+    def observe(self) -> Callable[[], None]:
+        """Answer for the observable instruments from now on; returns what ends it."""
+        observe = self._instruments.observe
+        ends = [
+            observe(Metric.OUTBOX_PRODUCED, lambda: self._per_sink(lambda sink: sink.produced)),
+            observe(Metric.OUTBOX_DELIVERED, lambda: self._per_sink(lambda sink: sink.delivered)),
+            observe(Metric.OUTBOX_WAITING, lambda: self._per_sink(lambda sink: sink.waiting)),
+            observe(Metric.OUTBOX_DROPPED, self._dropped),
+            observe(Metric.OUTBOX_AGE, lambda: self._per_sink(lambda sink: sink.oldest_age_s)),
+            observe(Metric.OUTBOX_DRAIN, lambda: self._per_sink(lambda sink: sink.drained_in_s)),
+            observe(Metric.DATABASE_EXPIRED, self._expired),
+            observe(Metric.DATABASE_SET_ASIDE, self._set_aside),
+            observe(Metric.ARCHIVE_EXPIRED, self._expired_files),
+            observe(Metric.BREAKER_STATE, self._breaker_states),
+            observe(Metric.BREAKER_CALLS, self._breaker_calls),
+            observe(Metric.ERROR_SPIKE, lambda: [(float(self._is_spiking()), {})]),
+            observe(Metric.BUILD_INFO, lambda: [(1, {Attr.VERSION: version("forge-otel")})]),
+        ]
+
+        def end() -> None:
+            for one in ends:
+                one()
+
+        return end
+
+    def _is_spiking(self) -> bool:
+        # Looked at now and then, so that a spike also ends when nobody asks for anything any more.
+        self._spiked(self.spikes.check())
+        return self.spikes.state().active
+
+    def _spiked(self, change: SpikeChange | None) -> None:
+        if change is None:
+            return
+        state = change.state
+        facts = {"active": state.active, "rate": round(state.rate_fast, 4), "volume": state.volume}
+        verb = "began: the" if state.active else "is over: the"
+        _logger.log(
+            logging.ERROR if state.active else logging.INFO,
+            "an error spike %s share of failed generations is %.1f %% of %d",
+            verb,
+            state.rate_fast * 100,
+            state.volume,
+            extra={"forge": facts},
+        )
+
+    def _changed(self, event: GuardEvent) -> None:
+        before, after = _STATES[event.previous], _STATES[event.state]
+        labels = {Attr.BREAKER_NAME: event.service, Attr.BREAKER_FROM: before, Attr.BREAKER_TO: after}
+        self._instruments.add(Metric.BREAKER_TRANSITIONS, 1, labels)
+        level = logging.WARNING if after == "open" else logging.INFO
+        cause = f" after {event.error_type or event.detail}" if event.error_type or event.detail else ""
+        facts = {"service": event.service, "from": before, "to": after, "error_type": event.error_type}
+        _logger.log(
+            level,
+            "calls to %s: breaker %s → %s%s",
+            event.service,
+            before,
+            after,
+            f"{cause}, refused for {event.wait_s:.1f} s" if after == "open" else "",
+            extra={"forge": facts},
+        )
+
+    def _fell_back(self, event: GuardEvent) -> None:
+        labels = {Attr.BREAKER_NAME: event.service, Attr.FALLBACK: event.detail}
+        self._instruments.add(Metric.FALLBACKS, 1, labels)
+        trace.get_current_span().add_event("forge.fallback", {**labels, Attr.ERROR_TYPE: event.error_type})
+
+    def _per_sink(self, figure: Callable[[SinkStats], float | None]) -> Points:
+        sinks = self._outbox.stats().sinks.items()
+        return [(value, {Attr.OUTBOX_SINK: name}) for name, stats in sinks if (value := figure(stats)) is not None]
+
+    def _dropped(self) -> Points:
+        return [
+            (count, {Attr.OUTBOX_SINK: name, Attr.REASON: reason})
+            for name, stats in self._outbox.stats().sinks.items()
+            for reason, count in stats.dropped.items()
+        ]
+
+    def _expired(self) -> Points:
+        rows: Mapping[str, int] = getattr(self._database, "expired", {})
+        return [(count, {Attr.DATABASE_TABLE: table}) for table, count in rows.items()]
+
+    def _expired_files(self) -> Points:
+        count: int | None = getattr(self._archive, "expired", None)
+        return [] if count is None else [(count, {})]
+
+    def _set_aside(self) -> Points:
+        files: Sequence[Any] | None = getattr(self._database, "set_aside", None)
+        return [] if files is None else [(len(files), {})]
+
+    def _breaker_states(self) -> Points:
+        return [
+            (float(guard.state == state), {Attr.BREAKER_NAME: guard.name, Attr.BREAKER_STATE: shown})
+            for guard in self._guards.states()
+            for state, shown in _STATES.items()
+        ]
+
+    def _breaker_calls(self) -> Points:
+        return [
+            (count, {Attr.BREAKER_NAME: guard.name, Attr.OUTCOME: outcome})
+            for guard in self._guards.states()
+            for outcome, count in (
+                ("success", guard.successes),
+                ("failure", guard.failures),
+                ("ignored", guard.ignored),
+                ("rejected", guard.rejected),
+            )
+        ]

@@ -1,0 +1,50 @@
+"""What every look-up of a cache layer leaves behind: a result in the metrics, the reason of a miss in the record."""
+
+from functools import lru_cache
+from typing import Final
+
+from opentelemetry import trace
+
+from forge_otel.context import current_generation
+from forge_otel.names import Attr, Metric
+from forge_otel.telemetry.metrics.instruments import Instruments
+
+__all__ = ["note_lookup", "time_operation"]
+
+_FAULTS: Final = frozenset({"backend_down"})
+
+
+def note_lookup(instruments: Instruments, layer: str, duration_s: float, *, reason: str | None) -> None:
+    """Count a look-up, and tell the running generation why it was a miss.
+
+    Args:
+        layer: `"L1"` to `"L3"`.
+        duration_s: seconds.
+        reason: of the miss; None for a hit.
+    """
+    if reason is not None:
+        generation = current_generation.get()
+        if generation is not None:
+            generation.note_miss(layer, reason)
+    instruments.add_later(Metric.CACHE_REQUESTS, 1, _result(layer, reason))
+    time_operation(instruments, layer, "get", duration_s)
+
+
+def time_operation(instruments: Instruments, layer: str, operation: str, duration_s: float) -> None:
+    """Record how long an operation of a layer took, in seconds."""
+    span = trace.get_current_span().get_span_context()
+    instruments.record_later(Metric.CACHE_DURATION, duration_s, _operation(layer, operation), exemplar=span)
+
+
+@lru_cache(maxsize=256)
+def _result(layer: str, reason: str | None) -> dict[str, str]:
+    attributes = {Attr.CACHE_LAYER: layer, Attr.CACHE_RESULT: "hit"}
+    if reason is not None:
+        attributes[Attr.CACHE_RESULT] = "error" if reason in _FAULTS else "miss"
+        attributes[Attr.CACHE_MISS_REASON] = reason
+    return attributes
+
+
+@lru_cache(maxsize=64)
+def _operation(layer: str, operation: str) -> dict[str, str]:
+    return {Attr.CACHE_LAYER: layer, Attr.CACHE_OPERATION: operation}

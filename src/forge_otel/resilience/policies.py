@@ -1,0 +1,99 @@
+"""How each service is guarded unless somebody says otherwise: one table.
+
+The bounds are what a caller may be made to wait: a cache that is asked before every answer gets 50 ms, a vector store
+half a second, a design server 2 s; what works behind the caller's back (archive, database, spans) may take longer, and
+a model gets the minute that it needs.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from forge_otel.resilience.attempt_timeout import TimeoutOptions
+from forge_otel.resilience.breaker import BreakerOptions
+from forge_otel.resilience.bulkhead import BulkheadOptions
+from forge_otel.resilience.deadline import DeadlineOptions
+from forge_otel.resilience.retry import RetryOptions
+
+__all__ = ["SERVICE_DEFAULTS", "Policies", "defaults_for"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """How one service is guarded."""
+
+    deadline: DeadlineOptions = field(default_factory=DeadlineOptions)
+    retry: RetryOptions = field(default_factory=RetryOptions)
+    breaker: BreakerOptions = field(default_factory=BreakerOptions)
+    limit: BulkheadOptions = field(default_factory=BulkheadOptions)
+    timeout: TimeoutOptions = field(default_factory=TimeoutOptions)
+
+
+def _policies(
+    *,
+    total_s: float,
+    attempt_s: float,
+    attempts: int = 3,
+    base_s: float = 0.5,
+    slow_s: float = math.inf,
+    places: int = 100,
+    max_waiting: int | None = None,
+    max_wait_s: float = 5.0,
+    is_cancelled_in_place: bool = False,
+) -> Policies:
+    return Policies(
+        deadline=DeadlineOptions(total_s=total_s),
+        retry=RetryOptions(attempts=attempts, base_s=base_s),
+        # A probe's lease outlasts the longest attempt, so that no second one goes out beside it.
+        breaker=BreakerOptions(slow_s=slow_s, probe_lease_s=max(30.0, 1.5 * attempt_s)),
+        limit=BulkheadOptions(
+            max_concurrent=places,
+            max_waiting=4 * places if max_waiting is None else max_waiting,
+            max_wait_s=max_wait_s,
+        ),
+        timeout=TimeoutOptions(attempt_s=attempt_s, is_cancelled_in_place=is_cancelled_in_place),
+    )
+
+
+_UNKNOWN: Final = _policies(total_s=30, attempt_s=10)
+
+SERVICE_DEFAULTS: Final[Mapping[str, Policies]] = MappingProxyType(
+    {
+        "openai": _policies(total_s=120, attempt_s=60, slow_s=45, max_wait_s=30),
+        # Asked before every look-up of free text; without an answer the words themselves are compared.
+        "openai:embeddings": _policies(total_s=2, attempt_s=1, attempts=2, base_s=0.1, max_wait_s=0.2),
+        # Callers wait 2 s at most: all who waited for one call go on at once, and that takes the last of them a while.
+        "figma": _policies(total_s=1.9, attempt_s=1.9, attempts=2, base_s=0.2, places=20, max_wait_s=1),
+        "qdrant": _policies(total_s=0.5, attempt_s=0.5, attempts=2, base_s=0.05, slow_s=0.4, max_wait_s=0.1),
+        # Asking a cache twice takes longer than going on without it. redis-py drops its connection when it is cancelled
+        # and waits for nothing, so that a task of its own would only make each hit slower. There are fewer places than
+        # connections: to wait for one of these would look like a slow server. The line is long, and 50 ms are its end.
+        "redis": _policies(
+            total_s=0.05,
+            attempt_s=0.05,
+            attempts=1,
+            slow_s=0.04,
+            places=20,
+            max_waiting=10_000,
+            max_wait_s=0.05,
+            is_cancelled_in_place=True,
+        ),
+        # The file by which the workers of one host agree; its own bound on waiting for a lock is below this.
+        "flights": _policies(total_s=0.25, attempt_s=0.25, attempts=1, places=500, max_wait_s=0.05),
+        "s3": _policies(total_s=60, attempt_s=15, places=16, max_wait_s=30),
+        "postgresql": _policies(total_s=30, attempt_s=10, places=16, max_wait_s=10),
+        "langsmith": _policies(total_s=30, attempt_s=10, places=8),
+        "otlp": _policies(total_s=30, attempt_s=10, places=8),
+    }
+)
+
+
+def defaults_for(name: str) -> Policies:
+    """Return how the service `name` is guarded by default; one that is not in the table gets 30 s and three attempts.
+
+    Args:
+        name: the service's name; what follows a colon tells guards of one service apart, as in `"openai:embeddings"`.
+    """
+    return SERVICE_DEFAULTS.get(name) or SERVICE_DEFAULTS.get(name.partition(":")[0], _UNKNOWN)

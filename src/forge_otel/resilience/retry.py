@@ -1,0 +1,279 @@
+"""Trying again: what an error means, how long to pause, and how much trying again is allowed at all.
+
+`classify` reads errors by their shape, so that no SDK is imported: `status_code`, `response`, and names in the
+class hierarchy cover openai, httpx, aiohttp, redis, botocore, qdrant-client, asyncpg and SQLAlchemy.
+
+Pauses have full jitter: with a jitter of 10 % a thousand clients come back within a fifth of a second. A budget shared
+by all services bounds how many requests trying again may add; it is filled by successes, so that it runs dry in an
+outage, when trying again only makes things worse.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Literal
+
+from forge_otel.errors import ConfigurationError, ForgeError, ServiceTimeout, ServiceUnavailable
+
+__all__ = [
+    "Classify",
+    "RetryBudget",
+    "RetryOptions",
+    "Verdict",
+    "classify",
+    "left_alone",
+    "parse_retry_after",
+    "pause_s",
+    "verdict_of",
+]
+
+_MAX_RETRY_AFTER_S: Final = 3600.0
+_REQUEST_TIMEOUT: Final = 408
+_TOO_MANY_REQUESTS: Final = 429
+_QUOTA_CODES: Final = {"insufficient_quota", "billing_hard_limit_reached"}
+_AUTH_NAMES: Final = {
+    "AuthenticationError",  # openai; of redis it is a ConnectionError too
+    "AuthorizationError",
+    "PermissionDeniedError",
+    "InvalidAuthorizationSpecificationError",  # asyncpg
+    "InvalidPasswordError",
+    "NoCredentialsError",  # botocore
+}
+_TRANSIENT_SUFFIXES: Final = (
+    "Timeout",
+    "TimeoutError",
+    "ConnectionError",
+    "TransportError",  # httpx
+    "HTTPClientError",  # botocore
+    "ResponseHandlingException",  # qdrant-client
+    "OperationalError",  # DB-API
+    "InterfaceError",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an error of a service means.
+
+    Args:
+        kind: `failure`: the service is to blame; `ignore`: the caller is; `throttle`: too many requests;
+            `fatal`: somebody has to look at it, for example because the key is rejected. All but `ignore` count
+            for the breaker.
+        is_transient: whether trying again may help.
+        retry_after_s: how long the service asked to be left alone, or None.
+    """
+
+    kind: Literal["failure", "ignore", "throttle", "fatal"]
+    is_transient: bool = False
+    retry_after_s: float | None = None
+
+
+Classify = Callable[[Exception], Verdict]
+"""Says what an error means; a pure function."""
+
+_TRANSIENT: Final = Verdict("failure", is_transient=True)
+_UNKNOWN: Final = Verdict("failure")
+_IGNORE: Final = Verdict("ignore")
+_FATAL: Final = Verdict("fatal")
+
+
+def verdict_of(exc: BaseException, classify_call: Classify) -> Verdict:
+    """Say what `exc` means: a cancelled call means nothing, for the others `classify_call` is asked."""
+    if not isinstance(exc, Exception):
+        return _IGNORE
+    try:
+        return classify_call(exc)
+    except Exception:
+        # A fault of the user's function must not hide the service's.
+        return classify(exc)
+
+
+def classify(exc: Exception) -> Verdict:
+    """Say what `exc` means; an error of no known shape counts against the service and is not tried again."""
+    if isinstance(exc, ForgeError):
+        # What another guard refused or a caller asked wrongly says nothing about this service.
+        return _TRANSIENT if isinstance(exc, ServiceTimeout) else _IGNORE
+    names = [base.__name__ for base in type(exc).__mro__]
+    if not _AUTH_NAMES.isdisjoint(names):
+        return _FATAL
+    status = _status_of(exc)
+    if status is not None:
+        return _by_status(exc, status)
+    if isinstance(exc, OSError) or any(name.endswith(_TRANSIENT_SUFFIXES) for name in names):
+        return _TRANSIENT
+    return _UNKNOWN
+
+
+def _by_status(exc: Exception, status: int) -> Verdict:
+    if getattr(exc, "code", None) in _QUOTA_CODES or status in {401, 403}:
+        return _FATAL
+    if status == _TOO_MANY_REQUESTS:
+        return Verdict("throttle", is_transient=True, retry_after_s=_retry_after_of(exc))
+    if status >= 500 or status == _REQUEST_TIMEOUT:
+        return Verdict("failure", is_transient=True, retry_after_s=_retry_after_of(exc))
+    return _IGNORE if status >= 400 else _UNKNOWN
+
+
+def _status_of(exc: Exception) -> int | None:
+    response = getattr(exc, "response", None)
+    if isinstance(response, Mapping):  # botocore
+        found = _metadata_of(response).get("HTTPStatusCode")
+        return found if isinstance(found, int) else None
+    for holder in (exc, response):
+        for name in ("status_code", "status"):
+            found = getattr(holder, name, None)
+            if isinstance(found, int):
+                return found
+    return None
+
+
+def _metadata_of(response: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = response.get("ResponseMetadata")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _retry_after_of(exc: Exception) -> float | None:
+    response = getattr(exc, "response", None)
+    if isinstance(response, Mapping):
+        headers = _metadata_of(response).get("HTTPHeaders")
+    else:
+        headers = getattr(response, "headers", None) or getattr(exc, "headers", None)
+    if not isinstance(headers, Mapping):
+        return None
+    by_name = {str(name).lower(): str(value) for name, value in headers.items()}
+    milliseconds = by_name.get("retry-after-ms")
+    if milliseconds is not None and (asked_s := parse_retry_after(milliseconds)) is not None:
+        return asked_s / 1000
+    return parse_retry_after(by_name.get("retry-after"))
+
+
+def parse_retry_after(value: str | None, *, wall_s: Callable[[], float] = time.time) -> float | None:
+    """Read a `Retry-After` header (RFC 9110 §10.2.3): seconds or an HTTP date.
+
+    Args:
+        value: the header, or None.
+        wall_s: the wall clock that a date is compared with; it may be wrong, so the result lies within an hour.
+
+    Returns:
+        Seconds from now in [0, 3600], or None where the header cannot be read.
+    """
+    if value is None:
+        return None
+    try:
+        asked_s = float(value)
+    except ValueError:
+        try:
+            asked_s = parsedate_to_datetime(value).timestamp() - wall_s()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    # A NaN fails the comparison.
+    return min(max(asked_s, 0.0), _MAX_RETRY_AFTER_S) if asked_s == asked_s else None  # noqa: PLR0124
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryOptions:
+    """How often a call is tried, and how long the pauses are.
+
+    Args:
+        attempts: tries in all; 1 never tries again.
+        base_s: bound of the first pause in seconds; doubles with each attempt.
+        max_s: where the doubling ends.
+
+    Raises:
+        ConfigurationError: with every fault at once.
+    """
+
+    attempts: int = 3
+    base_s: float = 0.5
+    max_s: float = 8.0
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.attempts < 1:
+            faults.append("attempts of a retry must be at least 1, which is the call itself")
+        if self.base_s < 0 or self.max_s < 0:
+            faults.append("base_s and max_s of a retry may not be negative")
+        if faults:
+            raise ConfigurationError(faults)
+
+
+def pause_s(
+    options: RetryOptions, attempt: int, retry_after_s: float | None, *, rng: Callable[[], float] = random.random
+) -> float:
+    """Return the pause after a failed attempt: full jitter, on top of what the service asked for.
+
+    Args:
+        options: how long pauses are.
+        attempt: the attempt that failed, from 1.
+        retry_after_s: what the service asked for in seconds, or None.
+        rng: draws from [0, 1).
+    """
+    # 2 ** 60 is enough, and a float holds it.
+    bound_s = min(options.max_s, options.base_s * 2.0 ** min(attempt - 1, 60))
+    if retry_after_s is None:
+        return bound_s * rng()
+    # All clients were told the same number; a little spread keeps them from coming back as one.
+    return retry_after_s + options.base_s * rng()
+
+
+def left_alone(name: str, asked_s: float) -> ServiceUnavailable:
+    """Return what to raise where the pause that a service asked for is longer than the call may take.
+
+    Args:
+        name: the service's name.
+        asked_s: how long it asked to be left alone, in seconds.
+    """
+    return ServiceUnavailable(
+        f"{name!r} asked to be left alone for {asked_s:.3g} s, longer than this call may take", retry_after_s=asked_s
+    )
+
+
+class RetryBudget:
+    """How much trying again is allowed, over all services: a bucket of tokens, of which every retry takes one.
+
+    Args:
+        per_success: tokens that a success puts in.
+        capacity: what fits in; bounds the burst at the start of an outage.
+        reserve: what it begins with, and what time alone fills it up to, so that a quiet service may try again.
+        refill_per_s: tokens that time puts in, up to the reserve.
+    """
+
+    def __init__(
+        self,
+        *,
+        per_success: float = 0.1,
+        capacity: float = 50.0,
+        reserve: float = 10.0,
+        refill_per_s: float = 0.1,
+    ) -> None:
+        self.tokens = reserve
+        self.spent = 0
+        self.refused = 0
+        self._per_success = per_success
+        self._capacity = capacity
+        self._reserve = reserve
+        self._refill_per_s = refill_per_s
+        self._refilled_at_s: float | None = None
+
+    def deposit(self) -> None:
+        """Take note of a success."""
+        if self.tokens < self._capacity:
+            self.tokens += self._per_success
+
+    def withdraw(self, now_s: float) -> bool:
+        """Take a token for one retry; return whether there was one."""
+        self._refill(now_s)
+        if self.tokens < 1:
+            self.refused += 1
+            return False
+        self.tokens -= 1
+        self.spent += 1
+        return True
+
+    def _refill(self, now_s: float) -> None:
+        if self._refilled_at_s is not None and self.tokens < self._reserve:
+            grown = self.tokens + (now_s - self._refilled_at_s) * self._refill_per_s
+            self.tokens = min(self._reserve, grown)
+        self._refilled_at_s = now_s

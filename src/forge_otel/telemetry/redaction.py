@@ -1,0 +1,106 @@
+"""Secrets in running text: found by the name before them, by what encloses them, or by their own shape.
+
+A secret that nothing marks as one, such as a password in the middle of a sentence, cannot be told from other words:
+that is why contents are recorded on request only.
+"""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+__all__ = ["REDACTED", "is_secret_name", "scrub", "scrub_name"]
+
+REDACTED: Final = "[redacted]"
+_MAX_NAME: Final = 64
+
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_SECRET_WORDS: Final = frozenset(
+    {"apikey", "authorization", "cookie", "cookies", "credential", "credentials", "otp", "jwt"}
+    | {"passcode", "passphrase", "passwd", "password", "passwords", "pwd", "secret", "secrets", "signature"}
+)
+_SECRET_LAST: Final = frozenset({"token", "bearer", "auth", "sig"})
+_SECRET_KEYS: Final = frozenset(
+    {"api", "access", "account", "auth", "encryption", "master", "private", "secret", "session", "shared", "signing"}
+    | {"subscription"}
+)
+_SECRET_ENDS: Final = (
+    *("accesskey", "accesstoken", "apikey", "authtoken", "bearertoken", "clientsecret", "idtoken", "password"),
+    *("privatekey", "refreshtoken", "secretkey", "sessiontoken"),
+)
+
+# What none of the others can match without; most texts have none of it.
+_HINT: Final = re.compile(
+    r"[=:%]|-----BEGIN|\b(?:[apsr]k[-_]|gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|figd_|lsv2_|hf_|npm_|AKIA|ASIA|AIza"
+    r"|whsec_|ya29\.|eyJ)|\b(?i:bearer|basic|digest|negotiate|token)[\s+]"
+)
+# Every repetition is bounded or over a class that excludes what follows it, so that no text takes long.
+_PEM: Final = re.compile(
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
+)
+_USERINFO: Final = re.compile(r"(?<=://)[^\s/?#@\"'<>\\]{1,512}@")
+_SCHEME: Final = re.compile(r"\b(bearer|basic|digest|negotiate|token)(\s+|%20|\+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_SHAPE: Final = re.compile(
+    r"\b(?:sk|pk|rk|ak)[-_](?:[A-Za-z0-9_-]{16,})"
+    r"|\bgh[pousr]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}"
+    r"|\bxox[abeoprs]-[\w-]{10,}|\bfigd_[\w-]{10,}|\blsv2_[\w-]{16,}|\bhf_[A-Za-z0-9]{16,}|\bnpm_[A-Za-z0-9]{16,}"
+    r"|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\bAIza[\w-]{20,}|\bwhsec_[\w-]{10,}|\bya29\.[\w-]{10,}"
+    r"|\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"
+)
+# A name and a separator, quoted or not, escaped as in JSON inside of JSON, percent-encoded as in a query.
+_NAME: Final = re.compile(r"(?<![\w.-])(?P<name>[A-Za-z][\w.-]*+)\\{0,3}[\"']?\s{0,4}(?:=>|[=:]|%3[AaDd])\s{0,4}")
+# What follows: quoted, bracketed, or up to the next blank.
+_VALUE: Final = re.compile(
+    r"(?P<open>[bru]{0,2}\\{0,3}\")(?:[^\"\\]|\\[^\"])*+(?P<close>\\?\"|\Z)"
+    r"|(?P<open1>[bru]{0,2}\\{0,3}')(?:[^'\\]|\\.)*+(?P<close1>'|\Z)"
+    r"|\[[^\]]*(?:\]|\Z)|\{[^}]*(?:\}|\Z)|\([^)]*(?:\)|\Z)"
+    r"|(?:(?:bearer|basic|digest|negotiate|token)\s+)?(?:[^\s\"'&,;)}\]\\]|[,;)](?=\S))+",
+    re.IGNORECASE,
+)
+_HEADER: Final = re.compile(
+    r"\b((?:proxy-)?authorization|(?:set-)?cookie)(\s{0,4}:\s{0,4})[^\r\n\"']{1,4096}", re.IGNORECASE
+)
+
+
+@lru_cache(maxsize=4096)
+def scrub_name(name: str) -> str:
+    """Return what `scrub` does, faster for what comes again and again, such as the name of an attribute."""
+    return scrub(name)
+
+
+def scrub(text: str) -> str:
+    """Return `text` without the secrets that can be told by their surroundings or their shape."""
+    if _HINT.search(text) is None:
+        return text
+    text = _PEM.sub(REDACTED, text)
+    text = _USERINFO.sub(f"{REDACTED}@", text)
+    text = _HEADER.sub(rf"\1\2{REDACTED}", text)
+    text = _without_named(text)
+    text = _SCHEME.sub(rf"\1\2{REDACTED}", text)
+    return _SHAPE.sub(REDACTED, text)
+
+
+def _without_named(text: str) -> str:
+    kept: list[str] = []
+    done = 0
+    for found in _NAME.finditer(text):
+        if found.start() < done or not is_secret_name(found["name"]):
+            continue
+        value = _VALUE.match(text, found.end())
+        if value is None or value[0].startswith(REDACTED):
+            continue
+        # What quoted the value stays, so that JSON stays JSON.
+        opening, closing = value["open"] or value["open1"] or "", value["close"] or value["close1"] or ""
+        kept += [text[done : found.end()], opening, REDACTED, closing]
+        done = value.end()
+    return "".join([*kept, text[done:]])
+
+
+@lru_cache(maxsize=4096)
+def is_secret_name(name: str) -> bool:
+    """Tell `api_key`, `accessToken` and `X-Password` from `tokens`, `max_tokens` and `token_type`."""
+    words = [word.lower() for word in _WORD.findall(name[-_MAX_NAME:])]
+    if not words:
+        return False
+    if not _SECRET_WORDS.isdisjoint(words) or words[-1] in _SECRET_LAST or words[-1].endswith(_SECRET_ENDS):
+        return True
+    return words[-1] == "key" and len(words) > 1 and words[-2] in _SECRET_KEYS

@@ -1,0 +1,243 @@
+"""The life of one span of ours: start, made current while its code runs, ended once, whatever happened.
+
+On the hot path of every decorated call, hence: one attribute dictionary at the start and one at the end, plain attach
+and detach in place of OpenTelemetry's generator-based context managers, and one histogram point, whose count is the
+number of calls, and which is recorded when metrics are collected.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from contextvars import Token
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, Unpack
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind, StatusCode
+
+from forge_otel.context import current_generation
+from forge_otel.names import Attr, Metric, Operation
+from forge_otel.settings import Settings
+from forge_otel.telemetry.genai.model_calls import ModelCallReader
+from forge_otel.telemetry.genai.usage import About, told_call
+from forge_otel.telemetry.metrics.instruments import Instruments
+from forge_otel.telemetry.spans.exceptions import describe, record_failure
+from forge_otel.telemetry.spans.proxy_tracer import ProxyTracer
+from forge_otel.types import Step
+
+__all__ = ["INERT", "Inert", "Kind", "Plan", "SpanHandle", "Telemetered"]
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["agent", "tool", "step", "chain", "retriever", "embedding", "llm"]
+Value = str | bool | int | float
+
+_OPERATIONS: Final[Mapping[str, str]] = {
+    "agent": Operation.INVOKE_AGENT,
+    "tool": Operation.EXECUTE_TOOL,
+    "retriever": Operation.RETRIEVAL,
+    "embedding": Operation.EMBEDDINGS,
+    "llm": Operation.CHAT,
+}
+# The kinds that the table of timings and the duration metric show.
+_COUNTED: Final = frozenset({"agent", "tool", "step"})
+# The conventions call what leaves the process CLIENT.
+_REMOTE: Final = frozenset({"retriever", "embedding", "llm"})
+_MAX_DESCRIPTION_CHARS: Final = 256
+
+
+class Telemetered(Protocol):
+    """What a span needs of `forge_otel.telemetry.providers.Telemetry`."""
+
+    settings: Settings
+
+    @property
+    def tracer(self) -> ProxyTracer:
+        """Starts the spans."""
+        ...
+
+    @property
+    def instruments(self) -> Instruments:
+        """Records the points."""
+        ...
+
+    @property
+    def genai(self) -> ModelCallReader:
+        """Counts the model calls."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is known of a span before it starts; made once for a decorated function.
+
+    Args:
+        name: what people call it.
+        attributes: on every span made from the plan.
+    """
+
+    name: str
+    kind: Kind
+    span_name: str
+    span_kind: SpanKind
+    attributes: Mapping[str, Value]
+    labels: Mapping[str, Value]
+
+    @classmethod
+    def of(cls, kind: Kind, name: str, attributes: Mapping[str, Value] | None = None) -> "Plan":
+        """Return the plan of a span of `kind`, named as the GenAI conventions want it."""
+        fixed: dict[str, Value] = {Attr.SPAN_KIND: kind}
+        operation = _OPERATIONS.get(kind)
+        if operation is not None:
+            fixed[Attr.GEN_AI_OPERATION] = operation
+        if kind == "agent":
+            fixed[Attr.GEN_AI_AGENT_NAME] = name
+        elif kind == "tool":
+            fixed[Attr.GEN_AI_TOOL_NAME] = name
+        return cls(
+            name=name,
+            kind=kind,
+            span_name=f"{operation} {name}" if kind in {"agent", "tool"} else name,
+            span_kind=SpanKind.CLIENT if kind in _REMOTE else SpanKind.INTERNAL,
+            attributes={**fixed, **(attributes or {})},
+            labels={Attr.GEN_AI_AGENT_NAME: name, Attr.SPAN_KIND: kind},
+        )
+
+
+class SpanHandle:
+    """A running span.
+
+    Args:
+        captures: whether contents are wanted on it.
+    """
+
+    __slots__ = ("_context", "_ended", "_generation", "_plan", "_span", "_started_s", "_telemetry", "captures")
+
+    def __init__(
+        self, telemetry: Telemetered, plan: Plan, attributes: Mapping[str, Value], *, captures: bool = False
+    ) -> None:
+        self.captures = captures
+        self._telemetry = telemetry
+        self._plan = plan
+        self._generation = current_generation.get()
+        self._ended = False
+        self._started_s = time.monotonic()
+        self._span = telemetry.tracer.bound.start_span(plan.span_name, kind=plan.span_kind, attributes=attributes)
+        self._context = trace.set_span_in_context(self._span)
+        if self._generation is not None and plan.kind in _COUNTED:
+            self._generation.note_start(plan.name, plan.kind)
+
+    @property
+    def trace_id(self) -> str:
+        """The trace, 32 lower-case hex digits; zeros where tracing is off."""
+        return trace.format_trace_id(self._span.get_span_context().trace_id)
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether anybody will see what is set."""
+        return not self._ended and self._span.is_recording()
+
+    def set(self, key: str, value: Value) -> None:
+        """Set an attribute; does nothing once the span has ended."""
+        if not self._ended:
+            self._span.set_attribute(key, value)
+
+    def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[About]) -> None:
+        """Record the usage of a model call that was made inside this span; see `Spans.record_usage`."""
+        self._telemetry.genai.record(self._span, told_call(input_tokens, output_tokens, about))
+
+    def enter(self) -> Token[Context]:
+        """Make the span current; pair it with `leave`."""
+        return otel_context.attach(self._context)
+
+    def leave(self, token: Token[Context]) -> None:
+        """Make current again what was before `enter`."""
+        # A coroutine that is thrown away may be closed in a context that never saw `enter`: nothing to undo there.
+        if otel_context.get_current() is self._context:
+            otel_context.detach(token)
+
+    def finish(self, error: BaseException | None = None, attributes: Mapping[str, Value] | None = None) -> None:
+        """End the span and count it; only the first call has an effect.
+
+        Args:
+            error: what came out of the code; closing a generator is no error, a cancelled task is one.
+            attributes: set before the end.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            self._finish(error, attributes)
+        except Exception:
+            logger.exception("A span of %s could not be ended", self._plan.name)
+
+    def _finish(self, error: BaseException | None, attributes: Mapping[str, Value] | None) -> None:
+        duration_s = time.monotonic() - self._started_s
+        closed = isinstance(error, GeneratorExit)
+        error_type = None if error is None or closed else type(error).__name__
+        if attributes:
+            self._span.set_attributes(attributes)
+        if error is not None and error_type is not None:
+            _mark(self._span, error, error_type, with_text=self._telemetry.settings.capture_content)
+        if self._plan.kind in _COUNTED:
+            self._count(duration_s, error_type, in_finalizer=closed)
+        self._span.end()
+
+    def _count(self, duration_s: float, error_type: str | None, *, in_finalizer: bool) -> None:
+        labels = self._plan.labels if error_type is None else {**self._plan.labels, Attr.ERROR_TYPE: error_type}
+        self._telemetry.instruments.record_later(
+            Metric.AGENT_DURATION,
+            duration_s,
+            labels,
+            exemplar=self._span.get_span_context(),
+            in_finalizer=in_finalizer,
+        )
+        if self._generation is not None:
+            step = Step(
+                name=self._plan.name,
+                kind=self._plan.kind,
+                started_s=self._started_s - self._generation.started_s,
+                duration_s=duration_s,
+                error_type=error_type,
+            )
+            self._generation.note_step(step)
+
+
+class Inert:
+    """Stands in for a `SpanHandle` where no forge is open."""
+
+    __slots__ = ()
+    trace_id = "0" * 32
+    is_recording = False
+    captures = False
+
+    def set(self, key: str, value: Value) -> None:
+        """Do nothing."""
+
+    def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[About]) -> None:
+        """Do nothing."""
+
+    def enter(self) -> None:
+        """Do nothing."""
+
+    def leave(self, token: object) -> None:
+        """Do nothing."""
+
+    def finish(self, error: BaseException | None = None, attributes: Mapping[str, Value] | None = None) -> None:
+        """Do nothing."""
+
+
+INERT: Final = Inert()
+
+
+def _mark(span: trace.Span, error: BaseException, error_type: str, *, with_text: bool) -> None:
+    if not span.is_recording():
+        return
+    # LangSmith reads errors from the event, other back ends from the status.
+    record_failure(span, error, with_text=with_text)
+    span.set_attribute(Attr.ERROR_TYPE, error_type)
+    message = describe(error) if with_text and not isinstance(error, asyncio.CancelledError) else ""
+    span.set_status(StatusCode.ERROR, f"{error_type}: {message}"[:_MAX_DESCRIPTION_CHARS] if message else error_type)

@@ -1,0 +1,159 @@
+"""Runs as LangSmith makes them of OTLP spans, by the vendor's documented mapping.
+
+Independent of `forge_otel.telemetry` on purpose: names are spelt out as in the vendor's table ("Trace with
+OpenTelemetry"), so that a test of the bridge compares two readings of it. What the server does beyond that table is
+not known here.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from forge_otel.errors import needs
+
+with needs("langsmith"):
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+__all__ = ["Run", "reduce_runs", "reduce_to_runs"]
+
+_TYPES: Final = frozenset({"llm", "chain", "tool", "retriever", "embedding", "prompt", "parser"})
+_TYPE_OF_OPERATION: Final = {
+    "chat": "llm",
+    "text_completion": "llm",
+    "embeddings": "embedding",
+    "embedding": "embedding",
+}
+_METADATA: Final = "langsmith.metadata."
+_INPUTS: Final = ("gen_ai.prompt", "gen_ai.input.messages", "input.value", "traceloop.entity.input")
+_OUTPUTS: Final = ("gen_ai.completion", "gen_ai.output.messages", "output.value", "traceloop.entity.output")
+_THREAD: Final = ("session_id", "conversation_id", "thread_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run.
+
+    Args:
+        id: span id, 16 hex digits; a UUID where the `langsmith` client sent it.
+        parent_id: "" at the root.
+        usage: `input_tokens`, `output_tokens`, `total_cost` … of `langsmith.usage_metadata`, else the flat ones.
+        thread: what groups the runs of one conversation; "" where nothing does.
+        error: message of the exception event; None where the run did not fail.
+        order: what sorts runs of the `langsmith` client, which tells no nanoseconds.
+    """
+
+    id: str
+    parent_id: str
+    trace_id: str
+    name: str
+    type: str
+    start_ns: int
+    end_ns: int
+    inputs: Any = None
+    outputs: Any = None
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    thread: str = ""
+    user: str = ""
+    project: str = ""
+    error: str | None = None
+    order: str = ""
+
+
+def reduce_to_runs(spans: Iterable[tuple[Span, str]]) -> list[Run]:
+    """Return the runs of spans in the order of their start; one that has an ancestor which never came is none.
+
+    Args:
+        spans: each with the project that it was posted to.
+    """
+    return reduce_runs(_run(span, project) for span, project in spans)
+
+
+def reduce_runs(runs: Iterable[Run]) -> list[Run]:
+    """Return each run once, in the order of their start, without those that have an ancestor which never came."""
+    by_id = {run.id: run for run in runs}
+    kept = [run for run in by_id.values() if _has_root(run, by_id)]
+    return sorted(kept, key=lambda run: (run.start_ns, run.order))
+
+
+def _has_root(run: Run, by_id: Mapping[str, Run]) -> bool:
+    seen = set()
+    while run.parent_id:
+        above = by_id.get(run.parent_id)
+        if above is None or above.id in seen or above.trace_id != run.trace_id:
+            return False
+        seen.add(above.id)
+        run = above
+    return True
+
+
+def _run(span: Span, project: str) -> Run:
+    attributes = _attributes(span.attributes)
+    metadata = {name.removeprefix(_METADATA): value for name, value in attributes.items() if name.startswith(_METADATA)}
+    return Run(
+        id=span.span_id.hex(),
+        parent_id=span.parent_span_id.hex(),
+        trace_id=span.trace_id.hex(),
+        name=str(attributes.get("langsmith.trace.name") or span.name),
+        type=_type(attributes),
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        inputs=_content(attributes, _INPUTS),
+        outputs=_content(attributes, _OUTPUTS),
+        usage=_usage(attributes),
+        tags=tuple(tag for tag in str(attributes.get("langsmith.span.tags", "")).split(",") if tag),
+        metadata=metadata,
+        thread=str(next((metadata[name] for name in _THREAD if name in metadata), "")),
+        user=str(metadata.get("user_id", "")),
+        project=str(attributes.get("langsmith.trace.session_name") or project),
+        error=_error(span),
+    )
+
+
+def _type(attributes: Mapping[str, Any]) -> str:
+    told = str(attributes.get("langsmith.span.kind", "")).lower()
+    if told in _TYPES:
+        return told
+    if "gen_ai.tool.name" in attributes:
+        return "tool"
+    return _TYPE_OF_OPERATION.get(str(attributes.get("gen_ai.operation.name")), "chain")
+
+
+def _usage(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    told = attributes.get("langsmith.usage_metadata")
+    if isinstance(told, str):
+        return dict(json.loads(told))
+    flat = {name: attributes.get(f"gen_ai.usage.{name}") for name in ("input_tokens", "output_tokens", "total_tokens")}
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+def _content(attributes: Mapping[str, Any], names: Iterable[str]) -> Any:
+    value = next((attributes[name] for name in names if name in attributes), None)
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _error(span: Span) -> str | None:
+    # Not the status: LangSmith does not read it.
+    for event in span.events:
+        if event.name == "exception":
+            return str(_attributes(event.attributes).get("exception.message", ""))
+    return None
+
+
+def _attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def _value(value: AnyValue) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    if kind == "kvlist_value":
+        return _attributes(value.kvlist_value.values)
+    return None if kind is None else getattr(value, kind)

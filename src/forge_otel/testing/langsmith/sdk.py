@@ -1,0 +1,102 @@
+"""Runs as the `langsmith` client itself posts them: multipart with or without zstd, batches, and one by one.
+
+What the client sends of one run comes in parts, and in two requests where it is updated; they are merged by its id.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from email.parser import BytesParser
+from email.policy import HTTP
+from typing import Any, Final
+
+from forge_otel.errors import needs
+from forge_otel.testing.langsmith.runs import Run, reduce_runs
+
+with needs("langsmith"):
+    import zstandard
+
+__all__ = ["SdkRuns", "decompressed"]
+
+_THREAD: Final = ("session_id", "conversation_id", "thread_id")
+
+
+class SdkRuns:
+    """What has come of each run."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, dict[str, Any]] = {}
+        self.feedback: list[dict[str, Any]] = []
+
+    def take(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Merge a request.
+
+        Raises:
+            ValueError: it is none of the client's.
+        """
+        if path == "/runs/multipart":
+            for name, content in _parts(headers.get("content-type", ""), body):
+                self._take_part(name.split("."), content)
+        elif path == "/runs/batch":
+            batch = json.loads(body)
+            for run in [*batch.get("post", ()), *batch.get("patch", ())]:
+                self._merge(run["id"], run)
+        else:
+            run = json.loads(body)
+            self._merge(run.get("id") or path.rpartition("/")[2], run)
+
+    def runs(self) -> list[Run]:
+        """Return them in the order of their start; one that has an ancestor which never came is none."""
+        return reduce_runs(_run(fields) for fields in self._fields.values() if "name" in fields)
+
+    def _take_part(self, name: list[str], content: bytes) -> None:
+        kind, identity, *field = name
+        if kind == "feedback":
+            self.feedback.append(json.loads(content))
+        elif kind in {"post", "patch"}:
+            self._merge(identity, {field[0]: json.loads(content)} if field else json.loads(content))
+        elif kind != "attachment":
+            raise ValueError(f"the client sends no part called {kind}")
+
+    def _merge(self, identity: str, fields: Mapping[str, Any]) -> None:
+        known = self._fields.setdefault(str(identity), {"id": str(identity)})
+        known.update({name: value for name, value in fields.items() if value is not None})
+
+
+def decompressed(headers: Mapping[str, str], raw: bytes) -> bytes:
+    """Undo zstd, which the client uses where the server says that it may."""
+    if headers.get("content-encoding") != "zstd":
+        return raw
+    return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(raw))
+
+
+def _parts(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each part of a multipart body."""
+    message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
+    for part in message.iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        if isinstance(name, str) and isinstance(content, bytes):
+            yield name, content
+
+
+def _run(fields: Mapping[str, Any]) -> Run:
+    metadata = dict((fields.get("extra") or {}).get("metadata") or {})
+    return Run(
+        id=str(fields["id"]),
+        parent_id=str(fields.get("parent_run_id") or ""),
+        trace_id=str(fields.get("trace_id") or fields["id"]),
+        name=str(fields["name"]),
+        type=str(fields.get("run_type", "chain")),
+        start_ns=0,
+        end_ns=0,
+        inputs=fields.get("inputs"),
+        outputs=fields.get("outputs"),
+        usage=dict(metadata.get("usage_metadata") or {}),
+        tags=tuple(fields.get("tags") or ()),
+        metadata=metadata,
+        thread=str(next((metadata[name] for name in _THREAD if name in metadata), "")),
+        user=str(metadata.get("user_id", "")),
+        project=str(fields.get("session_name") or ""),
+        error=fields.get("error"),
+        order=str(fields.get("dotted_order") or ""),
+    )

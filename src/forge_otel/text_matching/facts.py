@@ -1,0 +1,149 @@
+"""The value gate: what two texts have in common that may stand for each other.
+
+Numbers, units, colours, names, quotations, negations and every other word that is not known to say the same must be
+equal, in their order. What may differ: articles and politeness, the words of one group of the published list
+(`forge_otel.text_matching.lexicon`), contractions, inflections of known verbs, `two` and `2`, `16 px` and
+`16px`, and the order where it says nothing:
+
+* a condition before or after what depends on it, in a sentence with one of each;
+* the members of one list whose members each have an article (`a title and an icon`);
+* sentences that stand for themselves.
+
+Everything else is another text: rather a miss than a wrong answer.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Final
+
+from forge_otel.text_matching.lexicon import (
+    ANAPHORA,
+    ARTICLES,
+    AUXILIARIES,
+    FILLERS,
+    NEGATIONS,
+    OPENINGS,
+    SUBORDINATORS,
+    VERBS,
+)
+from forge_otel.text_matching.tokens import Token, read
+
+__all__ = ["facts"]
+
+Sentence = tuple[str, ...]
+
+_MAX_MEMBER_WORDS: Final = 3
+_JOINS: Final = frozenset({",", "and"})
+_PREPOSITIONS: Final = frozenset(
+    {"in", "on", "at", "of", "for", "to", "from", "by", "with", "as", "into", "under", "over"}
+)
+
+
+def facts(text: str) -> tuple[Sentence, ...]:
+    """Return what `text` says, as words in a form that is equal for wordings that may stand for each other."""
+    sentences = [_sentence(tokens) for tokens in _split(read(text))]
+    sentences = [sentence for sentence in sentences if sentence]
+    if all(map(_stands_alone, sentences)) and not _points_back(text):
+        sentences.sort()
+    return tuple(sentences)
+
+
+def _split(tokens: Sequence[Token]) -> list[list[Token]]:
+    groups = itertools.groupby(tokens, key=lambda token: token.kind == "end")
+    return [list(group) for is_end, group in groups if not is_end]
+
+
+def _sentence(tokens: Sequence[Token]) -> Sentence:
+    words = _without_opening([_spelt(token) for token in tokens])
+    is_negated = not NEGATIONS.isdisjoint(words)
+    # "must not" forbids and "need not" permits: a modal verb says nothing only where nothing is negated.
+    dropped = FILLERS if is_negated else FILLERS | {"must"}
+    words = [word for word in words if word not in dropped]
+    return _in_order(_condition_last(words))
+
+
+def _spelt(token: Token) -> str:
+    # A name or a quotation is never taken for one of our words, whatever it is.
+    return token.text if token.kind in {"word", "symbol"} else f"={token.text}"
+
+
+def _without_opening(words: list[str]) -> list[str]:
+    words = list(itertools.dropwhile(lambda word: word in {"please", "kindly", ","}, words))
+    for opening in OPENINGS:
+        if tuple(words[: len(opening)]) == opening:
+            return _without_opening(words[len(opening) :])
+    return words
+
+
+def _condition_last(words: list[str]) -> list[str]:
+    """Put the one condition of a sentence behind what depends on it, marked; any other sentence stays as it is."""
+    places = [place for place, word in enumerate(words) if word in SUBORDINATORS]
+    if len(places) != 1:
+        return words
+    start = places[0]
+    if start:
+        main, condition = words[:start], words[start:]
+        if main[-1] == ",":
+            main = main[:-1]
+    elif "," in words:
+        comma = words.index(",")
+        main, condition = words[comma + 1 :], words[:comma]
+    else:
+        return words
+    is_simple = main and not {",", "and", "or", "but", ":"} & set(main) and "," not in condition
+    return [*main, "|", *condition] if is_simple else words
+
+
+def _in_order(words: list[str]) -> Sentence:
+    """Sort the members of a list that has articles, then drop the articles."""
+    found = _list_in(words)
+    if found is not None:
+        start, end, members = found
+        joined = itertools.chain.from_iterable((*member, "and") for member in sorted(members))
+        words = [*words[:start], *list(joined)[:-1], *words[end:]]
+    kept = [word for word in words if word not in ARTICLES]
+    # The comma before the last member of a list is a matter of taste.
+    return tuple(
+        word
+        for word, after in itertools.zip_longest(kept, kept[1:])
+        if not (word == "," and after in {"and", "or", None})
+    )
+
+
+def _list_in(words: Sequence[str]) -> tuple[int, int, list[tuple[str, ...]]] | None:
+    """Return where a list stands that ends the sentence or its main part, and its members without their joins."""
+    end = words.index("|") if "|" in words else len(words)
+    start, members = end, list[tuple[str, ...]]()
+    for place in range(end - 1, -1, -1):
+        if words[place] not in ARTICLES:
+            continue
+        member = tuple(itertools.dropwhile(lambda word: word in ARTICLES, words[place:start]))
+        joins = list(itertools.takewhile(lambda word: word in _JOINS, reversed(member)))
+        member = member[: len(member) - len(joins)]
+        is_last = start == end
+        if not _is_member(member) or is_last == bool(joins):
+            break
+        members.append((words[place], *member))
+        start = place
+    return (start, end, members) if len(members) > 1 and "and" in words[start:end] else None
+
+
+def _is_member(words: Sequence[str]) -> bool:
+    is_short = 0 < len(words) <= _MAX_MEMBER_WORDS
+    return is_short and (
+        _JOINS | _PREPOSITIONS | VERBS | AUXILIARIES | NEGATIONS | SUBORDINATORS | {"or", ":"}
+    ).isdisjoint(words)
+
+
+def _stands_alone(sentence: Sentence) -> bool:
+    has_verb = len(sentence) > 1 and not VERBS.isdisjoint(sentence)
+    is_statement = not AUXILIARIES.isdisjoint(sentence[1:-1])
+    return (has_verb or is_statement) and ANAPHORA.isdisjoint(sentence)
+
+
+def _points_back(text: str) -> bool:
+    """Whether a sentence speaks of "the" thing that another one may have introduced with "a"."""
+    sentences = [[token.text for token in tokens] for tokens in _split(read(text))]
+    definite = {number for number, words in enumerate(sentences) if words and words[0] == "the"}
+    introducing = {number for number, words in enumerate(sentences) if not {"a", "an"}.isdisjoint(words)}
+    return any(one != other for one in definite for other in introducing)

@@ -1,0 +1,141 @@
+"""One WebSocket connection: one server span from the handshake to the close, one duration sample for the handshake.
+
+The sample is the HTTP request that asked for the connection, with its 101 or its refusal; how long a connection stays
+open says nothing about the service, and is on the span. Exceptions are passed on untouched: the server closes the
+connection with 1011.
+"""
+
+import time
+from typing import Final
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Status, StatusCode
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+
+from forge_otel.context import Identity, RequestInfo, bind_identity, current_request, identity
+from forge_otel.names import Attr, Metric
+from forge_otel.telemetry.spans.exceptions import record_failure
+from forge_otel.web.request.attributes import HeaderFacts, error_type, request_attributes
+from forge_otel.web.request.http import DISCONNECTED, UNMATCHED
+from forge_otel.web.request.options import Shared
+from forge_otel.web.request.server_span import adopt, own
+
+__all__ = ["WebSocketExchange"]
+
+# Done, going away, and a close without a code.
+_NORMAL_CLOSES: Final = frozenset({1000, 1001, 1005})
+
+
+class WebSocketExchange:
+    """Follows one connection.
+
+    Args:
+        shared: what the connections of one middleware share.
+        scope: of the connection.
+        headers: what its headers say.
+        receive, send: of the server.
+    """
+
+    def __init__(self, shared: Shared, *, scope: Scope, headers: HeaderFacts, receive: Receive, send: Send) -> None:
+        self._started_s = time.perf_counter()
+        self._shared = shared
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        attributes = request_attributes(scope, headers.found)
+        self._kind = str(attributes[Attr.HTTP_METHOD]), str(attributes[Attr.URL_SCHEME])
+        self._server = adopt(scope) or own(
+            scope,
+            shared.forge.telemetry.tracer,
+            name="WS",
+            headers=headers,
+            attributes=attributes,
+            trust=shared.options.trust_context,
+        )
+        self._status: int | None = None
+        self._disconnected = False
+
+    async def run(self, app: ASGIApp) -> None:
+        """Serve the connection with `app`."""
+        context = self._server.context
+        context_token = None if context is None else otel_context.attach(context)
+        request_token = current_request.set(RequestInfo(self._server.span))
+        self._shared.in_flight.enter(self._kind)
+        error: BaseException | None = None
+        try:
+            with bind_identity(self._who()):
+                await app(self._scope, self.receive_with_close, self.send_with_handshake)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            self._shared.in_flight.leave(self._kind)
+            self._finish(error)
+            current_request.reset(request_token)
+            if context_token is not None:
+                otel_context.detach(context_token)
+
+    async def receive_with_close(self) -> Message:
+        """Receive for the application, noticing a peer that vanishes."""
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self._disconnected = message.get("code", 1005) not in _NORMAL_CLOSES
+        return message
+
+    async def send_with_handshake(self, message: Message) -> None:
+        """Send for the application, counting the answer to its handshake."""
+        if self._status is None:
+            if message["type"] == "websocket.accept":
+                self._shake_hands(101)
+            elif message["type"] == "websocket.close":
+                self._shake_hands(403)
+            elif message["type"] == "websocket.http.response.start":
+                self._shake_hands(message["status"])
+        await self._send(message)
+
+    def _who(self) -> Identity:
+        hook = self._shared.options.identity
+        who = None if hook is None else hook(self._scope)
+        return who or identity.get()
+
+    def _shake_hands(self, status: int, failure: str | None = None) -> None:
+        self._status = status
+        route = self._shared.templates.find(self._scope)
+        if route is not None and self._server.names_route and self._server.span.is_recording():
+            self._server.span.set_attribute(Attr.HTTP_ROUTE, route)
+            self._server.span.update_name(f"WS {route}")
+        method, scheme = self._kind
+        labels: dict[str, str | int] = {
+            Attr.HTTP_METHOD: method,
+            Attr.URL_SCHEME: scheme,
+            Attr.HTTP_ROUTE: route or UNMATCHED,
+            Attr.HTTP_STATUS: status,
+        }
+        if failure is not None:
+            labels[Attr.ERROR_TYPE] = failure
+        self._shared.forge.telemetry.instruments.record_later(
+            Metric.HTTP_DURATION,
+            time.perf_counter() - self._started_s,
+            labels,
+            exemplar=self._server.span.get_span_context(),
+        )
+
+    def _finish(self, error: BaseException | None) -> None:
+        span = self._server.span
+        if isinstance(error, WebSocketDisconnect):
+            self._disconnected = error.code not in _NORMAL_CLOSES
+            error = None
+        failure = error_type(error) if error is not None else DISCONNECTED if self._disconnected else None
+        if self._status is None and error is not None:
+            self._shake_hands(500, failure)
+        if self._status is not None:
+            span.set_attribute(Attr.HTTP_STATUS, self._status)
+        if failure is not None:
+            span.set_attribute(Attr.ERROR_TYPE, failure)
+        if error is not None and self._server.records_exceptions:
+            record_failure(span, error, with_text=self._shared.forge.settings.capture_content)
+        if self._server.is_own:
+            if error is not None:
+                span.set_status(Status(StatusCode.ERROR))
+            span.end()

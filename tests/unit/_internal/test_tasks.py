@@ -1,0 +1,110 @@
+"""Background tasks restart after an error, and hard time limits hold."""
+
+import asyncio
+
+import pytest
+
+from forge_otel._internal.tasks import BackgroundTask, abandon_after
+
+
+class PanicError(BaseException):
+    """What a Rust extension raises: no Exception."""
+
+
+async def until(condition: asyncio.Event) -> None:
+    """Fail after 5 s."""
+    await asyncio.wait_for(condition.wait(), 5)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), PanicError("x")])
+async def test_a_task_whose_work_raises_is_restarted(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    """The restart is counted and logged, also where the error is no Exception."""
+    second = asyncio.Event()
+    calls = 0
+
+    async def work() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise error
+        second.set()
+        await asyncio.Event().wait()
+
+    task = BackgroundTask(work, name="worker")
+    task.start()
+    await until(second)
+    assert (task.restarts, task.last_error, task.is_running) == (1, type(error).__name__, True)
+    assert "background task worker failed" in caplog.text
+    assert await task.stop()
+    assert not task.is_running
+
+
+async def test_work_that_returns_ends_the_task() -> None:
+    """Nothing is restarted."""
+    done = asyncio.Event()
+
+    async def work() -> None:
+        done.set()
+
+    task = BackgroundTask(work, name="worker")
+    task.start()
+    await until(done)
+    await asyncio.sleep(0)
+    assert task.restarts == 0
+    assert await task.stop()
+
+
+async def test_stop_says_when_a_task_ignores_its_cancellation() -> None:
+    """It returns after the timeout, and the task goes on until it ends."""
+    started, release = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+
+    task = BackgroundTask(work, name="worker")
+    task.start()
+    await until(started)
+    assert not await task.stop(timeout_s=0.01)
+    release.set()
+    await asyncio.sleep(0.01)
+
+
+async def test_abandon_after_returns_the_result() -> None:
+    """Within the limit nothing changes."""
+
+    async def work() -> int:
+        return 7
+
+    assert await abandon_after(work(), timeout_s=5) == 7
+
+
+async def test_abandon_after_holds_against_work_that_ignores_cancellation() -> None:
+    """`asyncio.timeout` would wait for ever."""
+    release = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+
+    with pytest.raises(TimeoutError):
+        await abandon_after(stubborn(), timeout_s=0.01)
+    release.set()
+    await asyncio.sleep(0.01)
+
+
+async def test_work_that_cancels_itself_times_out() -> None:
+    """A CancelledError of the work must not look like a cancellation of the caller."""
+
+    async def work() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(TimeoutError):
+        await abandon_after(work(), timeout_s=5)

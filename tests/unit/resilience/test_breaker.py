@@ -1,0 +1,253 @@
+"""The breaker opens for a reason, lets one probe out, and is not moved by what says nothing about the service."""
+
+import pytest
+
+from forge_otel.errors import CircuitOpen, ConfigurationError
+from forge_otel.resilience.breaker import Breaker, BreakerOptions, Window
+
+DOWN = ConnectionError("down")
+
+
+def breaker(**options: object) -> Breaker:
+    """A breaker whose open times have no jitter."""
+    return Breaker("svc", BreakerOptions(**options), rng=lambda: 0.5)  # type: ignore[arg-type]
+
+
+def fail(subject: Breaker, times: int, now_s: float = 0.0) -> None:
+    """So many calls, one after the other, that all fail."""
+    for _ in range(times):
+        subject.fail(subject.admit(now_s), DOWN, now_s, 0.0)
+
+
+def test_five_consecutive_failures_open_it_for_a_minute() -> None:
+    """The defaults; the rejection says how long to stay away."""
+    subject = breaker()
+    fail(subject, 4)
+    assert subject.state == "closed"
+    fail(subject, 1, now_s=10.0)
+    assert subject.state == "opened"
+    with pytest.raises(CircuitOpen) as caught:
+        subject.admit(30.0)
+    assert caught.value.name == "svc"
+    assert caught.value.retry_after_s == pytest.approx(40.0)
+
+
+def test_a_success_between_resets_the_count() -> None:
+    """Consecutive means consecutive."""
+    subject = breaker()
+    for _ in range(3):
+        fail(subject, 4)
+        subject.succeed(subject.admit(0.0), 0.0, 0.0)
+    assert subject.state == "closed"
+
+
+def test_an_ignored_call_between_does_not() -> None:
+    """A caller's mistake or a cancelled call says nothing: purgatory takes it for a success."""
+    subject = breaker()
+    fail(subject, 4)
+    subject.ignore(subject.admit(0.0))
+    fail(subject, 1)
+    assert subject.state == "opened"
+
+
+def test_four_failures_of_five_open_it_by_rate() -> None:
+    """Consecutive counting never sees them."""
+    subject = breaker()
+    for _ in range(4):
+        fail(subject, 4)
+        subject.succeed(subject.admit(0.0), 0.0, 0.0)
+    assert (subject.state, subject.window.totals(0.0)) == ("closed", (20, 16, 0))
+    fail(subject, 1)
+    assert subject.state == "opened"
+
+
+def test_a_rate_means_nothing_below_the_least_number_of_calls() -> None:
+    """Nineteen calls of which ten failed, never two in a row."""
+    subject = breaker()
+    for number in range(19):
+        fail(subject, 1) if number % 2 == 0 else subject.succeed(subject.admit(0.0), 0.0, 0.0)
+    assert subject.state == "closed"
+
+
+def test_what_is_older_than_the_window_does_not_count() -> None:
+    """Failures of a minute ago do not add up with today's."""
+    subject = breaker()
+    for number in range(38):
+        now_s = 0.0 if number < 19 else 60.0
+        fail(subject, 1, now_s) if number % 2 == 0 else subject.succeed(subject.admit(now_s), now_s, 0.0)
+    assert subject.state == "closed"
+    assert subject.window.totals(60.0) == (19, 9, 0)
+
+
+def test_slow_calls_open_it() -> None:
+    """A service that answers too late is as good as down."""
+    subject = breaker(slow_s=2.0)
+    for _ in range(19):
+        assert subject.succeed(subject.admit(0.0), 0.0, 2.0)
+    assert subject.state == "closed"
+    subject.succeed(subject.admit(0.0), 0.0, 2.0)
+    assert subject.state == "opened"
+
+
+def test_a_slow_probe_opens_it_again() -> None:
+    """Closing would only send twenty more slow calls out."""
+    subject = breaker(slow_s=2.0)
+    fail(subject, 5)
+    subject.succeed(subject.admit(60.0), 63.0, 3.0)
+    assert subject.state == "opened"
+
+
+def test_one_probe_and_no_more() -> None:
+    """Of 500 calls at half-open 499 are refused."""
+    subject = breaker()
+    fail(subject, 5)
+    probe = subject.admit(60.0)
+    assert subject.state == "half-opened"
+    for _ in range(499):
+        with pytest.raises(CircuitOpen):
+            subject.admit(60.0)
+    subject.succeed(probe, 61.0, 1.0)
+    assert subject.state == "closed"
+
+
+def test_a_probe_that_hangs_is_given_up_for_another() -> None:
+    """And has no say any more when it comes back after all."""
+    subject = breaker(probe_lease_s=30.0)
+    fail(subject, 5)
+    hung = subject.admit(60.0)
+    second = subject.admit(90.0)
+    subject.fail(hung, DOWN, 91.0, 31.0)
+    assert subject.state == "half-opened"
+    subject.succeed(second, 92.0, 2.0)
+    assert subject.state == "closed"
+
+
+def test_a_cancelled_probe_makes_room_for_the_next() -> None:
+    """At once, and without a verdict."""
+    subject = breaker()
+    fail(subject, 5)
+    subject.ignore(subject.admit(60.0))
+    assert subject.state == "half-opened"
+    subject.succeed(subject.admit(60.0), 60.0, 0.0)
+    assert subject.state == "closed"
+
+
+def test_results_of_calls_begun_before_the_change_are_ignored() -> None:
+    """A late failure does not open a recovered circuit, a late success does not close an open one."""
+    subject = breaker(threshold=1)
+    early_failure, early_success = subject.admit(0.0), subject.admit(0.0)
+    fail(subject, 1)
+    subject.succeed(early_success, 1.0, 1.0)
+    assert subject.state == "opened"
+    subject.succeed(subject.admit(60.0), 60.0, 0.0)
+    subject.fail(early_failure, DOWN, 61.0, 61.0)
+    assert subject.state == "closed"
+
+
+def test_a_late_success_does_not_close_a_half_open_circuit() -> None:
+    """Only the probe's does."""
+    subject = breaker()
+    early = subject.admit(0.0)
+    fail(subject, 5)
+    subject.admit(60.0)
+    subject.succeed(early, 61.0, 61.0)
+    assert subject.state == "half-opened"
+
+
+def test_open_time_doubles_with_each_failed_probe_up_to_ten_minutes() -> None:
+    """60, 120, 240, 480, 600, 600; and 60 again after a recovery."""
+    subject = breaker()
+    fail(subject, 5)
+    now_s, waits = 0.0, []
+    for _ in range(6):
+        waits.append(subject.rejects_for_s(now_s))
+        now_s += waits[-1]
+        fail(subject, 1, now_s)
+    assert waits == pytest.approx([60, 120, 240, 480, 600, 600])
+    now_s += subject.rejects_for_s(now_s)
+    subject.succeed(subject.admit(now_s), now_s, 0.0)
+    fail(subject, 5, now_s)
+    assert subject.rejects_for_s(now_s) == pytest.approx(60)
+
+
+@pytest.mark.parametrize(("drawn", "expected"), [(0.0, 54.0), (0.999999, 66.0)])
+def test_open_time_has_a_jitter_of_a_tenth(drawn: float, expected: float) -> None:
+    """So that all workers do not probe in the same moment."""
+    subject = Breaker("svc", rng=lambda: drawn)
+    fail(subject, 5)
+    assert subject.rejects_for_s(0.0) == pytest.approx(expected, rel=1e-4)
+
+
+def test_forced_open_refuses_and_forced_closed_never_does() -> None:
+    """An operator's word goes over what is counted."""
+    subject = breaker(mode="forced_open")
+    with pytest.raises(CircuitOpen):
+        subject.admit(0.0)
+    subject.set_mode("forced_closed")
+    fail(subject, 50)
+    assert (subject.state, subject.failures) == ("closed", 50)
+    subject.set_mode("auto")
+    fail(subject, 5)
+    assert subject.state == "opened"
+
+
+def test_shadow_changes_state_and_refuses_nothing() -> None:
+    """To see what a breaker would do before it may."""
+    subject = breaker(mode="shadow")
+    fail(subject, 5)
+    assert subject.state == "opened"
+    subject.succeed(subject.admit(1.0), 1.0, 0.0)
+    assert (subject.state, subject.rejected) == ("opened", 0)
+    subject.succeed(subject.admit(60.0), 60.0, 0.0)
+    assert subject.state == "closed"
+
+
+def test_reset_closes_and_forgets() -> None:
+    """The next failure is the first again, and calls from before have no say."""
+    subject = breaker()
+    before = subject.admit(0.0)
+    fail(subject, 5)
+    subject.reset(1.0)
+    subject.fail(before, DOWN, 1.0, 1.0)
+    fail(subject, 4, 2.0)
+    assert subject.state == "closed"
+
+
+def test_each_rejection_is_a_fresh_exception() -> None:
+    """purgatory raises one shared instance, which keeps the frames of all rejected requests."""
+    subject = breaker(mode="forced_open")
+    caught = []
+    for _ in range(2):
+        with pytest.raises(CircuitOpen) as info:
+            subject.admit(0.0)
+        caught.append(info.value)
+    assert caught[0] is not caught[1]
+
+
+def test_events_are_those_of_purgatory() -> None:
+    """Its domain events in its order; the half-open one comes when the probe goes out."""
+    subject = breaker(threshold=1)
+    fail(subject, 1)
+    probe = subject.admit(60.0)
+    names = [type(message).__name__ for message in subject.messages]
+    assert names == ["CircuitBreakerCreated", "CircuitBreakerFailed", "ContextChanged", "ContextChanged"]
+    subject.succeed(probe, 60.0, 0.0)
+    assert [type(message).__name__ for message in subject.messages[4:]] == ["CircuitBreakerRecovered", "ContextChanged"]
+
+
+def test_the_window_is_flat() -> None:
+    """A million calls over a day take what ten take."""
+    window = Window(30.0)
+    for number in range(100_000):
+        window.add(number * 0.864, number % 3 == 0, False)
+    calls, failures, _ = window.totals(86_400.0)
+    assert 30 <= calls <= 35
+    assert failures == pytest.approx(calls / 3, abs=1)
+    assert window.totals(86_500.0) == (0, 0, 0)
+
+
+def test_bad_options_are_refused_with_every_fault() -> None:
+    """purgatory takes a threshold of 0 for its default."""
+    with pytest.raises(ConfigurationError) as caught:
+        BreakerOptions(threshold=0, open_s=0, failure_rate=2, mode="half")  # type: ignore[arg-type]
+    assert len(caught.value.faults) == 4

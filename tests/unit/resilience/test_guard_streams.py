@@ -1,0 +1,258 @@
+"""Streams under guard: the first chunk decides, a later break counts, nothing is left behind."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from forge_otel.errors import CircuitOpen, ServiceTimeout
+from forge_otel.resilience.attempt_timeout import TimeoutOptions
+from forge_otel.resilience.breaker import BreakerOptions
+from forge_otel.resilience.bulkhead import BulkheadOptions
+from forge_otel.resilience.deadline import DeadlineOptions
+from forge_otel.resilience.fallback import Fallback
+from forge_otel.resilience.guard import Guard
+from forge_otel.resilience.policies import Policies
+from forge_otel.resilience.retry import RetryBudget
+from forge_otel.testing.clock import ManualClock
+
+TIMEOUTS = [TimeoutOptions(), TimeoutOptions(attempt_s=5.0)]
+marker: ContextVar[str] = ContextVar("marker", default="unset")
+
+
+def guarded(clock: ManualClock | None = None, *, fallbacks: Any = (), **parts: Any) -> Guard:
+    """A guard of nothing in particular, whose pauses take no time."""
+    budget = RetryBudget(reserve=1e6, capacity=1e6)
+    return Guard("svc", Policies(**parts), clock=clock or ManualClock(), fallbacks=fallbacks, budget=budget)
+
+
+async def read(chunks: AsyncIterator[Any], seen: list[Any]) -> None:
+    """Note every chunk that comes."""
+    async for chunk in chunks:
+        seen.append(chunk)  # noqa: PERF401 - what came before a break is looked at
+
+
+class Model:
+    """Streams three chunks; breaks so often before the first, or always after the second."""
+
+    def __init__(self, *early: Exception, late: Exception | None = None) -> None:
+        self.early, self.late = list(early), late
+        self.calls = self.closed = 0
+
+    async def stream(self) -> AsyncIterator[str]:
+        """The chunks."""
+        self.calls += 1
+        try:
+            if self.early:
+                raise self.early.pop(0)
+            yield "a"
+            yield "b"
+            if self.late is not None:
+                raise self.late
+            yield "c"
+        finally:
+            self.closed += 1
+
+
+@pytest.mark.parametrize("timeout", TIMEOUTS)
+async def test_a_stream_is_tried_again_until_its_first_chunk(timeout: TimeoutOptions) -> None:
+    """The reader sees one whole stream."""
+    model, guard = Model(ConnectionError(), TimeoutError()), guarded(timeout=timeout)
+    assert [chunk async for chunk in guard.stream(model.stream)] == ["a", "b", "c"]
+    state = guard.gate.state()
+    assert (model.calls, state.failures, state.successes, state.in_flight) == (3, 2, 1, 0)
+
+
+@pytest.mark.parametrize("timeout", TIMEOUTS)
+async def test_a_stream_that_breaks_later_is_not_tried_again(timeout: TimeoutOptions) -> None:
+    """What was read was paid for; the break is a failure of its own."""
+    model, guard = Model(late=ConnectionError()), guarded(timeout=timeout)
+    seen: list[str] = []
+    with pytest.raises(ConnectionError):
+        await read(guard.stream(model.stream), seen)
+    state = guard.gate.state()
+    assert (seen, model.calls) == (["a", "b"], 1)
+    assert (state.successes, state.failures, state.in_flight) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("timeout", TIMEOUTS)
+async def test_a_reader_who_stops_early_closes_the_stream(timeout: TimeoutOptions) -> None:
+    """That is no failure, and the place is given back."""
+    model, guard = Model(), guarded(timeout=timeout)
+    async with aclosing(guard.stream(model.stream)) as chunks:
+        assert await anext(chunks) == "a"
+        assert guard.gate.state().in_flight == 1
+    state = guard.gate.state()
+    assert (model.closed, state.failures, state.in_flight) == (1, 0, 0)
+
+
+async def test_breaks_after_the_first_chunk_open_the_circuit() -> None:
+    """Half of the samples are failures, however well every stream begins."""
+    model = Model(late=ConnectionError())
+    guard = guarded(breaker=BreakerOptions(min_calls=10))
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            await read(guard.stream(model.stream), [])
+    with pytest.raises(CircuitOpen):
+        await read(guard.stream(model.stream), [])
+
+
+async def test_a_silent_stream_is_given_up_at_its_first_or_any_later_chunk() -> None:
+    """Each chunk has the time of an attempt."""
+
+    async def silent(*chunks: str) -> AsyncIterator[str]:
+        for chunk in chunks:
+            yield chunk
+        await asyncio.sleep(60)
+
+    for before in ([], ["a"]):
+        guard, seen = guarded(timeout=TimeoutOptions(attempt_s=0.01)), list[str]()
+        with pytest.raises(ServiceTimeout):
+            await read(guard.stream(silent, *before), seen)
+        assert (seen, guard.gate.state().in_flight) == (before, 0)
+
+
+async def test_the_deadline_is_for_the_whole_stream() -> None:
+    """Chunks that keep coming do not prolong it."""
+    clock = ManualClock()
+
+    async def endless() -> AsyncIterator[int]:
+        for number in range(1000):
+            clock.advance(1.0)
+            yield number
+
+    guard, seen = guarded(clock, deadline=DeadlineOptions(total_s=5.0)), list[int]()
+    with pytest.raises(ServiceTimeout, match="no time is left"):
+        await read(guard.stream(endless), seen)
+    assert len(seen) == 5
+
+
+async def test_a_streams_place_is_taken_until_it_ends() -> None:
+    """The limit is about what runs, not about what begins."""
+    guard = guarded(limit=BulkheadOptions(max_concurrent=1))
+    first = guard.stream(Model().stream)
+    await anext(first)
+    second = asyncio.ensure_future(anext(guard.stream(Model().stream)))
+    await asyncio.sleep(0.01)
+    assert (second.done(), guard.gate.state().waiting) == (False, 1)
+    await first.aclose()
+    assert await second == "a"
+
+
+async def test_clients_that_return_a_stream_from_a_coroutine() -> None:
+    """`await client.create(stream=True)`, which is closed by `close`."""
+
+    class Answer:
+        def __init__(self) -> None:
+            self.chunks, self.is_closed = iter("xy"), False
+
+        def __aiter__(self) -> "Answer":
+            return self
+
+        async def __anext__(self) -> str:
+            try:
+                return next(self.chunks)
+            except StopIteration:
+                raise StopAsyncIteration from None
+
+        async def close(self) -> None:
+            self.is_closed = True
+
+    answer = Answer()
+
+    async def create() -> Answer:
+        return answer
+
+    assert [chunk async for chunk in guarded().stream(create)] == ["x", "y"]
+    assert answer.is_closed
+
+
+async def test_an_empty_stream_is_a_success() -> None:
+    """Nothing was asked for, nothing came."""
+
+    async def nothing() -> AsyncIterator[str]:
+        for chunk in ():
+            yield chunk
+
+    guard = guarded()
+    assert [chunk async for chunk in guard.stream(nothing)] == []
+    assert (guard.gate.state().successes, guard.gate.state().in_flight) == (1, 0)
+
+
+@pytest.mark.parametrize("timeout", TIMEOUTS)
+async def test_a_generators_context_variables_hold_from_chunk_to_chunk(timeout: TimeoutOptions) -> None:
+    """As a span does that a generator opens: it must be closed in the context that it was opened in."""
+
+    async def traced() -> AsyncIterator[str]:
+        token = marker.set("inside")
+        yield marker.get()
+        yield marker.get()
+        marker.reset(token)
+        yield marker.get()
+
+    assert [chunk async for chunk in guarded(timeout=timeout).stream(traced)] == ["inside", "inside", "unset"]
+
+
+async def test_a_fallback_may_stream_too() -> None:
+    """It gets the arguments of the call."""
+
+    async def other(exc: Exception, word: str) -> AsyncIterator[str]:
+        async def chunks() -> AsyncIterator[str]:
+            for letter in word:
+                yield letter
+
+        return chunks()
+
+    def down(word: str) -> AsyncIterator[str]:
+        raise ConnectionError(word)
+
+    guard = guarded(fallbacks=[Fallback("other", other)])
+    assert [chunk async for chunk in guard.stream(down, "hi")] == ["h", "i"]
+
+
+async def test_an_async_generator_may_be_decorated() -> None:
+    """And stays one; purgatory breaks it when it is called."""
+    model = Model(ConnectionError())
+
+    @guarded()
+    async def tokens(prompt: str) -> AsyncIterator[str]:
+        async for chunk in model.stream():
+            yield prompt + chunk
+
+    assert inspect.isasyncgenfunction(tokens)
+    assert [chunk async for chunk in tokens("-")] == ["-a", "-b", "-c"]
+
+
+@pytest.mark.parametrize("timeout", TIMEOUTS)
+async def test_a_reader_who_is_cancelled(timeout: TimeoutOptions) -> None:
+    """While waiting for a later chunk: neutral, closed, nothing left taken."""
+    is_waiting, is_closed = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            is_waiting.set()
+            await asyncio.sleep(60)
+        finally:
+            is_closed.set()
+
+    guard = guarded(timeout=timeout)
+
+    async def read() -> None:
+        async with aclosing(guard.stream(slow)) as chunks:
+            async for _ in chunks:
+                pass
+
+    task = asyncio.create_task(read())
+    await is_waiting.wait()
+    task.cancel()
+    await asyncio.wait([task], timeout=1.0)
+    async with asyncio.timeout(1.0):
+        await is_closed.wait()
+    state = guard.gate.state()
+    assert task.cancelled()
+    assert (state.failures, state.in_flight) == (0, 0)

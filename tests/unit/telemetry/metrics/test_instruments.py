@@ -1,0 +1,130 @@
+"""Points go to the catalog's instruments, with bounded labels, and only while somebody listens."""
+
+import logging
+import threading
+
+import pytest
+from opentelemetry.metrics import NoOpMeter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from tests.unit.telemetry.recorder import Recorder
+
+from forge_otel.names import CATALOG, Attr, Metric
+from forge_otel.telemetry.metrics.instruments import OTHER, Instruments
+
+
+def test_every_instrument_records(recorder: Recorder) -> None:
+    """Each synchronous instrument of the catalog takes a point, under its name and unit."""
+    wanted = [item for item in CATALOG if not item.kind.startswith("observable")]
+    for item in wanted:
+        recorder.telemetry.instruments.record(item, 1, dict.fromkeys(item.attributes, "x"))
+    found = {(metric.name, metric.unit, metric.description) for metric in recorder.metrics()}
+    assert {(item.name, item.unit, item.description) for item in wanted} <= found
+
+
+def test_histograms_have_the_bounds_of_the_catalog(recorder: Recorder) -> None:
+    """Buckets end where targets are."""
+    recorder.telemetry.instruments.record(Metric.GENERATION_DURATION, 60.0)
+    (point,) = recorder.points(Metric.GENERATION_DURATION).values()
+    assert point.explicit_bounds == Metric.GENERATION_DURATION.bounds
+
+
+def test_labels_that_users_fill_are_bounded(recorder: Recorder) -> None:
+    """The 21st component type becomes `_other`, the first 20 keep their names."""
+    for number in range(100):
+        recorder.telemetry.instruments.add(Metric.COST, 1, {Attr.COMPONENT_TYPE: f"t{number}"})
+    values = {labels[-1]: value for labels, value in recorder.values(Metric.COST).items()}
+    assert len(values) == 21
+    assert (values["t0"], values["t19"], values[OTHER]) == (1, 1, 80)
+
+
+def test_configured_component_types_keep_their_names() -> None:
+    """What the settings name is never pushed out by what comes along."""
+    reader = InMemoryMetricReader()
+    instruments = Instruments(MeterProvider([reader]).get_meter("m"), component_types=["card"])
+    for name in [*(f"t{number}" for number in range(30)), "card"]:
+        instruments.add(Metric.SAVED, 1, {Attr.COMPONENT_TYPE: name})
+    (metric,) = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+    assert "card" in {point.attributes[Attr.COMPONENT_TYPE] for point in metric.data.data_points}
+
+
+def test_nothing_is_recorded_unbound(recorder: Recorder) -> None:
+    """Layers may hold instruments before they are bound and after."""
+    instruments = Instruments()
+    instruments.add(Metric.COST, 1)
+    instruments.bind(recorder.telemetry.meter)
+    instruments.unbind()
+    instruments.add(Metric.COST, 1)
+    assert recorder.values(Metric.COST) == {}
+
+
+def test_points_that_wait_are_in_the_next_collection(recorder: Recorder) -> None:
+    """A deferred point is seen by whoever collects, and bounded in number by nothing but the collection."""
+    for _ in range(5000):
+        recorder.telemetry.instruments.record_later(Metric.AGENT_DURATION, 0.5, {Attr.SPAN_KIND: "agent"})
+    (point,) = recorder.points(Metric.AGENT_DURATION).values()
+    assert point.count == 5000
+
+
+def test_an_observable_is_asked_until_it_ends(recorder: Recorder) -> None:
+    """A callback gives the values of its instrument, and none after its end."""
+    end = recorder.telemetry.instruments.observe(Metric.OUTBOX_WAITING, lambda: [(3, {Attr.OUTBOX_SINK: "sql"})])
+    assert recorder.values(Metric.OUTBOX_WAITING) == {("sql",): 3}
+    end()
+    assert recorder.values(Metric.OUTBOX_WAITING) == {}
+
+
+def test_a_broken_callback_hides_no_other(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    """What raises is logged, the other sources are on the page."""
+    instruments = recorder.telemetry.instruments
+    instruments.observe(Metric.OUTBOX_WAITING, lambda: [(1 / 0, {})])
+    instruments.observe(Metric.OUTBOX_WAITING, lambda: [(3, {Attr.OUTBOX_SINK: "sql"})])
+    with caplog.at_level(logging.ERROR):
+        assert recorder.values(Metric.OUTBOX_WAITING) == {("sql",): 3}
+    assert Metric.OUTBOX_WAITING.name in caplog.text
+
+
+def test_two_users_of_a_meter_share_observables(recorder: Recorder) -> None:
+    """The SDK ignores the callbacks of a second registration; we do not."""
+    second = Instruments(recorder.telemetry.meter)
+    recorder.telemetry.instruments.observe(Metric.OUTBOX_WAITING, lambda: [(1, {Attr.OUTBOX_SINK: "a"})])
+    second.observe(Metric.OUTBOX_WAITING, lambda: [(2, {Attr.OUTBOX_SINK: "b"})])
+    assert recorder.values(Metric.OUTBOX_WAITING) == {("a",): 1, ("b",): 2}
+    second.unbind()
+    assert recorder.values(Metric.OUTBOX_WAITING) == {("a",): 1}
+
+
+def test_a_disabled_sdk_takes_everything() -> None:
+    """OTEL_SDK_DISABLED gives a meter without effect, and nothing breaks on it."""
+    instruments = Instruments(NoOpMeter("m"))
+    instruments.add(Metric.COST, 1, {Attr.COMPONENT_TYPE: "button"})
+    instruments.record(Metric.GENERATION_DURATION, 1)
+
+
+def test_what_is_added_later_is_one_point_with_the_whole_sum() -> None:
+    """Nothing is lost between threads, and each set of attributes keeps its own sum."""
+    reader = InMemoryMetricReader()
+    instruments = Instruments(MeterProvider([reader]).get_meter("test"))
+
+    def add() -> None:
+        for _ in range(1000):
+            instruments.add_later(Metric.CACHE_REQUESTS, 1, {Attr.CACHE_LAYER: "L1", Attr.CACHE_RESULT: "hit"})
+            instruments.add_later(Metric.CACHE_REQUESTS, 2, {Attr.CACHE_LAYER: "L1", Attr.CACHE_RESULT: "miss"})
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    instruments.flush()
+    data = reader.get_metrics_data()
+    assert data is not None
+    (metric,) = (
+        metric
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == Metric.CACHE_REQUESTS.name
+    )
+    found = {point.attributes[Attr.CACHE_RESULT]: point.value for point in metric.data.data_points}
+    assert found == {"hit": 4000, "miss": 8000}

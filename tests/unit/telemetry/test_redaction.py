@@ -1,0 +1,108 @@
+"""Secrets are told from other words by a name before them, by what encloses them, or by their shape."""
+
+import json
+
+import pytest
+
+from forge_otel.telemetry.redaction import is_secret_name, scrub
+from forge_otel.telemetry.spans.exceptions import describe
+
+SECRETS = [
+    *(
+        "https://user:CANARY@host/x",
+        "postgresql://u:CANARY@h/db",
+        "redis://:CANARY@h:6379/0",
+        "dsn=postgres://u:CANARY@h",
+    ),
+    *("?token=CANARY&x=1", "access_token%3DCANARY", "x-amz-signature=CANARY", "password=CANARY,CANARY"),
+    *("Authorization: Bearer CANARY1", "authorization=Bearer CANARY", "Cookie: a=CANARY; b=CANARY", "Basic CANARYpXNz"),
+    *("{'api_key': 'CANARY'}", '{"api_key": "CANARY"}', "{'password': b'CANARY'}", '"token": ["CANARY"]'),
+    *('{"a": "{\\"password\\": \\"CANARY\\"}"}', "password = 'CAN\\'CANARY'", 'password: "CANARY and more"'),
+    *("Invalid key: client_secret='CANARY CANARY' given", "curl -H 'X-Api-Key: CANARY' http://x", "secret=>CANARY"),
+    *("sk-CANARYCANARYCANARY1", "AKIACANARYCANARYC", "ghp_CANARYCANARYCANARY12", "figd_CANARYCANARY"),
+    *("lsv2_pt_CANARYCANARYCANARY", "eyJCANARYxx.CANARYxxx.CANARY", "BEARER CANARY123"),
+    "-----BEGIN RSA PRIVATE KEY-----\nCANARY\n-----END RSA PRIVATE KEY-----\nrest",
+]
+HARMLESS = [
+    *(
+        "max_tokens=5",
+        "tokens: {color: red}",
+        "key=abc",
+        "session_id=s1",
+        "a = b",
+        "http://host:80/p?x=1",
+        "Basic HTML",
+    ),
+    *("the token economy", "component key: 12", "GET /items/{item}", "border: 1px solid", "a bearer of news"),
+]
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_secrets_are_replaced(text: str) -> None:
+    """What is not secret around them stays, and it is said that something was there."""
+    assert "CANARY" not in scrub(text)
+    assert "[redacted]" in scrub(text)
+    assert scrub(scrub(text)) == scrub(text)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        *("sk-", "sk_", "pk-", "rk_", "ak-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "figd_"),
+        *(
+            "xoxa-",
+            "xoxb-",
+            "xoxe-",
+            "xoxo-",
+            "xoxp-",
+            "xoxr-",
+            "xoxs-",
+            "lsv2_",
+            "hf_",
+            "npm_",
+            "AKIA",
+            "ASIA",
+            "AIza",
+        ),
+        *("whsec_", "ya29.", "eyJCANARY.CANARY.", "bearer ", "basic+", "Digest\t", "negotiate\n", "TOKEN "),
+    ],
+)
+@pytest.mark.parametrize("around", ["{}", "found {} in the file", "({})"])
+def test_a_shape_is_enough(begin: str, around: str) -> None:
+    """Nothing else in the text hints at it."""
+    assert "CANARY" not in scrub(around.format(f"{begin}CANARYCANARYCANARYCANARY"))
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_other_words_stay(text: str) -> None:
+    """Design tokens and counts of tokens are what this is about, and no secrets."""
+    assert scrub(text) == text
+
+
+def test_json_stays_json() -> None:
+    """A content that is looked through as a text can still be read."""
+    text = json.dumps({"a": {"password": "x y"}, "b": json.dumps({"token": "z"}), "c": 1})
+    assert json.loads(scrub(text)) == {"a": {"password": "[redacted]"}, "b": '{"token": "[redacted]"}', "c": 1}
+
+
+@pytest.mark.parametrize("name", ["apiKey", "X-Amz-Signature", "accesstoken", "db_password", "AccountKey", "auth"])
+def test_names_of_secrets(name: str) -> None:
+    """In every spelling."""
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["tokens", "max_tokens", "token_type", "figma_key", "author", "keyboard", "pinned"])
+def test_names_of_other_things(name: str) -> None:
+    """Near enough to be mistaken."""
+    assert not is_secret_name(name)
+
+
+def test_an_exception_that_cannot_be_read_costs_nothing() -> None:
+    """Its own code may raise, or return what cannot be encoded."""
+
+    class OddError(Exception):
+        def __str__(self) -> str:
+            raise OSError
+
+    assert describe(OddError()) == "its text could not be read"
+    assert describe(ValueError("\ud800")) == "?"

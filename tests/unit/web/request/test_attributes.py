@@ -1,0 +1,62 @@
+"""What strangers send is bounded and redacted before it is written anywhere."""
+
+import pytest
+from tests.unit.web.support import scope_of
+
+from forge_otel.names import Attr
+from forge_otel.web.request.attributes import error_type, read_headers, redact_query, request_attributes
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("page=2&size=10", "page=2&size=10"),
+        ("token=SECRET&page=2", "token=REDACTED&page=2"),
+        ("%74oken=SECRET", "%74oken=REDACTED"),
+        ("X-Amz-Signature=SECRET", "X-Amz-Signature=REDACTED"),
+        ("api_key=SECRET&apiKey=SECRET", "api_key=REDACTED&apiKey=REDACTED"),
+        ("code=SECRET&state=1", "code=REDACTED&state=1"),
+        ("password=", "password="),
+        ("author=ann", "author=ann"),
+        ("flag", "flag"),
+        ("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9", "REDACTED"),
+    ],
+)
+def test_query(query: str, shown: str) -> None:
+    """Values whose names look like secrets are replaced; the rest stays as it was sent."""
+    assert redact_query(query) == shown
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("example.org", ("example.org", 80)),
+        ("example.org:8443", ("example.org", 8443)),
+        ("[::1]:9000", ("::1", 9000)),
+        ("[broken", (None, None)),
+        ("example.org:99999999", (None, None)),
+    ],
+)
+def test_server_address(host: str, expected: tuple[str | None, int | None]) -> None:
+    """The address comes from the Host header; a malformed one is left out."""
+    found = request_attributes(scope_of("/"), {b"host": host.encode()})
+    assert (found.get(Attr.SERVER_ADDRESS), found.get(Attr.SERVER_PORT)) == expected
+
+
+def test_long_values_are_cut() -> None:
+    """No header or path makes a span of a megabyte."""
+    found = request_attributes(scope_of("/" + "a" * 9000, method="X" * 9000), {b"user-agent": b"u" * 9000})
+    assert max(len(str(value)) for value in found.values()) <= 2048
+
+
+def test_repeated_baggage_is_joined() -> None:
+    """A sender may split a list over several headers."""
+    facts = read_headers([(b"baggage", b"a=1"), (b"baggage", b"b=2")], frozenset({b"baggage"}))
+    assert facts.carrier == {"baggage": ["a=1", "b=2"]}
+
+
+def test_error_type() -> None:
+    """Built-in exceptions go by their name, others with their module."""
+    assert error_type(ValueError()) == "ValueError"
+    assert error_type(UnicodeError()) == "UnicodeError"
+    assert error_type(pytest.UsageError()) == "pytest.UsageError"
