@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Both prepare .venv by themselves and need no root.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint collector constraints clean
+.PHONY: help demo test lint figures collector constraints clean
 
 VENV_BIN := .venv/bin
 PREPARE := @sh scripts/bootstrap.sh
@@ -22,6 +22,10 @@ lint: ## check style, format and types
 	@$(VENV_BIN)/ruff check
 	@$(VENV_BIN)/ruff format --check
 	@$(VENV_BIN)/mypy
+
+figures: ## print how easy the source is to find one's way in, beside the targets
+	$(PREPARE) test
+	@$(VENV_BIN)/python scripts/figures.py
 
 collector: ## build the OpenTelemetry Collector of collector/ with Go, and validate its files
 	$(PREPARE) test

@@ -18,15 +18,29 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "src"
-PACKAGE = "forge_otel"
+from scripts.structure import (
+    PACKAGE,
+    ROOT,
+    Function,
+    Imported,
+    Module,
+    ability_probes,
+    classes_of,
+    functions_of,
+    imports_of,
+    longest_chain,
+    our_imports,
+    package_modules,
+    protocols_of,
+    repeated_class_names,
+    room_of,
+)
 
 # Bottom to top. A module imports its own floor and those below it; "" is the package itself, what users see.
 FLOORS: tuple[tuple[str, ...], ...] = (
@@ -55,7 +69,12 @@ ADAPTER_ROOMS = ("stores", "vector_stores", "leases", "sinks", "embedders", "dat
 MIGRATIONS = f"{PACKAGE}.database.migrations"
 
 MAX_FILE_LINES = 500
+MAX_CLASS_LINES = 250
 MAX_FUNCTION_LINES = 60
+MAX_FOLDER_FILES = 15
+MAX_ROOT_MODULES = 9
+MAX_CHAIN = 15
+MAX_PROTOCOLS = 25
 MAX_NESTING = 3
 MAX_PUBLIC_NAMES = 20
 # Misspelt, such a name is an attribute that changes nothing.
@@ -93,133 +112,11 @@ FOREIGN = (
     *(r"repo1?[.]maven", r"(?:deb|security)[.]debian[.]org"),
 )
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
-@dataclass(frozen=True)
-class Module:
-    """One source file."""
-
-    name: str
-    text: str
-    is_package: bool = False
-
-    @functools.cached_property
-    def tree(self) -> ast.Module:
-        """Its syntax tree."""
-        return ast.parse(self.text)
-
-    @property
-    def room(self) -> str:
-        """The first name below the package; empty for the package itself."""
-        return room_of(self.name)
-
-    def fault(self, line: int, text: str) -> str:
-        """A sentence that says where."""
-        return f"{self.name}:{line}: {text}"
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What an import stands in."""
-
-    extra: str | None = None
-    in_function: bool = False
-    for_types_only: bool = False
-    has_fallback: bool = False
-
-    def inside(self, node: ast.AST) -> "Surroundings":
-        """The same, one node deeper."""
-        match node:
-            case ast.With():
-                return replace(self, extra=needed_extra(node) or self.extra)
-            case ast.If(test=test) if "TYPE_CHECKING" in ast.dump(test):
-                return replace(self, for_types_only=True)
-            case ast.Try(handlers=handlers) if any("ImportError" in ast.dump(handler) for handler in handlers):
-                return replace(self, has_fallback=True)
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                return replace(self, in_function=True)
-        return self
-
-
-@dataclass(frozen=True)
-class Imported:
-    """One imported module, and where it stands."""
-
-    target: str
-    line: int
-    around: Surroundings
-
-
 Rule = Callable[[list[Module]], list[str]]
-
-
-def room_of(name: str) -> str:
-    """`forge_otel.stores.redis` → `stores`."""
-    return name.partition(".")[2].partition(".")[0]
-
-
-@functools.cache
-def package_modules() -> list[Module]:
-    """Every module of the package."""
-    modules = []
-    for path in sorted((SOURCE / PACKAGE).rglob("*.py")):
-        parts = path.relative_to(SOURCE).with_suffix("").parts
-        is_package = parts[-1] == "__init__"
-        name = ".".join(parts[:-1] if is_package else parts)
-        if not name.startswith(f"{PACKAGE}._examples"):
-            modules.append(Module(name, path.read_text(encoding="utf-8"), is_package))
-    return modules
-
-
-def imports_of(module: Module, known: set[str]) -> Iterator[Imported]:
-    """All imports, with the circumstances that the rules ask about."""
-
-    def visit(node: ast.AST, around: Surroundings) -> Iterator[Imported]:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for target in targets_of(node, module, known):
-                yield Imported(target, node.lineno, around)
-        for child in ast.iter_child_nodes(node):
-            yield from visit(child, around.inside(node))
-
-    yield from visit(module.tree, Surroundings())
-
-
-def targets_of(node: ast.Import | ast.ImportFrom, module: Module, known: set[str]) -> list[str]:
-    """Full names of the imported modules: `from a import b` means a.b where that is a module, else a."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    base = node.module or ""
-    if node.level:
-        parents = module.name.split(".")
-        keep = len(parents) - node.level + module.is_package
-        base = ".".join([*parents[:keep], *base.split(".")]).rstrip(".")
-    return [name if (name := f"{base}.{alias.name}") in known else base for alias in node.names]
-
-
-def needed_extra(node: ast.With) -> str | None:
-    """The extra in `with needs("extra"):`."""
-    for item in node.items:
-        match item.context_expr:
-            case ast.Call(func=ast.Name(id="needs"), args=[ast.Constant(value=str(extra))]):
-                return extra
-    return None
-
-
-def our_imports(modules: list[Module]) -> Iterator[tuple[Module, Imported]]:
-    """Imports of the package's own modules."""
-    known = {module.name for module in modules}
-    for module in modules:
-        for imported in imports_of(module, known):
-            if imported.target.split(".")[0] == PACKAGE:
-                yield module, imported
-
-
-def functions_of(module: Module) -> Iterator[Function]:
-    """Every function and method, nested ones too."""
-    return (node for node in ast.walk(module.tree) if isinstance(node, Function))
 
 
 def imports_point_down(modules: list[Module]) -> list[str]:
@@ -289,6 +186,55 @@ def functions_are_short(modules: list[Module]) -> list[str]:
             if length > MAX_FUNCTION_LINES:
                 faults.append(module.fault(function.lineno, f"{function.name} has {length} lines"))
     return faults
+
+
+def classes_are_short(modules: list[Module]) -> list[str]:
+    """A class has at most 250 lines."""
+    faults = []
+    for module in modules:
+        for node in classes_of(module):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_CLASS_LINES:
+                faults.append(module.fault(node.lineno, f"{node.name} has {length} lines"))
+    return faults
+
+
+def folders_are_small(modules: list[Module]) -> list[str]:
+    """A folder has at most 15 modules, the package itself at most 9."""
+    files = Counter(module.folder for module in modules)
+    return [
+        module.fault(1, f"lies in a folder of {files[module.folder]} files")
+        for module in modules
+        if files[module.folder] > (MAX_ROOT_MODULES if module.folder == PACKAGE else MAX_FOLDER_FILES)
+    ]
+
+
+def class_names_are_unique(modules: list[Module]) -> list[str]:
+    """A class name stands for one thing."""
+    repeated = repeated_class_names(modules)
+    return [f"{place}:1: {name} is also the name of another class" for name in repeated for place in repeated[name]]
+
+
+def chains_are_short(modules: list[Module]) -> list[str]:
+    """At most 15 modules import each other one after the other."""
+    chain = longest_chain(modules)
+    return [f"{name}:1: is part of {' → '.join(chain)}" for name in chain] if len(chain) > MAX_CHAIN else []
+
+
+def protocols_have_implementations(modules: list[Module]) -> list[str]:
+    """A Protocol with a single implementation is that class in disguise."""
+    implementations = protocols_of(modules)
+    return [
+        module.fault(node.lineno, f"{node.name} has one implementation")
+        for module in modules
+        for node in classes_of(module)
+        if implementations.get(node.name) == 1
+    ]
+
+
+def abilities_are_protocols(modules: list[Module]) -> list[str]:
+    """An optional ability of a part is a capability Protocol, checked once with `isinstance`."""
+    return ability_probes(modules)
 
 
 def nesting_is_shallow(modules: list[Module]) -> list[str]:
@@ -485,6 +431,33 @@ RULES: dict[Rule, Samples] = {
         bad={"forge_otel.a": "class A:\n  async def f():\n" + "    pass\n" * 60},
         good={"forge_otel.a": "@cache\ndef f():\n" + "    pass\n" * 59},
     ),
+    classes_are_short: Samples(
+        bad={"forge_otel.a": "class A:\n" + "    x = 1\n" * 250},
+        good={"forge_otel.a": "class A:\n" + "    x = 1\n" * 249},
+    ),
+    folders_are_small: Samples(
+        bad={f"forge_otel.a.m{number}": "" for number in range(16)},
+        good={f"forge_otel.a.m{number}": "" for number in range(15)},
+    ),
+    class_names_are_unique: Samples(
+        bad={"forge_otel.a": "class A: ...", "forge_otel.b": "class A: ..."},
+        good={"forge_otel.a": "class A: ...", "forge_otel.b": "class B:\n    class A: ..."},
+    ),
+    chains_are_short: Samples(
+        bad={"forge_otel.m0": ""} | {f"forge_otel.m{n}": f"from . import m{n - 1}" for n in range(1, 16)},
+        good={"forge_otel.m0": ""} | {f"forge_otel.m{n}": f"from . import m{n - 1}" for n in range(1, 15)},
+    ),
+    protocols_have_implementations: Samples(
+        bad={"forge_otel.a": "class P(Protocol):\n    def m(self): ...\nclass A:\n    def m(self): ..."},
+        good={
+            "forge_otel.a": "class P(Protocol):\n    def m(self): ...\nclass A:\n    def m(self): ...\nclass B(A): ...",
+            "forge_otel.b": "class Q(Protocol):\n    x: int\nclass C(Q): ...\nclass D:\n    def f(self): self.x = 1",
+        },
+    ),
+    abilities_are_protocols: Samples(
+        bad={"forge_otel.stores.a": "class A:\n    def ping(self): ...\nhasattr(A(), 'ping')"},
+        good={"forge_otel.stores.a": "class A:\n    def ping(self): ...\ngetattr(exc, 'sqlstate', None)"},
+    ),
     nesting_is_shallow: Samples(
         bad={"forge_otel.a": nested("if a:", "for b in c:", "with d, e:", "while f:")},
         good={
@@ -531,6 +504,16 @@ RULES: dict[Rule, Samples] = {
 }
 
 
+# Rules that the package breaks in so many places still; the numbers only fall.
+RATCHET: dict[Rule, int] = {
+    classes_are_short: 3,
+    class_names_are_unique: 24,
+    chains_are_short: 17,
+    protocols_have_implementations: 18,
+    abilities_are_protocols: 14,
+}
+
+
 def sample_modules(sources: dict[str, str]) -> list[Module]:
     """Modules that are only in this file."""
     return [Module(name, text, is_package=name == PACKAGE) for name, text in sources.items()]
@@ -545,7 +528,7 @@ def rule_name(rule: Rule) -> str:
 def test_the_house_keeps(rule: Rule) -> None:
     """The package breaks no rule."""
     faults = rule(package_modules())
-    assert not faults, "\n" + "\n".join([str(rule.__doc__), *faults])
+    assert len(faults) <= RATCHET.get(rule, 0), "\n" + "\n".join([str(rule.__doc__), *faults])
 
 
 @pytest.mark.parametrize("rule", RULES, ids=rule_name)
