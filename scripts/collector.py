@@ -61,6 +61,9 @@ def command(file: str, *, verb: str = "") -> list[str | Path]:
 
 def main(arguments: list[str]) -> int:
     """Build, and validate where that is asked for; print where the program is."""
+    if shutil.which("go") is None:
+        print("no Go: the collector is not built, and its tests are skipped")
+        return 0
     build()
     print(program())
     # Every value of a variable that changes which components there are.

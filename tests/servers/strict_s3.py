@@ -1,6 +1,6 @@
 """A strict S3 API over HTTP: Versity's gateway on a folder. It checks signatures, digests, expiry and preconditions.
 
-It is built from its Go module by scripts/tools.sh. It has versions, and neither lifecycle rules nor encryption.
+It is built from its Go module by make go-tools. It has versions, and neither lifecycle rules nor encryption.
 """
 
 import http.client
@@ -28,7 +28,7 @@ class StrictS3Server(Server):
         super().__init__()
         found = shutil.which(PROGRAM)
         if found is None:
-            raise ServerMissing(f"no strict S3 server: {PROGRAM} is not on the PATH (scripts/tools.sh builds it)")
+            raise ServerMissing(f"no strict S3 server: {PROGRAM} is not on the PATH (make go-tools builds it)")
         self._program = found
 
     @property

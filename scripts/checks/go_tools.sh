@@ -1,8 +1,8 @@
 #!/bin/sh
-# Builds the programs that marked tests need and that no package brings, with Go, into .cache/tools; what is there in the
-# wanted version is left alone. Put that folder on the PATH to use them.
+# Builds into .cache/tools the programs that marked tests need and that no package brings; needs Go. A program that is
+# there in the wanted version is kept.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 versitygw=v1.8.0
 
@@ -11,5 +11,5 @@ tools=$PWD/.cache/tools
 mkdir -p "$tools"
 if ! go version -m "$tools/versitygw" 2>/dev/null | grep -q "versity/versitygw.$versitygw"; then
     echo "building versitygw $versitygw …"
-    GOBIN=$tools go install "github.com/versity/versitygw/cmd/versitygw@$versitygw"
+    GOBIN=$tools timeout 900 go install "github.com/versity/versitygw/cmd/versitygw@$versitygw"
 fi
