@@ -1,7 +1,7 @@
-"""What surrounds the running code: the request, the running generation, and on whose behalf.
+"""Context variables of the running code: HTTP request, generation, call and user identity.
 
-ContextVars follow tasks, `asyncio.to_thread` and anyio; `inject` and `extract` carry them to workers in other
-processes. Nothing here starts or stops anything.
+They propagate to tasks, `asyncio.to_thread` and anyio; `inject` and `extract` carry them to workers in other
+processes.
 """
 
 import hashlib
@@ -30,22 +30,22 @@ __all__ = [
     "current_request",
     "extract",
     "identity",
+    "inherited_component_type",
     "inject",
-    "note_cache",
-    "note_degraded",
-    "sent_component_type",
+    "record_cache_status",
+    "record_degraded",
 ]
 
 _HEADERS: Final = {"user_id": "forge-user", "session_id": "forge-session", "tenant": "forge-tenant"}
 _COMPONENT_HEADER: Final = "forge-component-type"
 _MAX_ID_CHARS: Final = 256
-# One member a generation; a request that runs more says so on its spans.
+# Bounds the `Cache-Status` header and the record; the spans list every generation of a request.
 _MAX_MEMBERS: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """On whose behalf the running code works; every span below carries it."""
+    """The user, session and tenant that the running code works for; set on every span below."""
 
     user_id: str | None = None
     session_id: str | None = None
@@ -54,66 +54,66 @@ class Identity:
 
 @dataclass(slots=True, kw_only=True)
 class Generation:
-    """The generation that is running; layers, spans and model calls note here what the record will say.
+    """Mutable state of the running generation, from which its `Record` is built at the end.
 
-    Safe to use from the threads that a pipeline starts.
+    Methods are safe to call from the threads that a pipeline starts.
     """
 
     id: str
     started_at: datetime
-    """Aware, UTC."""
+    """Timezone-aware, UTC."""
     started_s: float
-    """Monotonic clock."""
+    """Seconds of the monotonic clock."""
     costs: list[Cost] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     misses: dict[str, str] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
     trace_id: str = ""
     run_url: str = ""
-    """Where LangSmith shows it; "" where that is not known."""
-    watch: Callable[[str, Mapping[str, Any]], None] | None = field(default=None, repr=False)
-    """Told what happens, for those who follow the generation; from any thread."""
+    """Link to the run in LangSmith; "" if unknown."""
+    on_progress: Callable[[str, Mapping[str, Any]], None] | None = field(default=None, repr=False)
+    """Receives the kind and facts of each progress event; called from any thread."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def note_cost(self, cost: Cost) -> None:
-        """Add what one paid call cost."""
+    def record_cost(self, cost: Cost) -> None:
+        """Add the cost of one call to a paid service."""
         with self._lock:
             self.costs.append(cost)
-        if self.watch is not None:
-            self.watch("model_call", _told_cost(cost))
+        if self.on_progress is not None:
+            self.on_progress("model_call", _cost_facts(cost))
 
-    def note_start(self, name: str, kind: str) -> None:
-        """Say that an agent, tool or step has begun."""
-        if self.watch is not None:
-            self.watch("step_started", {"name": name, "step": kind})
+    def record_step_start(self, name: str, kind: str) -> None:
+        """Report the start of an agent, tool or step."""
+        if self.on_progress is not None:
+            self.on_progress("step_started", {"name": name, "step": kind})
 
-    def note_step(self, step: Step) -> None:
-        """Add a finished agent, tool or step."""
+    def record_step(self, step: Step) -> None:
+        """Add a finished agent, tool or step and report it."""
         with self._lock:
             self.steps.append(step)
-        if self.watch is not None:
+        if self.on_progress is not None:
             ended = {"name": step.name, "step": step.kind, "duration_s": round(step.duration_s, 6)}
-            self.watch("step_ended", ended | ({} if step.error_type is None else {"error_type": step.error_type}))
+            self.on_progress("step_ended", ended | ({} if step.error_type is None else {"error_type": step.error_type}))
 
-    def note_miss(self, layer: str, reason: str) -> None:
-        """Say why a cache layer could not answer."""
+    def record_miss(self, layer: str, reason: str) -> None:
+        """Record the miss reason of a cache layer."""
         self.misses[layer] = reason
 
-    def note_degraded(self, what: str) -> None:
-        """Say which fallback served this generation, once each."""
+    def record_degraded(self, label: str) -> None:
+        """Record that a fallback served this generation; each label is kept once."""
         with self._lock:
-            if what not in self.degraded:
-                self.degraded.append(what)
+            if label not in self.degraded:
+                self.degraded.append(label)
 
-    def shared(self) -> "Generation":
-        """Return a generation of the same id and the same notes, which goes on when this one is left with `leave`."""
-        return replace(self, watch=None)
+    def shared_copy(self) -> "Generation":
+        """Return a copy with the same id that shares costs, steps and misses with this one until `detach`."""
+        return replace(self, on_progress=None)
 
-    def leave(self, new_id: str) -> None:
-        """Give id, costs and steps up to the generation that `shared` returned.
+    def detach(self, new_id: str) -> None:
+        """Leave id, costs and steps to the copy that `shared_copy` returned.
 
         Args:
-            new_id: what this one is called from now on.
+            new_id: id of this generation from now on.
         """
         with self._lock:
             self.id = new_id
@@ -122,12 +122,12 @@ class Generation:
 
     @property
     def spent_usd(self) -> Decimal:
-        """The sum of the known costs."""
+        """Return the sum of the known costs."""
         with self._lock:
             return sum((cost.amount_usd for cost in self.costs if cost.amount_usd is not None), Decimal(0))
 
 
-def _told_cost(cost: Cost) -> dict[str, Any]:
+def _cost_facts(cost: Cost) -> dict[str, Any]:
     return {
         "api": cost.api,
         "model": cost.model,
@@ -140,18 +140,19 @@ def _told_cost(cost: Cost) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class RequestInfo:
-    """The request that is being answered.
+    """State of the HTTP or WebSocket request that is being answered.
 
     Args:
-        span: its server span.
+        span: server span of the request.
         cache_status: members of the `Cache-Status` header (RFC 9211).
-        run_url: where LangSmith shows its last generation; "" where that is not known.
-        degraded: the fallbacks that served before a generation began; its generations say so, too.
+        etags_and_ages: weak ETag ("" if unknown) and age in seconds of each generation's answer.
+        run_url: link to the last generation's run in LangSmith; "" if unknown.
+        degraded: fallbacks that served before a generation began; copied to the request's generations.
     """
 
     span: Span
     cache_status: list[str] = field(default_factory=list)
-    answers: list[tuple[str, int]] = field(default_factory=list)
+    etags_and_ages: list[tuple[str, int]] = field(default_factory=list)
     run_url: str = ""
     degraded: list[str] = field(default_factory=list)
 
@@ -161,14 +162,14 @@ current_call: ContextVar[Call | None] = ContextVar("forge_call", default=None)
 current_request: ContextVar[RequestInfo | None] = ContextVar("forge_request", default=None)
 identity: ContextVar[Identity] = ContextVar("forge_identity", default=Identity())  # noqa: B039 - frozen
 
-sent_component_type: ContextVar[str | None] = ContextVar("forge_component_type", default=None)
-"""What the sender of a job was generating; the running call's own type goes before it."""
+inherited_component_type: ContextVar[str | None] = ContextVar("forge_component_type", default=None)
+"""Component type that the sender of a job was generating; the running call's own type has precedence."""
 
 
 @contextmanager
-def bind_identity(who: Identity) -> Iterator[None]:
-    """Work on behalf of `who` inside the block."""
-    token = identity.set(who)
+def bind_identity(bound: Identity) -> Iterator[None]:
+    """Set the current identity inside the block."""
+    token = identity.set(bound)
     try:
         yield
     finally:
@@ -176,20 +177,20 @@ def bind_identity(who: Identity) -> Iterator[None]:
 
 
 def inject(carrier: MutableMapping[str, str]) -> None:
-    """Write the running trace and identity into `carrier`, for example the headers of a job.
+    """Write trace context, identity and component type into `carrier`, for example the headers of a job.
 
     Args:
-        carrier: W3C `traceparent` and the like, and `forge-user`, `forge-session`, `forge-tenant` and
-            `forge-component-type` are set.
+        carrier: receives the headers of the configured propagators (W3C `traceparent` by default), `forge-user`,
+            `forge-session`, `forge-tenant` and `forge-component-type`.
     """
     propagate.inject(carrier)
-    who = identity.get()
+    current = identity.get()
     for name, header in _HEADERS.items():
-        value = getattr(who, name)
+        value = getattr(current, name)
         if value is not None:
             carrier[header] = value
     call = current_call.get()
-    component_type = sent_component_type.get() if call is None else call.request.component_type
+    component_type = inherited_component_type.get() if call is None else call.request.component_type
     if component_type is not None:
         carrier[_COMPONENT_HEADER] = component_type
 
@@ -199,36 +200,36 @@ def extract(carrier: Mapping[str, str]) -> Iterator[None]:
     """Continue the trace, identity and component type that `inject` wrote into `carrier`, inside the block.
 
     Args:
-        carrier: must come from a sender that is trusted; over-long ids are left out.
+        carrier: headers from a trusted sender; ids of more than 256 characters are ignored.
     """
     found = {name: carrier.get(header) for name, header in _HEADERS.items()}
-    who = Identity(**{name: value for name, value in found.items() if value and len(value) <= _MAX_ID_CHARS})
+    sender = Identity(**{name: value for name, value in found.items() if value and len(value) <= _MAX_ID_CHARS})
     component_type = carrier.get(_COMPONENT_HEADER) or None
-    sent = sent_component_type.set(None if len(component_type or "") > _MAX_ID_CHARS else component_type)
+    sent = inherited_component_type.set(None if len(component_type or "") > _MAX_ID_CHARS else component_type)
     token = otel_context.attach(propagate.extract(carrier))
     try:
-        with bind_identity(who):
+        with bind_identity(sender):
             yield
     finally:
         otel_context.detach(token)
-        sent_component_type.reset(sent)
+        inherited_component_type.reset(sent)
 
 
-def note_cache(source: str, *, is_stored: bool = False, origin_id: str = "", age_s: float = 0.0) -> None:
-    """Say in the response's `Cache-Status` header who answered a generation.
+def record_cache_status(source: str, *, is_stored: bool = False, origin_id: str = "", age_s: float = 0.0) -> None:
+    """Add a generation to the response's `Cache-Status`, `ETag` and `Age` headers.
 
     Args:
         source: `"L1"` … `"L4"` or `"collapsed"`, as in `forge_otel.types.Reply`.
-        is_stored: whether a fresh answer went into the cache.
-        origin_id: the generation that made the answer.
-        age_s: how long ago that was.
+        is_stored: whether a new answer was written to the cache.
+        origin_id: id of the generation that made the answer.
+        age_s: age of the answer in seconds.
     """
     request = current_request.get()
     if request is None or len(request.cache_status) == _MAX_MEMBERS:
         return
-    # Weak, because the response's bytes are the application's; hashed, because the id is another caller's.
-    mark = hashlib.sha256(origin_id.encode()).hexdigest()[:32] if origin_id else ""
-    request.answers.append((f'W/"{mark}"' if mark else "", int(age_s)))
+    # Weak, because the application decides the bytes of the response; hashed, because the id belongs to another caller.
+    tag = hashlib.sha256(origin_id.encode()).hexdigest()[:32] if origin_id else ""
+    request.etags_and_ages.append((f'W/"{tag}"' if tag else "", int(age_s)))
     if source == "collapsed":
         member = "forge; fwd=miss; collapsed"
     elif source == "L4":
@@ -238,14 +239,14 @@ def note_cache(source: str, *, is_stored: bool = False, origin_id: str = "", age
     request.cache_status.append(member)
 
 
-def note_degraded(what: str) -> None:
-    """Say which fallback served the running generation, or the generations that the running request will begin.
+def record_degraded(label: str) -> None:
+    """Record a fallback on the running generation, or on the request for its later generations.
 
     Args:
-        what: the service and what served in its place, for example `"figma:stale"`.
+        label: service and fallback, for example `"figma:stale"`.
     """
     generation, request = current_generation.get(), current_request.get()
     if generation is not None:
-        generation.note_degraded(what)
-    elif request is not None and what not in request.degraded and len(request.degraded) < _MAX_MEMBERS:
-        request.degraded.append(what)
+        generation.record_degraded(label)
+    elif request is not None and label not in request.degraded and len(request.degraded) < _MAX_MEMBERS:
+        request.degraded.append(label)

@@ -24,7 +24,7 @@ from forge_otel._runtime.health_monitor import HealthMonitor
 from forge_otel._runtime.observers import Observers
 from forge_otel._runtime.operations import Operations
 from forge_otel._runtime.pipeline import PipelineDecorator, compose
-from forge_otel.context import Generation, current_call, current_generation, current_request, note_cache
+from forge_otel.context import Generation, current_call, current_generation, current_request, record_cache_status
 from forge_otel.errors import BadRequest, NotOpen
 from forge_otel.keys import generation_key
 from forge_otel.layers.hooks import CacheHooks
@@ -170,7 +170,7 @@ class Forge(Spans, Operations):
         finally:
             current_generation.reset(tokens[0])
             _current.reset(tokens[1])
-        note_cache(reply.source, is_stored=reply.is_stored, origin_id=reply.origin_id, age_s=reply.age_s)
+        record_cache_status(reply.source, is_stored=reply.is_stored, origin_id=reply.origin_id, age_s=reply.age_s)
         return replace(
             reply.result,
             source=reply.source,

@@ -19,7 +19,7 @@ async def _recorded(url: str) -> list[str]:
     async def generate(request: GenerationRequest) -> GenerationResult:
         generation = current_generation.get()
         assert generation is not None
-        generation.note_cost(Cost(api="openai", amount_usd=Decimal("0.42")))
+        generation.record_cost(Cost(api="openai", amount_usd=Decimal("0.42")))
         return GenerationResult(code="x")
 
     async with forge:

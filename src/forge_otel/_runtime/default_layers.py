@@ -78,7 +78,7 @@ def build(
         instruments=telemetry.instruments,
         timeout_s=settings.generation_timeout_s,
         agreement=_agreement(settings, parts, telemetry, guards),
-        on_left=recorder.record_left,
+        on_orphaned=recorder.record_orphaned,
         grace_s=closing_s,
     )
     semantic = _semantic(settings, parts, telemetry, guards, exact=exact, hooks=hooks)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from forge_otel.context import note_degraded
+from forge_otel.context import record_degraded
 from forge_otel.errors import BadRequest, NotFound, ServiceTimeout, ServiceUnavailable
 from forge_otel.figma.cache_storage import EPOCH, FigmaCacheStorage
 from forge_otel.figma.outage import OutageDetector
@@ -82,7 +82,7 @@ class ResponseCache:
         if answer is None:
             answer = await self._renewed(asked, known)
         if answer.source == "stale":
-            note_degraded(STALE)
+            record_degraded(STALE)
         return answer
 
     async def _renewed(self, asked: FigmaRequest, known: Known) -> FigmaResponse:

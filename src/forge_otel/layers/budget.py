@@ -195,7 +195,7 @@ class BudgetLayer:
         except Exception:
             generation = current_generation.get()
             if generation is not None:
-                generation.note_degraded(LOCAL)
+                generation.record_degraded(LOCAL)
             return local
         return counts
 

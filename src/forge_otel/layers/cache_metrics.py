@@ -9,12 +9,12 @@ from forge_otel.context import current_generation
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.metrics.instruments import Instruments
 
-__all__ = ["note_lookup", "time_operation"]
+__all__ = ["record_duration", "record_lookup"]
 
 _FAULTS: Final = frozenset({"backend_down"})
 
 
-def note_lookup(instruments: Instruments, layer: str, duration_s: float, *, reason: str | None) -> None:
+def record_lookup(instruments: Instruments, layer: str, duration_s: float, *, reason: str | None) -> None:
     """Count a look-up, and tell the running generation why it was a miss.
 
     Args:
@@ -25,12 +25,12 @@ def note_lookup(instruments: Instruments, layer: str, duration_s: float, *, reas
     if reason is not None:
         generation = current_generation.get()
         if generation is not None:
-            generation.note_miss(layer, reason)
+            generation.record_miss(layer, reason)
     instruments.add_later(Metric.CACHE_REQUESTS, 1, _result(layer, reason))
-    time_operation(instruments, layer, "get", duration_s)
+    record_duration(instruments, layer, "get", duration_s)
 
 
-def time_operation(instruments: Instruments, layer: str, operation: str, duration_s: float) -> None:
+def record_duration(instruments: Instruments, layer: str, operation: str, duration_s: float) -> None:
     """Record how long an operation of a layer took, in seconds."""
     span = trace.get_current_span().get_span_context()
     instruments.record_later(Metric.CACHE_DURATION, duration_s, _operation(layer, operation), exemplar=span)

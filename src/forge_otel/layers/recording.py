@@ -54,7 +54,7 @@ class RecordingLayer:
         if generation is None:
             return await call_next(call)
         for label in self._journal.degraded():
-            generation.note_degraded(label)
+            generation.record_degraded(label)
         try:
             reply = await call_next(call)
         except asyncio.CancelledError as exc:
@@ -71,7 +71,7 @@ class RecordingLayer:
         await self._journal.offer(self._record(call, generation, reply=reply))
         return reply
 
-    async def record_left(self, call: Call, generation: Generation, outcome: RunOutcome) -> None:
+    async def record_orphaned(self, call: Call, generation: Generation, outcome: RunOutcome) -> None:
         """Record a run whose caller had left before it ended: it was paid for all the same."""
         await self._journal.offer(self._record(call, generation, reply=outcome.reply, exc=outcome.error))
 

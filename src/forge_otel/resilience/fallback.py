@@ -69,7 +69,7 @@ async def _ask(fallback: Fallback, exc: Exception, args: Sequence[Any], kwargs: 
         answer = await answer
     generation = current_generation.get()
     if generation is not None:
-        generation.note_degraded(fallback.label)
+        generation.record_degraded(fallback.label)
     return answer
 
 

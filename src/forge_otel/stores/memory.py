@@ -85,8 +85,8 @@ class MemoryStore:
         value: bytes,
         *,
         ttl_s: float | None = None,
-        worth_usd: float | None = None,
-        needs: Sequence[str] = (),
+        cost_usd: float | None = None,
+        depends_on: Sequence[str] = (),
     ) -> None:
         """Store `value`, for `ttl_s` seconds or until it is evicted.
 
@@ -94,22 +94,22 @@ class MemoryStore:
             key: where.
             value: what.
             ttl_s: its life in seconds.
-            worth_usd: what it would cost to make again; None where it is not known.
-            needs: keys without which it would be of no use.
+            cost_usd: what it would cost to make again; None where it is not known.
+            depends_on: keys without which it would be of no use.
         """
         self._discard(key)
         size_bytes = len(key) + len(value) + _ENTRY_OVERHEAD_BYTES
         if size_bytes > self._max_bytes:
             return
-        worth = self._usual_worth if worth_usd is None else worth_usd / size_bytes
+        worth = self._usual_worth if cost_usd is None else cost_usd / size_bytes
         slot = _MemorySlot(key, value, None if ttl_s is None else self._clock() + ttl_s, worth)
-        if worth_usd is not None:
+        if cost_usd is not None:
             self._usual_worth += (worth - self._usual_worth) / _AVERAGED
             slot.is_answer = True
             slot.hits += self._remembered.pop(hash(key), 0)
         slot.place = slot.priority = self._age + slot.hits * worth
         if slot.is_answer:
-            self._hold_together([slot, *map(self._entries.get, needs)])
+            self._hold_together([slot, *map(self._entries.get, depends_on)])
         self._entries[key] = slot
         self._size_bytes += size_bytes
         heapq.heappush(self._heap, slot)

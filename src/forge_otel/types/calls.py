@@ -22,7 +22,7 @@ class Call:
         component_id: the archive folder.
         run: the pipeline itself; what `Forge` puts innermost awaits it.
         pattern: what an L3 hit hands to the pipeline.
-        shelf: where the exact cache would keep the answer; None where there is none around the call.
+        cache_slot: the entry of the exact cache for this answer; None if no exact cache encloses the call.
     """
 
     request: GenerationRequest
@@ -31,7 +31,7 @@ class Call:
     component_id: str
     run: Callable[[], Awaitable[GenerationResult]]
     pattern: Adapted | None = None
-    shelf: "CacheSlot | None" = None
+    cache_slot: "CacheSlot | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

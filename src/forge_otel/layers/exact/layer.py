@@ -17,16 +17,15 @@ from typing import Any, Final, TypeVar
 from opentelemetry import trace
 
 from forge_otel._internal.frames import DamagedFrame
-from forge_otel.context import note_degraded
-from forge_otel.layers.cache_metrics import note_lookup, time_operation
-from forge_otel.layers.exact import miss_reasons as hints
+from forge_otel.context import record_degraded
+from forge_otel.layers.cache_metrics import record_duration, record_lookup
+from forge_otel.layers.exact import miss_reasons
 from forge_otel.layers.exact.entry import CacheEntry, seal, unseal
 from forge_otel.layers.exact.near_cache import Near, NearHitCache
 from forge_otel.layers.exact.purge import ENTRY_PREFIX, Purger
 from forge_otel.layers.exact.read_coalescing import ReadCoalescer
 from forge_otel.layers.exact.tag_versions import TagVersions, epoch_key, new_epoch, tags_of
 from forge_otel.layers.exact.write_behind import WriteBehindQueue
-from forge_otel.layers.worth import eviction_hints
 from forge_otel.names import Attr, Metric
 from forge_otel.resilience.time_budget import TimeBudget, budgeted, current_patience
 from forge_otel.telemetry.metrics.instruments import Instruments
@@ -117,16 +116,16 @@ class ExactCacheLayer:
         started = time.perf_counter()
         found, notes = await self._explained(call, await self.look_up(call))
         reason = None if isinstance(found, CacheEntry) else found.reason
-        note_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=reason)
+        record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=reason)
         if isinstance(found, CacheEntry):
             return _reply(found)
         if reason == "backend_down":
-            note_degraded(self._without_it)
-        shelf = _ExactSlot(self, call, found.epochs, notes)
-        reply = await call_next(replace(call, shelf=shelf))
-        if shelf.is_settled or reply.source == COLLAPSED:
+            record_degraded(self._without_it)
+        cache_slot = _ExactSlot(self, call, found.epochs, notes)
+        reply = await call_next(replace(call, cache_slot=cache_slot))
+        if cache_slot.is_settled or reply.source == COLLAPSED:
             return reply
-        return replace(reply, is_stored=await shelf.put(reply))
+        return replace(reply, is_stored=await cache_slot.put(reply))
 
     async def invalidate(self, tag: str) -> None:
         """Make every entry under `tag` a miss from now on.
@@ -139,25 +138,27 @@ class ExactCacheLayer:
         """
         await self._guard(self._store.set, epoch_key(tag), new_epoch())
 
-    async def _explained(self, call: Call, found: CacheEntry | _Miss) -> tuple[CacheEntry | _Miss, list[hints.Note]]:
+    async def _explained(
+        self, call: Call, found: CacheEntry | _Miss
+    ) -> tuple[CacheEntry | _Miss, list[miss_reasons.Note]]:
         """Say what differs from the nearest earlier request; a second look that only a cold miss takes."""
         if isinstance(found, CacheEntry) or found.reason != "cold":
             return found, []
         try:
-            (blob,) = await self._get([hints.hint_key(call)])
+            (blob,) = await self._get([miss_reasons.hint_key(call)])
         except Exception:
             return found, []
-        notes = hints.unpack(blob)
-        reason = hints.reason_of(notes, call, version=self._version, now_s=time.time(), ttl_s=self._ttl_s)
+        notes = miss_reasons.unpack(blob)
+        reason = miss_reasons.reason_of(notes, call, version=self._version, now_s=time.time(), ttl_s=self._ttl_s)
         return replace(found, reason=reason), notes
 
-    async def leave_note(self, call: Call, notes: list[hints.Note]) -> None:
+    async def leave_note(self, call: Call, notes: list[miss_reasons.Note]) -> None:
         """Remember what was stored, for the reasons of later misses."""
-        notes = hints.remember(notes, call, version=self._version, now_s=time.time())
+        notes = miss_reasons.remember(notes, call, version=self._version, now_s=time.time())
         with suppress(Exception):
             # Longer than the entries, so that it can say that one has expired.
             ttl_s = None if self._ttl_s is None else 2 * self._ttl_s
-            await self._guard(self._store.set, hints.hint_key(call), hints.pack(notes), ttl_s=ttl_s)
+            await self._guard(self._store.set, miss_reasons.hint_key(call), miss_reasons.pack(notes), ttl_s=ttl_s)
 
     async def look_up(self, call: Call) -> CacheEntry | _Miss:
         """Ask near by, then the store, and count no look-up."""
@@ -252,14 +253,21 @@ class ExactCacheLayer:
             is_written = None if commit is None else await commit(blob, self._ttl_s)
             if is_written is not None:
                 return is_written
-            worth = eviction_hints(reply, [*map(epoch_key, epochs)], self._store)
-            await self._guard(self._store.set, entry_key(call.key), blob, ttl_s=ttl_s or self._ttl_s, **worth)
+            hints = self._eviction_hints(reply, epochs)
+            await self._guard(self._store.set, entry_key(call.key), blob, ttl_s=ttl_s or self._ttl_s, **hints)
         except Exception:
-            note_degraded(self._without_it)
+            record_degraded(self._without_it)
             return False
         finally:
-            time_operation(self._instruments, LAYER, "set", time.perf_counter() - started)
+            record_duration(self._instruments, LAYER, "set", time.perf_counter() - started)
         return True
+
+    def _eviction_hints(self, reply: Reply, epochs: Mapping[str, str]) -> dict[str, Any]:
+        """Return the options of `store.set` for cost-aware eviction; empty if the store has none."""
+        # An answer without a recorded cost is not known to be cheap.
+        if not reply.cost_usd or not getattr(self._store, "is_cost_aware", False):
+            return {}
+        return {"cost_usd": float(reply.cost_usd), "depends_on": [*map(epoch_key, epochs)]}
 
     @staticmethod
     async def _off_loop(size_bytes: int, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -271,7 +279,9 @@ class ExactCacheLayer:
 class _ExactSlot:
     """The place of one call's answer; see `forge_otel.types.CacheSlot`."""
 
-    def __init__(self, exact: ExactCacheLayer, call: Call, epochs: Mapping[str, str], notes: list[hints.Note]) -> None:
+    def __init__(
+        self, exact: ExactCacheLayer, call: Call, epochs: Mapping[str, str], notes: list[miss_reasons.Note]
+    ) -> None:
         self._exact = exact
         self._call = call
         self._epochs = epochs

@@ -22,7 +22,7 @@ from opentelemetry import trace
 
 from forge_otel.context import current_generation
 from forge_otel.keys import digest
-from forge_otel.layers.cache_metrics import note_lookup
+from forge_otel.layers.cache_metrics import record_lookup
 from forge_otel.layers.exact.entry import CacheEntry
 from forge_otel.layers.exact.layer import ExactCacheLayer
 from forge_otel.names import Attr
@@ -122,11 +122,11 @@ class PatternCacheLayer:
         started = time.perf_counter()
         name = self._identify(call.request)
         if name is None:
-            note_lookup(self._instruments, LAYER, time.perf_counter() - started, reason="no_pattern")
+            record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason="no_pattern")
             return await call_next(call)
         found = await self._find(call, name)
         reason = found.reason if isinstance(found, _Missing) else None
-        note_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=reason)
+        record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=reason)
         self._tally(name, is_hit=reason is None)
         trace.get_current_span().set_attribute(Attr.PATTERN_ID, name)
         if isinstance(found, _Missing):

@@ -18,9 +18,9 @@ from typing import Any, Final, Self, TypeVar
 
 from opentelemetry import trace
 
-from forge_otel.context import note_degraded
+from forge_otel.context import record_degraded
 from forge_otel.keys import digest
-from forge_otel.layers.cache_metrics import note_lookup, time_operation
+from forge_otel.layers.cache_metrics import record_duration, record_lookup
 from forge_otel.layers.exact.entry import CacheEntry
 from forge_otel.layers.exact.layer import ExactCacheLayer
 from forge_otel.layers.semantic.lexical_index import LexicalIndex, Wording, wording_of
@@ -129,12 +129,12 @@ class SemanticCacheLayer:
         started = time.perf_counter()
         question = self._question(call)
         if isinstance(question, str):
-            note_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=question)
+            record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=question)
             return await call_next(call)
         search = await self._search(question)
         found = await self._choose(call, question, search)
         reason = found if isinstance(found, str) else None
-        note_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=reason)
+        record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=reason)
         if isinstance(found, Reply):
             return found
         reply = await call_next(call)
@@ -183,12 +183,12 @@ class SemanticCacheLayer:
         try:
             (vector,) = await self._guarded(self._embedder_guard, self._embedder.embed, [question.text])
         except Exception:
-            note_degraded("embedder:lexical")
+            record_degraded("embedder:lexical")
             return await self._among_recent(None, question, None)
         try:
             return await self._guarded(self._search_guard, self._among_all, question, vector)
         except Exception as exc:
-            note_degraded(self._label)
+            record_degraded(self._label)
             return await self._among_recent(exc, question, vector)
 
     async def _among_all(self, question: _Question, vector: Sequence[float]) -> _Search:
@@ -249,9 +249,9 @@ class SemanticCacheLayer:
         try:
             await self._guarded(self._guard, self._vectors.put, point)
         except Exception:
-            note_degraded(self._label)
+            record_degraded(self._label)
         finally:
-            time_operation(self._instruments, LAYER, "set", time.perf_counter() - started)
+            record_duration(self._instruments, LAYER, "set", time.perf_counter() - started)
 
     @staticmethod
     async def _guarded(guard: Guard | None, function: Callable[..., Awaitable[T]], *args: Any) -> T:

@@ -38,7 +38,7 @@ from forge_otel.types import TERMINAL, Call, CallNext, Event, Lease, Progress, R
 
 __all__ = ["SingleFlightLayer"]
 
-OnLeft = Callable[[Call, Generation, RunOutcome], Awaitable[None]]
+OnOrphaned = Callable[[Call, Generation, RunOutcome], Awaitable[None]]
 
 # The run's own limit is the first to be over.
 _SLACK_S: Final = 1.0
@@ -68,13 +68,13 @@ class SingleFlightLayer:
         instruments: Instruments,
         timeout_s: float,
         agreement: LeaseElection | None = None,
-        on_left: OnLeft | None = None,
+        on_orphaned: OnOrphaned | None = None,
         grace_s: float = 1.0,
     ) -> None:
         self._instruments = instruments
         self._timeout_s = timeout_s
         self._agreement = agreement
-        self._on_left = on_left
+        self._on_orphaned = on_orphaned
         self._grace_s = grace_s
         self._flights: dict[str, Run] = {}
         self._tasks: dict[Run, asyncio.Task[None]] = {}
@@ -183,7 +183,7 @@ class SingleFlightLayer:
 
     def _start(self, call: Call, call_next: CallNext) -> Run:
         generation = current_generation.get()
-        flight = Run(call, None if generation is None else generation.shared())
+        flight = Run(call, None if generation is None else generation.shared_copy())
         self._flights[call.key] = flight
         context = contextvars.copy_context()
         context.run(current_generation.set, flight.generation)
@@ -221,27 +221,27 @@ class SingleFlightLayer:
 
     def _leave(self, flight: Run, *, is_first: bool) -> None:
         if is_first:
-            flight.is_left = True
+            flight.is_orphaned = True
             generation = current_generation.get()
             if generation is not None:
-                generation.leave(new_id())
+                generation.detach(new_id())
         if not flight.waiters and not flight.is_running and self._flights.get(flight.call.key) is flight:
             # It only waits for another process, and nobody for it.
             del self._flights[flight.call.key]
             self._tasks[flight].cancel()
 
     async def _fly(self, flight: Run, call_next: CallNext) -> None:
-        outcome, led, shelf = _GIVEN_UP, None, flight.call.shelf
+        outcome, led, cache_slot = _GIVEN_UP, None, flight.call.cache_slot
         try:
-            if self._agreement is not None and shelf is not None and shelf.is_known:
-                led = await self._agreement.lead(flight, shelf)
+            if self._agreement is not None and cache_slot is not None and cache_slot.is_known:
+                led = await self._agreement.acquire(flight, cache_slot)
             if isinstance(led, RunOutcome):
                 outcome = led
                 return
             async with AsyncExitStack() as stack:
                 flight.begin(self._fence() if led is None else led.fence)
                 if led is not None and self._agreement is not None:
-                    await stack.enter_async_context(self._agreement.holding(led, flight))
+                    await stack.enter_async_context(self._agreement.renewing(led, flight))
                 outcome = await self._run(flight, call_next, led)
         except Exception as exc:
             outcome = RunOutcome(error=exc, traceback=exc.__traceback__)
@@ -249,7 +249,7 @@ class SingleFlightLayer:
             await self._land(flight, outcome, led if isinstance(led, Lease) else None)
 
     async def _run(self, flight: Run, call_next: CallNext, lease: Lease | None) -> RunOutcome:
-        shelf = flight.call.shelf
+        cache_slot = flight.call.cache_slot
         try:
             reply = await call_next(flight.call)
         except asyncio.CancelledError as exc:
@@ -261,10 +261,10 @@ class SingleFlightLayer:
         except BaseException as exc:
             # Whatever a pipeline raises is its first caller's, also what is no Exception.
             return RunOutcome(error=exc, traceback=exc.__traceback__)
-        if shelf is None:
+        if cache_slot is None:
             return RunOutcome(reply=reply)
         commit = None if lease is None or self._agreement is None else partial(self._agreement.commit, lease)
-        return RunOutcome(reply=replace(reply, is_stored=await shelf.put(reply, commit=commit)))
+        return RunOutcome(reply=replace(reply, is_stored=await cache_slot.put(reply, commit=commit)))
 
     async def _land(self, flight: Run, outcome: RunOutcome, lease: Lease | None) -> None:
         is_failure = outcome.error is not None and not outcome.is_given_up
@@ -274,9 +274,9 @@ class SingleFlightLayer:
             # First, or whoever asks next would find the failure of the one before.
             await self._release(lease, failure)
         flight.end(outcome)
-        if outcome.reply is not None and flight.call.shelf is not None:
+        if outcome.reply is not None and flight.call.cache_slot is not None:
             # Until it is written, who asks for the same is answered by this flight.
-            await flight.call.shelf.settled()
+            await flight.call.cache_slot.settled()
         if self._flights.get(flight.call.key) is flight:
             del self._flights[flight.call.key]
         if flight.is_running:
@@ -286,10 +286,10 @@ class SingleFlightLayer:
                 self._landed.popitem(last=False)
         if is_holding and outcome.reply is not None:
             await self._release(lease, None)
-        if flight.is_left and flight.is_running and flight.generation is not None:
+        if flight.is_orphaned and flight.is_running and flight.generation is not None:
             self._instruments.add(Metric.FLIGHT_LEFT, 1)
-            if self._on_left is not None:
-                await self._on_left(flight.call, flight.generation, outcome)
+            if self._on_orphaned is not None:
+                await self._on_orphaned(flight.call, flight.generation, outcome)
 
     async def _release(self, lease: Any, failure: bytes | None) -> None:
         if self._agreement is not None:

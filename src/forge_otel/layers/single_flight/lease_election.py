@@ -87,14 +87,14 @@ class LeaseElection:
         self._telling = asyncio.Semaphore(_TELL_AT_ONCE)
         self._ask_patiently = budgeted(self._ask_for)
 
-    async def lead(self, flight: Run, shelf: CacheSlot) -> Lease | RunOutcome | None:
+    async def acquire(self, flight: Run, cache_slot: CacheSlot) -> Lease | RunOutcome | None:
         """Return the lease, or what another process came to; None where nobody can be asked."""
         key, has_waited, patience = self._entry_key(flight.call.key), False, current_patience.get()
         with self._leases.listen(key) as bell:
             while True:
                 held = await self._claim(key, flight)
                 if isinstance(held, Lease):
-                    return await self._check(held, flight, shelf, has_waited=has_waited)
+                    return await self._check(held, flight, cache_slot, has_waited=has_waited)
                 if held is None:
                     return None
                 if held.failure is not None:
@@ -105,12 +105,12 @@ class LeaseElection:
                 if patience is not None:
                     # It waits for a generation now: looking whether that has ended is not what it waits for.
                     patience.renew()
-                reply = await self._look(key, flight, shelf)
+                reply = await self._look(key, flight, cache_slot)
                 if reply is not None:
                     return RunOutcome(reply=reply, is_remote=True)
 
     @asynccontextmanager
-    async def holding(self, lease: Lease, flight: Run) -> AsyncIterator[None]:
+    async def renewing(self, lease: Lease, flight: Run) -> AsyncIterator[None]:
         """Renew the lease and report the flight's events inside the block; the lease is given back by `release`."""
         tasks = [asyncio.create_task(self._renew(lease)), asyncio.create_task(self._report(lease, flight))]
         try:
@@ -176,7 +176,7 @@ class LeaseElection:
         except Exception:
             generation = current_generation.get()
             if generation is not None:
-                generation.note_degraded(f"{self._leases.service}:alone")
+                generation.record_degraded(f"{self._leases.service}:alone")
             return None
         finally:
             self._turns.release()
@@ -195,10 +195,10 @@ class LeaseElection:
             raise
         return held
 
-    async def _check(self, lease: Lease, flight: Run, shelf: CacheSlot, *, has_waited: bool) -> Lease | RunOutcome:
+    async def _check(self, lease: Lease, flight: Run, cache_slot: CacheSlot, *, has_waited: bool) -> Lease | RunOutcome:
         """Look once more: the one before may have finished between our look and our claim."""
         try:
-            reply = await self._look(lease.key, flight, shelf)
+            reply = await self._look(lease.key, flight, cache_slot)
         except BaseException:
             self._later(self.release(lease))
             raise
@@ -210,14 +210,14 @@ class LeaseElection:
             _logger.info("took over a generation that another process did not finish")
         return lease
 
-    async def _look(self, key: str, flight: Run, shelf: CacheSlot) -> Reply | None:
+    async def _look(self, key: str, flight: Run, cache_slot: CacheSlot) -> Reply | None:
         if self._leases.is_store:
-            return await shelf.find()
+            return await cache_slot.find()
         try:
             value = await self._guard(self._leases.fetch, key, within_s=time.monotonic() - flight.began_s)
         except Exception:
             return None
-        return None if value is None else await shelf.find(value)
+        return None if value is None else await cache_slot.find(value)
 
     async def _rest(self, bell: Wakeup, held: LeaseHeld, flight: Run) -> bool:
         """Wait for news, or until looking again makes sense; whether there is time left."""

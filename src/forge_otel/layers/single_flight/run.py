@@ -123,7 +123,7 @@ class Run:
         self.outcome: asyncio.Future[RunOutcome] = asyncio.get_running_loop().create_future()
         self.story = EventLog()
         self.waiters = 0
-        self.is_left = False
+        self.is_orphaned = False
         """Whether the caller who asked first has gone."""
 
     @property
@@ -135,14 +135,14 @@ class Run:
         """Say that it is this process that generates, as run number `fence`."""
         facts = {"pipeline": self.call.pipeline, "component_type": self.call.request.component_type}
         if self.generation is not None:
-            self.generation.watch = self.story.note
+            self.generation.on_progress = self.story.note
             facts["generation_id"] = self.generation.id
         self.story.begin(fence, facts)
 
     def end(self, outcome: RunOutcome) -> None:
         """Give everybody who waits the outcome."""
         if self.generation is not None:
-            self.generation.watch = None
+            self.generation.on_progress = None
         self.story.end(*_last(outcome))
         if not self.outcome.done():
             self.outcome.set_result(outcome)

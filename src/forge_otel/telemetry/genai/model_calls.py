@@ -169,7 +169,7 @@ class ModelCallReader(SingletonProcessor):
         amount = self.price(call)
         model, provider = call.model or _UNKNOWN, call.provider or _UNKNOWN
         if (generation := entry.generation) is not None:
-            generation.note_cost(
+            generation.record_cost(
                 Cost(api=provider, model=call.model, agent=entry.agent, usage=call.usage, amount_usd=amount)
             )
         for part in _PARTS:

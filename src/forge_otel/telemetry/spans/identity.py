@@ -3,7 +3,7 @@
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span
 
-from forge_otel.context import current_call, identity, sent_component_type
+from forge_otel.context import current_call, identity, inherited_component_type
 from forge_otel.names import Attr
 from forge_otel.telemetry.processor_hub import SingletonProcessor
 
@@ -17,7 +17,7 @@ class IdentityProcessor(SingletonProcessor):
         """Write what the running context knows; nothing is written for what it does not know."""
         who = identity.get()
         call = current_call.get()
-        component_type = sent_component_type.get() if call is None else call.request.component_type
+        component_type = inherited_component_type.get() if call is None else call.request.component_type
         if component_type is None and not (who.user_id or who.session_id or who.tenant):
             return
         known = {

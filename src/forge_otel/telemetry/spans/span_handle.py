@@ -128,7 +128,7 @@ class SpanHandle:
         self._span = telemetry.tracer.bound.start_span(plan.span_name, kind=plan.span_kind, attributes=attributes)
         self._context = trace.set_span_in_context(self._span)
         if self._generation is not None and plan.kind in _COUNTED:
-            self._generation.note_start(plan.name, plan.kind)
+            self._generation.record_step_start(plan.name, plan.kind)
 
     @property
     def trace_id(self) -> str:
@@ -203,7 +203,7 @@ class SpanHandle:
                 duration_s=duration_s,
                 error_type=error_type,
             )
-            self._generation.note_step(step)
+            self._generation.record_step(step)
 
 
 class Inert:

@@ -11,9 +11,9 @@ def headers_of(
     info: RequestInfo, status: int | None, present: Iterable[tuple[bytes, bytes]]
 ) -> list[tuple[bytes, bytes]]:
     """Return `ETag` and `Age` of a response made of one generation, where the application has not set them."""
-    if len(info.answers) != 1 or status is None or not 200 <= status < 300:
+    if len(info.etags_and_ages) != 1 or status is None or not 200 <= status < 300:
         return []
-    ((etag, age_s),) = info.answers
+    ((etag, age_s),) = info.etags_and_ages
     found = [(b"etag", etag.encode("ascii"))] if etag else []
     if age_s:
         found.append((b"age", str(age_s).encode("ascii")))

@@ -66,7 +66,7 @@ class Caches:
         assert generation is not None
         self.patterns.append(call.pattern)
         if call.pattern is None:
-            generation.note_cost(Cost(api="openai", amount_usd=PRICE))
+            generation.record_cost(Cost(api="openai", amount_usd=PRICE))
         result = GenerationResult(code=f"<{call.request.tokens.get('color')}> {dict(call.request.requirements)}")
         return Reply(result=result, cost_usd=generation.spent_usd, origin_id=generation.id)
 
@@ -210,7 +210,7 @@ async def test_patterns_are_made_in_advance() -> None:
             raise ConnectionError
         generation = current_generation.get()
         assert generation is not None
-        generation.note_cost(Cost(api="openai", amount_usd=PRICE))
+        generation.record_cost(Cost(api="openai", amount_usd=PRICE))
         return Adapted(pattern_id=pattern_id, result=GenerationResult(code=tokens["color"]), is_complete=True)
 
     colors = [{"color": name} for name in ("red", "blue", "bad")]

@@ -42,7 +42,7 @@ class Pipeline:
             raise self.error
         generation = current_generation.get()
         if generation is not None:
-            generation.note_cost(Cost(api="openai", amount_usd=Decimal("0.42")))
+            generation.record_cost(Cost(api="openai", amount_usd=Decimal("0.42")))
         origin = "" if generation is None else generation.id
         return Reply(result=GenerationResult(code="answer"), cost_usd=Decimal("0.42"), origin_id=origin)
 
@@ -91,7 +91,7 @@ async def layer(left: list[tuple[str, RunOutcome]]) -> AsyncIterator[SingleFligh
     async def note(_call: Call, generation: Generation, outcome: RunOutcome) -> None:
         left.append((generation.id, outcome))
 
-    async with SingleFlightLayer(instruments=Instruments(), timeout_s=5, on_left=note, grace_s=0.05) as opened:
+    async with SingleFlightLayer(instruments=Instruments(), timeout_s=5, on_orphaned=note, grace_s=0.05) as opened:
         yield opened
 
 
@@ -305,10 +305,10 @@ async def test_a_late_follower_hears_it_from_the_beginning(layer: SingleFlightLa
         generation = current_generation.get()
         assert generation is not None
         for number in range(10):
-            generation.note_start(f"agent {number}", "agent")
+            generation.record_step_start(f"agent {number}", "agent")
             heard.append(asyncio.create_task(_kinds(layer.follow("k", after=(0, 0), wait_s=1))))
             await asyncio.sleep(0)
-            generation.note_step(Step(name=f"agent {number}", kind="agent", started_s=0, duration_s=1))
+            generation.record_step(Step(name=f"agent {number}", kind="agent", started_s=0, duration_s=1))
         return Reply(result=GenerationResult(code=""))
 
     await _ask(layer, work, _generation("g"))
@@ -337,7 +337,7 @@ async def test_a_run_that_tells_too_much_is_cut_short(layer: SingleFlightLayer) 
         generation = current_generation.get()
         assert generation is not None
         for _ in range(2000):
-            generation.note_start("\ud800" + "x" * 1000, "agent")
+            generation.record_step_start("\ud800" + "x" * 1000, "agent")
         raise BadRequest("no")
 
     with contextlib.suppress(BadRequest):

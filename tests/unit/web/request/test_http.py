@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.unit.web.support import SmallRuntime, request, scope_of
 
-from forge_otel.context import Identity, identity, note_cache
+from forge_otel.context import Identity, identity, record_cache_status
 from forge_otel.errors import Unauthorized
 from forge_otel.names import Attr
 from forge_otel.web.middleware import ForgeMiddleware
@@ -335,7 +335,7 @@ async def test_the_answer_of_one_generation_has_an_age_and_an_etag() -> None:
 
     async def page(request: Request) -> Response:
         for origin in request.query_params.getlist("origin"):
-            note_cache("L1", origin_id=origin, age_s=61.7)
+            record_cache_status("L1", origin_id=origin, age_s=61.7)
         own = {"etag": '"own"'} if "own" in request.query_params else {}
         return PlainTextResponse("hello", int(request.query_params.get("status", "200")), own)
 
@@ -355,9 +355,9 @@ async def test_response_headers() -> None:
     runtime = SmallRuntime()
 
     async def page(_request: Request) -> Response:
-        note_cache("L4", is_stored=True)
-        note_cache("L1")
-        note_cache("collapsed")
+        record_cache_status("L4", is_stored=True)
+        record_cache_status("L1")
+        record_cache_status("collapsed")
         return PlainTextResponse("hello")
 
     exchange = await request(serving(page, runtime), headers=[TRACEPARENT])
