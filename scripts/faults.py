@@ -49,10 +49,10 @@ OWN = """\
 `forge_otel.testing` has all that it takes; nothing in it knows the example.
 
 ```python
-from forge_otel.testing.fault_matrix.exercise import Observation, exercise
+from forge_otel.testing.fault_matrix.exercise import OperatorView, exercise
 from forge_otel.testing.faults.proxy import FaultProxy, Silent
 from forge_otel.testing.fault_matrix.load import Load
-from forge_otel.testing.fault_matrix.matrix import Cell, verdict
+from forge_otel.testing.fault_matrix.matrix import Cell, violations
 
 CELL = Cell(service="search", fault="silent", expected="answers come without suggestions", added_p99_s=0.5)
 
@@ -65,17 +65,17 @@ async def check(client, host, port, start_service):
             return await client.get(f"/suggest?q={number}")
 
         async def observe():
-            return Observation()
+            return OperatorView()
 
         async def has_recovered():
             return (await ask(0)).status_code == 200
 
         async with Load(ask, name="suggest", rate_per_s=20) as load:
-            outcome = await exercise([load], proxy.fault(Silent()), observe=observe, has_recovered=has_recovered)
-    return verdict(CELL, outcome)
+            result = await exercise([load], proxy.fault(Silent()), observe=observe, has_recovered=has_recovered)
+    return violations(CELL, result)
 ```
 
-`verdict` says in whole sentences what is not as promised; `render` makes this page's tables of your own cells.
+`violations` says in whole sentences what is not as promised; `render` makes this page's tables of your own cells.
 """
 
 

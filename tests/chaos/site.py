@@ -26,7 +26,7 @@ from tests.chaos.service import ADMIN_TOKEN, FIGMA_PASSCODE, Plan
 from tests.servers import PostgresServer, RedisServer
 
 from componentforge.workload import load_workload
-from forge_otel.testing.fault_matrix.exercise import CallerCounts, FaultObservation
+from forge_otel.testing.fault_matrix.exercise import OperatorView, SinkTotals
 from forge_otel.testing.fault_matrix.load import Load, Response
 from forge_otel.testing.faults.proxy import FaultProxy, Refuse
 
@@ -266,7 +266,7 @@ class Site:
         """Callers who ask for something new, which only the model can answer."""
         return Load(self.ask_fresh, name="fresh", rate_per_s=rate_per_s, needs={"OpenAI"}, keep=kept)
 
-    async def observe(self) -> FaultObservation:
+    async def observe(self) -> OperatorView:
         """See what an operator sees: the checks of /health that do not pass, and the outbox's figures in /metrics."""
         try:
             health, page = await asyncio.gather(
@@ -274,10 +274,10 @@ class Site:
                 self.client.get("/metrics"),
             )
         except httpx.HTTPError:
-            return FaultObservation()
+            return OperatorView()
         checks = health.json().get("checks", {})
         signs = {name for name, found in checks.items() if any(check["status"] != "pass" for check in found)}
-        return FaultObservation(signs=frozenset(signs), tallies=tallies(page.text))
+        return OperatorView(signs=frozenset(signs), tallies=tallies(page.text))
 
     async def is_well(self, produced: dict[str, int]) -> bool:
         """Say whether all is as it was: nothing warns, the cache answers, and what was `produced` is delivered."""
@@ -336,7 +336,7 @@ def kept(response: Response) -> Kept:
     return Kept(answer["generation_id"], answer["source"])
 
 
-def tallies(page: str) -> dict[str, CallerCounts]:
+def tallies(page: str) -> dict[str, SinkTotals]:
     """Read the outbox's figures from a metrics page.
 
     Line by line: a parser of everything would hold up the event loop, and with it what passes through the proxies.
@@ -344,7 +344,7 @@ def tallies(page: str) -> dict[str, CallerCounts]:
     figures: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for name, sink, value in OUTBOX_SAMPLE.findall(page):
         figures[sink][name] += int(float(value))
-    return {sink: CallerCounts(**found) for sink, found in figures.items()}
+    return {sink: SinkTotals(**found) for sink, found in figures.items()}
 
 
 async def until(condition: Callable[[], Any], *, timeout_s: float, poll_s: float = 0.01) -> None:

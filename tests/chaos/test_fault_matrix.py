@@ -12,9 +12,9 @@ from tests.chaos.cells import CELLS, DEFECTS, EXPORT_S
 from tests.chaos.injections import AT_START, INJECTIONS
 from tests.chaos.site import FRESH_PER_S, KNOWN_PER_S, Kept, Site, until
 
-from forge_otel.testing.fault_matrix.exercise import FaultOutcome, exercise
-from forge_otel.testing.fault_matrix.load import LoadAnswer, percentile
-from forge_otel.testing.fault_matrix.matrix import Cell, late, verdict
+from forge_otel.testing.fault_matrix.exercise import ExerciseResult, exercise
+from forge_otel.testing.fault_matrix.load import RequestResult, percentile
+from forge_otel.testing.fault_matrix.matrix import Cell, timing_violations, violations
 
 pytestmark = pytest.mark.faults
 
@@ -43,17 +43,17 @@ async def test_a_cell_holds(cell: Cell, site: Site, is_timed: bool) -> None:
     times = (HEALTHY_S, PATIENCE_S) if is_timed else (UNTIMED_HEALTHY_S, UNTIMED_PATIENCE_S)
     outcome = await befall(site, cell, *times)
     report(cell, outcome)
-    if is_timed and late(cell, outcome) == verdict(cell, outcome) != ():
+    if is_timed and timing_violations(cell, outcome) == violations(cell, outcome) != ():
         outcome = await befall(site, cell, *times)
         report(cell, outcome)
-    excused = () if is_timed else late(cell, outcome)
-    assert not set(verdict(cell, outcome)).difference(excused), site.log()[-3_000:]
+    excused = () if is_timed else timing_violations(cell, outcome)
+    assert not set(violations(cell, outcome)).difference(excused), site.log()[-3_000:]
     await nothing_is_lost(site, answers_to_find(cell, outcome), outcome.after.tallies["database"].dropped)
     if site.row.traced is not None:
         await everything_is_traced(site.row.traced, answers_to_find(cell, outcome))
 
 
-async def befall(site: Site, cell: Cell, healthy_s: float, patience_s: float) -> FaultOutcome:
+async def befall(site: Site, cell: Cell, healthy_s: float, patience_s: float) -> ExerciseResult:
     """Let the cell's fault befall the service, after so long in health, and wait so much longer than is promised."""
     place = (cell.service, cell.fault)
     is_at_start = place in AT_START
@@ -78,7 +78,7 @@ async def befall(site: Site, cell: Cell, healthy_s: float, patience_s: float) ->
     return replace(outcome, degraded=degraded(site, outcome.failing))
 
 
-async def measured_apart(site: Site, cell: Cell, healthy_s: float) -> list[LoadAnswer]:
+async def measured_apart(site: Site, cell: Cell, healthy_s: float) -> list[RequestResult]:
     """Return the answers of the service in health that those under the fault can be compared with.
 
     Without its cache it generates everything: so it is compared with itself generating as much while the cache is well.
@@ -94,18 +94,18 @@ async def measured_apart(site: Site, cell: Cell, healthy_s: float) -> list[LoadA
     return [answer for load in loads for answer in load.answers]
 
 
-def degraded(site: Site, answers: Sequence[LoadAnswer]) -> frozenset[str]:
+def degraded(site: Site, answers: Sequence[RequestResult]) -> frozenset[str]:
     """Return what the records of the answers say under that name."""
     stored = site.stored()
     return frozenset(label for name in ids(answers) for label in stored.get(name, ()))
 
 
-def ids(answers: Sequence[LoadAnswer]) -> set[str]:
+def ids(answers: Sequence[RequestResult]) -> set[str]:
     """Return the generations that were answered."""
     return {answer.kept.generation_id for answer in answers if isinstance(answer.kept, Kept)}
 
 
-def answers_to_find(cell: Cell, outcome: FaultOutcome) -> Sequence[LoadAnswer]:
+def answers_to_find(cell: Cell, outcome: ExerciseResult) -> Sequence[RequestResult]:
     """Return the answers that the database has to know: all, but for those that were in files which the fault took."""
     if cell.name == "SQLite-garbage":
         return outcome.recovered
@@ -113,7 +113,7 @@ def answers_to_find(cell: Cell, outcome: FaultOutcome) -> Sequence[LoadAnswer]:
     return later if (cell.service, cell.fault) in AT_START else outcome.healthy + later
 
 
-async def nothing_is_lost(site: Site, answers: Sequence[LoadAnswer], dropped: int) -> None:
+async def nothing_is_lost(site: Site, answers: Sequence[RequestResult], dropped: int) -> None:
     """Every generation that was answered is in the database, or was counted as dropped."""
     answered = ids(answers)
     assert answered
@@ -131,7 +131,7 @@ async def nothing_is_lost(site: Site, answers: Sequence[LoadAnswer], dropped: in
         await until(is_archived, timeout_s=10.0, poll_s=0.2)
 
 
-async def everything_is_traced(traced: Callable[[], Counter[str]], answers: Sequence[LoadAnswer]) -> None:
+async def everything_is_traced(traced: Callable[[], Counter[str]], answers: Sequence[RequestResult]) -> None:
     """Every generation that was answered is one run in LangSmith, or one span at the OTLP endpoint."""
     answered = ids(answers)
 
@@ -142,7 +142,7 @@ async def everything_is_traced(traced: Callable[[], Counter[str]], answers: Sequ
     assert set(traced().values()) == {1}
 
 
-def report(cell: Cell, outcome: FaultOutcome) -> None:
+def report(cell: Cell, outcome: ExerciseResult) -> None:
     """Print what was measured, for whoever runs this with `-s`."""
     good = sum(answer.is_good for answer in outcome.failing)
     figures = {
@@ -154,7 +154,7 @@ def report(cell: Cell, outcome: FaultOutcome) -> None:
         "signs": sorted(outcome.signs),
         "signs in the end": sorted(outcome.after.signs),
         "degraded": sorted(outcome.degraded),
-        "verdict": verdict(cell, outcome) or "passes",
+        "violations": violations(cell, outcome) or "passes",
     }
     print(f"\n{cell.name}: {figures}")
 

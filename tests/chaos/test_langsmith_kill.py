@@ -24,13 +24,13 @@ from forge_otel.telemetry.export.accounting import ExportStats
 from forge_otel.telemetry.export.spool import SpoolOptions
 from forge_otel.telemetry.langsmith.exporter import LangSmithProcessor
 from forge_otel.telemetry.langsmith.settings import LangSmithOptions
-from forge_otel.testing.langsmith.server import Fault, LangSmithStandIn
+from forge_otel.testing.langsmith.server import LangSmithFault, LangSmithStandIn
 
 RUN = {"forge.span.kind": "agent"}
 PASSING = [
-    *(Fault(status=status, times=2) for status in (401, 408, 429, 500, 503)),
-    Fault(status=429, retry_after_s=1, times=1),
-    *(Fault(kind=kind, times=1) for kind in ("reset", "hang")),
+    *(LangSmithFault(status=status, times=2) for status in (401, 408, 429, 500, 503)),
+    LangSmithFault(status=429, retry_after_s=1, times=1),
+    *(LangSmithFault(kind=kind, times=1) for kind in ("reset", "hang")),
 ]
 
 
@@ -129,8 +129,16 @@ def test_langsmith_is_away_for_a_while(tmp_path: Path) -> None:
         assert is_balanced(heir.stats())
 
 
-@pytest.mark.parametrize("fault", [Fault(kind="hang"), Fault(), Fault(status=401), Fault(status=429, retry_after_s=60)])
-def test_sigterm_under_uvicorn_is_quick_and_keeps_what_waits(fault: Fault, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        LangSmithFault(kind="hang"),
+        LangSmithFault(),
+        LangSmithFault(status=401),
+        LangSmithFault(status=429, retry_after_s=60),
+    ],
+)
+def test_sigterm_under_uvicorn_is_quick_and_keeps_what_waits(fault: LangSmithFault, tmp_path: Path) -> None:
     """Whatever LangSmith does, the process is gone within 5 s; started again, it delivers."""
     with LangSmithStandIn(api_key="key") as langsmith:
         langsmith.fail_everything(fault)

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from forge_otel.errors import ConfigurationError
-from forge_otel.testing.fault_matrix.exercise import CallerCounts, FaultObservation, FaultOutcome, exercise
-from forge_otel.testing.fault_matrix.load import Load, LoadAnswer, percentile
-from forge_otel.testing.fault_matrix.matrix import Cell, render, verdict
+from forge_otel.testing.fault_matrix.exercise import ExerciseResult, OperatorView, SinkTotals, exercise
+from forge_otel.testing.fault_matrix.load import Load, RequestResult, percentile
+from forge_otel.testing.fault_matrix.matrix import Cell, render, violations
 
 pytestmark = pytest.mark.faults
 
@@ -28,14 +28,16 @@ REFUSING = Cell(
 )
 
 
-def answers(count: int = 100, *, latency_s: float = 0.02, status: int = 200, **facts: Any) -> tuple[LoadAnswer, ...]:
+def answers(count: int = 100, *, latency_s: float = 0.02, status: int = 200, **facts: Any) -> tuple[RequestResult, ...]:
     """Requests that all had the same fate."""
-    return tuple(LoadAnswer(due_s=0.0, latency_s=latency_s, status=status, load="known", **facts) for _ in range(count))
+    return tuple(
+        RequestResult(due_s=0.0, latency_s=latency_s, status=status, load="known", **facts) for _ in range(count)
+    )
 
 
-def refusals(**changes: Any) -> tuple[LoadAnswer, ...]:
+def refusals(**changes: Any) -> tuple[RequestResult, ...]:
     """What cannot be answered without the model, and is refused as it should be."""
-    refused = LoadAnswer(
+    refused = RequestResult(
         due_s=0.0,
         latency_s=0.9,
         status=503,
@@ -47,25 +49,25 @@ def refusals(**changes: Any) -> tuple[LoadAnswer, ...]:
     return (replace(refused, **changes),) * 3
 
 
-def fresh() -> tuple[LoadAnswer, ...]:
+def fresh() -> tuple[RequestResult, ...]:
     """The same requests in health."""
     return answers(5, needs=frozenset({"model"}))
 
 
-KEPT = FaultOutcome(
+KEPT = ExerciseResult(
     healthy=answers() + tuple(replace(answer, load="fresh") for answer in fresh()),
     failing=answers() + refusals(),
     recovering=answers(),
     recovered=answers(),
     recovery_s=1.0,
-    during=(FaultObservation(signs=frozenset({"model:breaker"})),),
+    during=(OperatorView(signs=frozenset({"model:breaker"})),),
     degraded=frozenset({"model:none"}),
 )
 
 
 def test_a_promise_that_is_kept_passes() -> None:
     """What is known is answered, what is not is refused, and all of it is seen."""
-    assert verdict(REFUSING, KEPT) == ()
+    assert violations(REFUSING, KEPT) == ()
 
 
 @pytest.mark.parametrize(
@@ -85,17 +87,17 @@ def test_a_promise_that_is_kept_passes() -> None:
         ({"recovery_s": None}, "it recovered after None s"),
         ({"recovery_s": 11.0}, "it recovered after 11.0 s"),
         ({"during": ()}, "nobody could see: model:breaker"),
-        ({"after": FaultObservation(signs=frozenset({"model:breaker"}))}, "it still says: model:breaker"),
+        ({"after": OperatorView(signs=frozenset({"model:breaker"}))}, "it still says: model:breaker"),
         ({"degraded": frozenset()}, "no record says: model:none"),
         (
-            {"after": FaultObservation(tallies={"database": CallerCounts(produced=3, delivered=1, waiting=1)})},
+            {"after": OperatorView(tallies={"database": SinkTotals(produced=3, delivered=1, waiting=1)})},
             "the books of database do not balance",
         ),
     ],
 )
 def test_a_broken_promise_is_named(changes: dict[str, Any], sentence: str) -> None:
     """One thing is not as promised, and exactly that is said."""
-    (fault,) = verdict(REFUSING, replace(KEPT, **changes))
+    (fault,) = violations(REFUSING, replace(KEPT, **changes))
     assert sentence in fault
 
 
@@ -104,8 +106,8 @@ def test_noise_of_the_machine_is_no_fault() -> None:
     noisy = answers(95) + answers(5, latency_s=0.2)
     cell = Cell(service="cache", fault="slow", expected="as ever")
     outcome = replace(KEPT, healthy=noisy, failing=answers(95) + answers(5, latency_s=0.35))
-    assert verdict(cell, outcome) == ()
-    assert verdict(cell, replace(outcome, failing=answers(latency_s=0.45))) != ()
+    assert violations(cell, outcome) == ()
+    assert violations(cell, replace(outcome, failing=answers(latency_s=0.45))) != ()
 
 
 def test_the_absence_of_a_service_that_restarts_is_no_fault() -> None:
@@ -113,10 +115,10 @@ def test_the_absence_of_a_service_that_restarts_is_no_fault() -> None:
     nobody, broken = (answers(60, status=0, code=code) for code in ("ConnectError", "ReadError"))
     cell = Cell(service="disk", fault="restart", expected="as ever", restarts=True)
     outcome = replace(KEPT, failing=answers() + nobody)
-    assert verdict(cell, outcome) == ()
-    assert verdict(replace(cell, restarts=False), outcome) != ()
-    assert verdict(cell, replace(KEPT, failing=answers() + broken)) != ()
-    assert verdict(cell, replace(KEPT, recovered=answers() + nobody)) != ()
+    assert violations(cell, outcome) == ()
+    assert violations(replace(cell, restarts=False), outcome) != ()
+    assert violations(cell, replace(KEPT, failing=answers() + broken)) != ()
+    assert violations(cell, replace(KEPT, recovered=answers() + nobody)) != ()
 
 
 def test_refusals_need_a_limit_of_time() -> None:
@@ -184,8 +186,8 @@ async def test_answers_are_put_where_they_belong() -> None:
     async def send(_number: int) -> httpx.Response:
         return httpx.Response(status, json={})
 
-    async def observe() -> FaultObservation:
-        return FaultObservation(signs=frozenset({"down"} if status == 503 else ()))
+    async def observe() -> OperatorView:
+        return OperatorView(signs=frozenset({"down"} if status == 503 else ()))
 
     async def has_recovered() -> bool:
         return status == 200
@@ -206,10 +208,10 @@ async def test_the_fault_lasts_until_it_was_seen() -> None:
     """A sign that comes late is seen all the same; one that never comes is waited for in vain, but not for ever."""
     looks = 0
 
-    async def observe() -> FaultObservation:
+    async def observe() -> OperatorView:
         nonlocal looks
         looks += 1
-        return FaultObservation(signs=frozenset({"late"} if looks > 3 else ()))
+        return OperatorView(signs=frozenset({"late"} if looks > 3 else ()))
 
     async def has_recovered() -> bool:
         return True

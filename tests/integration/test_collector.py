@@ -26,7 +26,7 @@ from tests.integration.collector_secrets import NUMBER_UNDER_KEY, SECRETS, SPARE
 from tests.integration.test_rules import PrometheusServer
 from tests.servers import CollectorServer, Server, ServerFailed
 
-from forge_otel.testing.langsmith.server import Fault, LangSmithStandIn
+from forge_otel.testing.langsmith.server import LangSmithFault, LangSmithStandIn
 
 pytestmark = [pytest.mark.collector, pytest.mark.slow]
 
@@ -150,7 +150,7 @@ def test_ten_thousand_spans_survive_outages_and_a_kill(langsmith: LangSmithStand
 
         work(0, 2_000)
         eventually(lambda: len(numbers(langsmith)) == 2_000, "the first spans")
-        langsmith.fail(Fault(status=503, retry_after_s=1))
+        langsmith.fail(LangSmithFault(status=503, retry_after_s=1))
         work(2_000, 4_000)
         eventually(lambda: langsmith.answers["503"] > 1, "the gateway to be refused")
         gateway.pause()

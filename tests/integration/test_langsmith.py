@@ -15,7 +15,7 @@ from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
 from forge_otel import Forge, Settings
 from forge_otel.pricing import ModelPrice
-from forge_otel.testing.langsmith.runs import Run
+from forge_otel.testing.langsmith.runs import LangSmithRun
 from forge_otel.testing.langsmith.server import LangSmithStandIn
 
 AGENTS = {"token_extractor", "requirement_proposer", "pattern_retriever", "code_generator", "quality_validator"}
@@ -52,7 +52,7 @@ async def generate(folder: Path, headers: dict[str, str]) -> None:
             assert (await http.get("/livez")).status_code == 200
 
 
-def above(run: Run, runs: list[Run]) -> set[str]:
+def above(run: LangSmithRun, runs: list[LangSmithRun]) -> set[str]:
     """Names of the runs above `run`."""
     by_id = {item.id: item for item in runs}
     names = set()

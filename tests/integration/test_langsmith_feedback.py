@@ -19,7 +19,7 @@ from tests.unit.sinks.builders import eventually
 from componentforge.serving import serve
 from forge_otel import Forge, ForgeMiddleware, GenerationRequest, GenerationResult, Settings
 from forge_otel.sinks.sql import SqlSink
-from forge_otel.testing.langsmith.server import Fault, LangSmithStandIn
+from forge_otel.testing.langsmith.server import LangSmithFault, LangSmithStandIn
 from forge_otel.web.request.options import ResponseHeaders
 
 ADMIN_TOKEN = "t" * 16
@@ -126,9 +126,12 @@ asyncio.run(main())
     assert process.returncode == 0, complaints.decode()
 
 
-@pytest.mark.parametrize("fault", [Fault(kind="hang"), Fault(kind="reset"), Fault(status=503), Fault(status=401)])
+@pytest.mark.parametrize(
+    "fault",
+    [LangSmithFault(kind="hang"), LangSmithFault(kind="reset"), LangSmithFault(status=503), LangSmithFault(status=401)],
+)
 async def test_langsmith_is_never_in_the_way(
-    langsmith: LangSmithStandIn, tmp_path: Path, fault: Fault, caplog: pytest.LogCaptureFixture
+    langsmith: LangSmithStandIn, tmp_path: Path, fault: LangSmithFault, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Every path of its API fails: callers are answered as ever, and the end is in time; then scores arrive."""
     caplog.set_level(logging.INFO)

@@ -25,7 +25,7 @@ from forge_otel.sinks.archive import Bundle
 from forge_otel.sinks.archive_usage import ArchiveUsage, measure
 from forge_otel.sinks.s3.sink import S3Archive
 from forge_otel.sinks.s3.upload import PART_BYTES
-from forge_otel.testing.contracts.store_contract import ArchiveContract
+from forge_otel.testing.contracts.archive_contract import ArchiveContract
 from forge_otel.testing.faults.http import HttpAnswer
 from forge_otel.testing.faults.proxy import FaultProxy, Refuse, Silent, Trickle
 

@@ -35,11 +35,11 @@ from forge_otel.errors import MissingExtra
 from forge_otel.names import SCOPE, Attr, Metric
 from forge_otel.settings import Settings
 from forge_otel.telemetry.export.accounting import ExportStats
-from forge_otel.telemetry.export.metrics import export_figures
-from forge_otel.telemetry.export.processor import Bounds, ExportQueue, shut_down
+from forge_otel.telemetry.export.metrics import export_instruments
+from forge_otel.telemetry.export.processor import Bounds, ExportProcessor, shut_down_concurrently
 from forge_otel.telemetry.export.spool import SpoolOptions
 from forge_otel.telemetry.genai.model_calls import ModelCallReader
-from forge_otel.telemetry.langsmith.names import Variable
+from forge_otel.telemetry.langsmith.names import LangSmithEnv
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.telemetry.metrics.prometheus import PrometheusPage
 from forge_otel.telemetry.processor_hub import AcceptsProcessors, processor_hub
@@ -105,7 +105,7 @@ class Telemetry:
         # Spans wait there with their contents.
         self.recent_traces: Final = RecentTraces(max_queued=1000 if settings.capture_content else 4000)
         self._meter: Meter | None = None
-        self._queues: Mapping[str, ExportQueue] = {}
+        self._queues: Mapping[str, ExportProcessor] = {}
         self._resource = resource
         self._given = (tracer_provider, meter_provider)
         self._span_processors = tuple(span_processors)
@@ -175,10 +175,10 @@ class Telemetry:
         self._queues = queues
         attaching.callback(setattr, self, "_queues", {})
         for destination, queue in queues.items():
-            for instrument, observe in export_figures(destination, queue.stats):
+            for instrument, observe in export_instruments(destination, queue.stats):
                 attaching.callback(self.instruments.observe(instrument, observe))
         exporters = (*self._span_processors, *queues.values())
-        self._closing.callback(shut_down, exporters)
+        self._closing.callback(shut_down_concurrently, exporters)
         # Identity first, so that the others see it.
         processors = (IdentityProcessor(), self.genai, self.recent_traces, *self._sampled(exporters, attaching))
         self._attach_processors(tracer_provider, processors, attaching)
@@ -237,7 +237,7 @@ class Telemetry:
     def _adapted(self) -> list[tuple[float, dict[str, str | bool | int | float]]]:
         return [(count, {Attr.REASON: reason}) for reason, count in self.prometheus.adapted.items()]
 
-    def _otlp(self) -> "dict[str, ExportQueue]":
+    def _otlp(self) -> "dict[str, ExportProcessor]":
         if not _wants_otlp():
             return {}
         try:
@@ -247,9 +247,9 @@ class Telemetry:
             return {}
         return {"otlp": OtlpProcessor(OtlpOptions.from_env(os.environ), **self._bounds("otlp"))}
 
-    def _langsmith(self) -> "dict[str, ExportQueue]":
-        if not any(os.environ.get(name) for name in Variable.API_KEY):
-            logger.info("Traces are not sent to LangSmith: no %s", Variable.API_KEY[0])
+    def _langsmith(self) -> "dict[str, ExportProcessor]":
+        if not any(os.environ.get(name) for name in LangSmithEnv.API_KEY):
+            logger.info("Traces are not sent to LangSmith: no %s", LangSmithEnv.API_KEY[0])
             return {}
         try:
             from forge_otel.telemetry.langsmith.exporter import from_env

@@ -20,10 +20,10 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from forge_otel.errors import needs
 from forge_otel.forge import Forge
 from forge_otel.settings import Settings
-from forge_otel.telemetry.langsmith.names import Variable
+from forge_otel.telemetry.langsmith.names import LangSmithEnv
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.testing.langsmith.server import LangSmithStandIn
-from forge_otel.testing.traces import Node, assert_trace, trace_trees
+from forge_otel.testing.traces import TraceNode, assert_trace, trace_trees
 
 with needs("testing"):
     import pytest
@@ -71,11 +71,11 @@ class RecordedForge(Forge):
         """The spans that have ended, in the order of their end."""
         return self._exporter.get_finished_spans()
 
-    def traces(self) -> list[Node]:
+    def traces(self) -> list[TraceNode]:
         """Return the traces as trees."""
         return trace_trees(self.spans)
 
-    def assert_trace(self, expected: str, *, in_order: bool = True) -> list[Node]:
+    def assert_trace(self, expected: str, *, in_order: bool = True) -> list[TraceNode]:
         """Fail with a difference where the traces are not as `expected`; see `assert_trace`."""
         return assert_trace(self.spans, expected, in_order=in_order)
 
@@ -105,6 +105,6 @@ def langsmith_stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
 
 
 def _forget_langsmith(monkeypatch: pytest.MonkeyPatch) -> None:
-    for names in vars(Variable).values():
+    for names in vars(LangSmithEnv).values():
         for name in names if isinstance(names, tuple) else ():
             monkeypatch.delenv(name, raising=False)

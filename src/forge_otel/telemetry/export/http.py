@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-__all__ = ["HttpPost", "HttpResponse"]
+__all__ = ["HttpResponse", "HttpTransport"]
 
 _MAX_RETRY_AFTER_S: Final = 300.0
 _MAX_ANSWER_BYTES: Final = 64 * 1024
@@ -36,7 +36,7 @@ class HttpResponse:
     retry_after_s: float = 0.0
 
 
-class HttpPost:
+class HttpTransport:
     """Posts bodies to one URL over a connection that is kept open; for one thread at a time.
 
     Args:

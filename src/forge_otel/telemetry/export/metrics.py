@@ -6,10 +6,10 @@ from forge_otel.names import Attr, Instrument, Metric
 from forge_otel.telemetry.export.accounting import ExportStats
 from forge_otel.telemetry.metrics.instruments import Observe
 
-__all__ = ["export_figures"]
+__all__ = ["export_instruments"]
 
 
-def export_figures(destination: str, stats: Callable[[], ExportStats]) -> Iterator[tuple[Instrument, Observe]]:
+def export_instruments(destination: str, stats: Callable[[], ExportStats]) -> Iterator[tuple[Instrument, Observe]]:
     """Yield the instruments that show what `stats` says, each with the callback for its values.
 
     Args:

@@ -18,9 +18,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.util.re import parse_env_headers
 
 from forge_otel.errors import ConfigurationError
-from forge_otel.telemetry.export.http import HttpPost
+from forge_otel.telemetry.export.http import HttpTransport
 from forge_otel.telemetry.export.otlp_body import encode, split
-from forge_otel.telemetry.export.processor import ExportQueue
+from forge_otel.telemetry.export.processor import ExportProcessor
 from forge_otel.telemetry.export.sender import RetryPolicy
 from forge_otel.telemetry.export.spool import SpoolOptions
 
@@ -106,17 +106,17 @@ class OtlpOptions:
             context.load_cert_chain(self.client_certificate, self.client_key)
         return context
 
-    def post(self) -> HttpPost:
+    def post(self) -> HttpTransport:
         """Return a way to the endpoint."""
         fixed = {
             "Content-Type": "application/x-protobuf",
             "Content-Encoding": "gzip",
             "User-Agent": f"forge-otel/{version('forge-otel')}",
         }
-        return HttpPost(self.url, {**self.headers, **fixed}, tls=self.tls())
+        return HttpTransport(self.url, {**self.headers, **fixed}, tls=self.tls())
 
 
-class OtlpProcessor(ExportQueue):
+class OtlpProcessor(ExportProcessor):
     """Sends every span that is sampled to an OTLP endpoint.
 
     Args:

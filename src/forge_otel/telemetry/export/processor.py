@@ -23,11 +23,11 @@ from typing import Final, TypedDict
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from forge_otel.telemetry.export.accounting import ExportStats, SpanAccounting
-from forge_otel.telemetry.export.sender import Closing, Halve, RetryPolicy, SpanSender, Transport
+from forge_otel.telemetry.export.sender import Closing, RetryPolicy, SpanSender, Splitter, Transport
 from forge_otel.telemetry.export.spool import Batch, Spool, SpoolOptions
 from forge_otel.telemetry.processor_hub import SingletonProcessor
 
-__all__ = ["Bounds", "ExportQueue", "shut_down"]
+__all__ = ["Bounds", "ExportProcessor", "shut_down_concurrently"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Bounds(TypedDict):
     max_waiting: int
 
 
-class ExportQueue(SingletonProcessor):
+class ExportProcessor(SingletonProcessor):
     """Takes ended spans, and sends in batches what `select` makes of them.
 
     Args:
@@ -66,7 +66,7 @@ class ExportQueue(SingletonProcessor):
     def __init__(
         self,
         encode: Encode,
-        halve: Halve,
+        halve: Splitter,
         post: Transport,
         *,
         policy: RetryPolicy | None = None,
@@ -258,13 +258,13 @@ def _compressed(body: bytes) -> bytes:
     return gzip.compress(body, compresslevel=3)
 
 
-def _revive_after_fork(queue: ExportQueue) -> None:
+def _revive_after_fork(queue: ExportProcessor) -> None:
     """Restart `queue` in forked children for as long as anybody holds it."""
     if not hasattr(os, "register_at_fork"):
         return
     held = weakref.ref(queue)
     # Those whose spool stands still for the fork that is under way.
-    still: list[ExportQueue] = []
+    still: list[ExportProcessor] = []
 
     def before() -> None:
         if (found := held()) is not None and found.before_fork():
@@ -282,7 +282,7 @@ def _revive_after_fork(queue: ExportQueue) -> None:
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
 
 
-def shut_down(processors: Sequence[SpanProcessor]) -> None:
+def shut_down_concurrently(processors: Sequence[SpanProcessor]) -> None:
     """Shut down all at once: there is one deadline, and a server that is away may cost each of them all of it."""
 
     def close(processor: SpanProcessor) -> None:

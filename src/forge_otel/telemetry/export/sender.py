@@ -17,7 +17,7 @@ from forge_otel.telemetry.export.accounting import SpanAccounting
 from forge_otel.telemetry.export.http import HttpResponse
 from forge_otel.telemetry.export.spool import Batch, PendingBatch, Spool
 
-__all__ = ["Closing", "Halve", "RetryPolicy", "SpanSender", "Transport"]
+__all__ = ["Closing", "RetryPolicy", "SpanSender", "Splitter", "Transport"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _LOG_EVERY_S: Final = 60.0
 _POLL_S: Final = 0.1
 _ADOPT_EVERY_S: Final = 30.0
 
-Halve = Callable[[bytes], tuple[bytes, bytes]]
+Splitter = Callable[[bytes], tuple[bytes, bytes]]
 """A body with several spans to two, the first with half of them rounded down."""
 
 
@@ -95,7 +95,7 @@ class SpanSender:
         spool: Spool,
         ledger: SpanAccounting,
         *,
-        halve: Halve,
+        halve: Splitter,
         policy: RetryPolicy,
         closing: Closing,
     ) -> None:

@@ -14,12 +14,12 @@ with needs("langsmith"):
     from langsmith import Client
     from langsmith.utils import LangSmithNotFoundError
 
-__all__ = ["LangSmithClient", "Project"]
+__all__ = ["LangSmithClient", "LangSmithProject"]
 
 _TIMEOUT_MS: Final = (3_000, 5_000)
 
 
-class Project:
+class LangSmithProject:
     """A tracing project as LangSmith knows it.
 
     Args:
@@ -52,16 +52,16 @@ class LangSmithClient:
             info={"batch_ingest_config": {"use_multipart_endpoint": False}},
         )
 
-    def find_project(self) -> Project | None:
+    def find_project(self) -> LangSmithProject | None:
         """Return the project that runs go to; None before its first run has come."""
         try:
             found = self._client.read_project(project_name=self._project)
         except LangSmithNotFoundError:
             return None
-        return Project(found.id, found.url or "")
+        return LangSmithProject(found.id, found.url or "")
 
     def score(
-        self, project: Project, run_id: UUID, *, key: str, score: float, about: str, started_at: datetime
+        self, project: LangSmithProject, run_id: UUID, *, key: str, score: float, about: str, started_at: datetime
     ) -> None:
         """Put a score on a run; the same again changes nothing.
 

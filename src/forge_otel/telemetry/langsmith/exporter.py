@@ -15,22 +15,22 @@ from typing import Final, Unpack
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from forge_otel.telemetry.export.http import HttpPost
+from forge_otel.telemetry.export.http import HttpTransport
 from forge_otel.telemetry.export.otlp_body import encode, split
-from forge_otel.telemetry.export.processor import Bounds, ExportQueue
+from forge_otel.telemetry.export.processor import Bounds, ExportProcessor
 from forge_otel.telemetry.export.sender import RetryPolicy
 from forge_otel.telemetry.export.spool import SpoolOptions
-from forge_otel.telemetry.langsmith.names import Smith
+from forge_otel.telemetry.langsmith.names import LangSmithAttr
 from forge_otel.telemetry.langsmith.runs import Price, as_run
 from forge_otel.telemetry.langsmith.settings import LangSmithOptions, is_sampled
-from forge_otel.telemetry.langsmith.tree import Keep, Release, Trees, keep_runs
+from forge_otel.telemetry.langsmith.tree import ResolvedSpan, RunFilter, RunTreeBuilder, default_run_filter
 
 __all__ = ["LangSmithProcessor", "from_env"]
 
 logger = logging.getLogger(__name__)
 
 
-class LangSmithProcessor(ExportQueue):
+class LangSmithProcessor(ExportProcessor):
     """Sends the spans that are runs to LangSmith.
 
     Args:
@@ -50,7 +50,7 @@ class LangSmithProcessor(ExportQueue):
         options: LangSmithOptions,
         *,
         price: Price = lambda _call: None,
-        keep: Keep = keep_runs,
+        keep: RunFilter = default_run_filter,
         policy: RetryPolicy | None = None,
         spool: SpoolOptions | None = None,
         max_waiting: int = 10_000,
@@ -60,9 +60,9 @@ class LangSmithProcessor(ExportQueue):
     ) -> None:
         self.options: Final = options
         self._price = price
-        self._make_trees: Callable[[], Trees] = lambda: Trees(keep, max_age_s=max_age_s)
+        self._make_trees: Callable[[], RunTreeBuilder] = lambda: RunTreeBuilder(keep, max_age_s=max_age_s)
         self._trees = self._make_trees()
-        self._http = HttpPost(options.traces_url, _headers(options))
+        self._http = HttpTransport(options.traces_url, _headers(options))
         super().__init__(
             encode,
             split,
@@ -77,7 +77,7 @@ class LangSmithProcessor(ExportQueue):
     def select(self, spans: Sequence[ReadableSpan], *, is_last: bool) -> Sequence[ReadableSpan]:
         """Return, as runs, the spans whose place in the tree is known now."""
         now_s = time.monotonic()
-        released: list[Release] = []
+        released: list[ResolvedSpan] = []
         for span in spans:
             if not self._is_sampled(span):
                 self.ledger.sampled_out(1)
@@ -93,13 +93,13 @@ class LangSmithProcessor(ExportQueue):
     def forget(self) -> None:
         """Leave held spans and the open connection to the parent process."""
         self._trees = self._make_trees()
-        self._http = self._post = HttpPost(self.options.traces_url, _headers(self.options))
+        self._http = self._post = HttpTransport(self.options.traces_url, _headers(self.options))
 
     def _is_sampled(self, span: ReadableSpan) -> bool:
         context = span.get_span_context()
         return context is None or is_sampled(context.trace_id, self.options.sampling_rate)
 
-    def _as_run(self, release: Release) -> ReadableSpan | None:
+    def _as_run(self, release: ResolvedSpan) -> ReadableSpan | None:
         try:
             return as_run(release, self.options.hidden, self._price)
         except Exception:
@@ -120,8 +120,8 @@ def from_env(price: Price, *, error_texts: bool, **options: Unpack[Bounds]) -> L
 
 def _headers(options: LangSmithOptions) -> dict[str, str]:
     return {
-        Smith.API_KEY_HEADER: options.api_key,
-        Smith.PROJECT_HEADER: options.project,
+        LangSmithAttr.API_KEY_HEADER: options.api_key,
+        LangSmithAttr.PROJECT_HEADER: options.project,
         "Content-Type": "application/x-protobuf",
         "Content-Encoding": "gzip",
         "User-Agent": f"forge-otel/{version('forge-otel')}",

@@ -25,7 +25,7 @@ from forge_otel.telemetry.langsmith.settings import LangSmithOptions, is_sampled
 from forge_otel.telemetry.metrics.instruments import Instruments
 
 if TYPE_CHECKING:
-    from forge_otel.telemetry.langsmith.client import LangSmithClient, Project
+    from forge_otel.telemetry.langsmith.client import LangSmithClient, LangSmithProject
 
 __all__ = ["LangSmithFeedback", "run_id"]
 
@@ -76,7 +76,7 @@ class LangSmithFeedback:
         self._guards = guards
         self._instruments = instruments
         self._options: LangSmithOptions | None = None
-        self._project: Project | None = None
+        self._project: LangSmithProject | None = None
         self._scores: deque[_Score] = deque()
         self._settled: Counter[tuple[str, str]] = Counter()
         self._work: asyncio.Task[None] | None = None
@@ -191,7 +191,7 @@ class LangSmithFeedback:
             self._empty.set()
 
 
-def _send(client: "LangSmithClient", project: "Project", score: _Score) -> None:
+def _send(client: "LangSmithClient", project: "LangSmithProject", score: _Score) -> None:
     client.score(project, score.run_id, key=_KEY, score=score.score, about=score.about, started_at=score.started_at)
 
 

@@ -5,10 +5,10 @@ Source: the mapping table of LangSmith's documentation, "Trace with OpenTelemetr
 
 from typing import Final
 
-__all__ = ["Smith", "Variable"]
+__all__ = ["LangSmithAttr", "LangSmithEnv"]
 
 
-class Smith:
+class LangSmithAttr:
     """Span attributes and headers that LangSmith maps to the fields of a run."""
 
     RUN_TYPE: Final = "langsmith.span.kind"
@@ -28,7 +28,7 @@ class Smith:
     PROJECT_HEADER: Final = "Langsmith-Project"
 
 
-class Variable:
+class LangSmithEnv:
     """Environment variables, the present name before the former one."""
 
     API_KEY: Final = ("LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")

@@ -18,9 +18,9 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, format_sp
 
 from forge_otel.names import Attr, Operation
 from forge_otel.telemetry.genai.usage import ModelCall, read_call
-from forge_otel.telemetry.langsmith.names import Smith
-from forge_otel.telemetry.langsmith.settings import Hidden
-from forge_otel.telemetry.langsmith.tree import Release
+from forge_otel.telemetry.langsmith.names import LangSmithAttr
+from forge_otel.telemetry.langsmith.settings import HideOptions
+from forge_otel.telemetry.langsmith.tree import ResolvedSpan
 from forge_otel.telemetry.processor_hub import attributes_of
 from forge_otel.telemetry.redaction import scrub
 from forge_otel.telemetry.spans.capture import REDACTED, redact
@@ -43,10 +43,22 @@ _TYPE_OF_OPERATION: Final[Mapping[str, str]] = {
     Operation.RETRIEVAL: "retriever",
     Operation.EXECUTE_TOOL: "tool",
 }
-_KINDS: Final = (Smith.RUN_TYPE, Attr.SPAN_KIND, "openinference.span.kind", "traceloop.span.kind")
+_KINDS: Final = (LangSmithAttr.RUN_TYPE, Attr.SPAN_KIND, "openinference.span.kind", "traceloop.span.kind")
 # Where instrumentations put contents; the first that is there becomes the run's inputs or outputs.
-_INPUTS: Final = (Smith.PROMPT, Attr.INPUT, "gen_ai.input.messages", "gen_ai.tool.call.arguments", "input.value")
-_OUTPUTS: Final = (Smith.COMPLETION, Attr.OUTPUT, "gen_ai.output.messages", "gen_ai.tool.call.result", "output.value")
+_INPUTS: Final = (
+    LangSmithAttr.PROMPT,
+    Attr.INPUT,
+    "gen_ai.input.messages",
+    "gen_ai.tool.call.arguments",
+    "input.value",
+)
+_OUTPUTS: Final = (
+    LangSmithAttr.COMPLETION,
+    Attr.OUTPUT,
+    "gen_ai.output.messages",
+    "gen_ai.tool.call.result",
+    "output.value",
+)
 _MESSAGES: Final = frozenset({"gen_ai.input.messages", "gen_ai.output.messages"})
 _INPUT_NAME: Final = re.compile(
     r"gen_ai\.(prompt|input\.messages|system_instructions|tool\.(definitions|call\.arguments)|retrieval\.query)"
@@ -73,7 +85,7 @@ _SCALARS: Final = (str, bool, int, float)
 _EXCEPTION: Final = "exception"
 
 
-def as_run(release: Release, hidden: Hidden, price: Price) -> ReadableSpan:
+def as_run(release: ResolvedSpan, hidden: HideOptions, price: Price) -> ReadableSpan:
     """Return the span of `release` with LangSmith's attributes, below the parent that LangSmith will know.
 
     Args:
@@ -117,7 +129,7 @@ def _redacted(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: _plain(value) for name, value in redacted.items() if value is not None}
 
 
-def _status(status: Status, hidden: Hidden) -> Status:
+def _status(status: Status, hidden: HideOptions) -> Status:
     if hidden.any_text or not status.description:
         return Status(status.status_code)
     return Status(status.status_code, scrub(status.description))
@@ -132,15 +144,15 @@ def run_type(attributes: Mapping[str, Any]) -> str:
     return _TYPE_OF_OPERATION.get(str(attributes.get(Attr.GEN_AI_OPERATION)), "chain")
 
 
-def _attributes(release: Release, hidden: Hidden, price: Price) -> dict[str, Any]:
+def _attributes(release: ResolvedSpan, hidden: HideOptions, price: Price) -> dict[str, Any]:
     found = attributes_of(release.span)
     kind = run_type(found)
     contents = _contents(found, hidden)
     # Chosen first: what is not sent, such as a screenshot of megabytes, is not looked through.
     run: dict[str, Any] = redact({name: value for name, value in found.items() if _may_be_sent(name)})
-    if not hidden.any_content and (attachments := _attachments(found.get(Smith.ATTACHMENTS))):
-        run[Smith.ATTACHMENTS] = attachments
-    run |= contents | {Smith.RUN_TYPE: kind} | _metadata(release, run)
+    if not hidden.any_content and (attachments := _attachments(found.get(LangSmithAttr.ATTACHMENTS))):
+        run[LangSmithAttr.ATTACHMENTS] = attachments
+    run |= contents | {LangSmithAttr.RUN_TYPE: kind} | _metadata(release, run)
     # LangSmith adds what is below to what is above: a total that is repeated above a model call would count twice.
     run = {name: value for name, value in run.items() if kind == "llm" or not name.startswith(_USAGE)}
     call = read_call(found) if kind == "llm" else None
@@ -156,11 +168,11 @@ def _may_be_sent(name: str) -> bool:
     return not (_NEVER.match(name) or _INPUT_NAME.match(name) or _OUTPUT_NAME.match(name))
 
 
-def _contents(found: Mapping[str, Any], hidden: Hidden) -> dict[str, str]:
+def _contents(found: Mapping[str, Any], hidden: HideOptions) -> dict[str, str]:
     contents = {}
     for target, sources, is_hidden in (
-        (Smith.PROMPT, _INPUTS, hidden.inputs),
-        (Smith.COMPLETION, _OUTPUTS, hidden.outputs),
+        (LangSmithAttr.PROMPT, _INPUTS, hidden.inputs),
+        (LangSmithAttr.COMPLETION, _OUTPUTS, hidden.outputs),
     ):
         source = next((name for name in sources if name in found), None)
         if source is not None and not is_hidden:
@@ -197,25 +209,25 @@ def _attachments(value: Any) -> str:
     return json.dumps(files) if files else ""
 
 
-def _metadata(release: Release, found: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(release: ResolvedSpan, found: Mapping[str, Any]) -> dict[str, Any]:
     known: dict[str, Any] = {
         name: value for name, value in found.items() if name.startswith("forge.") and name != Attr.SPAN_KIND
     }
     session_id = _id(release.session_id or str(found.get(Attr.GEN_AI_CONVERSATION_ID) or ""))
     if session_id:
         # The thread: LangSmith reads one of the two, depending on where it looks.
-        known |= {Smith.SESSION_ID: session_id, Smith.THREAD_ID: session_id}
+        known |= {LangSmithAttr.SESSION_ID: session_id, LangSmithAttr.THREAD_ID: session_id}
     if release.user_id:
-        known[Smith.USER_ID] = _id(release.user_id)
+        known[LangSmithAttr.USER_ID] = _id(release.user_id)
     if release.remote_parent is not None:
-        known[Smith.REMOTE_PARENT] = format_span_id(release.remote_parent.span_id)
-    metadata = {Smith.METADATA + name: value for name, value in known.items()}
+        known[LangSmithAttr.REMOTE_PARENT] = format_span_id(release.remote_parent.span_id)
+    metadata = {LangSmithAttr.METADATA + name: value for name, value in known.items()}
     if session_id:
         metadata[Attr.GEN_AI_CONVERSATION_ID] = session_id
     if tags := [
         str(found[name]).replace(",", " ") for name in (Attr.COMPONENT_TYPE, Attr.CACHE_LAYER) if name in found
     ]:
-        metadata.setdefault(Smith.TAGS, ",".join(tags))
+        metadata.setdefault(LangSmithAttr.TAGS, ",".join(tags))
     provider = found.get(Attr.GEN_AI_PROVIDER) or found.get(Attr.GEN_AI_SYSTEM)
     if provider:
         # LangSmith prices by either, depending on the age of the code that looks.
@@ -251,10 +263,10 @@ def _usage(call: ModelCall, cost_usd: Decimal | None) -> dict[str, Any]:
         told["output_token_details"] = {"reasoning": usage.reasoning}
     if cost_usd is not None:
         told["total_cost"] = float(cost_usd)
-    return {Smith.USAGE: json.dumps(told), f"{_USAGE}total_tokens": told["total_tokens"]}
+    return {LangSmithAttr.USAGE: json.dumps(told), f"{_USAGE}total_tokens": told["total_tokens"]}
 
 
-def _events(span: ReadableSpan, hidden: Hidden) -> list[Event]:
+def _events(span: ReadableSpan, hidden: HideOptions) -> list[Event]:
     """Return the events; an error that is only a status gets one, because LangSmith reads no status."""
     events = [_event(event, hidden) for event in span.events if event.name == _EXCEPTION or not hidden.any_content]
     if span.status.status_code is StatusCode.ERROR and all(event.name != _EXCEPTION for event in events):
@@ -265,7 +277,7 @@ def _events(span: ReadableSpan, hidden: Hidden) -> list[Event]:
     return events
 
 
-def _event(event: Event, hidden: Hidden) -> Event:
+def _event(event: Event, hidden: HideOptions) -> Event:
     attributes = dict(event.attributes or {})
     if event.name == _EXCEPTION and hidden.any_text:
         error_type = attributes.get("exception.type", "Error")

@@ -7,16 +7,16 @@ from typing import Final, Self
 from urllib.parse import urlsplit
 
 from forge_otel.errors import ConfigurationError
-from forge_otel.telemetry.langsmith.names import Variable
+from forge_otel.telemetry.langsmith.names import LangSmithEnv
 
-__all__ = ["DEFAULT_ENDPOINT", "Hidden", "LangSmithOptions", "is_sampled"]
+__all__ = ["DEFAULT_ENDPOINT", "HideOptions", "LangSmithOptions", "is_sampled"]
 
 DEFAULT_ENDPOINT: Final = "https://api.smith.langchain.com"
 _HASH_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hidden:
+class HideOptions:
     """What LangSmith must not see.
 
     Args:
@@ -60,15 +60,15 @@ class LangSmithOptions:
     api_key: str = field(repr=False)
     endpoint: str = DEFAULT_ENDPOINT
     project: str = "default"
-    hidden: Hidden = field(default_factory=Hidden)
+    hidden: HideOptions = field(default_factory=HideOptions)
     sampling_rate: float = 1.0
 
     def __post_init__(self) -> None:
         faults = []
         if urlsplit(self.endpoint).scheme not in {"http", "https"} or not urlsplit(self.endpoint).hostname:
-            faults.append(f"{Variable.ENDPOINT[0]} is no http:// or https:// URL")
+            faults.append(f"{LangSmithEnv.ENDPOINT[0]} is no http:// or https:// URL")
         if not 0 <= self.sampling_rate <= 1:
-            faults.append(f"{Variable.SAMPLING_RATE[0]} is {self.sampling_rate}; it must be between 0 and 1")
+            faults.append(f"{LangSmithEnv.SAMPLING_RATE[0]} is {self.sampling_rate}; it must be between 0 and 1")
         if faults:
             raise ConfigurationError(faults)
 
@@ -90,22 +90,22 @@ class LangSmithOptions:
         Raises:
             ConfigurationError: a value cannot be used.
         """
-        api_key = _first(environ, Variable.API_KEY)
-        if not api_key or _first(environ, Variable.TRACING).lower() in {"0", "false", "no", "off"}:
+        api_key = _first(environ, LangSmithEnv.API_KEY)
+        if not api_key or _first(environ, LangSmithEnv.TRACING).lower() in {"0", "false", "no", "off"}:
             return None
-        rate = _first(environ, Variable.SAMPLING_RATE)
+        rate = _first(environ, LangSmithEnv.SAMPLING_RATE)
         try:
             sampling_rate = float(rate or 1)
         except ValueError as exc:
-            raise ConfigurationError([f"{Variable.SAMPLING_RATE[0]}={rate[:32]!r} is no number"]) from exc
+            raise ConfigurationError([f"{LangSmithEnv.SAMPLING_RATE[0]}={rate[:32]!r} is no number"]) from exc
         return cls(
             api_key=api_key,
-            endpoint=_first(environ, Variable.ENDPOINT) or DEFAULT_ENDPOINT,
-            project=_first(environ, Variable.PROJECT) or "default",
-            hidden=Hidden(
-                inputs=_is_on(environ, Variable.HIDE_INPUTS),
-                outputs=_is_on(environ, Variable.HIDE_OUTPUTS),
-                metadata=_is_on(environ, Variable.HIDE_METADATA),
+            endpoint=_first(environ, LangSmithEnv.ENDPOINT) or DEFAULT_ENDPOINT,
+            project=_first(environ, LangSmithEnv.PROJECT) or "default",
+            hidden=HideOptions(
+                inputs=_is_on(environ, LangSmithEnv.HIDE_INPUTS),
+                outputs=_is_on(environ, LangSmithEnv.HIDE_OUTPUTS),
+                metadata=_is_on(environ, LangSmithEnv.HIDE_METADATA),
                 error_texts=not error_texts,
             ),
             sampling_rate=sampling_rate,

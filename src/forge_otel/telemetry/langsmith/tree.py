@@ -15,22 +15,22 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind
 
 from forge_otel.names import Attr
-from forge_otel.telemetry.langsmith.names import Smith
+from forge_otel.telemetry.langsmith.names import LangSmithAttr
 from forge_otel.telemetry.processor_hub import attributes_of
 
-__all__ = ["Keep", "Release", "Trees", "keep_runs"]
+__all__ = ["ResolvedSpan", "RunFilter", "RunTreeBuilder", "default_run_filter"]
 
 logger = logging.getLogger(__name__)
 
-Keep = Callable[[ReadableSpan], bool | None]
+RunFilter = Callable[[ReadableSpan], bool | None]
 """Whether an ended span becomes a run; None: only if one stands below it."""
 
-_RUNS: Final = frozenset({Attr.SPAN_KIND, Attr.GEN_AI_OPERATION, Smith.RUN_TYPE})
+_RUNS: Final = frozenset({Attr.SPAN_KIND, Attr.GEN_AI_OPERATION, LangSmithAttr.RUN_TYPE})
 _ENTRANCES: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
 _WHO: Final = (Attr.SESSION_ID, Attr.USER_ID)
 
 
-def keep_runs(span: ReadableSpan) -> bool | None:
+def default_run_filter(span: ReadableSpan) -> bool | None:
     """Keep agents, tools, steps, model calls and workflows of any instrumentation, and no other spans.
 
     A request that ran some is kept as their root, so that several workflows of one request are one tree; a request that
@@ -42,7 +42,7 @@ def keep_runs(span: ReadableSpan) -> bool | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class ResolvedSpan:
     """A span that can be sent.
 
     Args:
@@ -78,7 +78,7 @@ class _Group:
     since_s: float
 
 
-class Trees:
+class RunTreeBuilder:
     """Holds ended spans until it is known below which run they stand.
 
     Args:
@@ -87,7 +87,9 @@ class Trees:
         max_known: ended spans that are remembered for children that end after them.
     """
 
-    def __init__(self, keep: Keep = keep_runs, *, max_age_s: float = 900.0, max_known: int = 50_000) -> None:
+    def __init__(
+        self, keep: RunFilter = default_run_filter, *, max_age_s: float = 900.0, max_known: int = 50_000
+    ) -> None:
         self._keep = keep
         self._max_age_s = max_age_s
         self._max_known = max_known
@@ -95,7 +97,7 @@ class Trees:
         self._fates: OrderedDict[_Key, _Fate] = OrderedDict()
         self._who: OrderedDict[int, dict[str, str]] = OrderedDict()
 
-    def add(self, span: ReadableSpan, now_s: float) -> list[Release]:
+    def add(self, span: ReadableSpan, now_s: float) -> list[ResolvedSpan]:
         """Take an ended span; return what can be sent now.
 
         Args:
@@ -121,7 +123,7 @@ class Trees:
         fate = None if context is None else self._fates.get((context.trace_id, context.span_id))
         return fate is not None and fate.kept is not None
 
-    def expire(self, now_s: float, *, everything: bool = False) -> list[Release]:
+    def expire(self, now_s: float, *, everything: bool = False) -> list[ResolvedSpan]:
         """Return the spans that have waited too long, as roots.
 
         Args:
@@ -147,7 +149,7 @@ class Trees:
             return False
         return has_runs_below if kept is None else kept
 
-    def _place(self, span: ReadableSpan, above: SpanContext | None, now_s: float) -> Iterable[Release]:
+    def _place(self, span: ReadableSpan, above: SpanContext | None, now_s: float) -> Iterable[ResolvedSpan]:
         """Release `span` below the nearest kept span from `above` on, or let it wait for one that has not ended."""
         context = span.get_span_context()
         while above is not None and context is not None:
@@ -163,12 +165,12 @@ class Trees:
             above = fate.above
         return (self._release(span, None, None),)
 
-    def _release(self, span: ReadableSpan, parent: SpanContext | None, remote: SpanContext | None) -> Release:
+    def _release(self, span: ReadableSpan, parent: SpanContext | None, remote: SpanContext | None) -> ResolvedSpan:
         context = span.get_span_context()
         who = self._who.get(context.trace_id, {}) if context is not None else {}
         own = attributes_of(span)
         session_id, user_id = (str(own.get(name) or who.get(name) or "") for name in _WHO)
-        return Release(span, parent, remote, session_id, user_id)
+        return ResolvedSpan(span, parent, remote, session_id, user_id)
 
     def _note_who(self, span: ReadableSpan, trace_id: int) -> None:
         """Remember on whose behalf a trace runs: its first spans may start before that is known."""

@@ -11,16 +11,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from forge_otel.testing.fault_matrix.load import Load, LoadAnswer, percentile
+from forge_otel.testing.fault_matrix.load import Load, RequestResult, percentile
 
-__all__ = ["CallerCounts", "FaultObservation", "FaultOutcome", "exercise"]
+__all__ = ["ExerciseResult", "OperatorView", "SinkTotals", "exercise"]
 
 _POLL_S: Final = 0.25
 _OBSERVE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallerCounts:
+class SinkTotals:
     """The books of an outbox for one sink; see `forge_otel.outbox.outbox.SinkStats`."""
 
     produced: int
@@ -35,7 +35,7 @@ class CallerCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FaultObservation:
+class OperatorView:
     """What an operator sees at one moment.
 
     Args:
@@ -44,11 +44,11 @@ class FaultObservation:
     """
 
     signs: frozenset[str] = frozenset()
-    tallies: Mapping[str, CallerCounts] = field(default_factory=dict)
+    tallies: Mapping[str, SinkTotals] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FaultOutcome:
+class ExerciseResult:
     """What came of a fault.
 
     Args:
@@ -62,13 +62,13 @@ class FaultOutcome:
         degraded: what the records of the failing answers say under this name, from whoever can read the records.
     """
 
-    healthy: tuple[LoadAnswer, ...]
-    failing: tuple[LoadAnswer, ...]
-    recovering: tuple[LoadAnswer, ...] = ()
-    recovered: tuple[LoadAnswer, ...] = ()
+    healthy: tuple[RequestResult, ...]
+    failing: tuple[RequestResult, ...]
+    recovering: tuple[RequestResult, ...] = ()
+    recovered: tuple[RequestResult, ...] = ()
     recovery_s: float | None
-    during: tuple[FaultObservation, ...] = ()
-    after: FaultObservation = field(default_factory=FaultObservation)
+    during: tuple[OperatorView, ...] = ()
+    after: OperatorView = field(default_factory=OperatorView)
     degraded: frozenset[str] = frozenset()
 
     @property
@@ -102,14 +102,14 @@ async def exercise(
     loads: Sequence[Load],
     fault: AbstractAsyncContextManager[Any],
     *,
-    observe: Callable[[], Awaitable[FaultObservation]],
+    observe: Callable[[], Awaitable[OperatorView]],
     has_recovered: Callable[[], Awaitable[bool]],
-    healthy: Sequence[LoadAnswer] | None = None,
+    healthy: Sequence[RequestResult] | None = None,
     signs: Collection[str] = (),
     healthy_s: float = 2.0,
     failing_s: float = 3.0,
     patience_s: float = 30.0,
-) -> FaultOutcome:
+) -> ExerciseResult:
     """Let a helper of a service under load fail for a while, and see what comes of it.
 
     Args:
@@ -146,10 +146,10 @@ async def exercise(
     ended_s = time.monotonic()
     await _settled(loads, ended_s)
 
-    def between(from_s: float, until_s: float) -> tuple[LoadAnswer, ...]:
+    def between(from_s: float, until_s: float) -> tuple[RequestResult, ...]:
         return tuple(answer for load in loads for answer in load.answers if from_s <= answer.due_s < until_s)
 
-    return FaultOutcome(
+    return ExerciseResult(
         healthy=between(began_s, healthy_until_s) if healthy is None else tuple(healthy),
         failing=between(failing_from_s, failed_until_s),
         recovering=between(lifted_s, recovered_s),
@@ -164,7 +164,7 @@ async def _settled(loads: Sequence[Load], until_s: float) -> None:
     await asyncio.gather(*(load.settle(until_s) for load in loads))
 
 
-async def _shown(seen: Sequence[FaultObservation], signs: Collection[str], patience_s: float) -> None:
+async def _shown(seen: Sequence[OperatorView], signs: Collection[str], patience_s: float) -> None:
     """Wait until an operator has seen the signs, or for so long in vain."""
     deadline_s = time.monotonic() + patience_s
     while set(signs).difference(*(look.signs for look in seen)) and time.monotonic() < deadline_s:
@@ -172,9 +172,9 @@ async def _shown(seen: Sequence[FaultObservation], signs: Collection[str], patie
 
 
 @asynccontextmanager
-async def _watched(observe: Callable[[], Awaitable[FaultObservation]]) -> AsyncIterator[list[FaultObservation]]:
+async def _watched(observe: Callable[[], Awaitable[OperatorView]]) -> AsyncIterator[list[OperatorView]]:
     """Observe again and again inside the block."""
-    seen: list[FaultObservation] = []
+    seen: list[OperatorView] = []
 
     async def watch() -> None:
         while True:

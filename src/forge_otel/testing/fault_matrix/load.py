@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-__all__ = ["Load", "LoadAnswer", "Response", "percentile"]
+__all__ = ["Load", "RequestResult", "Response", "percentile"]
 
 
 class Response(Protocol):
@@ -36,7 +36,7 @@ class Response(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadAnswer:
+class RequestResult:
     """What became of one request.
 
     Args:
@@ -90,7 +90,7 @@ class Load:
         needs: Collection[str] = (),
         keep: Callable[[Response], Any] = lambda _: None,
     ) -> None:
-        self.answers: list[LoadAnswer] = []
+        self.answers: list[RequestResult] = []
         """In the order in which they came."""
         self._send = send
         self._name = name
@@ -134,7 +134,9 @@ class Load:
         except Exception as exc:
             facts = {"status": 0, "code": type(exc).__name__}
         latency_s = time.monotonic() - due_s
-        self.answers.append(LoadAnswer(due_s=due_s, latency_s=latency_s, load=self._name, needs=self._needs, **facts))
+        self.answers.append(
+            RequestResult(due_s=due_s, latency_s=latency_s, load=self._name, needs=self._needs, **facts)
+        )
 
 
 def percentile(values: Collection[float], share: float) -> float:

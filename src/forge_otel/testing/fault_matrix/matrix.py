@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from forge_otel.errors import ConfigurationError
-from forge_otel.testing.fault_matrix.exercise import FaultOutcome
-from forge_otel.testing.fault_matrix.load import LoadAnswer, percentile
+from forge_otel.testing.fault_matrix.exercise import ExerciseResult
+from forge_otel.testing.fault_matrix.load import RequestResult, percentile
 
-__all__ = ["TOLERANCE_S", "Cell", "late", "render", "verdict"]
+__all__ = ["TOLERANCE_S", "Cell", "render", "timing_violations", "violations"]
 
 TOLERANCE_S: Final = 0.01
 """What may be added to a request beyond its budget."""
@@ -81,17 +81,17 @@ class Cell:
         return f"{self.service}-{self.fault}".replace(" ", "_")
 
 
-def verdict(cell: Cell, outcome: FaultOutcome) -> tuple[str, ...]:
+def violations(cell: Cell, outcome: ExerciseResult) -> tuple[str, ...]:
     """Say in what `outcome` is not what `cell` promises; empty where it is.
 
     Args:
         cell: the promise.
         outcome: what `exercise` found.
     """
-    return (*_wrong_answers(cell, outcome), *_wrong_signs(cell, outcome), *late(cell, outcome))
+    return (*_wrong_answers(cell, outcome), *_wrong_signs(cell, outcome), *timing_violations(cell, outcome))
 
 
-def _wrong_answers(cell: Cell, outcome: FaultOutcome) -> list[str]:
+def _wrong_answers(cell: Cell, outcome: ExerciseResult) -> list[str]:
     faults = []
     refusable = cell.service if cell.outcome == "refused" else ""
     told = tuple(answer for answer in (*outcome.failing, *outcome.recovering) if not _found_nobody(cell, answer))
@@ -108,12 +108,12 @@ def _wrong_answers(cell: Cell, outcome: FaultOutcome) -> list[str]:
     return faults
 
 
-def _found_nobody(cell: Cell, answer: LoadAnswer) -> bool:
+def _found_nobody(cell: Cell, answer: RequestResult) -> bool:
     return cell.restarts and not answer.status and answer.code == _NOBODY_LISTENS
 
 
-def late(cell: Cell, outcome: FaultOutcome) -> tuple[str, ...]:
-    """Say which limits of time were missed; part of the `verdict`.
+def timing_violations(cell: Cell, outcome: ExerciseResult) -> tuple[str, ...]:
+    """Say which limits of time were missed; part of the `violations`.
 
     On a machine that does other things too, a cell that misses these alone deserves to be measured again.
 
@@ -127,7 +127,7 @@ def late(cell: Cell, outcome: FaultOutcome) -> tuple[str, ...]:
     return tuple(faults)
 
 
-def _slow_answers(cell: Cell, outcome: FaultOutcome) -> list[str]:
+def _slow_answers(cell: Cell, outcome: ExerciseResult) -> list[str]:
     faults = []
     needs = {answer.load: answer.needs for answer in outcome.failing}
     is_needed_by_some = any(cell.service in helpers for helpers in needs.values())
@@ -143,7 +143,7 @@ def _slow_answers(cell: Cell, outcome: FaultOutcome) -> list[str]:
     return faults
 
 
-def _slow_refusals(cell: Cell, outcome: FaultOutcome) -> list[str]:
+def _slow_refusals(cell: Cell, outcome: ExerciseResult) -> list[str]:
     refused = [answer for answer in outcome.failing if cell.service in answer.needs]
     if cell.refused_within_s is None or not refused:
         return []
@@ -155,7 +155,7 @@ def _slow_refusals(cell: Cell, outcome: FaultOutcome) -> list[str]:
     return [f"a refusal took {slowest.latency_s:.3f} s, more than {limit_s:.3f} s"]
 
 
-def _wrong_signs(cell: Cell, outcome: FaultOutcome) -> list[str]:
+def _wrong_signs(cell: Cell, outcome: ExerciseResult) -> list[str]:
     faults = [f"nobody could see: {sign}" for sign in cell.signs if sign not in outcome.signs]
     faults += [f"it still says: {sign}" for sign in cell.signs if sign in outcome.after.signs]
     faults += [f"no record says: {label}" for label in cell.degraded if label not in outcome.degraded]
@@ -168,7 +168,7 @@ def _wrong_signs(cell: Cell, outcome: FaultOutcome) -> list[str]:
     return faults
 
 
-def _kinds(answers: Collection[LoadAnswer]) -> str:
+def _kinds(answers: Collection[RequestResult]) -> str:
     return ", ".join(
         f"{count} x {status} {code}"
         for (status, code), count in Counter((a.status, a.code) for a in answers).most_common(5)
@@ -180,7 +180,7 @@ def render(cells: Sequence[Cell], results: Mapping[str, Sequence[str] | None]) -
 
     Args:
         cells: in the order in which services and faults are to appear.
-        results: name of the cell to its `verdict`; a cell that is missing was not run.
+        results: name of the cell to its `violations`; a cell that is missing was not run.
     """
     services, faults = (
         list(dict.fromkeys(values)) for values in ((c.service for c in cells), (c.fault for c in cells))

@@ -38,7 +38,7 @@ from forge_otel.testing.faults.kinds import (
     Slow,
     Trickle,
 )
-from forge_otel.testing.faults.wire import Flow, Lane, Link, Traffic
+from forge_otel.testing.faults.wire import Flow, Pipe, ProxiedConnection, Traffic
 
 __all__ = [
     "CutOff",
@@ -195,7 +195,7 @@ class FaultProxy:
         link.begin(self._fault)
 
 
-class _FaultyLink(Link):
+class _FaultyLink(ProxiedConnection):
     """A connection through the proxy, under the fault in force."""
 
     def __init__(self, client: socket.socket, server: tuple[str, int], traffic: Traffic) -> None:
@@ -273,7 +273,7 @@ class _FaultyLink(Link):
         else:
             super().end_answers()
 
-    def _swallow(self, lane: Lane) -> None:
+    def _swallow(self, lane: Pipe) -> None:
         self._has_hole = True
         lane.take()
 
@@ -312,7 +312,7 @@ class _FaultyLink(Link):
         return 0.0
 
 
-async def _until_gone(links: Collection[Link]) -> None:
+async def _until_gone(links: Collection[ProxiedConnection]) -> None:
     if links:
         # Not gather: cancelled, it would cancel what the links themselves wait for.
         await asyncio.wait([link.gone for link in links])

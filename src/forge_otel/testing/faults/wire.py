@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-__all__ = ["Flow", "Lane", "Link", "Traffic"]
+__all__ = ["Flow", "Pipe", "ProxiedConnection", "Traffic"]
 
 # What one direction of a connection holds before its sender is made to wait.
 _MAX_HELD_BYTES: Final = 256 * 1024
@@ -48,7 +48,7 @@ class Traffic:
     downstream: Flow = field(default_factory=Flow)
 
 
-class Lane:
+class Pipe:
     """One direction of a connection: the bytes that have come and may not go on yet.
 
     Args:
@@ -157,7 +157,7 @@ class Lane:
             self.source.resume_reading()
 
 
-class Link(ABC):
+class ProxiedConnection(ABC):
     """A client's connection and the one to the server behind it; a subclass says what passes.
 
     Args:
@@ -168,8 +168,8 @@ class Link(ABC):
 
     def __init__(self, client: socket.socket, server: tuple[str, int], traffic: Traffic) -> None:
         self.traffic = traffic
-        self.requests = Lane(self.pass_request, self.end_requests, traffic.upstream)
-        self.answers = Lane(self.pass_answer, self.end_answers, traffic.downstream)
+        self.requests = Pipe(self.pass_request, self.end_requests, traffic.upstream)
+        self.answers = Pipe(self.pass_answer, self.end_answers, traffic.downstream)
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when nothing of the link is left: no task, no socket."""
         self._socket = client
@@ -182,11 +182,11 @@ class Link(ABC):
 
     @abstractmethod
     def pass_request(self) -> float:
-        """Deal with the oldest bytes in `requests`; see `Lane`."""
+        """Deal with the oldest bytes in `requests`; see `Pipe`."""
 
     @abstractmethod
     def pass_answer(self) -> float:
-        """Deal with the oldest bytes in `answers`; see `Lane`."""
+        """Deal with the oldest bytes in `answers`; see `Pipe`."""
 
     def end_requests(self) -> None:
         """Pass on that the client will send no more."""
@@ -288,7 +288,7 @@ class Link(ABC):
 class _End(asyncio.Protocol):
     """One of the two sockets of a link."""
 
-    def __init__(self, link: Link, incoming: Lane, outgoing: Lane) -> None:
+    def __init__(self, link: ProxiedConnection, incoming: Pipe, outgoing: Pipe) -> None:
         self._link = link
         self._incoming = incoming
         self._outgoing = outgoing

@@ -16,7 +16,7 @@ with needs("langsmith"):
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-__all__ = ["Run", "reduce_runs", "reduce_to_runs"]
+__all__ = ["LangSmithRun", "reduce_runs", "reduce_to_runs"]
 
 _TYPES: Final = frozenset({"llm", "chain", "tool", "retriever", "embedding", "prompt", "parser"})
 _TYPE_OF_OPERATION: Final = {
@@ -32,7 +32,7 @@ _THREAD: Final = ("session_id", "conversation_id", "thread_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class LangSmithRun:
     """One run.
 
     Args:
@@ -63,7 +63,7 @@ class Run:
     order: str = ""
 
 
-def reduce_to_runs(spans: Iterable[tuple[Span, str]]) -> list[Run]:
+def reduce_to_runs(spans: Iterable[tuple[Span, str]]) -> list[LangSmithRun]:
     """Return the runs of spans in the order of their start; one that has an ancestor which never came is none.
 
     Args:
@@ -72,14 +72,14 @@ def reduce_to_runs(spans: Iterable[tuple[Span, str]]) -> list[Run]:
     return reduce_runs(_run(span, project) for span, project in spans)
 
 
-def reduce_runs(runs: Iterable[Run]) -> list[Run]:
+def reduce_runs(runs: Iterable[LangSmithRun]) -> list[LangSmithRun]:
     """Return each run once, in the order of their start, without those that have an ancestor which never came."""
     by_id = {run.id: run for run in runs}
     kept = [run for run in by_id.values() if _has_root(run, by_id)]
     return sorted(kept, key=lambda run: (run.start_ns, run.order))
 
 
-def _has_root(run: Run, by_id: Mapping[str, Run]) -> bool:
+def _has_root(run: LangSmithRun, by_id: Mapping[str, LangSmithRun]) -> bool:
     seen = set()
     while run.parent_id:
         above = by_id.get(run.parent_id)
@@ -90,10 +90,10 @@ def _has_root(run: Run, by_id: Mapping[str, Run]) -> bool:
     return True
 
 
-def _run(span: Span, project: str) -> Run:
+def _run(span: Span, project: str) -> LangSmithRun:
     attributes = _attributes(span.attributes)
     metadata = {name.removeprefix(_METADATA): value for name, value in attributes.items() if name.startswith(_METADATA)}
-    return Run(
+    return LangSmithRun(
         id=span.span_id.hex(),
         parent_id=span.parent_span_id.hex(),
         trace_id=span.trace_id.hex(),

@@ -10,7 +10,7 @@ from email.policy import HTTP
 from typing import Any, Final
 
 from forge_otel.errors import needs
-from forge_otel.testing.langsmith.runs import Run, reduce_runs
+from forge_otel.testing.langsmith.runs import LangSmithRun, reduce_runs
 
 with needs("langsmith"):
     import zstandard
@@ -44,7 +44,7 @@ class SdkRuns:
             run = json.loads(body)
             self._merge(run.get("id") or path.rpartition("/")[2], run)
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[LangSmithRun]:
         """Return them in the order of their start; one that has an ancestor which never came is none."""
         return reduce_runs(_run(fields) for fields in self._fields.values() if "name" in fields)
 
@@ -79,9 +79,9 @@ def _parts(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
             yield name, content
 
 
-def _run(fields: Mapping[str, Any]) -> Run:
+def _run(fields: Mapping[str, Any]) -> LangSmithRun:
     metadata = dict((fields.get("extra") or {}).get("metadata") or {})
-    return Run(
+    return LangSmithRun(
         id=str(fields["id"]),
         parent_id=str(fields.get("parent_run_id") or ""),
         trace_id=str(fields.get("trace_id") or fields["id"]),

@@ -22,14 +22,14 @@ from urllib.parse import parse_qs
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from forge_otel.errors import needs
-from forge_otel.testing.langsmith.runs import Run, reduce_to_runs
+from forge_otel.testing.langsmith.runs import LangSmithRun, reduce_to_runs
 from forge_otel.testing.langsmith.sdk import SdkRuns, decompressed
 
 with needs("langsmith"):
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-__all__ = ["Fault", "LangSmithStandIn", "Received"]
+__all__ = ["LangSmithFault", "LangSmithStandIn", "ReceivedRequest"]
 
 _TRACES: Final = "/otel/v1/traces"
 _RUNS: Final = "/runs"
@@ -49,7 +49,7 @@ _INFO: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class LangSmithFault:
     """What the server does in place of taking spans.
 
     Args:
@@ -67,7 +67,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedRequest:
     """One request as it came.
 
     Args:
@@ -106,10 +106,10 @@ class LangSmithStandIn:
         self.max_bytes = max_bytes
         self.feedback: list[dict[str, Any]] = []
         self.answers: Counter[str] = Counter()
-        self._received: list[Received] = []
+        self._received: list[ReceivedRequest] = []
         self._sdk = SdkRuns()
-        self._faults: deque[tuple[Fault, int | None]] = deque()
-        self._outage: Fault | None = None
+        self._faults: deque[tuple[LangSmithFault, int | None]] = deque()
+        self._outage: LangSmithFault | None = None
         self._recovered = threading.Event()
         self._lock = threading.Lock()
         self._server = _Server(self, port)
@@ -138,7 +138,7 @@ class LangSmithStandIn:
         return int(self._server.server_address[1])
 
     @property
-    def received(self) -> list[Received]:
+    def received(self) -> list[ReceivedRequest]:
         """Every request with a body, refused ones included, in the order of their end."""
         with self._lock:
             return list(self._received)
@@ -148,7 +148,7 @@ class LangSmithStandIn:
         """The spans that were taken, each as often as it was."""
         return [span for item in self._taken() for span in item.spans]
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[LangSmithRun]:
         """Return the runs that LangSmith would show, in the order of their start; those of its client come first."""
         with self._lock:
             of_client = self._sdk.runs()
@@ -165,13 +165,13 @@ class LangSmithStandIn:
             for part in (item.body, item.raw, item.path.encode(), repr(item.headers).encode())
         )
 
-    def fail(self, fault: Fault) -> None:
+    def fail(self, fault: LangSmithFault) -> None:
         """Answer the next posts of spans with `fault`, after the faults that were asked for before."""
         with self._lock:
             self._recovered.clear()
             self._faults.append((fault, fault.times))
 
-    def fail_everything(self, fault: Fault) -> None:
+    def fail_everything(self, fault: LangSmithFault) -> None:
         """Answer every request with `fault`, scores and questions included, until `recover`."""
         with self._lock:
             self._recovered.clear()
@@ -193,10 +193,10 @@ class LangSmithStandIn:
             if name in {"", one}
         ]
 
-    def _taken(self) -> list[Received]:
+    def _taken(self) -> list[ReceivedRequest]:
         return [item for item in self.received if item.path == _TRACES and item.answer == "200"]
 
-    def _next_fault(self, body: bytes) -> Fault | None:
+    def _next_fault(self, body: bytes) -> LangSmithFault | None:
         with self._lock:
             if not self._faults or self._faults[0][0].about not in body:
                 return None
@@ -205,12 +205,12 @@ class LangSmithStandIn:
                 self._faults.appendleft((fault, None if left is None else left - 1))
             return fault
 
-    def _judge(self, path: str, headers: dict[str, str], raw: bytes) -> Fault | None:
+    def _judge(self, path: str, headers: dict[str, str], raw: bytes) -> LangSmithFault | None:
         """Decide on a request and keep it; return what is wrong, None where nothing is."""
         fault, body = self._look(path, headers, raw)
         answer = _named(fault)
         with self._lock:
-            self._received.append(Received(path, headers, body, raw, answer))
+            self._received.append(ReceivedRequest(path, headers, body, raw, answer))
             self.answers[answer] += 1
             if fault is None and path == "/feedback":
                 self.feedback.append(json.loads(body))
@@ -220,7 +220,7 @@ class LangSmithStandIn:
                 self._sdk.feedback.clear()
         return fault
 
-    def _look(self, path: str, headers: dict[str, str], raw: bytes) -> tuple[Fault | None, bytes]:
+    def _look(self, path: str, headers: dict[str, str], raw: bytes) -> tuple[LangSmithFault | None, bytes]:
         try:
             is_gzip = headers.get("content-encoding") == "gzip"
             body = gzip.decompress(raw) if is_gzip else decompressed(headers, raw)
@@ -231,20 +231,20 @@ class LangSmithStandIn:
             elif path.startswith(_RUNS):
                 SdkRuns().take(path, headers, body)
             else:
-                return Fault(status=404), body
+                return LangSmithFault(status=404), body
         except Exception:
             # Each decoder has errors of its own, and what comes is whatever a client sends.
-            return Fault(status=400), b""
+            return LangSmithFault(status=400), b""
         if self.api_key is not None and headers.get("x-api-key") != self.api_key:
-            return Fault(status=401), body
+            return LangSmithFault(status=401), body
         if self._outage is not None:
             return self._outage, body
         if self.max_bytes is not None and len(raw) > self.max_bytes:
-            return Fault(status=413), body
+            return LangSmithFault(status=413), body
         return (self._next_fault(body) if path == _TRACES else None), body
 
 
-def _named(fault: Fault | None) -> str:
+def _named(fault: LangSmithFault | None) -> str:
     if fault is None:
         return "200"
     return str(fault.status) if fault.kind == "status" else fault.kind
@@ -257,7 +257,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, stand_in: LangSmithStandIn, port: int) -> None:
         self.judge = stand_in._judge  # noqa: SLF001 - one class in two parts
         self.projects = stand_in._projects  # noqa: SLF001
-        self.outage: Callable[[], Fault | None] = lambda: stand_in._outage  # noqa: SLF001
+        self.outage: Callable[[], LangSmithFault | None] = lambda: stand_in._outage  # noqa: SLF001
         self.recovered = stand_in._recovered  # noqa: SLF001
         super().__init__(("127.0.0.1", port), _Handler)
 
@@ -294,7 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_PATCH = do_POST  # noqa: N815 - the name in http.server
 
-    def _fail(self, fault: Fault) -> None:
+    def _fail(self, fault: LangSmithFault) -> None:
         if fault.kind == "hang":
             self.server.recovered.wait()
             self.close_connection = True

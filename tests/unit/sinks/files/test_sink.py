@@ -15,7 +15,7 @@ from forge_otel._runtime.plugins import load
 from forge_otel.errors import NotFound, Rejected
 from forge_otel.sinks.archive import Archive, Bundle
 from forge_otel.sinks.files.sink import FileArchive, open_url
-from forge_otel.testing.contracts.store_contract import ArchiveContract
+from forge_otel.testing.contracts.archive_contract import ArchiveContract
 from forge_otel.types import Record
 
 ARTIFACTS: dict[str, str | bytes] = {

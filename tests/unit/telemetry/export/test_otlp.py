@@ -21,7 +21,7 @@ from forge_otel.telemetry.export.otlp import OtlpOptions, OtlpProcessor
 from forge_otel.telemetry.export.spool import SpoolOptions
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.telemetry.spans.decorators import Spans
-from forge_otel.testing.langsmith.server import Fault, LangSmithStandIn
+from forge_otel.testing.langsmith.server import LangSmithFault, LangSmithStandIn
 
 PREFIX = "OTEL_EXPORTER_OTLP_"
 
@@ -56,7 +56,7 @@ def test_an_outage_longer_than_the_queue_loses_nothing(endpoint: LangSmithStandI
     """Spans wait on disk, more than memory may hold, and arrive once each."""
     spool = SpoolOptions(directory=tmp_path)
     processor = OtlpProcessor(OtlpOptions(url=url(endpoint)), policy=IMPATIENT, spool=spool, max_waiting=200)
-    endpoint.fail(Fault())
+    endpoint.fail(LangSmithFault())
     for first in range(0, 1_000, 100):
         end_spans(processor, 100, first=first)
         eventually(lambda so_far=first + 100: processor.stats().spooled == so_far)
@@ -71,7 +71,7 @@ def test_an_outage_longer_than_the_queue_loses_nothing(endpoint: LangSmithStandI
 def test_the_next_process_sends_what_this_one_could_not(endpoint: LangSmithStandIn, tmp_path: Path) -> None:
     """What waits at the end waits on disk, for the next start."""
     options, spool = OtlpOptions(url=url(endpoint)), SpoolOptions(directory=tmp_path)
-    endpoint.fail(Fault())
+    endpoint.fail(LangSmithFault())
     first = OtlpProcessor(options, policy=IMPATIENT, spool=spool)
     end_spans(first, 50)
     first.shutdown()

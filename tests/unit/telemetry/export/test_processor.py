@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from forge_otel.telemetry.export.http import HttpResponse
 from forge_otel.telemetry.export.otlp_body import encode, split
-from forge_otel.telemetry.export.processor import ExportQueue
+from forge_otel.telemetry.export.processor import ExportProcessor
 
 COUNT = 100
 FEW = 16
@@ -64,7 +64,7 @@ class Log:
         self.steps.append(REST)
 
 
-class Everything(ExportQueue):
+class Everything(ExportProcessor):
     """Sends what ends."""
 
     log: Log

@@ -14,7 +14,7 @@ from forge_otel.telemetry.export.accounting import SpanAccounting
 from forge_otel.telemetry.export.sender import RetryPolicy
 from forge_otel.telemetry.export.spool import Batch, Spool, SpoolOptions
 from forge_otel.telemetry.langsmith.exporter import LangSmithProcessor
-from forge_otel.testing.langsmith.server import Fault, LangSmithStandIn
+from forge_otel.testing.langsmith.server import LangSmithFault, LangSmithStandIn
 
 SLOW_TO_RETRY = RetryPolicy(first_wait_s=30, max_wait_s=30)
 
@@ -161,7 +161,7 @@ def test_what_waits_at_the_end_is_sent_by_the_next_start(tmp_path: Path, caplog:
     caplog.set_level(logging.INFO)
     spool = SpoolOptions(directory=tmp_path)
     with bridge(spool=spool) as there:
-        there.langsmith.fail(Fault())
+        there.langsmith.fail(LangSmithFault())
         names = end_spans(there, 30)
         eventually(lambda: there.processor.stats().spooled == 30)
         there.processor.shutdown()
@@ -179,7 +179,7 @@ def test_what_waits_at_the_end_is_sent_by_the_next_start(tmp_path: Path, caplog:
 def test_spans_reach_the_disk_while_the_server_hangs(tmp_path: Path) -> None:
     """Those too that end after the request that hangs was sent; the room in memory is free for others."""
     with bridge(spool=SpoolOptions(directory=tmp_path), max_waiting=40, policy=RetryPolicy()) as there:
-        there.langsmith.fail(Fault(kind="hang"))
+        there.langsmith.fail(LangSmithFault(kind="hang"))
         for round_ in range(1, 6):
             end_spans(there, 30)
             eventually(lambda spooled=30 * round_: there.processor.stats().spooled == spooled)  # type: ignore[misc]
@@ -193,7 +193,7 @@ def test_spans_reach_the_disk_while_the_server_hangs(tmp_path: Path) -> None:
 def test_a_pause_between_attempts_does_not_hold_up_the_end(tmp_path: Path) -> None:
     """A server that recovered meanwhile gets all of it in one more attempt."""
     with bridge(spool=SpoolOptions(directory=tmp_path), policy=SLOW_TO_RETRY) as there:
-        there.langsmith.fail(Fault(times=1))
+        there.langsmith.fail(LangSmithFault(times=1))
         names = end_spans(there, 10)
         eventually(lambda: there.langsmith.answers["503"] == 1)
         there.processor.shutdown()

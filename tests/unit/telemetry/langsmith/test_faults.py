@@ -10,13 +10,13 @@ from tests.unit.telemetry.bridge import Bridge, bridge, eventually
 from forge_otel.telemetry.export.sender import RetryPolicy
 from forge_otel.telemetry.export.spool import SpoolOptions
 from forge_otel.telemetry.langsmith.settings import is_sampled
-from forge_otel.testing.langsmith.server import Fault, LangSmithStandIn
+from forge_otel.testing.langsmith.server import LangSmithFault, LangSmithStandIn
 
 ALL = {"keep": lambda _span: True}
 PASSING = [
-    *(Fault(status=status, times=3) for status in (408, 429, 500, 502, 503)),
-    Fault(kind="reset", times=3),
-    Fault(kind="hang", times=1),
+    *(LangSmithFault(status=status, times=3) for status in (408, 429, 500, 502, 503)),
+    LangSmithFault(kind="reset", times=3),
+    LangSmithFault(kind="hang", times=1),
 ]
 
 
@@ -41,7 +41,7 @@ def is_balanced(there: Bridge) -> bool:
 
 
 @pytest.mark.parametrize("fault", PASSING, ids=lambda fault: f"{fault.kind}-{fault.status}")
-def test_what_passes_costs_nothing(fault: Fault) -> None:
+def test_what_passes_costs_nothing(fault: LangSmithFault) -> None:
     """Each span arrives exactly once after a fault that another attempt gets over."""
     with bridge(**ALL, max_batch=20) as there:
         there.langsmith.fail(fault)
@@ -56,7 +56,7 @@ def test_what_passes_costs_nothing(fault: Fault) -> None:
 def test_a_server_that_wants_time_gets_it() -> None:
     """The next attempt comes when Retry-After is over, not when our own wait is."""
     with bridge(**ALL) as there:
-        there.langsmith.fail(Fault(status=429, retry_after_s=1, times=1))
+        there.langsmith.fail(LangSmithFault(status=429, retry_after_s=1, times=1))
         started_s = time.monotonic()
         end_spans(there, 1)
         there.flush()
@@ -68,7 +68,7 @@ def test_a_server_that_wants_time_gets_it() -> None:
 def test_a_wrong_key_or_address_is_waited_out(status: int) -> None:
     """Somebody will mend it: until then spans wait, and then each arrives once."""
     with bridge(**ALL, max_batch=5) as there:
-        there.langsmith.fail(Fault(status=status))
+        there.langsmith.fail(LangSmithFault(status=status))
         names = end_spans(there, 20)
         eventually(lambda: there.langsmith.answers[str(status)] > 1)
         assert there.processor.stats().fault == f"HTTP {status}"
@@ -83,7 +83,7 @@ def test_a_wrong_key_or_address_is_waited_out(status: int) -> None:
 def test_a_no_is_not_asked_again(status: int) -> None:
     """What another attempt would not change is counted, and the next batch goes through."""
     with bridge(**ALL) as there:
-        there.langsmith.fail(Fault(status=status, times=1))
+        there.langsmith.fail(LangSmithFault(status=status, times=1))
         end_spans(there, 10)
         there.flush()
         names = end_spans(there, 10)
@@ -108,7 +108,7 @@ def test_a_batch_that_chokes_the_server_lets_others_pass() -> None:
     """Its time used up, it goes to the end of the line, and is not given up."""
     policy = RetryPolicy(budget_s=0.05, first_wait_s=0.01, max_wait_s=0.05)
     with bridge(**ALL, max_batch=10, policy=policy) as there:
-        there.langsmith.fail(Fault(status=500, about=b"run 3"))
+        there.langsmith.fail(LangSmithFault(status=500, about=b"run 3"))
         names = end_spans(there, 30)
         eventually(lambda: len(there.langsmith.spans) == 20)
         there.langsmith.recover()
@@ -120,7 +120,7 @@ def test_a_batch_that_chokes_the_server_lets_others_pass() -> None:
 def test_what_is_too_old_is_not_sent() -> None:
     """Patience ends with the age limit, and what it cost is counted."""
     with bridge(**ALL, spool=SpoolOptions(max_age_s=0.2)) as there:
-        there.langsmith.fail(Fault())
+        there.langsmith.fail(LangSmithFault())
         end_spans(there, 10)
         there.flush()
         assert dict(there.processor.stats().dropped) == {"too_old": 10}
@@ -130,7 +130,7 @@ def test_what_is_too_old_is_not_sent() -> None:
 def test_an_outage_is_waited_out_within_bounds() -> None:
     """What there is room for waits and arrives once; the rest is counted, and the books balance all the while."""
     with bridge(**ALL, max_waiting=50) as there:
-        there.langsmith.fail(Fault())
+        there.langsmith.fail(LangSmithFault())
         end_spans(there, 20)
         eventually(lambda: there.langsmith.answers["503"] > 3)
         end_spans(there, 200)
@@ -148,7 +148,7 @@ def test_the_exit_is_bounded() -> None:
     """A server that says nothing at all costs the time that was given, and what waits is counted."""
     patient = RetryPolicy(attempt_timeout_s=60)
     with bridge(**ALL, policy=patient, shutdown_timeout_s=0.5) as there:
-        there.langsmith.fail(Fault(kind="hang"))
+        there.langsmith.fail(LangSmithFault(kind="hang"))
         end_spans(there, 30)
         eventually(lambda: there.langsmith.answers["hang"] == 1)
         started_s = time.monotonic()
@@ -174,7 +174,7 @@ def test_the_exit_sends_what_waits() -> None:
 def test_a_forked_child_sends_its_own_spans() -> None:
     """What waited at the fork is sent by the parent alone, what ends in the child by the child."""
     with bridge(**ALL) as there:
-        there.langsmith.fail(Fault())
+        there.langsmith.fail(LangSmithFault())
         end_spans(there, 20)
         eventually(lambda: there.langsmith.answers["503"] > 0)
         child = os.fork()

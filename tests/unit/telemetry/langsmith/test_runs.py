@@ -14,8 +14,8 @@ from forge_otel.context import Identity, bind_identity
 from forge_otel.errors import ConfigurationError
 from forge_otel.names import Metric
 from forge_otel.settings import Settings
-from forge_otel.telemetry.langsmith.settings import DEFAULT_ENDPOINT, Hidden, LangSmithOptions
-from forge_otel.testing.langsmith.runs import Run
+from forge_otel.telemetry.langsmith.settings import DEFAULT_ENDPOINT, HideOptions, LangSmithOptions
+from forge_otel.testing.langsmith.runs import LangSmithRun
 from forge_otel.testing.langsmith.server import LangSmithStandIn
 
 LLM = {
@@ -28,7 +28,7 @@ LLM = {
 CANARY = "canary-7f3a"
 
 
-def run_of(there: Bridge, attributes: dict[str, Any], name: str = "span") -> Run:
+def run_of(there: Bridge, attributes: dict[str, Any], name: str = "span") -> LangSmithRun:
     """End one span, and return the run that it becomes."""
     there.tracer.start_span(name, attributes=attributes).end()
     there.flush()
@@ -147,7 +147,7 @@ def test_type_and_layer_are_tags_and_the_project_is_named() -> None:
 )
 def test_what_is_hidden_never_leaves(name: str) -> None:
     """With contents hidden, none is in any byte that LangSmith got, wherever instrumentations put it."""
-    with bridge(keep=lambda _span: True, options={"hidden": Hidden(inputs=True, outputs=True)}) as there:
+    with bridge(keep=lambda _span: True, options={"hidden": HideOptions(inputs=True, outputs=True)}) as there:
         run = run_of(there, {name: f'{{"text":"{CANARY}"}}'})
         assert (run.inputs, run.outputs) == (None, None)
         assert not there.langsmith.holds(CANARY)
@@ -155,7 +155,7 @@ def test_what_is_hidden_never_leaves(name: str) -> None:
 
 def test_hidden_contents_are_not_in_errors_and_events_either() -> None:
     """Texts of exceptions quote what they could not read; the kind of the error stays."""
-    with bridge(keep=lambda _span: True, options={"hidden": Hidden(inputs=True)}) as there:
+    with bridge(keep=lambda _span: True, options={"hidden": HideOptions(inputs=True)}) as there:
         with there.tracer.start_as_current_span("a") as span:
             span.add_event("gen_ai.user.message", {"content": CANARY})
             span.record_exception(ValueError(CANARY))
@@ -167,7 +167,7 @@ def test_hidden_contents_are_not_in_errors_and_events_either() -> None:
 
 def test_hidden_metadata_leaves_the_tree_and_the_bill() -> None:
     """Type, model and usage stay; what an application wrote, who asked and where it ran do not."""
-    with bridge(options={"hidden": Hidden(metadata=True)}) as there, bind_identity(Identity(user_id=CANARY)):
+    with bridge(options={"hidden": HideOptions(metadata=True)}) as there, bind_identity(Identity(user_id=CANARY)):
         run = run_of(there, {**LLM, "brand": CANARY, "forge.component.id": CANARY})
         assert (run.type, run.usage["total_cost"], dict(run.metadata)) == ("llm", 0.5, {})
         assert not there.langsmith.holds(CANARY)
@@ -187,7 +187,7 @@ FOUND = LangSmithOptions(
     api_key="k",
     project="p",
     endpoint="https://old",
-    hidden=Hidden(inputs=True, outputs=True, metadata=True),
+    hidden=HideOptions(inputs=True, outputs=True, metadata=True),
     sampling_rate=0.25,
 )
 
@@ -205,7 +205,7 @@ def test_former_names_are_read() -> None:
 def test_the_environment_is_read_as_langsmith_reads_it() -> None:
     """No key or an explicit no means no bridge; the key alone means LangSmith's own cloud and everything shown."""
     assert LangSmithOptions.from_env({"LANGSMITH_API_KEY": "k"}) == LangSmithOptions(
-        api_key="k", endpoint=DEFAULT_ENDPOINT, project="default", hidden=Hidden(), sampling_rate=1.0
+        api_key="k", endpoint=DEFAULT_ENDPOINT, project="default", hidden=HideOptions(), sampling_rate=1.0
     )
     for no_key in ({}, {"LANGSMITH_API_KEY": ""}, {"LANGSMITH_API_KEY": " "}):
         assert LangSmithOptions.from_env(no_key) is None
