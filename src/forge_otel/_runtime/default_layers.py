@@ -19,7 +19,7 @@ from forge_otel.layers.recording import RecordingLayer
 from forge_otel.layers.semantic.layer import SemanticCacheLayer
 from forge_otel.layers.single_flight.layer import SingleFlightLayer
 from forge_otel.layers.single_flight.lease_election import LeaseElection
-from forge_otel.resilience.attempt_timeout import TimeoutLayer
+from forge_otel.layers.timeout import TimeoutLayer
 from forge_otel.resilience.guard import Guards
 from forge_otel.resilience.time_budget import budgeted
 from forge_otel.settings import Settings

@@ -5,8 +5,7 @@
 is over it is cancelled and left to itself. What it still says is looked at and counted, and how many calls may be left
 like that is bounded.
 
-`AttemptTimeout` limits one attempt of a guarded call, `Chunks` each chunk of a guarded stream, `TimeoutLayer` a whole
-generation.
+`AttemptTimeout` limits one attempt of a guarded call, `Chunks` each chunk of a guarded stream.
 """
 
 import asyncio
@@ -16,12 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from forge_otel.errors import ConfigurationError, GenerationTimeout, Overloaded, ServiceTimeout
-from forge_otel.resilience.deadline import deadline
+from forge_otel.errors import ConfigurationError, Overloaded, ServiceTimeout
 from forge_otel.resilience.lag_aware_timeout import LagAwareTimeout
-from forge_otel.types import Call, CallNext, Reply
 
-__all__ = ["END", "AttemptTimeout", "Chunks", "TimeoutLayer", "TimeoutOptions", "awaited"]
+__all__ = ["END", "AttemptTimeout", "Chunks", "TimeoutOptions", "awaited"]
 
 T = TypeVar("T")
 
@@ -31,7 +28,6 @@ END: Final[Any] = object()
 _CLOSE_S: Final = 1.0
 # A timer that rings later than this says that the event loop was held up, not that the service was slow.
 _LATE_S: Final = 0.005
-_CLEAN_UP_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,53 +210,3 @@ class Chunks:
 async def awaited(function: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
     """Call and await `function`: a coroutine of any awaitable, as a task needs one."""
     return await function(*args, **kwargs)
-
-
-class TimeoutLayer:
-    """The layer that limits how long a full generation may take; guards inside share the limit.
-
-    Args:
-        timeout_s: seconds for the pipeline.
-        clean_up_s: seconds that a cancelled pipeline may use to clean up while its caller waits; it may go on after
-            that, but nobody waits for it.
-    """
-
-    def __init__(self, timeout_s: float, *, clean_up_s: float = _CLEAN_UP_S) -> None:
-        self._timeout_s = timeout_s
-        self._clean_up_s = clean_up_s
-        self._cancelled: set[asyncio.Task[Reply]] = set()
-
-    async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
-        """Answer `call` in time.
-
-        Raises:
-            GenerationTimeout: the time is over; the pipeline was cancelled.
-        """
-        # Guards inside get a moment more than the pipeline, so that it is the pipeline whose time is over first.
-        with deadline(self._timeout_s + self._clean_up_s):
-            # Its context is a copy of ours: the running span, generation and deadline are seen inside.
-            task = asyncio.create_task(awaited(call_next, call))
-            try:
-                await asyncio.wait([task], timeout=self._timeout_s)
-                if task.done():
-                    return task.result()
-            finally:
-                await self._stop(task)
-        raise GenerationTimeout(
-            f"the pipeline {call.pipeline!r} did not finish within {self._timeout_s:g} s and was cancelled; "
-            "try again, or raise generation_timeout_s"
-        )
-
-    async def _stop(self, task: asyncio.Task[Reply]) -> None:
-        if task.done():
-            return
-        task.cancel()
-        self._cancelled.add(task)
-        task.add_done_callback(self._forget)
-        await asyncio.wait([task], timeout=self._clean_up_s)
-
-    def _forget(self, task: asyncio.Task[Reply]) -> None:
-        self._cancelled.discard(task)
-        if not task.cancelled():
-            # Looked at, so that nobody reports it as never retrieved: the caller has been answered.
-            task.exception()
