@@ -4,12 +4,12 @@ import asyncio
 from datetime import datetime
 from typing import Protocol
 
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, Tracer, format_trace_id
+from opentelemetry.trace import Span, SpanContext, SpanKind, Tracer, format_trace_id
 
 from forge_otel.context import Generation, current_generation, current_request
 from forge_otel.layers.recording import finite
 from forge_otel.names import Attr, Operation
-from forge_otel.telemetry.spans.exceptions import record_failure
+from forge_otel.telemetry.spans.exceptions import mark_failed
 from forge_otel.types import Call, CallNext, Reply
 
 __all__ = ["TracingLayer"]
@@ -67,7 +67,7 @@ class TracingLayer:
             try:
                 reply = await call_next(call)
             except (Exception, asyncio.CancelledError) as exc:
-                _fail(span, exc, with_text=self._with_texts)
+                mark_failed(span, exc, error_type=type(exc).__name__, with_text=self._with_texts)
                 raise
             finally:
                 _conclude(span, generation)
@@ -102,12 +102,6 @@ def _attributes(call: Call, generation: Generation | None) -> dict[str, str]:
         Attr.GENERATION_KEY: call.key,
         Attr.GENERATION_ID: "" if generation is None else generation.id,
     }
-
-
-def _fail(span: Span, exc: BaseException, *, with_text: bool) -> None:
-    record_failure(span, exc, with_text=with_text)
-    span.set_attribute(Attr.ERROR_TYPE, type(exc).__name__)
-    span.set_status(Status(StatusCode.ERROR, type(exc).__name__))
 
 
 def _conclude(span: Span, generation: Generation | None) -> None:

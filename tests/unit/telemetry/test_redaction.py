@@ -5,7 +5,6 @@ import json
 import pytest
 
 from forge_otel.telemetry.redaction import is_secret_name, scrub
-from forge_otel.telemetry.spans.exceptions import describe
 
 SECRETS = [
     *(
@@ -95,14 +94,3 @@ def test_names_of_secrets(name: str) -> None:
 def test_names_of_other_things(name: str) -> None:
     """Near enough to be mistaken."""
     assert not is_secret_name(name)
-
-
-def test_an_exception_that_cannot_be_read_costs_nothing() -> None:
-    """Its own code may raise, or return what cannot be encoded."""
-
-    class OddError(Exception):
-        def __str__(self) -> str:
-            raise OSError
-
-    assert describe(OddError()) == "its text could not be read"
-    assert describe(ValueError("\ud800")) == "?"

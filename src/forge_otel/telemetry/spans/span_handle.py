@@ -5,7 +5,6 @@ and detach in place of OpenTelemetry's generator-based context managers, and one
 number of calls, and which is recorded when metrics are collected.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Final, Literal, Protocol, Unpack
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind
 
 from forge_otel.context import current_generation
 from forge_otel.names import Attr, Metric, Operation
@@ -24,7 +23,7 @@ from forge_otel.settings import Settings
 from forge_otel.telemetry.genai.model_calls import ModelCallReader
 from forge_otel.telemetry.genai.usage import About, told_call
 from forge_otel.telemetry.metrics.instruments import Instruments
-from forge_otel.telemetry.spans.exceptions import describe, record_failure
+from forge_otel.telemetry.spans.exceptions import mark_failed
 from forge_otel.telemetry.spans.proxy_tracer import ProxyTracer
 from forge_otel.types import Step
 
@@ -46,7 +45,6 @@ _OPERATIONS: Final[Mapping[str, str]] = {
 _COUNTED: Final = frozenset({"agent", "tool", "step"})
 # The conventions call what leaves the process CLIENT.
 _REMOTE: Final = frozenset({"retriever", "embedding", "llm"})
-_MAX_DESCRIPTION_CHARS: Final = 256
 
 
 class Telemetered(Protocol):
@@ -181,7 +179,8 @@ class SpanHandle:
         if attributes:
             self._span.set_attributes(attributes)
         if error is not None and error_type is not None:
-            _mark(self._span, error, error_type, with_text=self._telemetry.settings.capture_content)
+            with_text = self._telemetry.settings.capture_content
+            mark_failed(self._span, error, error_type=error_type, with_text=with_text)
         if self._plan.kind in _COUNTED:
             self._count(duration_s, error_type, in_finalizer=closed)
         self._span.end()
@@ -231,13 +230,3 @@ class Inert:
 
 
 INERT: Final = Inert()
-
-
-def _mark(span: trace.Span, error: BaseException, error_type: str, *, with_text: bool) -> None:
-    if not span.is_recording():
-        return
-    # LangSmith reads errors from the event, other back ends from the status.
-    record_failure(span, error, with_text=with_text)
-    span.set_attribute(Attr.ERROR_TYPE, error_type)
-    message = describe(error) if with_text and not isinstance(error, asyncio.CancelledError) else ""
-    span.set_status(StatusCode.ERROR, f"{error_type}: {message}"[:_MAX_DESCRIPTION_CHARS] if message else error_type)

@@ -20,7 +20,6 @@ __all__ = [
     "CARRIER",
     "OTHER_METHOD",
     "HeaderFacts",
-    "error_type",
     "known_method",
     "read_headers",
     "redact_query",
@@ -139,12 +138,6 @@ def redact_query(query: str) -> str:
     """Replace the values in a query string whose names look like secrets; the rest stays as it was sent."""
     shown = "&".join(_redact_part(part) for part in query.split("&"))
     return shown[:_MAX_QUERY_CHARS]
-
-
-def error_type(exc: BaseException) -> str:
-    """Return the name under which `exc` is counted: the class, with its module where it is not a built-in."""
-    kind = type(exc)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _redact_part(part: str) -> str:

@@ -8,10 +8,9 @@ over: nothing in ASGI tells before that there is any. Spans that the work opens 
 from typing import Final
 
 from opentelemetry import trace
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
-from forge_otel.names import Attr
-from forge_otel.web.request.attributes import error_type
+from forge_otel.telemetry.spans.exceptions import mark_failed, qualified_name
 
 __all__ = ["record_background"]
 
@@ -20,7 +19,14 @@ _MIN_NS: Final = 25_000_000
 
 
 def record_background(
-    tracer: Tracer, server: Span, *, route: str | None, started_ns: int, ended_ns: int, error: BaseException | None
+    tracer: Tracer,
+    server: Span,
+    *,
+    route: str | None,
+    started_ns: int,
+    ended_ns: int,
+    error: BaseException | None,
+    with_text: bool,
 ) -> None:
     """Write the span of what ran between the last byte and the return of the application.
 
@@ -30,6 +36,7 @@ def record_background(
         route: its template, for the name.
         started_ns, ended_ns: nanoseconds since the epoch.
         error: what came out of the application then.
+        with_text: whether the exception's message may be recorded.
     """
     if error is None and ended_ns - started_ns < _MIN_NS:
         return
@@ -40,8 +47,6 @@ def record_background(
         links=[Link(server.get_span_context())],
         start_time=started_ns,
     )
-    if error is not None and span.is_recording():
-        span.record_exception(error)
-        span.set_attribute(Attr.ERROR_TYPE, error_type(error))
-        span.set_status(Status(StatusCode.ERROR))
+    if error is not None:
+        mark_failed(span, error, error_type=qualified_name(error), with_text=with_text, with_description=False)
     span.end(max(ended_ns, started_ns))

@@ -9,16 +9,16 @@ import time
 from typing import Final
 
 from opentelemetry import context as otel_context
-from opentelemetry.trace import Status, StatusCode, format_trace_id
+from opentelemetry.trace import format_trace_id
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forge_otel.context import RequestInfo, bind_identity, current_request
 from forge_otel.errors import ForgeError, PayloadTooLarge
 from forge_otel.names import Attr, Metric
-from forge_otel.telemetry.spans.exceptions import record_failure
+from forge_otel.telemetry.spans.exceptions import mark_failed, qualified_name, record_exception
 from forge_otel.web.problems import problem_of, unexpected
-from forge_otel.web.request.attributes import OTHER_METHOD, HeaderFacts, error_type, request_attributes
+from forge_otel.web.request.attributes import OTHER_METHOD, HeaderFacts, request_attributes
 from forge_otel.web.request.background import record_background
 from forge_otel.web.request.options import Shared
 from forge_otel.web.request.response_headers import headers_of
@@ -266,6 +266,7 @@ class HttpExchange:
             started_ns=ended_ns,
             ended_ns=time.time_ns(),
             error=self._late_error,
+            with_text=self._shared.forge.settings.capture_content,
         )
 
     def _finish(self, exc: BaseException | None = None, *, incomplete: bool = False) -> None:
@@ -313,11 +314,17 @@ class HttpExchange:
             attributes[Attr.HTTP_ROUTE] = self._route
             span.update_name(f"{self._method_name()} {self._route}")
         span.set_attributes(attributes)
-        error = exc or self._cause
-        if is_error and error is not None and self._server.records_exceptions:
-            record_failure(span, error, with_text=self._shared.forge.settings.capture_content)
-        if is_error and self._server.is_own:
-            span.set_status(Status(StatusCode.ERROR))
+        if is_error:
+            self._mark_failed(exc or self._cause)
+
+    def _mark_failed(self, error: BaseException | None) -> None:
+        with_text = self._shared.forge.settings.capture_content
+        if self._server.is_own:
+            error_type = self._error_type or ""
+            mark_failed(self._server.span, error, error_type=error_type, with_text=with_text, with_description=False)
+        elif error is not None and self._server.records_exceptions:
+            # Another instrumentation owns the span and sets its status.
+            record_exception(self._server.span, error, with_text=with_text)
 
     def _judge(self, exc: BaseException | None, *, incomplete: bool) -> bool:
         """Settle status and error type; tell whether the service is at fault."""
@@ -328,7 +335,7 @@ class HttpExchange:
             # What the server, or Starlette's outermost middleware, answers in our absence.
             self._status = 500
         if exc is not None:
-            self._error_type = error_type(exc)
+            self._error_type = qualified_name(exc)
         elif incomplete:
             self._error_type = "incomplete_response"
         elif self._status is not None and self._status >= 500:

@@ -9,14 +9,13 @@ import time
 from typing import Final
 
 from opentelemetry import context as otel_context
-from opentelemetry.trace import Status, StatusCode
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from forge_otel.context import Identity, RequestInfo, bind_identity, current_request, identity
 from forge_otel.names import Attr, Metric
-from forge_otel.telemetry.spans.exceptions import record_failure
-from forge_otel.web.request.attributes import HeaderFacts, error_type, request_attributes
+from forge_otel.telemetry.spans.exceptions import mark_failed, qualified_name, record_exception
+from forge_otel.web.request.attributes import HeaderFacts, request_attributes
 from forge_otel.web.request.http import DISCONNECTED, UNMATCHED
 from forge_otel.web.request.options import Shared
 from forge_otel.web.request.server_span import adopt, own
@@ -126,16 +125,18 @@ class WebSocketExchange:
         if isinstance(error, WebSocketDisconnect):
             self._disconnected = error.code not in _NORMAL_CLOSES
             error = None
-        failure = error_type(error) if error is not None else DISCONNECTED if self._disconnected else None
+        failure = qualified_name(error) if error is not None else DISCONNECTED if self._disconnected else None
         if self._status is None and error is not None:
             self._shake_hands(500, failure)
         if self._status is not None:
             span.set_attribute(Attr.HTTP_STATUS, self._status)
         if failure is not None:
             span.set_attribute(Attr.ERROR_TYPE, failure)
-        if error is not None and self._server.records_exceptions:
-            record_failure(span, error, with_text=self._shared.forge.settings.capture_content)
+        with_text = self._shared.forge.settings.capture_content
+        if error is not None and self._server.is_own:
+            error_type = qualified_name(error)
+            mark_failed(span, error, error_type=error_type, with_text=with_text, with_description=False)
+        elif error is not None and self._server.records_exceptions:
+            record_exception(span, error, with_text=with_text)
         if self._server.is_own:
-            if error is not None:
-                span.set_status(Status(StatusCode.ERROR))
             span.end()

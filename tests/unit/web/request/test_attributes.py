@@ -4,7 +4,7 @@ import pytest
 from tests.unit.web.support import scope_of
 
 from forge_otel.names import Attr
-from forge_otel.web.request.attributes import error_type, read_headers, redact_query, request_attributes
+from forge_otel.web.request.attributes import read_headers, redact_query, request_attributes
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,3 @@ def test_repeated_baggage_is_joined() -> None:
     """A sender may split a list over several headers."""
     facts = read_headers([(b"baggage", b"a=1"), (b"baggage", b"b=2")], frozenset({b"baggage"}))
     assert facts.carrier == {"baggage": ["a=1", "b=2"]}
-
-
-def test_error_type() -> None:
-    """Built-in exceptions go by their name, others with their module."""
-    assert error_type(ValueError()) == "ValueError"
-    assert error_type(UnicodeError()) == "UnicodeError"
-    assert error_type(pytest.UsageError()) == "pytest.UsageError"

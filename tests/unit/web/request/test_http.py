@@ -177,6 +177,7 @@ def test_a_quick_return_has_no_span(took_ms: int, spans: int) -> None:
         started_ns=10**9,
         ended_ns=10**9 + took_ms * 10**6,
         error=None,
+        with_text=False,
     )
     assert len(runtime.spans) == spans
 
