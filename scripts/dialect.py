@@ -78,7 +78,8 @@ def findings(paths: list[Path]) -> list[Finding]:
         if file.suffix not in {".py", ".md"} or not file.is_file():
             continue
         for number, line in prose_of(file):
-            plain = line
+            # Names in backticks are code.
+            plain = re.sub(r"`[^`]*`", "", line)
             for allowed in ALLOWED:
                 plain = re.sub(allowed, "", plain, flags=re.IGNORECASE)
             habits = [habit for habit, pattern in _COMPILED.items() if pattern.search(plain)]

@@ -151,3 +151,27 @@ async def scraped_with_everything() -> dict[str, set[str]]:
     families = text_string_to_metric_families(page.decode())
     samples = [sample for family in families if family.name != "target_info" for sample in family.samples]
     return {sample.name: set(sample.labels) - {"le"} for sample in samples}
+
+
+DOCUMENTS = sorted(
+    [*docs.ROOT.glob("*.md"), *(docs.ROOT / "docs").rglob("*.md"), *(docs.ROOT / "collector").rglob("*.md")]
+)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(docs.ROOT)))
+def test_links_lead_to_files(path: Path) -> None:
+    """A link within the repository names a file or folder."""
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
+
+
+def test_the_architecture_page_names_files_that_exist() -> None:
+    """Paths in backticks are relative to the package, to the repository, or to the folder named before them."""
+    text = (docs.DOCS / "architecture.md").read_text(encoding="utf-8")
+    roots = [docs.ROOT, docs.SOURCE / "forge_otel"]
+    missing = []
+    for line in text.splitlines():
+        named = re.findall(r"`([\w/]+\.py)`", line)
+        folders = [root / Path(name).parent for root in roots for name in named]
+        missing += [name for name in named if not any((folder / name).exists() for folder in [*roots, *folders])]
+    assert missing == []
