@@ -9,12 +9,12 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.routing import Route
 
-from componentforge.briefs import ComponentType
+from componentforge.cache_hooks import HOOKS
+from componentforge.catalog import list_components
 from componentforge.instrumentation import instrument_openai
 from componentforge.llm import LanguageModel
-from componentforge.offers import offers
 from componentforge.pipeline import generate
-from componentforge.retheme import HOOKS
+from componentforge.schemas import ComponentType
 from componentforge.settings import ServiceSettings
 from forge_otel import Forge, ForgeMiddleware, GenerationRequest
 from forge_otel.figma.client import FigmaClient
@@ -29,7 +29,7 @@ _MAX_NAME_CHARS = 256
 
 
 class GenerateBody(BaseModel):
-    """What a caller sends."""
+    """The body of ``POST /generate``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,12 +46,13 @@ class GenerateBody(BaseModel):
     tenant: str | None = None
 
 
-class GenerateAnswer(BaseModel):
-    """What a caller gets; money is decimal text, so that no cent is lost on the way."""
+class GenerateResponse(BaseModel):
+    """The response of ``POST /generate``."""
 
     generation_id: str
     trace_id: str
     source: str
+    # Decimal text, because a JSON number would round the cents.
     cost_usd: str
     saved_usd: str
     component_id: str
@@ -60,8 +61,8 @@ class GenerateAnswer(BaseModel):
     metadata: dict[str, Any]
 
 
-class OfferAnswer(BaseModel):
-    """A component that can be generated."""
+class ComponentResponse(BaseModel):
+    """One item of ``GET /components``: a component that can be generated."""
 
     figma_key: str
     node_id: str
@@ -73,10 +74,9 @@ def create_app(settings: ServiceSettings, forge: Forge | None = None) -> FastAPI
     """Build the service.
 
     Args:
-        settings: where Figma and the language model are.
-        forge: the runtime; built from the environment where it is left out.
+        settings: addresses and keys of Figma and the language model.
+        forge: the runtime; by default built from the ``FORGE_*`` variables.
     """
-
     forge = forge or Forge.from_env(hooks=HOOKS)
 
     figma = FigmaClient.of(forge, token=settings.figma_token, base_url=settings.figma_url)
@@ -91,20 +91,20 @@ def create_app(settings: ServiceSettings, forge: Forge | None = None) -> FastAPI
     app = FastAPI(title="ComponentForge", lifespan=lifespan)
     app.add_middleware(ForgeMiddleware, forge=forge)
     install_problem_handlers(app)
-    app.add_api_route("/generate", _generate, methods=["POST"], response_model=GenerateAnswer)
+    app.add_api_route("/generate", _generate, methods=["POST"], response_model=GenerateResponse)
     app.add_api_route("/generate/events", _follow, methods=["POST"], response_class=Response)
-    app.add_api_route("/components", _components, methods=["GET"], response_model=list[OfferAnswer])
+    app.add_api_route("/components", _components, methods=["GET"], response_model=list[ComponentResponse])
     if settings.figma_passcode:
         app.router.routes.append(Route("/figma/webhook", FigmaWebhook(figma, passcode=settings.figma_passcode)))
     app.state.settings, app.state.forge, app.state.figma = settings, forge, figma
     return app
 
 
-async def _generate(body: GenerateBody, request: Request) -> GenerateAnswer:
-    """Generate a component, or return the one that was generated before from the same design and wishes."""
-    order, node = await _order(body, request)
-    result = await generate(order, node, request.app.state.llm)
-    return GenerateAnswer(
+async def _generate(body: GenerateBody, request: Request) -> GenerateResponse:
+    """Generate a component, or return a cached one for the same design, tokens and requirements."""
+    generation_request, node = await _read_design(body, request)
+    result = await generate(generation_request, node, request.app.state.llm)
+    return GenerateResponse(
         generation_id=result.generation_id,
         trace_id=result.trace_id,
         source=result.source,
@@ -118,26 +118,28 @@ async def _generate(body: GenerateBody, request: Request) -> GenerateAnswer:
 
 
 async def _follow(body: GenerateBody, request: Request) -> Response:
-    """Stream what the running generation of the same body does, from its beginning, in whichever worker it runs."""
-    order, _ = await _order(body, request)
-    return await events(request.app.state.forge.follow(order, after=last_event_id(request)))
+    """Stream the progress of the running generation of the same body, from its first event, also in another worker."""
+    generation_request, _ = await _read_design(body, request)
+    return await events(request.app.state.forge.follow(generation_request, after=last_event_id(request)))
 
 
-async def _order(body: GenerateBody, request: Request) -> tuple[GenerationRequest, FigmaNode]:
+async def _read_design(body: GenerateBody, request: Request) -> tuple[GenerationRequest, FigmaNode]:
+    """Fetch the design from Figma and return it with the generation request for it."""
     node = await request.app.state.figma.node(body.figma_key, body.node_id)
-    order = GenerationRequest(
+    generation_request = GenerationRequest(
         **body.model_dump(exclude={"node_id", "component_name"}),
         component_name=body.component_name or node.document["name"][:_MAX_NAME_CHARS],
+        # Part of the cache key: an edited design is another request.
         content_hash=node.content_hash,
     )
-    return order, node
+    return generation_request, node
 
 
-async def _components(request: Request) -> list[OfferAnswer]:
+async def _components(request: Request) -> list[ComponentResponse]:
     """List the components that can be generated."""
     figma: FigmaClient = request.app.state.figma
-    found = [offer for key in request.app.state.settings.figma_files for offer in await offers(figma, key)]
-    return [OfferAnswer(**asdict(offer)) for offer in found]
+    entries = [entry for key in request.app.state.settings.figma_files for entry in await list_components(figma, key)]
+    return [ComponentResponse(**asdict(entry)) for entry in entries]
 
 
 def _texts(artifacts: Mapping[str, str | bytes]) -> dict[str, str]:

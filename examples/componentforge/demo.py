@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from componentforge.app import create_app
-from componentforge.briefs import COMPONENT_TYPES
+from componentforge.cache_hooks import HOOKS
 from componentforge.demo_report import Audit, print_report
 from componentforge.figma_server import StandInFigma
 from componentforge.offline_llm.server import DEFAULT_TIME_SCALE, create_offline_llm
-from componentforge.retheme import HOOKS
+from componentforge.schemas import COMPONENT_TYPES
 from componentforge.serving import serve
 from componentforge.settings import OFFLINE_MODEL, ServiceSettings
 from componentforge.workload import Edit, Order, Workload, load_workload

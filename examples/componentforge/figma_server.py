@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from componentforge.designs import FILES, load
-from componentforge.designs.pen import rgba
+from componentforge.designs.nodes import rgba
 
 __all__ = ["StandInFigma"]
 

@@ -6,7 +6,7 @@ from html import escape
 from string import Template
 
 from componentforge.agents.quality_validator import Quality
-from componentforge.briefs import ComponentBrief
+from componentforge.schemas import ComponentBrief
 from componentforge.settings import OFFLINE_MODEL
 
 __all__ = ["render_report"]

@@ -1,4 +1,4 @@
-"""Runs an ASGI application under uvicorn inside this process, on a free loopback port."""
+"""Serve an ASGI application with uvicorn inside the current process, on a loopback port."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ _GRACE_S = 5
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that tells when it is ready, and leaves signals to the process that it runs in."""
+    """A uvicorn server with a `ready` event that leaves signal handling to its process."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -22,32 +22,33 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Capture none: Ctrl-C belongs to whoever started us."""
+        """Install no signal handlers."""
+        # Ctrl-C and SIGTERM belong to the program that embeds this server.
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start up, then say so."""
+        """Start up, then set `ready`."""
         try:
             await super().startup(sockets=sockets)
         except SystemExit as exc:  # uvicorn would end the whole process
-            raise RuntimeError("the application did not start; its log says why") from exc
+            raise RuntimeError("the application did not start; see its log") from exc
         self.ready.set()
 
 
 @asynccontextmanager
 async def serve(app: Any, *, port: int = 0, log_level: str = "error") -> AsyncIterator[str]:
-    """Serve `app` while the block runs; yields its base address, without a slash at the end.
+    """Serve `app` inside an `async with` block and yield its base address, without a trailing slash.
 
     Args:
         app: an ASGI application.
-        port: 0 takes a free one.
-        log_level: uvicorn's own log.
+        port: 0 picks a free port.
+        log_level: of uvicorn's log.
 
     Raises:
         OSError: the port is taken.
-        RuntimeError: the application did not start; its own log says why.
+        RuntimeError: the application did not start; its log has the error.
     """
-    # asyncio switches Nagle's algorithm off only where the socket says that it is TCP; else answers wait 40 ms.
+    # asyncio sets TCP_NODELAY only on sockets made with IPPROTO_TCP; without it responses wait up to 40 ms.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))

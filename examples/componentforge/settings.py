@@ -1,4 +1,4 @@
-"""What ComponentForge reads from its environment."""
+"""Settings of the service, read from environment variables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from componentforge.designs import FILES
 __all__ = ["OFFLINE_MODEL", "ServiceSettings"]
 
 OFFLINE_MODEL = "forge-offline-1"
-"""The model name of the offline stand-in; whoever reads it knows that no real model wrote the answer."""
+"""Model name of the offline stand-in; the name shows that no language model wrote the answer."""
 
 _DEFAULT_MODEL = "gpt-4.1-mini"
 _OFFLINE_KEY = "offline"
@@ -16,18 +16,18 @@ _OFFLINE_KEY = "offline"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
-    """Where the service finds Figma and its language model.
+    """Addresses, keys and models of the services that ComponentForge calls.
 
     Args:
         figma_url: base address of the Figma REST API.
         figma_token: personal access token.
-        figma_passcode: what Figma's webhooks send along; None receives none.
-        figma_files: keys of the files whose components the service offers.
-        openai_url: base address of an OpenAI-compatible API, with its ``/v1``.
-        openai_key: its key.
+        figma_passcode: passcode that Figma sends with its webhooks; None switches the webhook route off.
+        figma_files: keys of the files that ``GET /components`` lists.
+        openai_url: base address of an OpenAI-compatible API, including ``/v1``.
+        openai_key: API key.
         openai_model: the model that writes requirements and code.
-        openai_fallback_model: the model that is asked when the first one does not answer.
-        timeout_s: the longest that one call to the model may take.
+        openai_fallback_model: the model that is called when the first one is unavailable.
+        timeout_s: time limit of one call to the model, in seconds.
     """
 
     figma_url: str
@@ -42,19 +42,19 @@ class ServiceSettings:
 
     @property
     def is_offline(self) -> bool:
-        """Tell whether the offline stand-in answers instead of a real model."""
+        """Return whether the offline stand-in replaces a real model."""
         return self.openai_model == OFFLINE_MODEL
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], *, offline_url: str, figma_url: str) -> "ServiceSettings":
-        """Read the settings; a real service is used exactly where its key is set.
+        """Read the settings; a service without its key is replaced by a stand-in.
 
         Args:
             environ: ``OPENAI_API_KEY``, ``OPENAI_BASE_URL``, ``OPENAI_MODEL`` and ``OPENAI_FALLBACK_MODEL``;
                 ``FIGMA_TOKEN``, ``FIGMA_API_URL``, ``FIGMA_WEBHOOK_PASSCODE`` and
                 ``FIGMA_FILES`` (keys separated by commas).
-            offline_url: base address of the offline model, for when there is no OpenAI key.
-            figma_url: base address of the stand-in Figma, for when there is no Figma token.
+            offline_url: base address of the offline model, used without an OpenAI key.
+            figma_url: base address of the stand-in Figma, used without a Figma token.
         """
         files = tuple(key.strip() for key in environ.get("FIGMA_FILES", "").split(",") if key.strip())
         openai_key = environ.get("OPENAI_API_KEY", "")

@@ -24,9 +24,9 @@ from typing import Any
 import httpx
 
 from componentforge.app import create_app
+from componentforge.cache_hooks import HOOKS
 from componentforge.figma_server import StandInFigma
 from componentforge.offline_llm.server import create_offline_llm
-from componentforge.retheme import HOOKS
 from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
 from componentforge.workload import DAY, PATH, Edit, Order, Workload, load_workload, workload_of

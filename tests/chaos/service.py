@@ -25,9 +25,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from componentforge.app import create_app
-from componentforge.briefs import COMPONENT_TYPES
 from componentforge.figma_server import StandInFigma
 from componentforge.offline_llm.server import create_offline_llm
+from componentforge.schemas import COMPONENT_TYPES
 from componentforge.settings import OFFLINE_MODEL, ServiceSettings
 from forge_otel import Forge, Settings
 from forge_otel.pricing import ModelPrice

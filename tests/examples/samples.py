@@ -10,11 +10,11 @@ import tree_sitter_typescript
 from componentforge.agents.code_generator import GeneratedCode
 from componentforge.agents.pattern_retriever import rank_patterns
 from componentforge.agents.token_extractor import extract
-from componentforge.briefs import ComponentBrief, RequirementsBrief, context_block, fenced_files
 from componentforge.designs import FILES, load
 from componentforge.naming import component_identifier
 from componentforge.offline_llm.model import answer
 from componentforge.offline_llm.requirements_writer import write_requirements
+from componentforge.schemas import ComponentBrief, RequirementsBrief, context_block, fenced_files
 from componentforge.tokens import css_variables, merge
 from forge_otel.figma.nodes import FigmaNode
 

@@ -10,8 +10,8 @@ from tests.examples.scripted_llm import ScriptedLLM
 
 from componentforge.agents.code_generator import generate_code
 from componentforge.agents.requirement_proposer import propose_requirements
-from componentforge.briefs import Requirements, context_block, read_context
 from componentforge.llm import LanguageModel, UnusableAnswer
+from componentforge.schemas import Requirements, context_block, read_context
 from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
 

@@ -9,9 +9,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from tests.examples.samples import samples
 
-from componentforge.briefs import COMPONENT_TYPES
 from componentforge.designs import FILES, FOLDER, load
 from componentforge.designs.make import render
+from componentforge.schemas import COMPONENT_TYPES
 
 CONTRACT = json.loads((Path(__file__).parent / "data" / "figma_contract.json").read_text(encoding="utf-8"))
 

@@ -12,9 +12,9 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from tests.examples.samples import brief_for, sample
 
-from componentforge.briefs import Requirements, RequirementsBrief, context_block, fenced_files
 from componentforge.offline_llm.pacing import estimate_tokens, pace_for
 from componentforge.offline_llm.server import create_offline_llm
+from componentforge.schemas import Requirements, RequirementsBrief, context_block, fenced_files
 
 BUTTON = brief_for(sample("Button/Action"))
 MODEL = "forge-offline-1"

@@ -5,7 +5,7 @@ from tests.examples.samples import sample
 
 from componentforge.agents.pattern_retriever import library, rank_patterns, retrieve_pattern
 from componentforge.agents.token_extractor import extract
-from componentforge.briefs import COMPONENT_TYPES
+from componentforge.schemas import COMPONENT_TYPES
 from forge_otel.errors import NotFound
 
 EXPECTED = {

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 from tests.examples.samples import brief_for, code_for, sample
 
 from componentforge.agents.quality_validator import Finding, Quality, check
-from componentforge.briefs import Pattern
 from componentforge.quality_report import render_report
+from componentforge.schemas import Pattern
 
 BRIEF = brief_for(sample("Input/Text field"))
 GOOD = check(code_for(BRIEF), BRIEF)

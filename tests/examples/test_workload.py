@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.examples.samples import samples
 
-from componentforge.briefs import COMPONENT_TYPES
+from componentforge.schemas import COMPONENT_TYPES
 from componentforge.workload import DAY, PATH, Edit, load_workload, workload_of
 from componentforge.workload_make import MORNING, render
 from componentforge.workload_measure import measure

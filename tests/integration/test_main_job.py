@@ -23,12 +23,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from componentforge.app import create_app
-from componentforge.briefs import COMPONENT_TYPES
 from componentforge.figma_server import StandInFigma
 from componentforge.instrumentation import instrument_openai
 from componentforge.llm import LanguageModel
 from componentforge.offline_llm.server import create_offline_llm
 from componentforge.pipeline import generate
+from componentforge.schemas import COMPONENT_TYPES
 from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
 from componentforge.workload import load_workload

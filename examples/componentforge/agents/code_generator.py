@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from componentforge.briefs import ComponentBrief, context_block, fenced_files
 from componentforge.llm import LanguageModel, Message, UnusableAnswer
+from componentforge.schemas import ComponentBrief, context_block, fenced_files
 from forge_otel import agent
 
 __all__ = ["GeneratedCode", "generate_code"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from componentforge.briefs import Blueprint, ComponentType, Part, Pattern
+from componentforge.schemas import Blueprint, ComponentType, Part, Pattern
 from forge_otel import agent, tool
 from forge_otel.errors import NotFound
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from componentforge.agents.code_generator import GeneratedCode
-from componentforge.briefs import ComponentBrief
+from componentforge.schemas import ComponentBrief
 from forge_otel import agent
 
 __all__ = ["Finding", "Quality", "Severity", "check", "validate_quality"]

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from componentforge.briefs import Blueprint, ComponentType, Requirements, RequirementsBrief, context_block
 from componentforge.llm import LanguageModel, Message, UnusableAnswer
+from componentforge.schemas import Blueprint, ComponentType, Requirements, RequirementsBrief, context_block
 from forge_otel import agent
 
 __all__ = ["propose_requirements"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from componentforge.agents.token_registry import Place, TokenRegistry
-from componentforge.briefs import Blueprint, Part, PartKind, Variant
+from componentforge.agents.token_registry import LayerRef, TokenRegistry
+from componentforge.schemas import Blueprint, Part, PartKind, Variant
 from componentforge.tokens import TokenTree, merge, pixels, variable
 from forge_otel import agent
 from forge_otel.figma.nodes import FigmaNode
@@ -85,28 +85,28 @@ class _Reader:
 
     def read(self, node: Json, *, is_root: bool = False) -> Part:
         """Return one layer with all below it."""
-        place = Place(part=None if is_root else node["name"], variant=self._variant)
+        layer = LayerRef(part=None if is_root else node["name"], variant=self._variant)
         references = node.get("componentPropertyReferences", {})
         kind: PartKind = "text" if node["type"] == "TEXT" else "frame" if "children" in node else "shape"
         return Part(
             name=node["name"],
             kind=kind,
-            style=dict(self._style(node, kind, place)),
+            style=dict(self._style(node, kind, layer)),
             text=node.get("characters"),
             text_property=_plain(references["characters"]) if "characters" in references else None,
             shown_by=_plain(references["visible"]) if "visible" in references else None,
             children=[self.read(child) for child in node.get("children", []) if _is_drawn(child)],
         )
 
-    def _style(self, node: Json, kind: PartKind, place: Place) -> Iterator[tuple[str, str]]:
+    def _style(self, node: Json, kind: PartKind, layer: LayerRef) -> Iterator[tuple[str, str]]:
         if kind == "text":
-            yield from self._text(node, place)
+            yield from self._text(node, layer)
         elif kind == "frame":
-            yield from self._flow(node, place)
-        yield from self._sizes(node, kind, place)
-        yield from self._surface(node, kind, place)
+            yield from self._flow(node, layer)
+        yield from self._sizes(node, kind, layer)
+        yield from self._surface(node, kind, layer)
 
-    def _text(self, node: Json, place: Place) -> Iterator[tuple[str, str]]:
+    def _text(self, node: Json, layer: LayerRef) -> Iterator[tuple[str, str]]:
         style = node["style"]
         size = float(style.get("fontSize", 16))
         value = {
@@ -117,7 +117,7 @@ class _Reader:
             "letterSpacing": pixels(style.get("letterSpacing", 0)),
         }
         path = self._registry.use(
-            "typography", "text", value, kind="typography", place=place, style_id=node.get("styles", {}).get("text")
+            "typography", "text", value, kind="typography", layer=layer, style_id=node.get("styles", {}).get("text")
         )
         yield "font", f"var({variable(path)})"
         if value["letterSpacing"] != "0px":
@@ -129,7 +129,7 @@ class _Reader:
         if "\n" in node["characters"]:
             yield "whiteSpace", "pre-line"
 
-    def _flow(self, node: Json, place: Place) -> Iterator[tuple[str, str]]:
+    def _flow(self, node: Json, layer: LayerRef) -> Iterator[tuple[str, str]]:
         if node.get("layoutMode") not in {"HORIZONTAL", "VERTICAL"}:
             yield "position", "relative"
             return
@@ -138,27 +138,27 @@ class _Reader:
         yield "justifyContent", _JUSTIFY[node.get("primaryAxisAlignItems", "MIN")]
         yield "alignItems", _ALIGN[node.get("counterAxisAlignItems", "MIN")]
         if node.get("itemSpacing", 0) > 0:
-            yield "gap", self._length("spacing", "gap", node["itemSpacing"], place)
+            yield "gap", self._length("spacing", "gap", node["itemSpacing"], layer)
         for name, role, start, end in (
             ("paddingBlock", "padding-block", "paddingTop", "paddingBottom"),
             ("paddingInline", "padding-inline", "paddingLeft", "paddingRight"),
         ):
             values = dict.fromkeys((node.get(start, 0), node.get(end, 0)))
             if any(values):
-                yield name, " ".join(self._length("spacing", role, value, place) for value in values)
+                yield name, " ".join(self._length("spacing", role, value, layer) for value in values)
 
-    def _sizes(self, node: Json, kind: PartKind, place: Place) -> Iterator[tuple[str, str]]:
+    def _sizes(self, node: Json, kind: PartKind, layer: LayerRef) -> Iterator[tuple[str, str]]:
         box = node.get("absoluteBoundingBox") or {}
         for name, axis in (("width", "layoutSizingHorizontal"), ("height", "layoutSizingVertical")):
             if node.get(axis) == "FILL":
                 yield name, "100%"
             elif name in box and (node.get(axis) == "FIXED" or kind == "shape"):
-                yield name, self._length("size", name, box[name], place)
+                yield name, self._length("size", name, box[name], layer)
         if node.get("layoutSizingHorizontal") == "FIXED" and kind == "frame":
             yield "maxWidth", "100%"
         yield "boxSizing", "border-box"
 
-    def _surface(self, node: Json, kind: PartKind, place: Place) -> Iterator[tuple[str, str]]:
+    def _surface(self, node: Json, kind: PartKind, layer: LayerRef) -> Iterator[tuple[str, str]]:
         styles = node.get("styles", {})
         fill = _solid(node.get("fills", []))
         if fill:
@@ -166,38 +166,38 @@ class _Reader:
             role = "icon" if node["type"] == "VECTOR" else role
             yield (
                 name,
-                self._registry.reference("color", role, fill, kind="color", place=place, style_id=styles.get("fill")),
+                self._registry.reference("color", role, fill, kind="color", layer=layer, style_id=styles.get("fill")),
             )
         stroke = _solid(node.get("strokes", []))
         if stroke and node.get("strokeWeight", 1) > 0:
-            yield "border", self._border(stroke, node, place, style_id=styles.get("stroke"))
+            yield "border", self._border(stroke, node, layer, style_id=styles.get("stroke"))
         if node["type"] == "ELLIPSE":
             yield "borderRadius", "50%"
         elif node.get("cornerRadius", 0) > 0:
-            yield "borderRadius", self._length("radius", "corner", node["cornerRadius"], place)
+            yield "borderRadius", self._length("radius", "corner", node["cornerRadius"], layer)
         shadows = [_shadow(effect) for effect in node.get("effects", []) if _is_shadow(effect)]
         if shadows:
             yield (
                 "boxShadow",
                 self._registry.reference(
-                    "shadow", "elevation", shadows, kind="shadow", place=place, style_id=styles.get("effect")
+                    "shadow", "elevation", shadows, kind="shadow", layer=layer, style_id=styles.get("effect")
                 ),
             )
         if node.get("opacity", 1) < 1:
             opacity = round(node["opacity"], 3)
-            yield "opacity", self._registry.reference("opacity", "layer", opacity, kind="number", place=place)
+            yield "opacity", self._registry.reference("opacity", "layer", opacity, kind="number", layer=layer)
 
-    def _border(self, stroke: str, node: Json, place: Place, *, style_id: str | None) -> str:
-        group, name = self._registry.use("color", "border", stroke, kind="color", place=place, style_id=style_id)
+    def _border(self, stroke: str, node: Json, layer: LayerRef, *, style_id: str | None) -> str:
+        group, name = self._registry.use("color", "border", stroke, kind="color", layer=layer, style_id=style_id)
         value = {
             "color": f"{{{group}.{name}}}",
             "width": pixels(node.get("strokeWeight", 1)),
             "style": "dashed" if node.get("strokeDashes") else "solid",
         }
-        return self._registry.reference("border", "outline", value, kind="border", place=place)
+        return self._registry.reference("border", "outline", value, kind="border", layer=layer)
 
-    def _length(self, group: str, role: str, number: float, place: Place) -> str:
-        return self._registry.reference(group, role, pixels(number), kind="dimension", place=place)
+    def _length(self, group: str, role: str, number: float, layer: LayerRef) -> str:
+        return self._registry.reference(group, role, pixels(number), kind="dimension", layer=layer)
 
 
 def _is_drawn(node: Json) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 from componentforge.naming import slug
 from componentforge.tokens import TokenTree, variable
 
-__all__ = ["Place", "TokenRegistry"]
+__all__ = ["LayerRef", "TokenRegistry"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class LayerRef:
     """Where in a design a value is used.
 
     Args:
@@ -37,7 +37,7 @@ class TokenRegistry:
         self.tree: TokenTree = {}
 
     def use(
-        self, group: str, role: str, value: Any, *, kind: str, place: Place, style_id: str | None = None
+        self, group: str, role: str, value: Any, *, kind: str, layer: LayerRef, style_id: str | None = None
     ) -> tuple[str, str]:
         """Return the path of the token for a value.
 
@@ -50,7 +50,7 @@ class TokenRegistry:
         """
         identity = (group, role, json.dumps(value, sort_keys=True))
         if identity not in self._names:
-            name = self._free_name(group, role, place)
+            name = self._free_name(group, role, layer)
             self._names[identity] = name
             token = {"$type": kind, "$value": value}
             if style_id is not None and style_id in self._styles:
@@ -62,10 +62,10 @@ class TokenRegistry:
         """Do the same as `use`, and return the token as a CSS value."""
         return f"var({variable(self.use(*args, **kwargs))})"
 
-    def _free_name(self, group: str, role: str, place: Place) -> str:
+    def _free_name(self, group: str, role: str, layer: LayerRef) -> str:
         taken = self.tree.get(group, {})
-        variant = [slug(option, fallback="other") for option in place.variant]
-        part = [slug(place.part, fallback="part")] if place.part is not None else []
+        variant = [slug(option, fallback="other") for option in layer.variant]
+        part = [slug(layer.part, fallback="part")] if layer.part is not None else []
         for words in ([role, *variant], [role, *part, *variant]):
             name = "-".join(words)
             if name not in taken:

@@ -1,7 +1,7 @@
 """Atlas: the design system of an imaginary software product, drawn in eight components."""
 
-from componentforge.designs.pen import Face, Node, Palette, Pen, Shadow
-from componentforge.designs.sketch import Drawing, Sketch
+from componentforge.designs.nodes import Node, NodeBuilder, Palette, Shadow, TextStyle
+from componentforge.designs.sample_file import SampleComponent, SampleFile
 
 __all__ = ["ATLAS"]
 
@@ -25,22 +25,22 @@ _PALETTE = Palette(
         "surface/0": "#ffffff",
         "surface/100": "#f1f5f9",
     },
-    faces={
-        "heading/lg": Face(weight=700, size_px=20, line_px=28, tracking_px=-0.2),
-        "heading/sm": Face(weight=600, size_px=16, line_px=24),
-        "body/md": Face(weight=400, size_px=14, line_px=20),
-        "label/md": Face(weight=600, size_px=14, line_px=20),
-        "caption": Face(weight=500, size_px=12, line_px=16, tracking_px=0.4),
+    text_styles={
+        "heading/lg": TextStyle(weight=700, size_px=20, line_px=28, tracking_px=-0.2),
+        "heading/sm": TextStyle(weight=600, size_px=16, line_px=24),
+        "body/md": TextStyle(weight=400, size_px=14, line_px=20),
+        "label/md": TextStyle(weight=600, size_px=14, line_px=20),
+        "caption": TextStyle(weight=500, size_px=12, line_px=16, tracking_px=0.4),
     },
     shadows={
         "elevation/1": (Shadow(y_px=1, blur_px=2, opacity=0.06), Shadow(y_px=1, blur_px=3, opacity=0.1)),
         "elevation/3": (Shadow(y_px=20, blur_px=25, opacity=0.1, spread_px=-5),),
     },
 )
-_PEN = Pen(_PALETTE)
+_BUILD = NodeBuilder(_PALETTE)
 
 
-def _action_button() -> Drawing:
+def _action_button() -> SampleComponent:
     looks = {"Primary": "brand", "Secondary": "surface", "Danger": "danger"}
     variants: dict[str, Node] = {}
     for variant, color in looks.items():
@@ -48,10 +48,10 @@ def _action_button() -> Drawing:
             secondary = color == "surface"
             resting, hovered = ("surface/0", "surface/100") if secondary else (f"{color}/600", f"{color}/700")
             ink = "ink/900" if secondary else "surface/0"
-            variants[f"Variant={variant}, State={state}"] = _PEN.frame(
+            variants[f"Variant={variant}, State={state}"] = _BUILD.frame(
                 "Root",
-                _PEN.icon("Icon", color=ink, shown_by="Show icon"),
-                _PEN.text("Label", "Save changes", face="label/md", color=ink, prop="Label"),
+                _BUILD.icon("Icon", color=ink, shown_by="Show icon"),
+                _BUILD.text("Label", "Save changes", style="label/md", color=ink, prop="Label"),
                 gap=8,
                 padding=(10, 16),
                 align=("CENTER", "CENTER"),
@@ -61,18 +61,18 @@ def _action_button() -> Drawing:
                 shadow="elevation/1" if state != "Disabled" else None,
                 opacity=0.45 if state == "Disabled" else 1,
             )
-    return Drawing(name="Button/Action", variants=variants)
+    return SampleComponent(name="Button/Action", variants=variants)
 
 
-def _upload_button() -> Drawing:
+def _upload_button() -> SampleComponent:
     variants = {
-        f"Size={size}": _PEN.frame(
+        f"Size={size}": _BUILD.frame(
             "Root",
-            _PEN.icon("Upload icon", color="brand/600", size_px=icon_px),
-            _PEN.frame(
+            _BUILD.icon("Upload icon", color="brand/600", size_px=icon_px),
+            _BUILD.frame(
                 "Copy",
-                _PEN.text("Label", "Upload a file", face=face, color="brand/600", prop="Label"),
-                _PEN.text("Hint", "PNG or PDF, up to 10 MB", face="caption", color="ink/600", prop="Hint"),
+                _BUILD.text("Label", "Upload a file", style=style, color="brand/600", prop="Label"),
+                _BUILD.text("Hint", "PNG or PDF, up to 10 MB", style="caption", color="ink/600", prop="Hint"),
                 layout="VERTICAL",
                 gap=2,
                 align=("MIN", "MIN"),
@@ -83,43 +83,43 @@ def _upload_button() -> Drawing:
             stroke="brand/600",
             radius=12,
         )
-        for size, icon_px, padding, face in (("Medium", 20, 12, "label/md"), ("Large", 28, 18, "heading/sm"))
+        for size, icon_px, padding, style in (("Medium", 20, 12, "label/md"), ("Large", 28, 18, "heading/sm"))
     }
-    return Drawing(
+    return SampleComponent(
         name="Button/Upload",
         variants=variants,
     )
 
 
-def _article_card() -> Drawing:
-    author = _PEN.frame(
+def _article_card() -> SampleComponent:
+    author = _BUILD.frame(
         "Author",
-        _PEN.shape("Avatar", kind="ELLIPSE", color="brand/50", width=32, height=32),
-        _PEN.text("Author name", "Ada Lovelace", face="caption", color="ink/600", prop="Author"),
+        _BUILD.shape("Avatar", kind="ELLIPSE", color="brand/50", width=32, height=32),
+        _BUILD.text("Author name", "Ada Lovelace", style="caption", color="ink/600", prop="Author"),
         gap=8,
     )
-    action = _PEN.frame(
+    action = _BUILD.frame(
         "Read button",
-        _PEN.text("Action label", "Read more", face="label/md", color="brand/600", prop="Action"),
+        _BUILD.text("Action label", "Read more", style="label/md", color="brand/600", prop="Action"),
         padding=(8, 12),
         fill="brand/50",
         radius=6,
     )
-    root = _PEN.frame(
+    root = _BUILD.frame(
         "Root",
-        _PEN.shape("Cover image", color="surface/100", width=320, height=180),
-        _PEN.frame(
+        _BUILD.shape("Cover image", color="surface/100", width=320, height=180),
+        _BUILD.frame(
             "Content",
-            _PEN.text("Eyebrow", "ENGINEERING", face="caption", color="brand/600", prop="Eyebrow"),
-            _PEN.text("Title", "How we measure a pipeline", face="heading/lg", color="ink/900", prop="Title"),
-            _PEN.text(
+            _BUILD.text("Eyebrow", "ENGINEERING", style="caption", color="brand/600", prop="Eyebrow"),
+            _BUILD.text("Title", "How we measure a pipeline", style="heading/lg", color="ink/900", prop="Title"),
+            _BUILD.text(
                 "Body",
                 "One span for every agent shows where\na slow generation spends its time.",
-                face="body/md",
+                style="body/md",
                 color="ink/600",
                 prop="Body",
             ),
-            _PEN.frame("Footer", author, action, gap=24, align=("SPACE_BETWEEN", "CENTER"), stretch=True),
+            _BUILD.frame("Footer", author, action, gap=24, align=("SPACE_BETWEEN", "CENTER"), stretch=True),
             layout="VERTICAL",
             gap=12,
             padding=(20, 20),
@@ -134,32 +134,32 @@ def _article_card() -> Drawing:
         shadow="elevation/1",
         width=320,
     )
-    return Drawing(name="Card/Article", variants={"": root})
+    return SampleComponent(name="Card/Article", variants={"": root})
 
 
-def _pricing_card() -> Drawing:
+def _pricing_card() -> SampleComponent:
     variants: dict[str, Node] = {}
     for plan, featured in (("Standard", False), ("Featured", True)):
         features = [
-            _PEN.frame(
+            _BUILD.frame(
                 f"Feature {number}",
-                _PEN.icon("Check icon", color="success/700"),
-                _PEN.text(f"Feature text {number}", copy, face="body/md", color="ink/600"),
+                _BUILD.icon("Check icon", color="success/700"),
+                _BUILD.text(f"Feature text {number}", copy, style="body/md", color="ink/600"),
                 gap=8,
             )
             for number, copy in enumerate(("Unlimited projects", "Shared token library", "Audit log"), start=1)
         ]
-        variants[f"Plan={plan}"] = _PEN.frame(
+        variants[f"Plan={plan}"] = _BUILD.frame(
             "Root",
-            _PEN.text("Plan title", "Team", face="heading/sm", color="ink/900", prop="Title"),
-            _PEN.text("Price", "$24 per seat", face="heading/lg", color="ink/900", prop="Price"),
-            _PEN.frame("Features", *features, layout="VERTICAL", gap=8, align=("MIN", "MIN")),
-            _PEN.frame(
+            _BUILD.text("Plan title", "Team", style="heading/sm", color="ink/900", prop="Title"),
+            _BUILD.text("Price", "$24 per seat", style="heading/lg", color="ink/900", prop="Price"),
+            _BUILD.frame("Features", *features, layout="VERTICAL", gap=8, align=("MIN", "MIN")),
+            _BUILD.frame(
                 "Choose button",
-                _PEN.text(
+                _BUILD.text(
                     "Action label",
                     "Choose plan",
-                    face="label/md",
+                    style="label/md",
                     color="surface/0" if featured else "brand/600",
                     prop="Action",
                 ),
@@ -180,19 +180,19 @@ def _pricing_card() -> Drawing:
             shadow="elevation/3" if featured else "elevation/1",
             width=280,
         )
-    return Drawing(name="Card/Pricing", variants=variants)
+    return SampleComponent(name="Card/Pricing", variants=variants)
 
 
-def _text_field() -> Drawing:
+def _text_field() -> SampleComponent:
     borders = {"Default": "line/200", "Focus": "brand/600", "Error": "danger/600", "Disabled": "line/200"}
     variants = {
-        f"State={state}": _PEN.frame(
+        f"State={state}": _BUILD.frame(
             "Root",
-            _PEN.text("Label", "Work email", face="label/md", color="ink/900", prop="Label"),
-            _PEN.frame(
+            _BUILD.text("Label", "Work email", style="label/md", color="ink/900", prop="Label"),
+            _BUILD.frame(
                 "Field",
-                _PEN.icon("Mail icon", color="ink/400", shown_by="Show icon"),
-                _PEN.text("Placeholder", "you@company.com", face="body/md", color="ink/400", prop="Placeholder"),
+                _BUILD.icon("Mail icon", color="ink/400", shown_by="Show icon"),
+                _BUILD.text("Placeholder", "you@company.com", style="body/md", color="ink/400", prop="Placeholder"),
                 gap=8,
                 padding=(10, 12),
                 fill="surface/100" if state == "Disabled" else "surface/0",
@@ -201,10 +201,10 @@ def _text_field() -> Drawing:
                 radius=8,
                 stretch=True,
             ),
-            _PEN.text(
+            _BUILD.text(
                 "Helper text",
                 "Enter a valid address" if state == "Error" else "We never share it",
-                face="caption",
+                style="caption",
                 color="danger/600" if state == "Error" else "ink/600",
                 prop="Helper",
             ),
@@ -216,14 +216,14 @@ def _text_field() -> Drawing:
         )
         for state, border in borders.items()
     }
-    return Drawing(name="Input/Text field", variants=variants)
+    return SampleComponent(name="Input/Text field", variants=variants)
 
 
-def _confirm_modal() -> Drawing:
+def _confirm_modal() -> SampleComponent:
     actions = [
-        _PEN.frame(
+        _BUILD.frame(
             f"{name} button",
-            _PEN.text(f"{name} label", copy, face="label/md", color=ink, prop=name),
+            _BUILD.text(f"{name} label", copy, style="label/md", color=ink, prop=name),
             padding=(10, 16),
             align=("CENTER", "CENTER"),
             fill=fill,
@@ -235,24 +235,24 @@ def _confirm_modal() -> Drawing:
             ("Confirm", "Delete project", "surface/0", "danger/600", None),
         )
     ]
-    root = _PEN.frame(
+    root = _BUILD.frame(
         "Root",
-        _PEN.frame(
+        _BUILD.frame(
             "Header",
-            _PEN.text("Title", "Delete this project?", face="heading/lg", color="ink/900", prop="Title"),
-            _PEN.frame("Close button", _PEN.icon("Close icon", color="ink/600"), padding=(6, 6), radius=6),
+            _BUILD.text("Title", "Delete this project?", style="heading/lg", color="ink/900", prop="Title"),
+            _BUILD.frame("Close button", _BUILD.icon("Close icon", color="ink/600"), padding=(6, 6), radius=6),
             gap=16,
             align=("SPACE_BETWEEN", "CENTER"),
             stretch=True,
         ),
-        _PEN.text(
+        _BUILD.text(
             "Body",
             "All of its components and reports are removed.\nThis cannot be undone.",
-            face="body/md",
+            style="body/md",
             color="ink/600",
             prop="Body",
         ),
-        _PEN.frame("Actions", *actions, gap=12, align=("MAX", "CENTER"), stretch=True),
+        _BUILD.frame("Actions", *actions, gap=12, align=("MAX", "CENTER"), stretch=True),
         layout="VERTICAL",
         gap=20,
         padding=(24, 24),
@@ -262,17 +262,17 @@ def _confirm_modal() -> Drawing:
         shadow="elevation/3",
         width=440,
     )
-    return Drawing(name="Modal/Confirm", variants={"": root})
+    return SampleComponent(name="Modal/Confirm", variants={"": root})
 
 
-def _status_badge() -> Drawing:
+def _status_badge() -> SampleComponent:
     tones = {"Neutral": ("surface/100", "ink/600"), "Success": ("success/50", "success/700")}
     tones |= {"Warning": ("warning/50", "warning/700"), "Danger": ("danger/50", "danger/700")}
     variants = {
-        f"Tone={tone}": _PEN.frame(
+        f"Tone={tone}": _BUILD.frame(
             "Root",
-            _PEN.shape("Dot", kind="ELLIPSE", color=ink, width=6, height=6, shown_by="Show dot"),
-            _PEN.text("Label", "Deployed", face="caption", color=ink, prop="Label"),
+            _BUILD.shape("Dot", kind="ELLIPSE", color=ink, width=6, height=6, shown_by="Show dot"),
+            _BUILD.text("Label", "Deployed", style="caption", color=ink, prop="Label"),
             gap=6,
             padding=(2, 10),
             fill=fill,
@@ -280,32 +280,32 @@ def _status_badge() -> Drawing:
         )
         for tone, (fill, ink) in tones.items()
     }
-    return Drawing(name="Badge/Status", variants=variants)
+    return SampleComponent(name="Badge/Status", variants=variants)
 
 
-def _main_navbar() -> Drawing:
+def _main_navbar() -> SampleComponent:
     links = [
-        _PEN.frame(
+        _BUILD.frame(
             f"{name} link",
-            _PEN.text(f"{name} text", name, face="label/md", color="brand/600" if number == 0 else "ink/600"),
+            _BUILD.text(f"{name} text", name, style="label/md", color="brand/600" if number == 0 else "ink/600"),
             padding=(8, 12),
             fill="brand/50" if number == 0 else None,
             radius=6,
         )
         for number, name in enumerate(("Dashboard", "Projects", "Reports", "Settings"))
     ]
-    root = _PEN.frame(
+    root = _BUILD.frame(
         "Root",
-        _PEN.frame(
+        _BUILD.frame(
             "Brand",
-            _PEN.icon("Logo", color="brand/600", size_px=24),
-            _PEN.text("Brand name", "Atlas", face="heading/sm", color="ink/900", prop="Brand"),
+            _BUILD.icon("Logo", color="brand/600", size_px=24),
+            _BUILD.text("Brand name", "Atlas", style="heading/sm", color="ink/900", prop="Brand"),
             gap=8,
         ),
-        _PEN.frame("Links", *links, gap=4),
-        _PEN.frame(
+        _BUILD.frame("Links", *links, gap=4),
+        _BUILD.frame(
             "Sign in button",
-            _PEN.text("Action label", "Sign in", face="label/md", color="surface/0", prop="Action"),
+            _BUILD.text("Action label", "Sign in", style="label/md", color="surface/0", prop="Action"),
             padding=(8, 14),
             fill="brand/600",
             radius=8,
@@ -318,10 +318,10 @@ def _main_navbar() -> Drawing:
         shadow="elevation/1",
         width=960,
     )
-    return Drawing(name="Navbar/Main", variants={"": root})
+    return SampleComponent(name="Navbar/Main", variants={"": root})
 
 
-ATLAS = Sketch(
+ATLAS = SampleFile(
     name="Atlas Design System",
     version="4290713355",
     last_modified="2026-09-14T08:31:07Z",

@@ -1,7 +1,7 @@
 """Harbor: the interface kit of an imaginary shop, drawn in eight components."""
 
-from componentforge.designs.pen import Face, Node, Palette, Pen, Shadow
-from componentforge.designs.sketch import Drawing, Sketch
+from componentforge.designs.nodes import Node, NodeBuilder, Palette, Shadow, TextStyle
+from componentforge.designs.sample_file import SampleComponent, SampleFile
 
 __all__ = ["HARBOR"]
 
@@ -21,25 +21,25 @@ _PALETTE = Palette(
         "sand/0": "#fffefb",
         "sand/100": "#f5f3ef",
     },
-    faces={
-        "display": Face(weight=700, size_px=22, line_px=28, tracking_px=-0.3),
-        "title": Face(weight=600, size_px=18, line_px=24),
-        "text": Face(weight=400, size_px=16, line_px=24),
-        "strong": Face(weight=600, size_px=16, line_px=24),
-        "small": Face(weight=400, size_px=13, line_px=18),
+    text_styles={
+        "display": TextStyle(weight=700, size_px=22, line_px=28, tracking_px=-0.3),
+        "title": TextStyle(weight=600, size_px=18, line_px=24),
+        "text": TextStyle(weight=400, size_px=16, line_px=24),
+        "strong": TextStyle(weight=600, size_px=16, line_px=24),
+        "small": TextStyle(weight=400, size_px=13, line_px=18),
     },
     shadows={
         "lift": (Shadow(y_px=4, blur_px=12, opacity=0.08),),
         "sheet": (Shadow(y_px=24, blur_px=48, opacity=0.18), Shadow(y_px=2, blur_px=6, opacity=0.08)),
     },
 )
-_PEN = Pen(_PALETTE)
+_BUILD = NodeBuilder(_PALETTE)
 
 
 def _solid_button(name: str, label: str, *, prop: str, stretch: bool = False) -> Node:
-    return _PEN.frame(
+    return _BUILD.frame(
         name,
-        _PEN.text(f"{prop} label", label, face="strong", color="sand/0", prop=prop),
+        _BUILD.text(f"{prop} label", label, style="strong", color="sand/0", prop=prop),
         padding=(10, 20),
         align=("CENTER", "CENTER"),
         fill="teal/700",
@@ -48,14 +48,14 @@ def _solid_button(name: str, label: str, *, prop: str, stretch: bool = False) ->
     )
 
 
-def _checkout_button() -> Drawing:
+def _checkout_button() -> SampleComponent:
     variants: dict[str, Node] = {}
     for variant, fill, ink in (("Solid", "teal/700", "sand/0"), ("Soft", "teal/50", "teal/800")):
         for size, padding in (("Regular", (12, 24)), ("Compact", (6, 14))):
-            variants[f"Variant={variant}, Size={size}"] = _PEN.frame(
+            variants[f"Variant={variant}, Size={size}"] = _BUILD.frame(
                 "Root",
-                _PEN.text("Label", "Check out", face="strong", color=ink, prop="Label"),
-                _PEN.icon("Arrow icon", color=ink, size_px=20, shown_by="Show arrow"),
+                _BUILD.text("Label", "Check out", style="strong", color=ink, prop="Label"),
+                _BUILD.icon("Arrow icon", color=ink, size_px=20, shown_by="Show arrow"),
                 gap=10,
                 padding=padding,
                 align=("CENTER", "CENTER"),
@@ -63,20 +63,20 @@ def _checkout_button() -> Drawing:
                 radius=24,
                 shadow="lift" if variant == "Solid" else None,
             )
-    return Drawing(name="Button/Checkout", variants=variants)
+    return SampleComponent(name="Button/Checkout", variants=variants)
 
 
-def _product_card() -> Drawing:
+def _product_card() -> SampleComponent:
     variants: dict[str, Node] = {}
     for arrangement in ("Vertical", "Horizontal"):
         upright = arrangement == "Vertical"
-        copy = _PEN.frame(
+        copy = _BUILD.frame(
             "Details",
-            _PEN.text("Title", "Enamel mug", face="title", color="night/900", prop="Title"),
-            _PEN.text("Description", "350 ml, dishwasher safe", face="small", color="night/500", prop="Description"),
-            _PEN.frame(
+            _BUILD.text("Title", "Enamel mug", style="title", color="night/900", prop="Title"),
+            _BUILD.text("Description", "350 ml, dishwasher safe", style="small", color="night/500", prop="Description"),
+            _BUILD.frame(
                 "Buy row",
-                _PEN.text("Price", "18,50 €", face="display", color="night/900", prop="Price"),
+                _BUILD.text("Price", "18,50 €", style="display", color="night/900", prop="Price"),
                 _solid_button("Add button", "Add to cart", prop="Action"),
                 gap=16,
                 align=("SPACE_BETWEEN", "CENTER"),
@@ -89,9 +89,9 @@ def _product_card() -> Drawing:
             stretch=True,
         )
         photo_size = (300, 220) if upright else (160, 160)
-        variants[f"Layout={arrangement}"] = _PEN.frame(
+        variants[f"Layout={arrangement}"] = _BUILD.frame(
             "Root",
-            _PEN.shape("Product image", color="sand/100", width=photo_size[0], height=photo_size[1]),
+            _BUILD.shape("Product image", color="sand/100", width=photo_size[0], height=photo_size[1]),
             copy,
             layout="VERTICAL" if upright else "HORIZONTAL",
             align=("MIN", "MIN"),
@@ -100,28 +100,28 @@ def _product_card() -> Drawing:
             shadow="lift",
             width=300 if upright else 520,
         )
-    return Drawing(name="Card/Product", variants=variants)
+    return SampleComponent(name="Card/Product", variants=variants)
 
 
-def _review_card() -> Drawing:
-    stars = [_PEN.icon(f"Star icon {number}", color="amber/400", size_px=18) for number in range(1, 6)]
-    root = _PEN.frame(
+def _review_card() -> SampleComponent:
+    stars = [_BUILD.icon(f"Star icon {number}", color="amber/400", size_px=18) for number in range(1, 6)]
+    root = _BUILD.frame(
         "Root",
-        _PEN.frame(
+        _BUILD.frame(
             "Reviewer",
-            _PEN.shape("Avatar", kind="ELLIPSE", color="teal/50", width=40, height=40),
-            _PEN.frame(
+            _BUILD.shape("Avatar", kind="ELLIPSE", color="teal/50", width=40, height=40),
+            _BUILD.frame(
                 "Who",
-                _PEN.text("Reviewer title", "Grace H.", face="strong", color="night/900", prop="Name"),
-                _PEN.text("Date", "3 days ago", face="small", color="night/500", prop="Date"),
+                _BUILD.text("Reviewer title", "Grace H.", style="strong", color="night/900", prop="Name"),
+                _BUILD.text("Date", "3 days ago", style="small", color="night/500", prop="Date"),
                 layout="VERTICAL",
                 gap=2,
                 align=("MIN", "MIN"),
             ),
             gap=12,
         ),
-        _PEN.frame("Rating", *stars, gap=2),
-        _PEN.text("Quote", "“Keeps tea warm for hours.”", face="text", color="night/900", prop="Quote"),
+        _BUILD.frame("Rating", *stars, gap=2),
+        _BUILD.text("Quote", "“Keeps tea warm for hours.”", style="text", color="night/900", prop="Quote"),
         layout="VERTICAL",
         gap=14,
         padding=(20, 24),
@@ -130,18 +130,18 @@ def _review_card() -> Drawing:
         radius=20,
         width=360,
     )
-    return Drawing(name="Card/Review", variants={"": root})
+    return SampleComponent(name="Card/Review", variants={"": root})
 
 
-def _search_input() -> Drawing:
+def _search_input() -> SampleComponent:
     variants = {
-        f"State={state}": _PEN.frame(
+        f"State={state}": _BUILD.frame(
             "Root",
-            _PEN.text("Label", "Search the shop", face="small", color="night/500", prop="Label"),
-            _PEN.frame(
+            _BUILD.text("Label", "Search the shop", style="small", color="night/500", prop="Label"),
+            _BUILD.frame(
                 "Field",
-                _PEN.icon("Search icon", color=ink, size_px=20),
-                _PEN.text("Placeholder", "Mugs, lamps, knives…", face="text", color="night/500", prop="Placeholder"),
+                _BUILD.icon("Search icon", color=ink, size_px=20),
+                _BUILD.text("Placeholder", "Mugs, lamps, knives…", style="text", color="night/500", prop="Placeholder"),
                 gap=12,
                 padding=(10, 18),
                 fill="sand/0",
@@ -157,29 +157,29 @@ def _search_input() -> Drawing:
         )
         for state, border, ink in (("Default", "night/300", "night/500"), ("Focus", "teal/700", "teal/700"))
     }
-    return Drawing(name="Input/Search", variants=variants)
+    return SampleComponent(name="Input/Search", variants=variants)
 
 
-def _cart_modal() -> Drawing:
+def _cart_modal() -> SampleComponent:
     lines = [
-        _PEN.frame(
+        _BUILD.frame(
             f"Line {number}",
-            _PEN.text(f"Line item {number}", item, face="text", color="night/900"),
-            _PEN.text(f"Line price {number}", price, face="strong", color="night/900"),
+            _BUILD.text(f"Line item {number}", item, style="text", color="night/900"),
+            _BUILD.text(f"Line price {number}", price, style="strong", color="night/900"),
             gap=24,
             align=("SPACE_BETWEEN", "CENTER"),
             stretch=True,
         )
         for number, (item, price) in enumerate((("Enamel mug", "18,50 €"), ("Oak tray", "42,00 €")), start=1)
     ]
-    root = _PEN.frame(
+    root = _BUILD.frame(
         "Root",
-        _PEN.frame(
+        _BUILD.frame(
             "Header",
-            _PEN.text("Title", "Your cart", face="display", color="night/900", prop="Title"),
-            _PEN.frame(
+            _BUILD.text("Title", "Your cart", style="display", color="night/900", prop="Title"),
+            _BUILD.frame(
                 "Close button",
-                _PEN.icon("Close icon", color="night/500", size_px=20),
+                _BUILD.icon("Close icon", color="night/500", size_px=20),
                 padding=(8, 8),
                 fill="sand/100",
                 radius=20,
@@ -188,11 +188,11 @@ def _cart_modal() -> Drawing:
             align=("SPACE_BETWEEN", "CENTER"),
             stretch=True,
         ),
-        _PEN.frame("Lines", *lines, layout="VERTICAL", gap=12, align=("MIN", "MIN"), stretch=True),
-        _PEN.frame(
+        _BUILD.frame("Lines", *lines, layout="VERTICAL", gap=12, align=("MIN", "MIN"), stretch=True),
+        _BUILD.frame(
             "Total",
-            _PEN.text("Total body", "Total with delivery", face="text", color="night/500", prop="Total text"),
-            _PEN.text("Total price", "65,40 €", face="display", color="night/900", prop="Total"),
+            _BUILD.text("Total body", "Total with delivery", style="text", color="night/500", prop="Total text"),
+            _BUILD.text("Total price", "65,40 €", style="display", color="night/900", prop="Total"),
             gap=24,
             align=("SPACE_BETWEEN", "CENTER"),
             stretch=True,
@@ -207,31 +207,31 @@ def _cart_modal() -> Drawing:
         shadow="sheet",
         width=480,
     )
-    return Drawing(name="Modal/Cart", variants={"": root})
+    return SampleComponent(name="Modal/Cart", variants={"": root})
 
 
-def _discount_badge() -> Drawing:
+def _discount_badge() -> SampleComponent:
     tones = {"Sale": ("rose/600", "sand/0"), "Member": ("amber/400", "amber/900"), "New": ("teal/50", "teal/800")}
     variants = {
-        f"Tone={tone}": _PEN.frame(
+        f"Tone={tone}": _BUILD.frame(
             "Root",
-            _PEN.text("Label", "20 % off", face="strong", color=ink, prop="Label"),
+            _BUILD.text("Label", "20 % off", style="strong", color=ink, prop="Label"),
             padding=(2, 8),
             fill=fill,
             radius=6,
         )
         for tone, (fill, ink) in tones.items()
     }
-    return Drawing(name="Badge/Discount", variants=variants)
+    return SampleComponent(name="Badge/Discount", variants=variants)
 
 
-def _stock_badge() -> Drawing:
+def _stock_badge() -> SampleComponent:
     looks = {"Available": ("teal/50", "teal/800"), "Sold out": ("rose/50", "rose/600")}
     variants = {
-        f"Stock={stock}": _PEN.frame(
+        f"Stock={stock}": _BUILD.frame(
             "Root",
-            _PEN.icon("Stock icon", color=ink, size_px=14),
-            _PEN.text("Label", "In stock" if stock == "Available" else "Sold out", face="small", color=ink),
+            _BUILD.icon("Stock icon", color=ink, size_px=14),
+            _BUILD.text("Label", "In stock" if stock == "Available" else "Sold out", style="small", color=ink),
             gap=4,
             padding=(4, 10),
             fill=fill,
@@ -240,29 +240,29 @@ def _stock_badge() -> Drawing:
         )
         for stock, (fill, ink) in looks.items()
     }
-    return Drawing(name="Badge/Stock", variants=variants)
+    return SampleComponent(name="Badge/Stock", variants=variants)
 
 
-def _store_navbar() -> Drawing:
+def _store_navbar() -> SampleComponent:
     variants: dict[str, Node] = {}
     for breakpoint_name, names in (("Desktop", ("Kitchen", "Lighting", "Textiles")), ("Mobile", ("Menu",))):
         desktop = breakpoint_name == "Desktop"
         links = [
-            _PEN.frame(
+            _BUILD.frame(
                 f"{name} link",
-                _PEN.text(f"{name} text", name, face="text", color="night/900"),
+                _BUILD.text(f"{name} text", name, style="text", color="night/900"),
                 padding=(6, 10),
             )
             for name in names
         ]
-        variants[f"Breakpoint={breakpoint_name}"] = _PEN.frame(
+        variants[f"Breakpoint={breakpoint_name}"] = _BUILD.frame(
             "Root",
-            _PEN.text("Brand name", "Harbor", face="display", color="teal/800", prop="Brand"),
-            _PEN.frame("Links", *links, gap=8),
-            _PEN.frame(
+            _BUILD.text("Brand name", "Harbor", style="display", color="teal/800", prop="Brand"),
+            _BUILD.frame("Links", *links, gap=8),
+            _BUILD.frame(
                 "Cart button",
-                _PEN.icon("Cart icon", color="teal/800", size_px=20),
-                _PEN.text("Cart label", "Cart", face="strong", color="teal/800", prop="Action"),
+                _BUILD.icon("Cart icon", color="teal/800", size_px=20),
+                _BUILD.text("Cart label", "Cart", style="strong", color="teal/800", prop="Action"),
                 gap=8,
                 padding=(8, 16),
                 fill="teal/50",
@@ -275,10 +275,10 @@ def _store_navbar() -> Drawing:
             shadow="lift",
             width=1200 if desktop else 390,
         )
-    return Drawing(name="Navbar/Store", variants=variants)
+    return SampleComponent(name="Navbar/Store", variants=variants)
 
 
-HARBOR = Sketch(
+HARBOR = SampleFile(
     name="Harbor Commerce Kit",
     version="4311900268",
     last_modified="2026-10-02T15:04:41Z",

@@ -1,14 +1,14 @@
 """A small auto-layout: gives every node the bounding box that Figma would have computed."""
 
-from componentforge.designs.pen import Node
+from componentforge.designs.nodes import Node
 
-__all__ = ["place"]
+__all__ = ["set_bounding_boxes"]
 
 _GLYPH_WIDTH_EM = 0.55
-"""Mean advance of a Latin letter in a sans-serif face; close enough for sample boxes."""
+"""Mean advance of a Latin letter in a sans-serif typeface; close enough for sample boxes."""
 
 
-def place(node: Node, *, x: float = 0, y: float = 0) -> None:
+def set_bounding_boxes(node: Node, *, x: float = 0, y: float = 0) -> None:
     """Set ``absoluteBoundingBox`` and ``absoluteRenderBounds`` of a node and all its descendants."""
     width, height = _measure(node)
     node.pop("size", None)
@@ -18,7 +18,7 @@ def place(node: Node, *, x: float = 0, y: float = 0) -> None:
     node["constraints"] = {"vertical": "TOP", "horizontal": "LEFT"}
     left, top = x + node.get("paddingLeft", 0), y + node.get("paddingTop", 0)
     for child in node.get("children", []):
-        place(child, x=left, y=top)
+        set_bounding_boxes(child, x=left, y=top)
         if node["layoutMode"] == "HORIZONTAL":
             left += child["absoluteBoundingBox"]["width"] + node["itemSpacing"]
         else:

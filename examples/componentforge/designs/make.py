@@ -9,9 +9,9 @@ from typing import Any
 from componentforge.designs import FILES, FOLDER
 from componentforge.designs.atlas import ATLAS
 from componentforge.designs.harbor import HARBOR
-from componentforge.designs.layout import place
-from componentforge.designs.pen import Node, Palette
-from componentforge.designs.sketch import Sketch, component, component_set
+from componentforge.designs.layout import set_bounding_boxes
+from componentforge.designs.nodes import Node, Palette
+from componentforge.designs.sample_file import SampleFile, component_node, component_set_node
 
 __all__ = ["build", "main", "render"]
 
@@ -28,24 +28,24 @@ class _Styles:
 
 def build(file_key: str) -> dict[str, Any]:
     """Return the file as ``GET /v1/files/:key`` answers it."""
-    sketch = {"atlas.json": ATLAS, "harbor.json": HARBOR}[FILES[file_key]]
-    styles = _styles(sketch.palette, file_key=file_key)
-    pages = [_page(name, sketch, number=number) for number, name in enumerate(sketch.pages, start=1)]
+    sample = {"atlas.json": ATLAS, "harbor.json": HARBOR}[FILES[file_key]]
+    styles = _styles(sample.palette, file_key=file_key)
+    pages = [_page(name, sample, number=number) for number, name in enumerate(sample.pages, start=1)]
     document = {"id": "0:0", "name": "Document", "type": "DOCUMENT", "scrollBehavior": "SCROLLS", "children": pages}
     for node in _walk(document):
         if "styles" in node:
             node["styles"] = {kind: styles.ids[kind, name] for kind, name in node["styles"].items()}
-    components, component_sets = _catalog(document, descriptions=sketch.descriptions, file_key=file_key)
+    components, component_sets = _catalog(document, descriptions=sample.descriptions, file_key=file_key)
     return {
         "document": document,
         "components": components,
         "componentSets": component_sets,
         "schemaVersion": 0,
         "styles": dict(styles.table),
-        "name": sketch.name,
-        "lastModified": sketch.last_modified,
+        "name": sample.name,
+        "lastModified": sample.last_modified,
         "thumbnailUrl": f"https://figma.example/thumbnails/{file_key}",
-        "version": sketch.version,
+        "version": sample.version,
         "role": "viewer",
         "editorType": "figma",
         "linkAccess": "org_view",
@@ -58,12 +58,12 @@ def render(file_key: str) -> str:
     return text.replace('{"id":', '\n{"id":') + "\n"
 
 
-def _page(name: str, sketch: Sketch, *, number: int) -> Node:
-    """Lay the drawings of one page out in a column and number their nodes in document order."""
+def _page(name: str, sample: SampleFile, *, number: int) -> Node:
+    """Lay the components of one page out in a column and number their nodes in document order."""
     children, top = [], 0.0
-    for drawing in sketch.pages[name]:
-        node = component_set(drawing) if len(drawing.variants) > 1 else component(drawing)
-        place(node, x=0, y=top)
+    for component in sample.pages[name]:
+        node = component_set_node(component) if len(component.variants) > 1 else component_node(component)
+        set_bounding_boxes(node, x=0, y=top)
         top += node["absoluteBoundingBox"]["height"] + _SHEET_GAP_PX
         children.append(node)
     page: Node = {
@@ -94,7 +94,7 @@ def _hash(*parts: str) -> str:
 
 def _styles(palette: Palette, *, file_key: str) -> _Styles:
     used_as = [("fill", "FILL", name) for name in palette.colors]
-    used_as += [("text", "TEXT", name) for name in palette.faces]
+    used_as += [("text", "TEXT", name) for name in palette.text_styles]
     used_as += [("effect", "EFFECT", name) for name in palette.shadows]
     ids, table = {}, {}
     for count, (kind, style_type, name) in enumerate(used_as, start=1):

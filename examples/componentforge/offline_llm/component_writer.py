@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from componentforge.briefs import ComponentBrief, Event, Prop
 from componentforge.naming import slug
 from componentforge.offline_llm.elements import Element, merged, walk
 from componentforge.offline_llm.markup import Markup
 from componentforge.offline_llm.tsx import comment, indented, literal, object_literal
+from componentforge.schemas import ComponentBrief, Event, Prop
 from componentforge.settings import OFFLINE_MODEL
 
 __all__ = ["header", "write_component"]

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from componentforge.briefs import Blueprint, Part
 from componentforge.naming import camel, unique
+from componentforge.schemas import Blueprint, Part
 
 __all__ = ["Element", "merged", "walk"]
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from componentforge.briefs import ComponentBrief, Prop
 from componentforge.naming import slug
 from componentforge.offline_llm.elements import Element, walk
 from componentforge.offline_llm.roles import Role, role_of
 from componentforge.offline_llm.tsx import indented, literal
+from componentforge.schemas import ComponentBrief, Prop
 
 __all__ = ["Markup"]
 

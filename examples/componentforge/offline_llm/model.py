@@ -1,9 +1,9 @@
 """The model behind the server: a prompt in, an answer out, without a network, a clock or chance."""
 
-from componentforge.briefs import ComponentBrief, RequirementsBrief, read_context
 from componentforge.offline_llm.component_writer import write_component
 from componentforge.offline_llm.requirements_writer import write_requirements
 from componentforge.offline_llm.stories_writer import write_stories
+from componentforge.schemas import ComponentBrief, RequirementsBrief, read_context
 
 __all__ = ["answer"]
 

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from componentforge.briefs import (
+from componentforge.naming import camel, is_free_identifier, pascal, slug, unique
+from componentforge.offline_llm.roles import Role, parts_of, role_of
+from componentforge.schemas import (
     AccessibilityRule,
     Blueprint,
     ComponentType,
@@ -13,8 +15,6 @@ from componentforge.briefs import (
     Requirements,
     RequirementsBrief,
 )
-from componentforge.naming import camel, is_free_identifier, pascal, slug, unique
-from componentforge.offline_llm.roles import Role, parts_of, role_of
 
 __all__ = ["write_requirements"]
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from enum import StrEnum, auto
 
-from componentforge.briefs import Blueprint, ComponentType, Part
+from componentforge.schemas import Blueprint, ComponentType, Part
 
 __all__ = ["Role", "parts_of", "role_of"]
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from componentforge.briefs import ComponentBrief
 from componentforge.naming import pascal, unique
 from componentforge.offline_llm.component_writer import header
 from componentforge.offline_llm.tsx import indented, literal
+from componentforge.schemas import ComponentBrief
 
 __all__ = ["write_stories"]
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Face", "Node", "Palette", "Pen", "Shadow", "rgba"]
+__all__ = ["Node", "NodeBuilder", "Palette", "Shadow", "TextStyle", "rgba"]
 
 Node = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Face:
+class TextStyle:
     """One text style of a file; `tracking_px` is the letter spacing."""
 
     weight: int
@@ -35,7 +35,7 @@ class Palette:
 
     family: str
     colors: Mapping[str, str]
-    faces: Mapping[str, Face]
+    text_styles: Mapping[str, TextStyle]
     shadows: Mapping[str, tuple[Shadow, ...]]
 
 
@@ -45,7 +45,7 @@ def rgba(hex_color: str, *, opacity: float = 1.0) -> dict[str, float]:
     return {"r": round(red, 6), "g": round(green, 6), "b": round(blue, 6), "a": opacity}
 
 
-class Pen:
+class NodeBuilder:
     """Draws with one file's palette.
 
     Every reference to the palette is also kept under ``styles`` by its name; `make` turns the names into style ids.
@@ -108,12 +108,12 @@ class Pen:
         node["children"] = list(children)
         return node
 
-    def text(self, name: str, characters: str, *, face: str, color: str, prop: str | None = None) -> Node:
+    def text(self, name: str, characters: str, *, style: str, color: str, prop: str | None = None) -> Node:
         """Draw a text node; `prop` names the text component property that sets its characters."""
-        style = self._palette.faces[face]
+        text_style = self._palette.text_styles[style]
         node = self._layer(name, "TEXT")
         node |= self._paint(fill=color, stroke=None, stroke_px=0)
-        node["styles"]["text"] = face
+        node["styles"]["text"] = style
         node |= {
             "effects": [],
             "layoutSizingHorizontal": "HUG",
@@ -126,13 +126,13 @@ class Pen:
             "style": {
                 "fontFamily": self._palette.family,
                 "fontPostScriptName": None,
-                "fontWeight": style.weight,
-                "fontSize": style.size_px,
+                "fontWeight": text_style.weight,
+                "fontSize": text_style.size_px,
                 "textAlignHorizontal": "LEFT",
                 "textAlignVertical": "CENTER",
-                "letterSpacing": style.tracking_px,
-                "lineHeightPx": style.line_px,
-                "lineHeightPercentFontSize": round(style.line_px / style.size_px * 100, 4),
+                "letterSpacing": text_style.tracking_px,
+                "lineHeightPx": text_style.line_px,
+                "lineHeightPercentFontSize": round(text_style.line_px / text_style.size_px * 100, 4),
                 "lineHeightUnit": "PIXELS",
                 "textAutoResize": "WIDTH_AND_HEIGHT",
             },

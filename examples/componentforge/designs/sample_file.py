@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from componentforge.designs.pen import Node, Palette
+from componentforge.designs.nodes import Node, Palette
 
-__all__ = ["Drawing", "Sketch", "component", "component_set"]
+__all__ = ["SampleComponent", "SampleFile", "component_node", "component_set_node"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
+class SampleComponent:
     """One component; `variants` maps a Figma variant name (``Variant=Primary, State=Hover``) to its root frame.
 
     Args:
@@ -22,33 +22,33 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sketch:
+class SampleFile:
     """One sample file: its palette, and its pages with the drawings on them."""
 
     name: str
     version: str
     last_modified: str
     palette: Palette
-    pages: Mapping[str, Sequence[Drawing]]
+    pages: Mapping[str, Sequence[SampleComponent]]
     descriptions: Mapping[str, str]
 
 
-def component(drawing: Drawing) -> Node:
-    """Turn a drawing with a single variant into a COMPONENT node."""
-    (root,) = drawing.variants.values()
+def component_node(sample: SampleComponent) -> Node:
+    """Turn a sample with a single variant into a COMPONENT node."""
+    (root,) = sample.variants.values()
     return root | {
-        "name": drawing.name,
+        "name": sample.name,
         "type": "COMPONENT",
-        "componentPropertyDefinitions": _definitions(drawing),
+        "componentPropertyDefinitions": _definitions(sample),
     }
 
 
-def component_set(drawing: Drawing) -> Node:
-    """Turn a drawing with several variants into a COMPONENT_SET node with one COMPONENT a variant."""
-    variants = [root | {"name": name, "type": "COMPONENT"} for name, root in drawing.variants.items()]
+def component_set_node(sample: SampleComponent) -> Node:
+    """Turn a sample with several variants into a COMPONENT_SET node with one COMPONENT a variant."""
+    variants = [root | {"name": name, "type": "COMPONENT"} for name, root in sample.variants.items()]
     return {
         "id": "",
-        "name": drawing.name,
+        "name": sample.name,
         "type": "COMPONENT_SET",
         "scrollBehavior": "SCROLLS",
         "blendMode": "PASS_THROUGH",
@@ -70,20 +70,20 @@ def component_set(drawing: Drawing) -> Node:
         "strokes": [],
         "styles": {},
         "effects": [],
-        "componentPropertyDefinitions": _definitions(drawing),
+        "componentPropertyDefinitions": _definitions(sample),
         "children": variants,
     }
 
 
-def _definitions(drawing: Drawing) -> dict[str, Any]:
+def _definitions(sample: SampleComponent) -> dict[str, Any]:
     """Collect the component properties: what nodes refer to, and what the variants' names say."""
     definitions: dict[str, Any] = {}
-    for root in drawing.variants.values():
+    for root in sample.variants.values():
         _collect_references(root, definitions)
-    if len(drawing.variants) > 1:
+    if len(sample.variants) > 1:
         definitions |= {
             name: {"type": "VARIANT", "defaultValue": values[0], "variantOptions": values}
-            for name, values in _variant_options(drawing.variants).items()
+            for name, values in _variant_options(sample.variants).items()
         }
     return definitions
 

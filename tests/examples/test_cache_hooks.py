@@ -11,7 +11,7 @@ from tests.examples.conftest import FigmaSite
 from tests.examples.samples import ATLAS, Sample, brief_for, code_for, samples, syntax_error
 
 from componentforge.app import create_app
-from componentforge.retheme import HOOKS, fill, is_whole
+from componentforge.cache_hooks import HOOKS, is_well_formed, replace_tokens
 from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
 from componentforge.tokens import leaves
@@ -86,7 +86,7 @@ async def test_a_known_pattern_is_not_retrieved_again(http: httpx.AsyncClient, f
 def test_filling_gives_what_generating_gives(found: Sample, theme: str) -> None:
     """For every sample and theme: the same code to the letter, or nothing."""
     before, after = brief_for(found), brief_for(found, tokens=THEMES[theme])
-    filled = fill(code_for(before).component, before.css_variables, after.css_variables)
+    filled = replace_tokens(code_for(before).component, before.css_variables, after.css_variables)
     if filled is not None:
         assert filled == code_for(after).component
         assert syntax_error(filled) is None
@@ -100,17 +100,17 @@ def test_what_is_not_exactly_slots_is_not_filled(spoil: str) -> None:
     brief = brief_for(found)
     code = code_for(brief).component
     changed = dict(brief.css_variables) | {"--color-text": "#000000"}
-    assert fill(code, brief.css_variables, changed) is not None
+    assert replace_tokens(code, brief.css_variables, changed) is not None
     if spoil == "second":
         code += code
     elif spoil == "};":
         code = code.replace("} as CSSProperties;", spoil)
     else:
         code += f'const x = "{brief.css_variables["--color-text"]}";'
-    assert fill(code, brief.css_variables, changed) is None
+    assert replace_tokens(code, brief.css_variables, changed) is None
 
 
 def test_broken_code_is_found() -> None:
     """What does not parse is not whole."""
-    assert is_whole("const a = <b>{1}</b>;")
-    assert not is_whole("const a = {(};")
+    assert is_well_formed("const a = <b>{1}</b>;")
+    assert not is_well_formed("const a = {(};")
