@@ -46,7 +46,7 @@ class LeastRecentlyUsed:
                 self._entries.move_to_end(key)
         return [self._entries.get(key) for key in keys]
 
-    async def set(self, key: str, value: bytes, *, cost_usd: float) -> None:
+    async def set_with_cost(self, key: str, value: bytes, *, cost_usd: float) -> None:
         """Evict from the beginning."""
         del cost_usd
         self._entries[key] = value
@@ -79,7 +79,7 @@ async def replay(store: Any, seed: int) -> dict[str, float]:
         if await store.get([f"{one:064}"]) != [None]:
             hits, saved = hits + 1, saved + usd
         else:
-            await store.set(f"{one:064}", bodies[size], cost_usd=usd)
+            await store.set_with_cost(f"{one:064}", bodies[size], cost_usd=usd)
     step_us = (time.process_time() - started) / len(asked) * 1e6
     return {"hit_rate": hits / len(asked), "saved_usd": saved, "us_per_step": step_us}
 
@@ -111,7 +111,7 @@ def weigh() -> dict[str, float]:
         "    store = MemoryStore(max_bytes=2**33)\n"
         "    before = rss()\n"
         f"    for number in range({IDLE}):\n"
-        "        await store.set(f'forge:l1:{number:064x}', os.urandom(200), cost_usd=0.42)\n"
+        "        await store.set_with_cost(f'forge:l1:{number:064x}', os.urandom(200), cost_usd=0.42)\n"
         f"    print((rss() - before) / {IDLE} - 200 - 73)\n"
         "asyncio.run(main())\n"
     )

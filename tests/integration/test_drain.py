@@ -42,7 +42,7 @@ def left_behind(directory: Path, bodies: Sequence[bytes], *, count: int = 1) -> 
 
 def outbox(directory: Path | None, url: str, *, shutdown_timeout_s: float = 5.0) -> Outbox:
     """An outbox that drains early."""
-    sink = SqlSink(url, drain_above=ABOVE)
+    sink = SqlSink(url, bulk_load_above=ABOVE)
     return Outbox([sink], directory=directory, max_bytes=2**30, shutdown_timeout_s=shutdown_timeout_s)
 
 

@@ -119,7 +119,7 @@ async def test_own_writes_are_seen_at_once(near: NearStore) -> None:
     for write in (
         lambda: near.set(ENTRY, b"2"),
         lambda: near.delete([ENTRY]),
-        lambda: near.increase({ENTRY: 1}, ttl_s=9),
+        lambda: near.increment({ENTRY: 1}, ttl_s=9),
     ):
         await near.set(ENTRY, b"1")
         await _until_near(near, ENTRY)

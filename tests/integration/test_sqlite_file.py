@@ -49,9 +49,9 @@ async def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
         await eventually(lambda: not box.stats().sinks["database"].waiting, timeout_s=20)
         assert box.stats().sinks["database"].dropped == {}
 
-    assert len(sink.set_aside) == 1
-    assert sink.set_aside[0].name.startswith("forge.db.corrupt-")
-    assert sink.set_aside[0].exists()
+    assert len(sink.damaged_files) == 1
+    assert sink.damaged_files[0].name.startswith("forge.db.corrupt-")
+    assert sink.damaged_files[0].exists()
     # What went to the old file before the damage was noticed is lost with it; nothing that waited is.
     assert stored(path) <= {item.id for item in later}
     assert later[-1].id in stored(path)
@@ -70,7 +70,7 @@ async def test_a_service_starts_beside_a_damaged_file(tmp_path: Path, start: int
         await sink.deliver([item])
 
     assert stored(path) == {item.id}
-    assert sink.set_aside[0].stat().st_size == size_bytes
+    assert sink.damaged_files[0].stat().st_size == size_bytes
 
 
 async def test_a_file_that_was_removed_is_made_anew(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ async def test_a_file_that_was_removed_is_made_anew(tmp_path: Path) -> None:
         await sink.ping()
 
     assert stored(path) == {item.id}
-    assert sink.set_aside == []
+    assert sink.damaged_files == []
 
 
 async def test_two_workers_set_one_file_aside_once(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ async def test_two_workers_set_one_file_aside_once(tmp_path: Path) -> None:
         for sink, item in zip((one, other), items, strict=True):
             await sink.deliver([item])
 
-        assert len([*tmp_path.glob("forge.db.corrupt-*")]) == len(one.set_aside) + len(other.set_aside) == 1
+        assert len([*tmp_path.glob("forge.db.corrupt-*")]) == len(one.damaged_files) + len(other.damaged_files) == 1
     assert stored(path) == {item.id for item in items}
 
 

@@ -1,7 +1,7 @@
 """Settings → parts: what a Forge is built of, before anything is connected."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,18 @@ from forge_otel._runtime import plugins as _loading
 from forge_otel.errors import ConfigurationError, MissingExtra
 from forge_otel.leases.sqlite import SQLiteLeases
 from forge_otel.settings import DEFAULT_DATABASE_URL, DEFAULT_VECTOR_URL, Settings, mask_url
+from forge_otel.sinks.archive import Archive
 from forge_otel.types import Embedder, Leases, Sink, Store, VectorStore
+from forge_otel.types.capabilities import (
+    ExpiresFiles,
+    ExpiresRows,
+    GuardedEmbedder,
+    RecoversFiles,
+    SupportsAnalytics,
+    SupportsIncrement,
+    SupportsLeases,
+    SupportsPing,
+)
 
 __all__ = ["Components", "build"]
 
@@ -19,23 +30,43 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """The adapters that the settings name; None where a part is off.
+    """The adapters that the settings name, and which optional abilities they have; None where a part is off.
 
     Args:
-        store_service: the name of the service that the cache is in; None where it is in this process.
-        vector_service: likewise, of the vectors.
-        leases: by which processes agree on who generates.
+        store: cache entries.
+        store_service: name of the service behind the store; None for a store in this process.
+        counters: the store, where it has atomic counters.
+        vectors: points of the semantic cache.
+        vector_service: name of the service behind `vectors`; None for an index in this process.
+        embedder: turns texts into vectors.
+        embedder_service: name of the guard around the embedder; None for an embedder in this process.
+        archive: the sink that stores artifacts.
+        archive_retention: the archive, where it counts expired files.
+        database: the sink that stores records as rows.
+        database_retention: the database, where it counts expired rows.
+        database_recovery: the database, where it replaces damaged files.
+        analytics: the database, where reports can query it.
+        outbox_dir: folder of the journal; None keeps queued records in memory.
+        leases: elect the process that generates; None where each process generates independently.
+        pings: service name to the part whose availability is checked.
     """
 
     store: Store
     store_service: str | None
+    counters: SupportsIncrement | None
     vectors: VectorStore | None
     vector_service: str | None
     embedder: Embedder | None
-    archive: Any | None
-    database: Any | None
+    embedder_service: str | None
+    archive: Archive | None
+    archive_retention: ExpiresFiles | None
+    database: Sink | None
+    database_retention: ExpiresRows | None
+    database_recovery: RecoversFiles | None
+    analytics: SupportsAnalytics | None
     outbox_dir: Path | None
-    leases: Leases | None = None
+    leases: Leases | None
+    pings: Mapping[str, SupportsPing]
 
     @property
     def sinks(self) -> list[Sink]:
@@ -68,24 +99,33 @@ def build(settings: Settings) -> Components:
     database = attempt("database_url", lambda: _open_database(settings))
     if faults:
         raise ConfigurationError(faults)
+    store_service = None if settings.cache_url.startswith("memory:") else "redis"
+    vector_service = "qdrant" if (settings.vector_url or "").startswith("qdrant:") else None
+    reachable = {store_service: store, vector_service: vectors, "archive": archive, "database": database}
     return Components(
         store=store,
-        store_service=None if settings.cache_url.startswith("memory:") else "redis",
+        store_service=store_service,
+        counters=store if isinstance(store, SupportsIncrement) else None,
         vectors=vectors,
-        vector_service="qdrant" if (settings.vector_url or "").startswith("qdrant:") else None,
+        vector_service=vector_service,
         embedder=embedder,
+        embedder_service=embedder.service if isinstance(embedder, GuardedEmbedder) else None,
         archive=archive,
+        archive_retention=archive if isinstance(archive, ExpiresFiles) else None,
         database=database,
+        database_retention=database if isinstance(database, ExpiresRows) else None,
+        database_recovery=database if isinstance(database, RecoversFiles) else None,
+        analytics=database if isinstance(database, SupportsAnalytics) else None,
         outbox_dir=_outbox_dir(settings),
         leases=None if settings.single_flight_lease_s is None else _leases(settings, store),
+        pings={name: part for name, part in reachable.items() if name is not None and isinstance(part, SupportsPing)},
     )
 
 
-def _leases(settings: Settings, store: Any) -> Leases | None:
+def _leases(settings: Settings, store: Store) -> Leases | None:
     """Leases where all processes see them: in the store, or beside the journal that the workers of a host share."""
-    if hasattr(store, "leases"):
-        leases: Leases = store.leases()
-        return leases
+    if isinstance(store, SupportsLeases):
+        return store.leases()
     folder = _outbox_dir(settings)
     return None if folder is None else SQLiteLeases(folder.with_name("flights.db"))
 
@@ -100,15 +140,16 @@ def _open(room: str, url: str | None, **options: Any) -> Any:
     return None if url is None else _loading.load(room, url)(url, **options)
 
 
-def _open_archive(settings: Settings) -> Any:
+def _open_archive(settings: Settings) -> Archive | None:
     url = settings.archive_url
     # In a bucket its lifecycle rules do it, which `forge-otel archive prepare` makes.
     is_folder = url is not None and url.startswith("file:")
-    return _open("sinks", url, **({"retention_days": settings.retention_days} if is_folder else {}))
+    archive: Archive | None = _open("sinks", url, **({"retention_days": settings.retention_days} if is_folder else {}))
+    return archive
 
 
-def _open_store(settings: Settings) -> Any:
-    store = _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes)
+def _open_store(settings: Settings) -> Store:
+    store: Store = _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes)
     max_bytes = settings.cache_near_max_bytes
     if max_bytes is None or settings.cache_url.startswith("memory:"):
         # What is in this process is as near as can be.
@@ -123,9 +164,10 @@ def _open_store(settings: Settings) -> Any:
     return NearStore(store, max_bytes=max_bytes, max_stale_s=settings.cache_near_max_stale_s)
 
 
-def _open_vectors(url: str | None) -> Any:
+def _open_vectors(url: str | None) -> VectorStore | None:
     try:
-        return _open("vector_stores", url)
+        vectors: VectorStore | None = _open("vector_stores", url)
+        return vectors
     except MissingExtra as exc:
         if url != DEFAULT_VECTOR_URL:
             raise
@@ -134,10 +176,12 @@ def _open_vectors(url: str | None) -> Any:
         return None
 
 
-def _open_database(settings: Settings) -> Any:
+def _open_database(settings: Settings) -> Sink | None:
     url = settings.database_url
     try:
-        return _open("sinks", url, retention_days=settings.retention_days, drain_above=settings.database_drain_above)
+        options = {"retention_days": settings.retention_days, "bulk_load_above": settings.database_drain_above}
+        database: Sink | None = _open("sinks", url, **options)
+        return database
     except MissingExtra as exc:
         if url != DEFAULT_DATABASE_URL:
             raise

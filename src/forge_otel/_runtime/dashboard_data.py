@@ -11,6 +11,7 @@ from typing import Any, Final
 from forge_otel.errors import BadRequest, NotFound, NotOpen, ServiceUnavailable, needs
 from forge_otel.outbox.recent import RecentRecords
 from forge_otel.types import ZERO_USD, Record
+from forge_otel.types.capabilities import SupportsAnalytics
 
 __all__ = ["report", "summary"]
 
@@ -23,7 +24,7 @@ _FULL: Final = "L4"
 _CACHED: Final = ("L1", "L2", "L3")
 
 
-async def summary(database: Any | None, recent: RecentRecords) -> dict[str, Any]:
+async def summary(database: SupportsAnalytics | None, recent: RecentRecords) -> dict[str, Any]:
     """Return generations, hits, latencies and money, JSON-ready; `scope` says what they are about.
 
     Args:
@@ -36,13 +37,13 @@ async def summary(database: Any | None, recent: RecentRecords) -> dict[str, Any]
 
             from forge_otel.database.analytics import queries as analytics
         try:
-            return _shown(asdict(await analytics.summary(database.engine)), scope="database")
+            return _shown(asdict(await analytics.summary(database.analytics_engine())), scope="database")
         except (NotOpen, OSError, SQLAlchemyError) as exc:
             _logger.info("the figures come from this process alone: %s", type(exc).__name__)
     return _shown(_of_records(recent.records(_ALL)), scope="process")
 
 
-async def report(database: Any | None, asked: Mapping[str, str]) -> tuple[str, str]:
+async def report(database: SupportsAnalytics | None, asked: Mapping[str, str]) -> tuple[str, str]:
     """Return a report as text, and its media type.
 
     Args:
@@ -70,7 +71,7 @@ async def report(database: Any | None, asked: Mapping[str, str]) -> tuple[str, s
         from forge_otel.database.analytics.report import asked_range, render, report
     within = asked_range(asked.get("from"), asked.get("to"), asked.get("type"))
     try:
-        found = await report(database.engine, within, errors=int(errors))
+        found = await report(database.analytics_engine(), within, errors=int(errors))
     except (NotOpen, OSError, SQLAlchemyError) as exc:
         raise ServiceUnavailable(f"the database does not answer ({type(exc).__name__}); try again later") from exc
     return render(found, kind), _MEDIA_TYPES[kind]

@@ -11,7 +11,7 @@ from typing import Any, Final
 from forge_otel._runtime.components import Components
 from forge_otel._runtime.health_monitor import Probe
 from forge_otel.errors import ConfigurationError
-from forge_otel.layers.budget import BudgetLayer, BudgetOptions, Counting
+from forge_otel.layers.budget import BudgetLayer, BudgetOptions
 from forge_otel.layers.exact.layer import ExactCacheLayer, entry_key, unguarded
 from forge_otel.layers.hooks import CacheHooks
 from forge_otel.layers.pattern.layer import PatternCacheLayer
@@ -159,7 +159,7 @@ def _budget(settings: Settings, parts: Components, telemetry: Telemetry, guards:
     )
     return BudgetLayer(
         options,
-        store=parts.store if isinstance(parts.store, Counting) else None,
+        store=parts.counters,
         instruments=telemetry.instruments,
         guard=budgeted(guards.get(service).call) if service is not None else unguarded,
     )
@@ -177,7 +177,6 @@ def _semantic(
     if parts.vectors is None or parts.embedder is None:
         return ()
     service = parts.vector_service
-    embedder_service: str | None = getattr(parts.embedder, "service", None)
     layer = SemanticCacheLayer(
         parts.vectors,
         parts.embedder,
@@ -189,23 +188,22 @@ def _semantic(
         thresholds=settings.semantic_thresholds,
         ttl_s=settings.semantic_ttl_s,
         guard=None if service is None else guards.get(service),
-        embedder_guard=None if embedder_service is None else guards.get(embedder_service),
+        embedder_guard=None if parts.embedder_service is None else guards.get(parts.embedder_service),
         service=service or "vectors",
     )
     return (layer,)
 
 
 def _probes(parts: Components, *, critical: Collection[str]) -> tuple[Probe, ...]:
-    found: list[tuple[str | None, Any, str]] = [
-        (parts.store_service, parts.store, "answers are not cached, and each one costs a generation"),
-        (parts.vector_service, parts.vectors, "the same in other words is found only among the last answers"),
-        ("archive", parts.archive, "artifacts wait on local disk"),
-        ("database", parts.database, "records wait on local disk"),
-    ]
+    effects = {
+        parts.store_service: "answers are not cached, and each one costs a generation",
+        parts.vector_service: "the same in other words is found only among the last answers",
+        "archive": "artifacts wait on local disk",
+        "database": "records wait on local disk",
+    }
     return tuple(
-        Probe(name=name, ping=part.ping, critical=name in critical, without_it=effect)
-        for name, part, effect in found
-        if name is not None and hasattr(part, "ping")
+        Probe(name=name, ping=part.ping, critical=name in critical, without_it=effects[name])
+        for name, part in parts.pings.items()
     )
 
 

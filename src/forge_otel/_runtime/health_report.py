@@ -22,14 +22,14 @@ def with_parts(
     spike: SpikeState,
     *,
     critical: Collection[str] = (),
-    set_aside: Sequence[Path] = (),
+    damaged_files: Sequence[Path] = (),
     exports: Mapping[str, ExportStats] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return `report` with the checks of the parts; the worst of them all is the status of the whole.
 
     Args:
         report: of the pings, as `forge_otel._runtime.health_monitor.HealthMonitor.report` gives it.
-        set_aside: damaged files of the database that were renamed; past trouble, and so no warning.
+        damaged_files: damaged files of the database that were renamed; past trouble, and so no warning.
         critical: while calls to one of these are refused it is `fail`; all other trouble makes it `warn`.
         exports: what became of the spans, by where they go.
     """
@@ -49,14 +49,14 @@ def with_parts(
             **({} if outbox.is_durable else {"withoutIt": "records wait in memory, and a crash would lose them"}),
         }
     ]
-    if set_aside:
+    if damaged_files:
         checks["database:file"] = [
             {
                 "componentId": "database",
                 "status": "pass",
-                "observedValue": len(set_aside),
+                "observedValue": len(damaged_files),
                 "observedUnit": "damaged files",
-                "output": f"set aside as {set_aside[-1].name}; a new file took what came after",
+                "output": f"set aside as {damaged_files[-1].name}; a new file took what came after",
             }
         ]
     checks["generations:errorRate"] = [_spike(spike)]

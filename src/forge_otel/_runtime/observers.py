@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
 from opentelemetry import trace
 
@@ -43,7 +43,7 @@ class Observers:
         self._instruments = instruments
         self._guards = guards
         self._outbox = outbox
-        self._archive, self._database = parts.archive, parts.database
+        self._parts = parts
         self.incidents = Incidents()
         self.spikes = SpikeDetector()
         guards.listeners.add(self)
@@ -153,16 +153,17 @@ class Observers:
         ]
 
     def _expired(self) -> Points:
-        rows: Mapping[str, int] = getattr(self._database, "expired", {})
+        database = self._parts.database_retention
+        rows = {} if database is None else database.expired_rows
         return [(count, {Attr.DATABASE_TABLE: table}) for table, count in rows.items()]
 
     def _expired_files(self) -> Points:
-        count: int | None = getattr(self._archive, "expired", None)
-        return [] if count is None else [(count, {})]
+        archive = self._parts.archive_retention
+        return [] if archive is None else [(archive.expired_files, {})]
 
     def _set_aside(self) -> Points:
-        files: Sequence[Any] | None = getattr(self._database, "set_aside", None)
-        return [] if files is None else [(len(files), {})]
+        database = self._parts.database_recovery
+        return [] if database is None else [(len(database.damaged_files), {})]
 
     def _breaker_states(self) -> Points:
         return [

@@ -42,7 +42,7 @@ class Operations:
 
     async def summary(self) -> dict[str, Any]:
         """Return the dashboard's figures, JSON-ready: from the database, or from the last records without one."""
-        figures = await _figures.summary(self.parts.database, self.recent)
+        figures = await _figures.summary(self.parts.analytics, self.recent)
         stats = self.outbox.stats()
         return figures | {
             "outbox": {
@@ -58,7 +58,7 @@ class Operations:
 
     async def report(self, asked: Mapping[str, str]) -> tuple[str, str]:
         """Return a report from the database as text, and its media type."""
-        return await _figures.report(self.parts.database, asked)
+        return await _figures.report(self.parts.analytics, asked)
 
     def breakers(self) -> list[dict[str, Any]]:
         """Return what the circuit breakers look like now, JSON-ready, by name."""
@@ -89,7 +89,7 @@ class Operations:
             self.guards.states(),
             self._watch.spikes.state(),
             critical=self.settings.critical_services,
-            set_aside=getattr(self.parts.database, "set_aside", ()),
+            damaged_files=() if self.parts.database_recovery is None else self.parts.database_recovery.damaged_files,
             exports=self.telemetry.exports(),
         )
 

@@ -6,14 +6,18 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forge_otel.errors import ConfigurationError
 from forge_otel.settings import Settings, mask_url
+from forge_otel.types.capabilities import BucketArchive
+
+if TYPE_CHECKING:
+    from forge_otel.sinks.archive import Archive
 
 __all__ = ["add"]
 
-Work = Callable[[Any, Namespace], Awaitable[int]]
+Work = Callable[["Archive", Namespace], Awaitable[int]]
 
 
 def add(commands: Any) -> None:
@@ -57,18 +61,18 @@ async def _with_archive(work: Work, arguments: Namespace) -> int:
         return await work(archive, arguments)
 
 
-async def _list(archive: Any, arguments: Namespace) -> int:
+async def _list(archive: "Archive", arguments: Namespace) -> int:
     async for found in archive.list(arguments.prefix):
         print(f"{found.modified_at.isoformat(timespec='seconds')}  {found.size_bytes:12}  {found.key}")
     return 0
 
 
-async def _usage(archive: Any, arguments: Namespace) -> int:
+async def _usage(archive: "Archive", arguments: Namespace) -> int:
     from forge_otel.sinks.archive_usage import STANDARD_USD_PER_GIB, measure
 
     price = STANDARD_USD_PER_GIB if arguments.usd_per_gib is None else arguments.usd_per_gib
     listings: dict[str, AsyncIterator[Any]] = {"current": archive.list()}
-    if hasattr(archive, "list_versions"):
+    if isinstance(archive, BucketArchive):
         listings["with older versions"] = archive.list_versions()
     for name, listing in listings.items():
         async with aclosing(listing):  # type: ignore[type-var]
@@ -78,34 +82,33 @@ async def _usage(archive: Any, arguments: Namespace) -> int:
     return 0
 
 
-async def _delete(archive: Any, arguments: Namespace) -> int:
-    options = {}
+async def _delete(archive: "Archive", arguments: Namespace) -> int:
     if arguments.versions:
-        _only_in_s3(archive, "list_versions")
-        options["versions"] = True
-    count = await archive.delete(arguments.component_id, **options)
+        count = await _bucket(archive).delete(arguments.component_id, versions=True)
+    else:
+        count = await archive.delete(arguments.component_id)
     print(f"{count} objects deleted")
     return 0
 
 
-async def _link(archive: Any, arguments: Namespace) -> int:
-    _only_in_s3(archive, "presigned_get")
-    print(await archive.presigned_get(arguments.key, expires_s=arguments.seconds))
+async def _link(archive: "Archive", arguments: Namespace) -> int:
+    print(await _bucket(archive).presigned_get(arguments.key, expires_s=arguments.seconds))
     return 0
 
 
-async def _prepare(archive: Any, arguments: Namespace) -> int:
-    _only_in_s3(archive, "prepare_bucket")
-    done = await archive.prepare_bucket(expire_days=arguments.days)
-    found = await archive.capabilities()
+async def _prepare(archive: "Archive", arguments: Namespace) -> int:
+    bucket = _bucket(archive)
+    done = await bucket.prepare_bucket(expire_days=arguments.days)
+    found = await bucket.capabilities()
     for name in ("versioning", "lifecycle", "encryption"):
         print(f"{name}: {getattr(found, name)}{' (changed now)' if name in done.changed else ''}")
     return 0
 
 
-def _only_in_s3(archive: Any, method: str) -> None:
-    if not hasattr(archive, method):
+def _bucket(archive: "Archive") -> BucketArchive:
+    if not isinstance(archive, BucketArchive):
         raise ConfigurationError(["FORGE_ARCHIVE_URL is a folder; only an archive in S3 has this"])
+    return archive
 
 
 def _price(text: str) -> Decimal:

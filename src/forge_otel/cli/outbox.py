@@ -57,11 +57,12 @@ def _list(_arguments: Namespace) -> int:
 def _retry(arguments: Namespace) -> int:
     from forge_otel._runtime import components as _parts
     from forge_otel.outbox.inspect import dead_letters, requeue
+    from forge_otel.outbox.outbox import name_of
 
     settings = Settings.from_env(os.environ)
     directory = _directory(settings)
     sinks = _parts.build(settings).sinks
-    names = [str(getattr(sink, "name", "")) for sink in sinks]
+    names = [name_of(sink) for sink in sinks]
     chosen = [letter for letter in dead_letters(directory) if arguments.sink in {None, letter.sink}]
     count = requeue(directory, chosen, sinks=names)
     print(f"{count} dead letters are among what waits again")

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
-from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Final, Literal, Self
 
 from opentelemetry import trace
 
@@ -27,22 +27,14 @@ from forge_otel.names import Attr, Metric
 from forge_otel.resilience.time_budget import behind
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, CallNext, Reply
+from forge_otel.types.capabilities import SupportsIncrement
 
-__all__ = ["BudgetLayer", "BudgetOptions", "Counting", "Spend"]
+__all__ = ["BudgetLayer", "BudgetOptions", "Spend"]
 
 _DAY_S: Final = 86_400
 _KEPT_S: Final = 2.0 * _DAY_S
 _MICRO: Final = 1_000_000
 LOCAL: Final = "budget:local"
-
-
-@runtime_checkable
-class Counting(Protocol):
-    """A store that can also count; without one each worker counts by itself."""
-
-    async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
-        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
-        ...
 
 
 class Spend:
@@ -52,7 +44,7 @@ class Spend:
         self._counts: dict[str, int] = {}
         self._day = ""
 
-    async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
+    async def increment(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
         """Add to counters; those of earlier days are forgotten."""
         del ttl_s
         for key, amount in amounts.items():
@@ -104,7 +96,7 @@ class BudgetLayer:
         self,
         options: BudgetOptions,
         *,
-        store: Counting | None,
+        store: SupportsIncrement | None,
         instruments: Instruments,
         guard: Callable[..., Awaitable[Any]],
         clock_s: Callable[[], float] = time.time,
@@ -187,11 +179,11 @@ class BudgetLayer:
 
     async def _add(self, amounts: Mapping[str, int]) -> list[int]:
         # Counted here as well, so that a worker that loses the store goes on from what it spent itself.
-        local = await self._local.increase(amounts, ttl_s=_KEPT_S)
+        local = await self._local.increment(amounts, ttl_s=_KEPT_S)
         if self._store is None:
             return local
         try:
-            counts: list[int] = await self._guard(self._store.increase, amounts, ttl_s=_KEPT_S)
+            counts: list[int] = await self._guard(self._store.increment, amounts, ttl_s=_KEPT_S)
         except Exception:
             generation = current_generation.get()
             if generation is not None:

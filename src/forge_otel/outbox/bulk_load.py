@@ -9,13 +9,14 @@ the database refuses, records that no file holds, or all of them where no proces
 import time
 from collections.abc import Callable
 from logging import getLogger
-from typing import Any, Final
+from typing import Final
 
 from forge_otel._journal.index import Index
 from forge_otel.outbox.accounting import DeliveryAccounting
 from forge_otel.outbox.bulk_process import DrainProcess, Message
 from forge_otel.outbox.journal_queue import JournalQueue, Stretch
 from forge_otel.types import Sink
+from forge_otel.types.capabilities import SupportsBulkLoad
 
 __all__ = ["Drain"]
 
@@ -37,8 +38,7 @@ class Drain:
 
     Args:
         name: of the sink.
-        sink: may say in `drain_above` how many waiting records are many, and in `drain_options()` how
-            another process reaches its PostgreSQL; others are never drained.
+        sink: only one that supports bulk load is drained.
         backlog: where the records wait.
         ledger: knows how many do.
         on_delivered: called with the number of each batch.
@@ -54,8 +54,8 @@ class Drain:
         on_delivered: Callable[[int], None],
     ) -> None:
         self._name = name
-        self._above: int | None = getattr(sink, "drain_above", None)
-        self._options: Callable[[], dict[str, Any] | None] = getattr(sink, "drain_options", lambda: None)
+        self._sink = sink if isinstance(sink, SupportsBulkLoad) else None
+        self._above = None if self._sink is None else self._sink.bulk_load_above
         self._backlog = backlog
         self._ledger = ledger
         self._on_delivered = on_delivered
@@ -120,7 +120,7 @@ class Drain:
         return stretch
 
     async def _started(self) -> DrainProcess:
-        options = self._options()
+        options = None if self._sink is None else self._sink.bulk_load_options()
         if options is None:
             self._above = None
             raise _Ended("the database is not one that another process could reach")

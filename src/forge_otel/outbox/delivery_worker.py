@@ -8,7 +8,7 @@ to the dead letters. When nothing passes, nothing is given up, and three attempt
 
 import asyncio
 import random
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from logging import getLogger
 from typing import Final
 
@@ -20,6 +20,7 @@ from forge_otel.outbox.codec import DamagedRecord
 from forge_otel.outbox.journal_queue import Batch, JournalQueue, QueuedRecord
 from forge_otel.outbox.throughput import Throughput
 from forge_otel.types import Record, Sink
+from forge_otel.types.capabilities import SizedBatches
 
 __all__ = ["DeliveryWorker"]
 
@@ -49,7 +50,7 @@ class DeliveryWorker:
         self.last_error = ""
         self.pace = Throughput()
         self._sink = sink
-        self._batch_records = int(getattr(sink, "batch_records", _BATCH_RECORDS))
+        self._batch_records = sink.batch_records if isinstance(sink, SizedBatches) else _BATCH_RECORDS
         self._backlog = backlog
         self._ledger = ledger
         self._drain = Drain(name, sink, backlog=backlog, ledger=ledger, on_delivered=self.pace.add)
@@ -92,12 +93,11 @@ class DeliveryWorker:
     async def close(self, *, timeout_s: float) -> None:
         """Close the sink if it was opened; what it raises then is logged."""
         self._drain.close()
-        leave = getattr(self._sink, "__aexit__", None)
-        if not self._is_open or leave is None:
+        if not self._is_open or not isinstance(self._sink, AbstractAsyncContextManager):
             return
         self._is_open = False
         try:
-            await abandon_after(leave(None, None, None), timeout_s=timeout_s)
+            await abandon_after(self._sink.__aexit__(None, None, None), timeout_s=timeout_s)
         except Exception as exc:
             _logger.warning("the sink %s did not close cleanly: %s", self.name, _described(exc))
 
@@ -105,9 +105,8 @@ class DeliveryWorker:
         return self._finishing.is_set() and not self._ledger.waiting(self.name)
 
     async def _open(self) -> None:
-        enter = getattr(self._sink, "__aenter__", None)
-        if enter is not None and not self._is_open:
-            await abandon_after(enter(), timeout_s=_ATTEMPT_TIMEOUT_S)
+        if not self._is_open and isinstance(self._sink, AbstractAsyncContextManager):
+            await abandon_after(self._sink.__aenter__(), timeout_s=_ATTEMPT_TIMEOUT_S)
         self._is_open = True
 
     async def _deliver_next(self) -> bool:

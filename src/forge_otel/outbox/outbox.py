@@ -18,8 +18,9 @@ from forge_otel.outbox.accounting import DeliveryAccounting
 from forge_otel.outbox.delivery_worker import DeliveryWorker
 from forge_otel.outbox.journal_queue import JournalQueue
 from forge_otel.types import Record, Sink
+from forge_otel.types.capabilities import NamedSink
 
-__all__ = ["Outbox", "OutboxStats", "SinkStats"]
+__all__ = ["Outbox", "OutboxStats", "SinkStats", "name_of"]
 
 _logger = getLogger(__name__)
 _OPEN_PATIENCE_S: Final = 2.0
@@ -254,11 +255,16 @@ def _size_bytes(record: Record) -> int:
     return _RECORD_OVERHEAD_BYTES + sum(len(content) for content in record.artifacts.values())
 
 
+def name_of(sink: Sink) -> str:
+    """Return the name of a sink in the journal, in metrics and in logs."""
+    return (sink.name if isinstance(sink, NamedSink) else "") or type(sink).__name__.lower()
+
+
 def _named(sinks: Sequence[Sink]) -> dict[str, Sink]:
     """Give each sink the name that its cursor in the journal and its metrics carry."""
     named: dict[str, Sink] = {}
     for sink in sinks:
-        name = wanted = str(getattr(sink, "name", "") or type(sink).__name__.lower())
+        name = wanted = name_of(sink)
         number = 2
         while name in named:
             name, number = f"{wanted}-{number}", number + 1

@@ -30,12 +30,14 @@ __all__ = ["SqlSink", "open_url"]
 _logger = getLogger(__name__)
 # A server that has gone silent is given up after this; a batch takes a fraction of a second.
 _COMMAND_TIMEOUT_S: Final = 10.0
-_DRAIN_ABOVE: Final = 2_000
+_BULK_LOAD_ABOVE: Final = 2_000
 
 
-def open_url(url: str, *, retention_days: float | None = None, drain_above: int | None = _DRAIN_ABOVE) -> "SqlSink":
+def open_url(
+    url: str, *, retention_days: float | None = None, bulk_load_above: int | None = _BULK_LOAD_ABOVE
+) -> "SqlSink":
     """Return the sink for an SQLAlchemy URL such as `sqlite+aiosqlite:///./x.db` or `postgresql+asyncpg://…`."""
-    return SqlSink(url, retention_days=retention_days, drain_above=drain_above)
+    return SqlSink(url, retention_days=retention_days, bulk_load_above=bulk_load_above)
 
 
 class SqlSink:
@@ -44,7 +46,8 @@ class SqlSink:
     Args:
         url: SQLAlchemy URL of an asynchronous driver.
         retention_days: how long everything is kept; None keeps it for ever.
-        drain_above: more waiting records than this are brought into PostgreSQL by a process of their own; None: never.
+        bulk_load_above: number of queued records above which a separate process writes them to PostgreSQL; None never
+            starts it.
 
     Raises:
         ConfigurationError: the URL cannot be used.
@@ -55,12 +58,12 @@ class SqlSink:
     """What one transaction takes at most: enough that its commit costs little, few enough to let others in between."""
 
     def __init__(
-        self, url: str, *, retention_days: float | None = None, drain_above: int | None = _DRAIN_ABOVE
+        self, url: str, *, retention_days: float | None = None, bulk_load_above: int | None = _BULK_LOAD_ABOVE
     ) -> None:
         parsed = parse_url(url)
-        self.drain_above = drain_above
+        self.bulk_load_above = bulk_load_above
         self.url = parsed.render_as_string(hide_password=False)
-        self.set_aside: list[Path] = []
+        self.damaged_files: list[Path] = []
         """Damaged files that this process has put out of the way, the last ones last."""
         self._file = SqliteFile(Path(str(parsed.database))) if parsed.get_backend_name() == "sqlite" else None
         self._engine: AsyncEngine | None = None
@@ -70,7 +73,7 @@ class SqlSink:
         self._expired: Counter[str] = Counter()
 
     @property
-    def expired(self) -> Mapping[str, int]:
+    def expired_rows(self) -> Mapping[str, int]:
         """Table to the number of rows that this process has deleted because they were too old."""
         return self._expired
 
@@ -113,7 +116,11 @@ class SqlSink:
                 raise Rejected(f"the database refuses the record: {exc}") from exc
             raise
 
-    def drain_options(self) -> dict[str, Any] | None:
+    def analytics_engine(self) -> AsyncEngine:
+        """Return `engine`, as `forge_otel.types.capabilities.SupportsAnalytics` asks for it."""
+        return self.engine
+
+    def bulk_load_options(self) -> dict[str, Any] | None:
         """Return what another process needs to store records as `deliver` does; None where it could not."""
         return None if self._file else connect_options(self.engine, command_timeout_s=_COMMAND_TIMEOUT_S)
 
@@ -165,6 +172,6 @@ class SqlSink:
         await self._disconnect()
         kept = await asyncio.to_thread(file.set_aside)
         if kept is not None:
-            self.set_aside.append(kept)
+            self.damaged_files.append(kept)
             reason = "it does not begin like one" if why is None else f"{type(why).__name__}: {why}"
             _logger.error("the database is damaged (%s); it was set aside as %s, and a new one is made", reason, kept)

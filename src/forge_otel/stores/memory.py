@@ -42,9 +42,6 @@ class MemoryStore:
         clock: monotonic seconds.
     """
 
-    is_cost_aware = True
-    """Whether `set` wants to know what a value is worth."""
-
     def __init__(
         self,
         *,
@@ -79,24 +76,52 @@ class MemoryStore:
             self._hold_together(slots)
         return [None if slot is None else slot.value for slot in slots]
 
-    async def set(
+    async def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
+        """Store `value`, for `ttl_s` seconds or until it is evicted."""
+        self._set(key, value, ttl_s)
+
+    async def set_with_cost(
+        self, key: str, value: bytes, *, ttl_s: float | None = None, cost_usd: float, depends_on: Sequence[str] = ()
+    ) -> None:
+        """Store `value` with hints for eviction; see `forge_otel.types.capabilities.CostAware`."""
+        self._set(key, value, ttl_s, cost_usd=cost_usd, depends_on=depends_on)
+
+    async def add(self, key: str, value: bytes) -> bytes:
+        """Store `value` if `key` is unset; return what is stored now."""
+        stored = self._get(key)
+        if stored is None:
+            self._set(key, value, None)
+            return value
+        return stored
+
+    async def increment(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
+        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
+        counts = [int(self._get(key) or 0) + amount for key, amount in amounts.items()]
+        for key, count in zip(amounts, counts, strict=True):
+            self._set(key, b"%d" % count, ttl_s)
+        return counts
+
+    async def delete(self, keys: Sequence[str], /) -> int:
+        """Delete the keys; return how many there were."""
+        return sum(self._discard(key) for key in keys)
+
+    async def scan(self, prefix: str, cursor: str = "", /) -> tuple[str, list[str]]:
+        """Return all keys that begin with `prefix`."""
+        del cursor
+        return "", [key for key in self._entries if key.startswith(prefix)]
+
+    async def ping(self) -> None:
+        """Do nothing: a dict is always there."""
+
+    def _set(
         self,
         key: str,
         value: bytes,
+        ttl_s: float | None,
         *,
-        ttl_s: float | None = None,
         cost_usd: float | None = None,
         depends_on: Sequence[str] = (),
     ) -> None:
-        """Store `value`, for `ttl_s` seconds or until it is evicted.
-
-        Args:
-            key: where.
-            value: what.
-            ttl_s: its life in seconds.
-            cost_usd: what it would cost to make again; None where it is not known.
-            depends_on: keys without which it would be of no use.
-        """
         self._discard(key)
         size_bytes = len(key) + len(value) + _ENTRY_OVERHEAD_BYTES
         if size_bytes > self._max_bytes:
@@ -115,33 +140,6 @@ class MemoryStore:
         heapq.heappush(self._heap, slot)
         while self._size_bytes > self._max_bytes or len(self._entries) > self._max_entries:
             self._evict()
-
-    async def add(self, key: str, value: bytes) -> bytes:
-        """Store `value` if `key` is unset; return what is stored now."""
-        stored = self._get(key)
-        if stored is None:
-            await self.set(key, value)
-            return value
-        return stored
-
-    async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
-        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
-        counts = [int(self._get(key) or 0) + amount for key, amount in amounts.items()]
-        for key, count in zip(amounts, counts, strict=True):
-            await self.set(key, b"%d" % count, ttl_s=ttl_s)
-        return counts
-
-    async def delete(self, keys: Sequence[str], /) -> int:
-        """Delete the keys; return how many there were."""
-        return sum(self._discard(key) for key in keys)
-
-    async def scan(self, prefix: str, cursor: str = "", /) -> tuple[str, list[str]]:
-        """Return all keys that begin with `prefix`."""
-        del cursor
-        return "", [key for key in self._entries if key.startswith(prefix)]
-
-    async def ping(self) -> None:
-        """Do nothing: a dict is always there."""
 
     def _get(self, key: str) -> bytes | None:
         slot = self._slot(key)

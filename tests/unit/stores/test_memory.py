@@ -39,9 +39,9 @@ async def test_what_was_asked_for_outlives_what_was_not() -> None:
 async def test_an_expensive_answer_is_not_evicted_for_cheap_ones() -> None:
     """$0.42 stays while hundreds of cents pass, and is not asked for once."""
     store = MemoryStore(max_bytes=10 * 20_000)
-    await store.set("dear", b"x" * 19_000, cost_usd=0.42)
+    await store.set_with_cost("dear", b"x" * 19_000, cost_usd=0.42)
     for number in range(300):
-        await store.set(f"cheap {number}", b"x" * 19_000, cost_usd=0.001)
+        await store.set_with_cost(f"cheap {number}", b"x" * 19_000, cost_usd=0.001)
     assert len(await store.get(["dear"])) == 1
     assert (await store.get(["dear"])) != [None]
 
@@ -49,18 +49,18 @@ async def test_an_expensive_answer_is_not_evicted_for_cheap_ones() -> None:
 async def test_what_nobody_asks_for_leaves_in_the_end() -> None:
     """However much it was worth: what comes later begins where the evicted ones ended."""
     store = MemoryStore(max_bytes=10 * 20_000)
-    await store.set("dear", b"x" * 19_000, cost_usd=0.42)
+    await store.set_with_cost("dear", b"x" * 19_000, cost_usd=0.42)
     for number in range(2_000):
-        await store.set(f"cheaper {number}", b"x" * 19_000, cost_usd=0.05)
+        await store.set_with_cost(f"cheaper {number}", b"x" * 19_000, cost_usd=0.05)
     assert await store.get(["dear"]) == [None]
 
 
 async def test_of_equal_worth_the_larger_goes_first() -> None:
     """It takes the place of more others."""
     store = MemoryStore(max_bytes=60_000)
-    await store.set("large", b"x" * 40_000, cost_usd=0.42)
-    await store.set("small", b"x" * 10_000, cost_usd=0.42)
-    await store.set("other", b"x" * 15_000, cost_usd=0.42)
+    await store.set_with_cost("large", b"x" * 40_000, cost_usd=0.42)
+    await store.set_with_cost("small", b"x" * 10_000, cost_usd=0.42)
+    await store.set_with_cost("other", b"x" * 15_000, cost_usd=0.42)
     assert [value is None for value in await store.get(["large", "small", "other"])] == [True, False, False]
 
 
@@ -69,10 +69,10 @@ async def test_an_answer_does_not_outlive_what_it_needs() -> None:
     store = MemoryStore(max_bytes=200_000)
     for name in ("epoch 1", "epoch 2"):
         await store.set(name, b"e")
-    await store.set("dear", b"x" * 10_000, cost_usd=5, depends_on=["epoch 1", "gone"])
+    await store.set_with_cost("dear", b"x" * 10_000, cost_usd=5, depends_on=["epoch 1", "gone"])
     await store.get(["dear", "epoch 2"])
     for number in range(200):
-        await store.set(f"cheap {number}", b"x" * 10_000, cost_usd=0.42)
+        await store.set_with_cost(f"cheap {number}", b"x" * 10_000, cost_usd=0.42)
     assert None not in await store.get(["dear", "epoch 1", "epoch 2"])
 
 
@@ -96,7 +96,7 @@ async def test_whatever_is_done_the_bounds_hold_and_nothing_is_made_up(
     for number, (what, name, size_bytes, cost_usd) in enumerate(steps):
         key, value = f"k{name}", str(number).encode() + b"x" * size_bytes
         if what == "set":
-            await store.set(key, value, ttl_s=None if name % 2 else 3, cost_usd=cost_usd)
+            await store.set_with_cost(key, value, ttl_s=None if name % 2 else 3, cost_usd=cost_usd)
             written[key] = (value, float("inf") if name % 2 else now[0] + 3)
         elif what == "add":
             told = await store.add(key, value)
@@ -105,7 +105,7 @@ async def test_whatever_is_done_the_bounds_hold_and_nothing_is_made_up(
             await store.delete([key])
             written.pop(key, None)
         elif what == "increase":
-            (count,) = await store.increase({f"n{name}": 1}, ttl_s=3)
+            (count,) = await store.increment({f"n{name}": 1}, ttl_s=3)
             written[f"n{name}"] = (b"%d" % count, now[0] + 3)
         elif what == "wait":
             now[0] += 1
@@ -134,7 +134,7 @@ async def test_it_evicts_what_a_plain_reckoning_evicts(steps: list[tuple[int, fl
                 priority, density, hits = plain[key]
                 plain[key] = (max(priority, age + (hits + 1) * density), density, hits + 1)
             continue
-        await store.set(key, b"", cost_usd=cost_usd)
+        await store.set_with_cost(key, b"", cost_usd=cost_usd)
         density, hits = cost_usd / (OVERHEAD + len(key)), 1 + remembered.pop(key, 0)
         plain[key] = (age + hits * density, density, hits)
         if len(plain) > places:
@@ -152,7 +152,7 @@ async def test_the_heap_does_not_grow_with_what_is_overwritten() -> None:
     for number in range(50):
         await store.set(f"k{number}", b"x")
     for _ in range(20_000):
-        await store.increase({"count": 1}, ttl_s=9)
+        await store.increment({"count": 1}, ttl_s=9)
         await store.set("temporary", b"x")
         await store.delete(["temporary"])
     assert len(store._heap) < 500
@@ -173,7 +173,7 @@ async def test_more_dollars_are_saved_than_by_the_least_recently_used() -> None:
         if await store.get([f"{one}"]) != [None]:
             by_worth += worth[one]
         else:
-            await store.set(f"{one}", b"x" * size[one], cost_usd=worth[one])
+            await store.set_with_cost(f"{one}", b"x" * size[one], cost_usd=worth[one])
         if one in recent:
             by_recency += worth[one]
             recent.move_to_end(one)

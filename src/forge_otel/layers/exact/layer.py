@@ -8,7 +8,7 @@ error and never a wrong answer.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +21,7 @@ from forge_otel.context import record_degraded
 from forge_otel.layers.cache_metrics import record_duration, record_lookup
 from forge_otel.layers.exact import miss_reasons
 from forge_otel.layers.exact.entry import CacheEntry, seal, unseal
-from forge_otel.layers.exact.near_cache import Near, NearHitCache
+from forge_otel.layers.exact.near_cache import NearHitCache
 from forge_otel.layers.exact.purge import ENTRY_PREFIX, Purger
 from forge_otel.layers.exact.read_coalescing import ReadCoalescer
 from forge_otel.layers.exact.tag_versions import TagVersions, epoch_key, new_epoch, tags_of
@@ -30,6 +30,7 @@ from forge_otel.names import Attr, Metric
 from forge_otel.resilience.time_budget import TimeBudget, budgeted, current_patience
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, CallNext, Reply, Store
+from forge_otel.types.capabilities import CostAware, SingleServer, SupportsNearReads
 
 __all__ = ["ExactCacheLayer", "entry_key", "tags_of", "unguarded"]
 
@@ -95,11 +96,12 @@ class ExactCacheLayer:
         self.purger = Purger(store, invalidate=self.invalidate, guard=guard, secret=secret)
         self._patience_s = patience_s
         self.writes = WriteBehindQueue()
-        near = store if isinstance(store, Near) else None
+        near = store if isinstance(store, SupportsNearReads) else None
         self._near = None if near is None else NearHitCache(near, instruments=instruments)
         get = partial(guard, store.get if near is None else near.fetch)
         # In a cluster the keys of several answers are on several servers.
-        self._get = budgeted(ReadCoalescer(get) if getattr(store, "is_one_server", False) else get)
+        self._get = budgeted(ReadCoalescer(get) if isinstance(store, SingleServer) and store.is_one_server else get)
+        self._cost_aware = store if isinstance(store, CostAware) else None
         self._make_epochs = budgeted(TagVersions(store, guard=guard).make)
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
@@ -253,8 +255,7 @@ class ExactCacheLayer:
             is_written = None if commit is None else await commit(blob, self._ttl_s)
             if is_written is not None:
                 return is_written
-            hints = self._eviction_hints(reply, epochs)
-            await self._guard(self._store.set, entry_key(call.key), blob, ttl_s=ttl_s or self._ttl_s, **hints)
+            await self._guard(self._setter(reply, epochs), entry_key(call.key), blob, ttl_s=ttl_s or self._ttl_s)
         except Exception:
             record_degraded(self._without_it)
             return False
@@ -262,12 +263,12 @@ class ExactCacheLayer:
             record_duration(self._instruments, LAYER, "set", time.perf_counter() - started)
         return True
 
-    def _eviction_hints(self, reply: Reply, epochs: Mapping[str, str]) -> dict[str, Any]:
-        """Return the options of `store.set` for cost-aware eviction; empty if the store has none."""
-        # An answer without a recorded cost is not known to be cheap.
-        if not reply.cost_usd or not getattr(self._store, "is_cost_aware", False):
-            return {}
-        return {"cost_usd": float(reply.cost_usd), "depends_on": [*map(epoch_key, epochs)]}
+    def _setter(self, reply: Reply, epochs: Iterable[str]) -> Callable[..., Awaitable[None]]:
+        # An unknown cost is 0 here, which does not mean that the answer was cheap.
+        if self._cost_aware is None or not reply.cost_usd:
+            return self._store.set
+        depends_on = [epoch_key(tag) for tag in epochs]
+        return partial(self._cost_aware.set_with_cost, cost_usd=float(reply.cost_usd), depends_on=depends_on)
 
     @staticmethod
     async def _off_loop(size_bytes: int, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

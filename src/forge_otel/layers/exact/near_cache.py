@@ -7,7 +7,7 @@ miss, and never the reason of one.
 
 from collections.abc import Sequence
 from sys import getsizeof
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 import orjson
 
@@ -15,31 +15,15 @@ from forge_otel.layers.exact.entry import CacheEntry
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import GenerationResult
+from forge_otel.types.capabilities import SupportsNearReads
 
-__all__ = ["Near", "NearHitCache"]
+__all__ = ["NearHitCache"]
 
 _HIT: Final = {Attr.CACHE_RESULT: "hit"}
 _SAVED: Final = {Attr.CACHE_LAYER: "L1"}
 _MISS: Final = {Attr.CACHE_RESULT: "miss"}
 # Entry, result, and what holds them together.
 _OBJECTS_BYTES: Final = 1024
-
-
-@runtime_checkable
-class Near(Protocol):
-    """A store that keeps in this process what it fetched, coherent with what others change."""
-
-    def peek(self, keys: Sequence[str], /) -> list[Any] | None:
-        """Return what is kept under all of `keys`; None unless all of it is there and can be trusted."""
-        ...
-
-    async def fetch(self, keys: Sequence[str], /) -> list[bytes | None]:
-        """Return the values of `keys` and keep them."""
-        ...
-
-    def opened(self, key: str, value: bytes, opened: object, size_bytes: int) -> None:
-        """Keep what `value` was read as instead."""
-        ...
 
 
 class _Opened:
@@ -84,7 +68,7 @@ class NearHitCache:
         instruments: where near hits and misses are counted.
     """
 
-    def __init__(self, near: Near, *, instruments: Instruments) -> None:
+    def __init__(self, near: SupportsNearReads, *, instruments: Instruments) -> None:
         self._near = near
         self._instruments = instruments
 
@@ -102,4 +86,4 @@ class NearHitCache:
     def keep(self, key: str, blob: bytes, entry: CacheEntry, epochs: Sequence[Any]) -> None:
         """Keep a hit from the store, which was verified and is valid under `epochs`."""
         opened = _Opened(entry, epochs, len(blob))
-        self._near.opened(key, blob, opened, opened.size_bytes)
+        self._near.replace(key, blob, opened, opened.size_bytes)

@@ -7,16 +7,17 @@ run and for the audit line, and can be left out.
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 from forge_otel._internal.frames import DamagedFrame
 from forge_otel.errors import BadRequest
 from forge_otel.layers.exact.entry import unseal
 from forge_otel.types import Store
+from forge_otel.types.capabilities import SupportsScan
 
-__all__ = ["PURGE_BY", "Purged", "Purger", "Scannable"]
+__all__ = ["PURGE_BY", "Purged", "Purger"]
 
 _audit = logging.getLogger("forge_otel.audit")
 
@@ -27,15 +28,6 @@ ENTRY_PREFIX: Final = "forge:l1:"
 _MAX_VALUE_CHARS: Final = 256
 _HEX: Final = re.compile("[0-9a-f]{64}")
 _BATCH: Final = 20
-
-
-@runtime_checkable
-class Scannable(Protocol):
-    """A store whose keys can be walked through."""
-
-    async def scan(self, prefix: str, cursor: str = "", /) -> tuple[str, Sequence[str]]:
-        """Return the next cursor, empty at the end, and some keys that begin with `prefix`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +113,7 @@ class Purger:
         return Purged(by="key", value=key, entries=entries, is_complete=True, is_dry_run=is_dry_run)
 
     async def _count(self, tag: str) -> tuple[int | None, bool]:
-        if not isinstance(self._store, Scannable):
+        if not isinstance(self._store, SupportsScan):
             return None, False
         cursor, looked_at, entries = "", 0, 0
         while True:

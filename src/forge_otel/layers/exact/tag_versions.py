@@ -15,6 +15,7 @@ from typing import Any, Final
 from forge_otel.keys import digest
 from forge_otel.resilience.time_budget import behind
 from forge_otel.types import GenerationRequest, Store
+from forge_otel.types.capabilities import SupportsBatchAdd
 
 __all__ = ["TagVersions", "epoch_key", "new_epoch", "tags_of"]
 
@@ -62,7 +63,7 @@ class TagVersions:
     """
 
     def __init__(self, store: Store, *, guard: Callable[..., Awaitable[Any]]) -> None:
-        self._add_all = getattr(store, "add_all", None)
+        self._add_all = store.add_all if isinstance(store, SupportsBatchAdd) else None
         self._add = store.add
         self._guard = guard
         self._making: dict[str, asyncio.Future[bytes]] = {}

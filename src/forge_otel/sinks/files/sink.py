@@ -61,7 +61,7 @@ class FileArchive:
         self.root = root
         self._worker: WorkerThread[Callable[[], None]] | None = None
         self._retention_days = retention_days
-        self.expired = 0
+        self.expired_files = 0
         """Files that this process has deleted because they were too old."""
         self._retention = Periodic(
             self._expire_old, name="forge-archive-retention", failing="old artifacts could not be deleted"
@@ -131,7 +131,7 @@ class FileArchive:
         try:
             while (count := await self._in_thread(partial(next, found, None))) is not None:
                 total += count
-                self.expired += count
+                self.expired_files += count
                 await asyncio.sleep(_SWEEP_PAUSE_S)
         finally:
             # In the thread, where it may still be running; it holds a lock.

@@ -122,14 +122,14 @@ class NearStore:
             if not self._reading:
                 self._touched.clear()
 
-    def opened(self, key: str, value: bytes, opened: object, size_bytes: int) -> None:
+    def replace(self, key: str, value: bytes, decoded: object, size_bytes: int) -> None:
         """Keep what `value` of `key` was read as instead, unless it has changed meanwhile.
 
         Args:
-            opened: what `peek` gives from now on; shared by all who get it.
+            decoded: what `peek` gives from now on; shared by all who get it.
             size_bytes: what it takes.
         """
-        self._table.replace(key, value, opened, size_bytes)
+        self._table.replace(key, value, decoded, size_bytes)
 
     async def caught_up(self) -> bool:
         """Wait until nothing is given any more that was changed before this was called; False if nothing is given."""
@@ -161,10 +161,10 @@ class NearStore:
             for key in values:
                 self._changed(key)
 
-    async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
+    async def increment(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
         """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
         try:
-            return await self._store.increase(amounts, ttl_s=ttl_s)
+            return await self._store.increment(amounts, ttl_s=ttl_s)
         finally:
             for key in amounts:
                 self._changed(key)

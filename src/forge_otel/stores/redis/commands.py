@@ -38,7 +38,7 @@ class RedisValues:
             stored = cast("bytes | None", await self._client.get(key))
         return value if stored is None else stored
 
-    async def increase(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
+    async def increment(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
         """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
         async with self._client.pipeline(transaction=False) as pipe:
             for key, amount in amounts.items():

@@ -146,7 +146,8 @@ class BrokenStore(MemoryStore):
         self._broken = broken
 
     def __getattribute__(self, name: str) -> Any:
-        if name == object.__getattribute__(self, "__dict__").get("_broken"):
+        broken = object.__getattribute__(self, "__dict__").get("_broken")
+        if name in {broken, f"{broken}_with_cost"}:
             return _refuse
         return super().__getattribute__(name)
 
