@@ -6,7 +6,7 @@ Stdlib only. The order of writes makes every interruption harmless:
 
 * `.venv/.bootstrap.lock` is held from the first change to the last, also by the installer that runs below, so that
   two `make` in one clone take turns.
-* `.venv/.incomplete` says that a change has begun. Whoever finds it starts from an empty environment; the package
+* `.venv/.incomplete` says that a change has begun. A run that finds it starts from an empty environment; the package
   cache in `.venv/.cache` stays, so that this costs seconds and hardly any network.
 * `.venv/.ready-<target>` is written last, by a rename. It holds a digest of all that the environment depends on;
   while that is unchanged a run ends here, without network, in a few hundredths of a second.
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
 
 
 def is_ready(target: str) -> bool:
-    """Whether this target, or one that contains it, was installed from the inputs as they are now."""
+    """Return whether this target, or one that contains it, was installed from the present inputs."""
     if INCOMPLETE.exists() or not os.access(VENV_PYTHON, os.X_OK):
         return False
     wanted = fingerprint()
@@ -152,11 +152,11 @@ def prepare(target: str, lock: int) -> None:
 
 
 def must_start_over() -> bool:
-    """Whether what lies in `.venv` cannot be built upon."""
+    """Return whether `.venv` must be created again."""
     begun = any(path != LOCK for path in VENV.iterdir())
     if not begun:
         return False
-    # One that somebody else made has no ORIGIN: `venv` run over it would mix two Pythons.
+    # An environment of another tool has no ORIGIN: `venv` run over it would mix two Pythons.
     return INCOMPLETE.exists() or text_of(ORIGIN) != origin() or not os.access(VENV_PYTHON, os.X_OK)
 
 
@@ -261,7 +261,7 @@ def run(command: list[str | Path], lock: int) -> None:
             check=False,
         )
     except FileNotFoundError as error:
-        raise SetupError(f"{error.filename} is not there") from error
+        raise SetupError(f"{error.filename} does not exist") from error
     if done.returncode != 0:
         tail = "\n".join(done.stdout.strip().splitlines()[-25:])
         line = " ".join(str(word) for word in command)
@@ -279,7 +279,7 @@ def environment() -> dict[str, str]:
 
 
 def has_system_certificates() -> bool:
-    """Whether the machine has a certificate store; a bare Debian has none, and uv then uses its own."""
+    """Return whether the machine has a certificate store; a bare Debian has none, and uv then uses its own."""
     paths = ssl.get_default_verify_paths()
     folder = Path(paths.capath or "/nonexistent")
     return paths.cafile is not None or (folder.is_dir() and any(folder.iterdir()))

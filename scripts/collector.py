@@ -34,12 +34,12 @@ def program() -> Path:
 
 
 def build() -> None:
-    """Build the program, if it is not there."""
+    """Build the program unless it exists."""
     if program().exists():
         return
     program().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="building-") as folder:
-        # Renamed when it is whole: somebody else may look meanwhile, or build, too.
+        # Renamed when it is complete: another process may look for it, or build it, at the same time.
         _build_in(Path(folder)).replace(program())
 
 
@@ -60,7 +60,7 @@ def command(file: str, *, verb: str = "") -> list[str | Path]:
 
 
 def main(arguments: list[str]) -> int:
-    """Build, and validate where that is asked for; print where the program is."""
+    """Build the program, print its path, and validate the configurations with `--validate`."""
     if shutil.which("go") is None:
         print("no Go: the collector is not built, and its tests are skipped")
         return 0

@@ -26,7 +26,7 @@ NOTICE = "<!-- Written by scripts/docs.py. Do not edit: change the code, then ru
 ERRORS_INTRO = """\
 Every error that forge-otel raises on purpose is a `ForgeError`. Raised inside a request, it is answered as
 `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)): `status`, `title` and `code` are those
-of the table, `type` is `urn:problem:forge-otel:<code>`, `detail` says what happened and what to do, and `trace_id`
+of the table, `type` is `urn:problem:forge-otel:<code>`, `detail` describes the case and its cure, and `trace_id`
 finds the trace and the log lines. A `code` never changes its meaning; programs should ask for it and not for the text.
 
 *What to do* is the class attribute `remedy`. It is not part of the answer: `detail` says it for the case at hand.
@@ -43,11 +43,11 @@ ERRORS_OUTRO = """\
 | the status phrase, as in `conflict` | its own | `install_problem_handlers`: any other `HTTPException` |"""
 METRICS_INTRO = """\
 All instruments are recorded with the OpenTelemetry SDK under the scope `forge_otel`. On `/metrics` they have the names
-of the second column; labels are the attributes with `_` for every `.`. A histogram `x` is there as `x_bucket`, `x_sum`
+of the second column; labels are the attributes with `_` for every `.`. A histogram `x` appears as `x_bucket`, `x_sum`
 and `x_count`. A series begins with its first point: an alert on a counter must also see one that was not there before,
 as those in [collector/rules/forge.rules.yml](../collector/rules/forge.rules.yml) do."""
 ATTRIBUTES_INTRO = """\
-What our spans and metrics carry; the label is named where metrics have it."""
+Attributes of our spans and metrics; those that metrics have are listed with their label."""
 CONVENTIONS_INTRO = """\
 These mean what the conventions say:
 [HTTP and general](https://opentelemetry.io/docs/specs/semconv/),
@@ -83,32 +83,32 @@ MEANINGS: Mapping[str, str] = {
     Attr.SAMPLING_REASON: "on a request's or job's own span, why its trace was kept: `error`, `fallback`, `expensive`, "
     "`slow`, `rate`, `upstream` (the sender keeps it), `trace` (another part of it is kept); only where not all are",
     Attr.CACHE_SIMILARITY: "cosine between a question and the one whose answer L2 gave",
-    Attr.PATTERN_ID: "the pattern that L3 was asked for",
-    Attr.CACHE_LAYER: "who answered: `L1` … a cache, `L4` the pipeline, `none` nobody",
-    Attr.CACHE_RESULT: "of a look-up in one layer: `hit`, `miss`, `error`",
-    Attr.CACHE_OUTCOME: "of a generation over all layers: `hit`, `miss`, `error`",
-    Attr.CACHE_OPERATION: "`get`, `set` … : what was asked of the store",
+    Attr.PATTERN_ID: "the pattern that L3 looked up",
+    Attr.CACHE_LAYER: "source of the answer: `L1` … a cache, `L4` the pipeline, `none` without an answer",
+    Attr.CACHE_RESULT: "result of a lookup in one layer: `hit`, `miss`, `error`",
+    Attr.CACHE_OUTCOME: "result of a generation over all layers: `hit`, `miss`, `error`",
+    Attr.CACHE_OPERATION: "operation on the store: `get`, `set` …",
     Attr.CACHE_MISS_REASON: "why a layer did not answer: `cold`, `content`, `tokens`, `requirements`, `pattern`, "
     "`version`, `epoch` (invalidated), `expired`, `evicted`, `corrupt`, `backend_down` … ; "
     "on spans followed by `.` and the layer",
     Attr.CACHE_STORE_SKIPPED: "why an answer was not kept in the cache",
-    Attr.FLIGHT_SCOPE: "whose generation was waited for: `process` this one's, `other_process` another's",
-    Attr.TENANT: "on whose behalf, set by the application",
+    Attr.FLIGHT_SCOPE: "process of the run that the caller waited for: `process` this one, `other_process` another",
+    Attr.TENANT: "the tenant, set by the application",
     Attr.GEN_AI_COST_USD: "what a model call cost, USD; left out where the price is not known",
-    Attr.TOKEN_TYPE: "part of the bill; the parts add up to it",
+    Attr.TOKEN_TYPE: "kind of tokens; the kinds add up to the bill",
     Attr.BREAKER_NAME: "the service that is guarded",
     Attr.BREAKER_STATE: "`closed`, `open`, `half_open`",
-    Attr.FALLBACK: "what served in place of the service",
+    Attr.FALLBACK: "the replacement that served instead of the service",
     Attr.BREAKER_FROM: "state before a change",
     Attr.BREAKER_TO: "state after a change",
     Attr.DATABASE_TABLE: "a table of the database: `generations`, `costs`, `cache_stats`, `rollups`",
-    Attr.DESTINATION: "where spans go: `langsmith` or `otlp`",
-    Attr.OUTBOX_SINK: "where records go: `archive`, `database`, `recent` …",
-    Attr.REASON: "why: of a dropped record `full`, `rejected`, `damaged`, `disk`, `shutdown`, `closed`; "
+    Attr.DESTINATION: "destination of spans: `langsmith` or `otlp`",
+    Attr.OUTBOX_SINK: "sink of records: `archive`, `database`, `recent` …",
+    Attr.REASON: "reason; of a dropped record `full`, `rejected`, `damaged`, `disk`, `shutdown`, `closed`; "
     "of a changed metric `exponential`, `type_conflict`, `bounds_conflict`",
     Attr.VERSION: "version of forge-otel",
 }
-"""What the attributes of our own mean; all others belong to the conventions."""
+"""Meanings of our own attributes; the conventions describe all others."""
 
 UNIT_SUFFIXES = {"s": "_seconds", "By": "_bytes", "{token}/s": "_per_second"}
 
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def errors_page() -> str:
-    """The catalog of errors."""
+    """Return the catalog of errors."""
     header = ("code", "HTTP status", "title", "what it means", "what to do", "`retry_after_s`")
     kinds = list(error_classes())
     rows = [
@@ -203,12 +203,12 @@ def meaning_of(kind: type[ForgeError]) -> str:
 
 
 def remedy_of(kind: type[ForgeError]) -> str:
-    """What to do; an error of another module need not say so in general, and its parent does not know."""
+    """Return the remedy of a class; one inherited from its parent would not fit."""
     return kind.remedy if "remedy" in vars(kind) else "Do what the message says."
 
 
 def retry_after(kind: type[ForgeError]) -> str:
-    """Whether the error says how long to wait."""
+    """Return when the error has `retry_after_s`."""
     parameter = inspect.signature(kind).parameters.get("retry_after_s")
     if parameter is not None and parameter.default is inspect.Parameter.empty:
         return "always"
@@ -271,7 +271,7 @@ def settings() -> Iterator[tuple[str, str, str]]:
     meanings = {name: as_markdown(text) for name, text in described}
     for item in fields(Settings):
         default = item.default if item.default_factory is MISSING else item.default_factory()
-        # What is None in code is an empty variable.
+        # None in code is an empty variable in the environment.
         meaning = re.sub(r"\bNone\b", "empty", meanings[item.name]).rstrip(".")
         yield f"`{PREFIX}{item.name.upper()}`", shown(item.name, default), meaning
 

@@ -66,7 +66,7 @@ def figures(source: Path) -> list[Figure]:
         at_most("files entered by an L1 hit", hit, 26),
         at_most("modules at the root of the package", len(root_modules) + 1, 9),
         Figure("comment lines", f"{comments / lines:.1%}", "≥ 2.5%", comments / lines >= 0.025),
-        at_most("places of private dialect per 1,000 lines", 1000 * len(findings) / lines, 1, digits=1),
+        at_most("findings of private dialect per 1,000 lines", 1000 * len(findings) / lines, 1, digits=1),
         at_most("modules without a test file of their name", len(untested(modules)), 0),
         at_most("lines of the longest file", max(len(module.text.splitlines()) for module in modules), 500),
         at_most("lines of the longest function", functions[-1], 60),

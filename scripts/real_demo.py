@@ -2,8 +2,8 @@
 
     .venv/bin/python scripts/real_demo.py [--once]
 
-The demo compares its table with database, archive and metrics through the library; here, after it, each server is asked
-by a plain client of its own whether it has what the others say.
+The demo compares its table with database, archive and metrics through the library. This script then queries each server
+with a plain client and compares the results.
 """
 
 import asyncio

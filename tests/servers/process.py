@@ -33,7 +33,7 @@ REGISTERED = 'echo "+process $$ $1" >&0; shift; exec "$@" </dev/null'
 
 
 class ServerMissing(Exception):
-    """This machine has no such server; the message says what would bring it."""
+    """This machine has no such server; the message names the package that brings it."""
 
 
 class ServerFailed(Exception):
@@ -174,7 +174,7 @@ class Server(ABC):
             raise ServerFailed(f"{command[0]} ended with code {code}:\n{self.log_tail()}")
 
     def _start_on_free_port(self) -> None:
-        """Between finding a free port and binding it somebody may take it; then take another."""
+        """Start on a free port; try once more if another process takes it before the server binds it."""
         for _ in range(2):
             self.port = free_port()
             try:
@@ -245,7 +245,7 @@ class Server(ABC):
 
 
 def free_port() -> int:
-    """A loopback port that nobody has at this moment."""
+    """Return a loopback port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
@@ -253,7 +253,7 @@ def free_port() -> int:
 
 
 def has_port(pid: int, port: int) -> bool:
-    """Whether it is this process that listens on the port: another one there may speak the same protocol."""
+    """Return whether this process listens on the port; another one there may speak the same protocol."""
     sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     listening = {f"socket:[{line[9]}]" for line in sockets if line[1].endswith(f":{port:04X}") and line[3] == "0A"}
     return any(str(descriptor.readlink()) in listening for descriptor in Path(f"/proc/{pid}/fd").iterdir())
@@ -269,7 +269,7 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float) -> No
 
 
 def is_open_to_all(path: Path) -> bool:
-    """Whether any user may reach this path through its parents."""
+    """Return whether any user may reach this path through its parents."""
     return all(parent.stat().st_mode & 0o001 for parent in (path, *path.resolve().parents) if parent.is_dir())
 
 

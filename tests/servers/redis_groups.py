@@ -14,7 +14,7 @@ from tests.servers.redis import RedisServer
 MASTERS = 3
 SLOTS = 16384
 MASTER_NAME = "mymaster"
-# Longer than a busy machine holds a server up: nobody fails over because of us.
+# Longer than a busy machine delays a server, so that load causes no fail-over.
 DOWN_AFTER_MS = 4000
 
 
@@ -31,7 +31,7 @@ class ClusterNodeServer(RedisServer):
     name = "redis-node"
 
     def command(self) -> list[str | Path]:
-        """A node that is asked alone answers for its slots."""
+        """A node answers for its own slots."""
         return [*super().command(), "--cluster-enabled", "yes", "--cluster-node-timeout", "15000"]
 
     def _start_on_free_port(self) -> None:

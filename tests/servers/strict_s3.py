@@ -15,7 +15,7 @@ PROGRAM = "versitygw"
 
 
 def is_built() -> bool:
-    """Whether this machine has it."""
+    """Return whether this machine has the program."""
     return shutil.which(PROGRAM) is not None
 
 

@@ -31,13 +31,13 @@ def stat_fields(pid: int) -> list[str]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process exists and is more than an entry that nobody has read the exit code of."""
+    """Return whether the process runs; a zombie does not."""
     fields = stat_fields(pid)
     return bool(fields) and fields[0] not in "ZX"
 
 
 def born(pid: int) -> str:
-    """When the process started, in clock ticks: a number given again to another process is told by this."""
+    """Return the start time of a process in clock ticks, which differs when its pid is reused."""
     fields = stat_fields(pid)
     return fields[19] if fields else ""
 
