@@ -35,7 +35,7 @@ from componentforge.settings import OFFLINE_MODEL, ServiceSettings
 from componentforge.workload import Edit, Order, Workload, load_workload
 from forge_otel import Forge, Settings
 from forge_otel.settings import mask_url
-from forge_otel.telemetry.recent_traces import draw
+from forge_otel.telemetry.recent_traces import render_tree
 from forge_otel.web.pages.auth import login_link
 
 __all__ = ["main"]
@@ -86,7 +86,7 @@ async def _run(*, once: bool) -> int:
         print_report(console, audit, demo.service, scale=DEFAULT_TIME_SCALE)
         trace_id = audit.sample_trace_id
         console.print(f"\n[bold]One trace[/] ({trace_id})")
-        console.print(draw(demo.forge.telemetry.recent_traces.trace(trace_id)), markup=False, highlight=False)
+        console.print(render_tree(demo.forge.telemetry.recent_traces.trace(trace_id)), markup=False, highlight=False)
         _print_places(console, demo)
         if not once:
             console.print("\nServing until Ctrl-C …")

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from forge_otel.outbox.outbox import OutboxStats, SinkStats
 from forge_otel.resilience.events import GuardState
-from forge_otel.telemetry.error_rate import SpikeState
+from forge_otel.telemetry.error_rate import ErrorRateState
 from forge_otel.telemetry.export.accounting import ExportStats
 
 __all__ = ["with_parts"]
@@ -19,7 +19,7 @@ def with_parts(
     report: dict[str, Any],
     outbox: OutboxStats,
     guards: Sequence[GuardState],
-    spike: SpikeState,
+    spike: ErrorRateState,
     *,
     critical: Collection[str] = (),
     damaged_files: Sequence[Path] = (),
@@ -79,7 +79,7 @@ def _waiting(name: str, sink: SinkStats) -> dict[str, Any]:
     return check
 
 
-def _spike(spike: SpikeState) -> dict[str, Any]:
+def _spike(spike: ErrorRateState) -> dict[str, Any]:
     return {
         "status": "warn" if spike.active else "pass",
         "observedValue": round(spike.rate_fast, 4),

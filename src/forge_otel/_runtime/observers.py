@@ -15,8 +15,8 @@ from forge_otel.names import Attr, Metric
 from forge_otel.outbox.outbox import Outbox, SinkStats
 from forge_otel.resilience.events import GuardEvent
 from forge_otel.resilience.guard import Guards
-from forge_otel.telemetry.error_rate import SpikeChange, SpikeDetector
-from forge_otel.telemetry.incidents import Incidents
+from forge_otel.telemetry.error_rate import ErrorRateChange, ErrorRateMonitor
+from forge_otel.telemetry.incidents import IncidentLog
 from forge_otel.telemetry.metrics.instruments import Instruments
 
 __all__ = ["Observers"]
@@ -44,8 +44,8 @@ class Observers:
         self._guards = guards
         self._outbox = outbox
         self._parts = parts
-        self.incidents = Incidents()
-        self.spikes = SpikeDetector()
+        self.incidents = IncidentLog()
+        self.spikes = ErrorRateMonitor()
         guards.listeners.add(self)
 
     def __call__(self, event: GuardEvent, /) -> None:
@@ -69,7 +69,7 @@ class Observers:
             return
         for label in generation.degraded:
             service, _, fallback = label.partition(":")
-            if self.incidents.activate(service, fallback, cost_usd=generation.spent_usd):
+            if self.incidents.record_activation(service, fallback, cost_usd=generation.spent_usd):
                 _logger.warning(
                     "%s is away: %s serves instead", service, fallback, extra={"forge": {"service": service}}
                 )
@@ -104,7 +104,7 @@ class Observers:
         self._spiked(self.spikes.check())
         return self.spikes.state().active
 
-    def _spiked(self, change: SpikeChange | None) -> None:
+    def _spiked(self, change: ErrorRateChange | None) -> None:
         if change is None:
             return
         state = change.state

@@ -18,13 +18,13 @@ from typing import Final
 
 from forge_otel.errors import ConfigurationError
 
-__all__ = ["SpikeChange", "SpikeDetector", "SpikeOptions", "SpikeState"]
+__all__ = ["ErrorRateChange", "ErrorRateMonitor", "ErrorRateOptions", "ErrorRateState"]
 
 _BUCKETS: Final = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpikeOptions:
+class ErrorRateOptions:
     """When a spike begins and when it is over.
 
     Args:
@@ -63,7 +63,7 @@ class SpikeOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpikeState:
+class ErrorRateState:
     """What a detector sees at one moment.
 
     Args:
@@ -82,7 +82,7 @@ class SpikeState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpikeChange:
+class ErrorRateChange:
     """A spike has begun or is over.
 
     Args:
@@ -90,11 +90,11 @@ class SpikeChange:
         lasted_s: how long it was the other way before.
     """
 
-    state: SpikeState
+    state: ErrorRateState
     lasted_s: float
 
 
-class SpikeDetector:
+class ErrorRateMonitor:
     """Watches the outcomes of calls; safe to use from any thread.
 
     Each change is returned once, to the one call that brought it about, so that it is logged once.
@@ -104,8 +104,8 @@ class SpikeDetector:
         clock: returns monotonic seconds; where it goes back it is taken to stand still.
     """
 
-    def __init__(self, options: SpikeOptions | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.options = options or SpikeOptions()
+    def __init__(self, options: ErrorRateOptions | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.options = options or ErrorRateOptions()
         self._clock = clock
         self._now_s = self._since_s = self._bad_s = clock()
         self._fast = _Window(self.options.fast_s)
@@ -113,7 +113,7 @@ class SpikeDetector:
         self._is_active = False
         self._lock = threading.Lock()
 
-    def record(self, is_error: bool) -> SpikeChange | None:
+    def record(self, is_error: bool) -> ErrorRateChange | None:
         """Count one call; return what that changed.
 
         Args:
@@ -125,7 +125,7 @@ class SpikeDetector:
             self._slow.add(now_s, is_error=is_error)
             return self._judge()
 
-    def check(self) -> SpikeChange | None:
+    def check(self) -> ErrorRateChange | None:
         """Return what the time that has passed changed.
 
         To be called now and then: a service that is not called any more would keep its spike for ever.
@@ -134,7 +134,7 @@ class SpikeDetector:
             self._turn()
             return self._judge()
 
-    def state(self) -> SpikeState:
+    def state(self) -> ErrorRateState:
         """Return the present rates, and what the last `record` or `check` decided."""
         with self._lock:
             self._turn()
@@ -149,8 +149,8 @@ class SpikeDetector:
         self._fast.turn_to(now_s)
         self._slow.turn_to(now_s)
 
-    def _state(self) -> SpikeState:
-        return SpikeState(
+    def _state(self) -> ErrorRateState:
+        return ErrorRateState(
             active=self._is_active,
             since_s=self._since_s,
             rate_fast=self._fast.rate,
@@ -158,7 +158,7 @@ class SpikeDetector:
             volume=self._fast.calls,
         )
 
-    def _judge(self) -> SpikeChange | None:
+    def _judge(self) -> ErrorRateChange | None:
         if not self._is_active:
             return self._change() if self._is_spike() else None
         if self._fast.rate >= self.options.close_rate:
@@ -180,11 +180,11 @@ class SpikeDetector:
     def _proves(self, window: "_Window") -> bool:
         return window.errors >= self.options.min_errors and window.calls >= self.options.min_calls
 
-    def _change(self) -> SpikeChange:
+    def _change(self) -> ErrorRateChange:
         lasted_s = self._now_s - self._since_s
         self._is_active = not self._is_active
         self._since_s = self._bad_s = self._now_s
-        return SpikeChange(state=self._state(), lasted_s=lasted_s)
+        return ErrorRateChange(state=self._state(), lasted_s=lasted_s)
 
 
 class _Window:

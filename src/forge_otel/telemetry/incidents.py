@@ -16,7 +16,7 @@ from typing import Any
 
 from forge_otel.errors import ConfigurationError
 
-__all__ = ["Incident", "Incidents"]
+__all__ = ["Incident", "IncidentLog"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +68,11 @@ class Incident:
         }
 
 
-class Incidents:
+class IncidentLog:
     """Counts the activations of fallbacks, as incidents; safe to use from any thread.
 
     Its memory is bounded: the last closed incidents are kept, and what those before them counted is in
-    `forgotten_requests`, so that the requests of the report and those always add up to the activations.
+    `evicted_requests`, so that the requests of the report and those always add up to the activations.
 
     Args:
         quiet_s: seconds without an activation after which an incident is closed.
@@ -105,15 +105,15 @@ class Incidents:
         # In the order of their last activation, so that what has to be closed always stands in front.
         self._open: OrderedDict[tuple[str, str], _Running] = OrderedDict()
         self._closed: deque[Incident] = deque()
-        self._forgotten_requests = 0
+        self._evicted_requests = 0
         self._lock = threading.Lock()
 
     @property
-    def forgotten_requests(self) -> int:
+    def evicted_requests(self) -> int:
         """Requests of closed incidents that are no longer kept."""
-        return self._forgotten_requests
+        return self._evicted_requests
 
-    def activate(self, service: str, fallback: str, *, cost_usd: Decimal | None = None) -> bool:
+    def record_activation(self, service: str, fallback: str, *, cost_usd: Decimal | None = None) -> bool:
         """Take note that a fallback served a request, once for each; return whether that began an incident.
 
         Args:
@@ -150,7 +150,7 @@ class Incidents:
         key, running = self._open.popitem(last=False)
         self._closed.append(running.freeze(*key, is_open=False))
         while len(self._closed) > self._max_closed:
-            self._forgotten_requests += self._closed.popleft().requests
+            self._evicted_requests += self._closed.popleft().requests
 
 
 class _Running:

@@ -100,7 +100,7 @@ class Telemetry:
         self.settings = settings
         self.tracer: Final = ProxyTracer()
         self.instruments: Final = Instruments(component_types=settings.component_types)
-        self.genai: Final = ModelCallReader(self.instruments, prices=settings.prices)
+        self.model_calls: Final = ModelCallReader(self.instruments, prices=settings.prices)
         self.prometheus: Final = PrometheusPage()
         # Spans wait there with their contents.
         self.recent_traces: Final = RecentTraces(max_queued=1000 if settings.capture_content else 4000)
@@ -134,7 +134,7 @@ class Telemetry:
         with self._lock:
             if self._attached is not None:
                 return
-            self.genai.warm()
+            self.model_calls.warm()
             with ExitStack() as attaching:
                 self._attach(attaching)
                 self._attached = attaching.pop_all()
@@ -180,7 +180,7 @@ class Telemetry:
         exporters = (*self._span_processors, *queues.values())
         self._closing.callback(shut_down_concurrently, exporters)
         # Identity first, so that the others see it.
-        processors = (IdentityProcessor(), self.genai, self.recent_traces, *self._sampled(exporters, attaching))
+        processors = (IdentityProcessor(), self.model_calls, self.recent_traces, *self._sampled(exporters, attaching))
         self._attach_processors(tracer_provider, processors, attaching)
         self.tracer.bind(tracer_provider.get_tracer(SCOPE, release))
         attaching.callback(self.tracer.bind, None)
@@ -201,8 +201,8 @@ class Telemetry:
             sampler.behind.attach(exporter)
         # The exporters are shut down after it has emptied its hands.
         self._closing.callback(sampler.drain)
-        self.genai.on_cost = sampler.note_cost
-        attaching.callback(setattr, self.genai, "on_cost", None)
+        self.model_calls.on_cost = sampler.note_cost
+        attaching.callback(setattr, self.model_calls, "on_cost", None)
         for instrument, observe in sampling_figures(sampler.stats):
             attaching.callback(self.instruments.observe(instrument, observe))
         return (sampler,)
@@ -256,7 +256,7 @@ class Telemetry:
         except MissingExtra as exc:
             logger.warning("Traces are not sent to LangSmith: %s", exc.faults[0])
             return {}
-        processor = from_env(self.genai.price, error_texts=self.settings.capture_content, **self._bounds())
+        processor = from_env(self.model_calls.price, error_texts=self.settings.capture_content, **self._bounds())
         return {} if processor is None else {"langsmith": processor}
 
     def _bounds(self, folder: str = "") -> Bounds:

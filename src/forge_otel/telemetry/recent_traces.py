@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanContext, StatusCode, format_span_id, format_
 from forge_otel.names import Attr
 from forge_otel.telemetry.processor_hub import attributes_of
 
-__all__ = ["RecentTraces", "SpanRow", "draw"]
+__all__ = ["RecentTraces", "SpanRow", "render_tree"]
 
 # What a table or a tree shows; contents stay on the span, they are too large to keep twice.
 _SHOWN: Final = (
@@ -173,7 +173,7 @@ class RecentTraces(SpanProcessor):
             self._complete[context.trace_id] = kept
 
 
-def draw(rows: Iterable[SpanRow]) -> str:
+def render_tree(rows: Iterable[SpanRow]) -> str:
     """Return the spans of one trace as a tree with timings, errors marked.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from forge_otel.errors import ConfigurationError
-from forge_otel.telemetry.error_rate import SpikeChange, SpikeDetector, SpikeOptions
+from forge_otel.telemetry.error_rate import ErrorRateChange, ErrorRateMonitor, ErrorRateOptions
 from forge_otel.testing.clock import ManualClock
 
 NOISE = 0.005
@@ -20,11 +20,11 @@ Phase = tuple[float, float]
 
 
 def simulate(
-    phases: Sequence[Phase], *, calls_per_s: float, seed: int, options: SpikeOptions | None = None
-) -> list[tuple[float, SpikeChange]]:
+    phases: Sequence[Phase], *, calls_per_s: float, seed: int, options: ErrorRateOptions | None = None
+) -> list[tuple[float, ErrorRateChange]]:
     """Put Poisson traffic through a detector; return its changes with the seconds since the start."""
     clock, draw = ManualClock(0.0), random.Random(seed)
-    detector = SpikeDetector(options, clock=clock.now_s)
+    detector = ErrorRateMonitor(options, clock=clock.now_s)
     changes, end_s = [], 0.0
     for seconds, share in phases:
         end_s += seconds
@@ -37,9 +37,9 @@ def simulate(
     return changes
 
 
-def detector_at(clock: ManualClock, *, calls: int = 0, errors: int = 0, over_s: float = 1.0) -> SpikeDetector:
+def detector_at(clock: ManualClock, *, calls: int = 0, errors: int = 0, over_s: float = 1.0) -> ErrorRateMonitor:
     """A detector that has seen `calls`, of which the first `errors` failed, evenly spread."""
-    detector = SpikeDetector(clock=clock.now_s)
+    detector = ErrorRateMonitor(clock=clock.now_s)
     for number in range(calls):
         detector.record(number < errors)
         clock.advance(over_s / calls)
@@ -72,7 +72,7 @@ def test_an_outage_with_little_traffic_is_found_by_the_slow_window() -> None:
         changes = simulate([(10 * MINUTE_S, 0.0), (5 * MINUTE_S, 1.0)], calls_per_s=0.2, seed=seed)
         found_s, change = changes[0]
         assert found_s - 10 * MINUTE_S < 2 * MINUTE_S
-        assert change.state.volume < SpikeOptions().min_errors
+        assert change.state.volume < ErrorRateOptions().min_errors
 
 
 @pytest.mark.parametrize("calls", [1, 3, 19])
@@ -89,7 +89,7 @@ def test_failures_that_are_over_are_no_spike() -> None:
     detector = detector_at(clock, calls=14, errors=14)
     clock.advance(60)
     assert [detector.record(False) for _ in range(10)] == [None] * 10
-    assert detector.state().rate_slow > SpikeOptions().open_rate
+    assert detector.state().rate_slow > ErrorRateOptions().open_rate
 
 
 def test_the_edge_is_where_the_options_say() -> None:
@@ -175,7 +175,7 @@ def test_a_clock_that_goes_back_stands_still() -> None:
 def test_its_size_never_changes() -> None:
     """A month of calls takes as much memory as an hour."""
     clock = ManualClock()
-    detector = SpikeDetector(clock=clock.now_s)
+    detector = ErrorRateMonitor(clock=clock.now_s)
 
     def size_bytes() -> int:
         windows = (detector._fast, detector._slow)
@@ -191,8 +191,8 @@ def test_its_size_never_changes() -> None:
 def test_of_many_threads_one_is_told() -> None:
     """A change is returned to one caller only, and no call is lost."""
     clock = ManualClock()
-    detector = SpikeDetector(clock=clock.now_s)
-    told: list[SpikeChange] = []
+    detector = ErrorRateMonitor(clock=clock.now_s)
+    told: list[ErrorRateChange] = []
     barrier = threading.Barrier(8)
 
     def fail() -> None:
@@ -211,5 +211,5 @@ def test_of_many_threads_one_is_told() -> None:
 def test_options_are_checked_together() -> None:
     """All faults are listed at once."""
     with pytest.raises(ConfigurationError) as refused:
-        SpikeOptions(fast_s=600, open_rate=0.01, min_errors=0, quiet_s=-1)
+        ErrorRateOptions(fast_s=600, open_rate=0.01, min_errors=0, quiet_s=-1)
     assert len(refused.value.faults) == 4

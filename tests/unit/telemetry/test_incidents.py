@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forge_otel.errors import ConfigurationError
-from forge_otel.telemetry.incidents import Incidents
+from forge_otel.telemetry.incidents import IncidentLog
 from forge_otel.testing.clock import ManualClock
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-def incidents_at(clock: ManualClock, **options: Any) -> Incidents:
+def incidents_at(clock: ManualClock, **options: Any) -> IncidentLog:
     """A ledger whose wall clock says noon at the clock's 1000 s."""
-    return Incidents(clock=clock.now_s, wall=lambda: NOON + timedelta(seconds=clock.now_s() - 1000), **options)
+    return IncidentLog(clock=clock.now_s, wall=lambda: NOON + timedelta(seconds=clock.now_s() - 1000), **options)
 
 
 def test_an_outage_is_one_incident() -> None:
@@ -27,7 +27,7 @@ def test_an_outage_is_one_incident() -> None:
     clock = ManualClock()
     incidents = incidents_at(clock)
     for _ in range(4):
-        incidents.activate("redis", "redis:uncached", cost_usd=Decimal("0.42"))
+        incidents.record_activation("redis", "redis:uncached", cost_usd=Decimal("0.42"))
         clock.advance(60)
     (incident,) = incidents.report()
     assert (incident.service, incident.fallback, incident.is_open) == ("redis", "redis:uncached", True)
@@ -39,10 +39,10 @@ def test_it_closes_after_a_quiet_period_and_not_before() -> None:
     """An activation within the period goes on with the incident, one after it begins another."""
     clock = ManualClock()
     incidents = incidents_at(clock, quiet_s=300)
-    began = [incidents.activate("s3", "s3:outbox")]
+    began = [incidents.record_activation("s3", "s3:outbox")]
     for pause_s in (299.9, 299.9, 300.0):
         clock.advance(pause_s)
-        began.append(incidents.activate("s3", "s3:outbox"))
+        began.append(incidents.record_activation("s3", "s3:outbox"))
     assert began == [True, False, False, True]
     latest, first = incidents.report()
     assert (latest.is_open, latest.requests) == (True, 1)
@@ -54,7 +54,7 @@ def test_looking_closes_it_too() -> None:
     """Nobody has to call for an incident to be over."""
     clock = ManualClock()
     incidents = incidents_at(clock, quiet_s=10)
-    incidents.activate("s3", "s3:outbox")
+    incidents.record_activation("s3", "s3:outbox")
     clock.advance(10)
     assert [incident.is_open for incident in incidents.report()] == [False]
 
@@ -64,7 +64,7 @@ def test_each_service_and_fallback_has_its_own() -> None:
     clock = ManualClock()
     incidents = incidents_at(clock, quiet_s=100)
     for service, fallback in [("a", "x"), ("openai", "mini"), ("openai", "cached"), ("openai", "mini")]:
-        incidents.activate(service, fallback)
+        incidents.record_activation(service, fallback)
         clock.advance(40)
     assert [(incident.fallback, incident.requests, incident.is_open) for incident in incidents.report()] == [
         ("mini", 2, True),
@@ -77,7 +77,7 @@ def test_an_unknown_cost_is_counted_and_not_taken_for_nothing() -> None:
     """The sum is of the known ones, and says how many are missing."""
     incidents = incidents_at(ManualClock())
     for cost_usd in (Decimal("0.1"), None, Decimal(0), Decimal("0.2"), None):
-        incidents.activate("openai", "mini", cost_usd=cost_usd)
+        incidents.record_activation("openai", "mini", cost_usd=cost_usd)
     (incident,) = incidents.report()
     assert (incident.cost_usd, incident.unpriced, incident.requests) == (Decimal("0.3"), 2, 5)
 
@@ -85,7 +85,7 @@ def test_an_unknown_cost_is_counted_and_not_taken_for_nothing() -> None:
 def test_to_dict_is_ready_for_json() -> None:
     """Money is exact, times carry their zone."""
     incidents = incidents_at(ManualClock())
-    incidents.activate("openai", "mini", cost_usd=Decimal("1E-7"))
+    incidents.record_activation("openai", "mini", cost_usd=Decimal("1E-7"))
     (incident,) = incidents.report()
     assert json.loads(json.dumps(incident.to_dict())) == {
         "service": "openai",
@@ -103,11 +103,11 @@ def test_to_dict_is_ready_for_json() -> None:
 def test_the_wall_clock_decides_nothing() -> None:
     """A jump of an hour back in the middle neither ends an incident nor makes it end before it began."""
     clock, wall = ManualClock(), [NOON]
-    incidents = Incidents(clock=clock.now_s, wall=lambda: wall[0])
-    incidents.activate("s3", "s3:outbox")
+    incidents = IncidentLog(clock=clock.now_s, wall=lambda: wall[0])
+    incidents.record_activation("s3", "s3:outbox")
     wall[0] -= timedelta(hours=1)
     clock.advance(60)
-    incidents.activate("s3", "s3:outbox")
+    incidents.record_activation("s3", "s3:outbox")
     (incident,) = incidents.report()
     assert (incident.started_at, incident.last_at) == (NOON, NOON + timedelta(minutes=1))
 
@@ -116,9 +116,9 @@ def test_a_monotonic_clock_that_goes_back_stands_still() -> None:
     """No duration is negative."""
     clock = ManualClock()
     incidents = incidents_at(clock)
-    incidents.activate("s3", "s3:outbox")
+    incidents.record_activation("s3", "s3:outbox")
     clock.advance(-500)
-    incidents.activate("s3", "s3:outbox")
+    incidents.record_activation("s3", "s3:outbox")
     (incident,) = incidents.report()
     assert (incident.duration_s, incident.requests) == (0.0, 2)
 
@@ -128,10 +128,10 @@ def test_the_last_closed_ones_are_kept() -> None:
     clock = ManualClock()
     incidents = incidents_at(clock, quiet_s=1, max_closed=3)
     for number in range(10):
-        incidents.activate("s3", f"fallback {number}")
+        incidents.record_activation("s3", f"fallback {number}")
         clock.advance(2)
     assert [incident.fallback for incident in incidents.report()] == ["fallback 9", "fallback 8", "fallback 7"]
-    assert incidents.forgotten_requests == 7
+    assert incidents.evicted_requests == 7
 
 
 def test_many_open_ones_are_bounded_too() -> None:
@@ -139,10 +139,10 @@ def test_many_open_ones_are_bounded_too() -> None:
     clock = ManualClock()
     incidents = incidents_at(clock, max_open=5, max_closed=5)
     for number in range(1000):
-        incidents.activate("s3", f"fallback {number}")
+        incidents.record_activation("s3", f"fallback {number}")
     report = incidents.report()
     assert [incident.is_open for incident in report] == [True] * 5 + [False] * 5
-    assert incidents.forgotten_requests == 990
+    assert incidents.evicted_requests == 990
 
 
 Activation = tuple[str, str, float, Decimal | None]
@@ -164,9 +164,9 @@ def test_no_activation_is_lost(activations: list[Activation], max_open: int, max
     incidents = incidents_at(clock, quiet_s=300, max_open=max_open, max_closed=max_closed)
     for service, fallback, pause_s, cost_usd in activations:
         clock.advance(pause_s)
-        incidents.activate(service, fallback, cost_usd=cost_usd)
+        incidents.record_activation(service, fallback, cost_usd=cost_usd)
     report = incidents.report()
-    assert sum(incident.requests for incident in report) + incidents.forgotten_requests == len(activations)
+    assert sum(incident.requests for incident in report) + incidents.evicted_requests == len(activations)
     assert all(incident.duration_s >= 0 and incident.requests > 0 for incident in report)
     if max_closed == 1000:
         costs = [cost_usd for *_, cost_usd in activations]
@@ -176,11 +176,11 @@ def test_no_activation_is_lost(activations: list[Activation], max_open: int, max
 
 def test_threads_lose_nothing() -> None:
     """Eight threads at once, and one of their activations begins the incident."""
-    incidents = Incidents()
+    incidents = IncidentLog()
     began: list[bool] = []
 
     def degrade() -> None:
-        began.extend(incidents.activate("redis", "uncached", cost_usd=Decimal("0.01")) for _ in range(1000))
+        began.extend(incidents.record_activation("redis", "uncached", cost_usd=Decimal("0.01")) for _ in range(1000))
 
     threads = [threading.Thread(target=degrade) for _ in range(8)]
     for thread in threads:
@@ -195,4 +195,4 @@ def test_threads_lose_nothing() -> None:
 def test_limits_are_checked(options: dict[str, Any]) -> None:
     """A ledger that could not keep its promise is not made."""
     with pytest.raises(ConfigurationError):
-        Incidents(**options)
+        IncidentLog(**options)

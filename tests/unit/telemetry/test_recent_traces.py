@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags, Tracer, format_trace_id
 
 from forge_otel.names import Attr
-from forge_otel.telemetry.recent_traces import RecentTraces, SpanRow, draw
+from forge_otel.telemetry.recent_traces import RecentTraces, SpanRow, render_tree
 
 
 def kept_by(recent: RecentTraces) -> Tracer:
@@ -116,7 +116,7 @@ def test_a_trace_is_drawn_as_a_tree() -> None:
         row("invoke_agent validator", "a/d", 4.0, 0.2, "KeyError"),
         row("POST /generate", "remote/a", 1.0, 3.25),
     ]
-    assert draw(rows).splitlines() == [
+    assert render_tree(rows).splitlines() == [
         "POST /generate                 3.25 s",
         "├─ invoke_agent coder          1.50 s",
         "│  └─ chat gpt-4o              12.3 ms",
@@ -127,9 +127,9 @@ def test_a_trace_is_drawn_as_a_tree() -> None:
 def test_a_deep_trace_is_drawn() -> None:
     """No depth is too much."""
     rows = [row("step", f"{number - 1}/{number}", number, 1.0) for number in range(5000)]
-    assert len(draw(rows).splitlines()) == 5000
+    assert len(render_tree(rows).splitlines()) == 5000
 
 
 def test_nothing_is_drawn_of_nothing() -> None:
     """No rows, no text."""
-    assert draw([]) == ""
+    assert render_tree([]) == ""

@@ -25,7 +25,7 @@ from forge_otel.context import Generation, current_call, current_generation
 from forge_otel.names import Attr, Metric, Operation
 from forge_otel.pricing import ModelPrice, PriceBook
 from forge_otel.telemetry.genai.deduplication import SeenCalls
-from forge_otel.telemetry.genai.usage import TELLING, ModelCall, read_call
+from forge_otel.telemetry.genai.usage import USAGE_ATTRIBUTES, ModelCall, read_call
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.telemetry.processor_hub import SingletonProcessor, attributes_of
 from forge_otel.types import Cost, Usage
@@ -124,7 +124,7 @@ class ModelCallReader(SingletonProcessor):
         is_model_call = isinstance(operation, str) and operation in _MODEL_OPERATIONS
         if is_model_call:
             self._time(span, attributes)
-        if TELLING.isdisjoint(attributes) or (entry is not None and entry.own is not None):
+        if USAGE_ATTRIBUTES.isdisjoint(attributes) or (entry is not None and entry.own is not None):
             return
         call = read_call(attributes)
         if call is None:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypedDict
 from forge_otel.names import Attr
 from forge_otel.types import Usage
 
-__all__ = ["TELLING", "About", "ModelCall", "partition", "read_call", "same_model", "told_call"]
+__all__ = ["USAGE_ATTRIBUTES", "ModelCall", "UsageDetails", "partition", "read_call", "reported_call", "same_model"]
 
 _MAX_TOKENS: Final = 2**40
 # The first that is there counts.
@@ -26,7 +26,7 @@ _CACHE_WRITE: Final = (
     Attr.GEN_AI_CACHE_WRITE_TOKENS_FORMER,
 )
 _REASONING: Final = (Attr.GEN_AI_REASONING_TOKENS, Attr.GEN_AI_REASONING_TOKENS_FORMER)
-TELLING: Final = frozenset({*_INPUT, *_OUTPUT, Attr.GEN_AI_COST_USD})
+USAGE_ATTRIBUTES: Final = frozenset({*_INPUT, *_OUTPUT, Attr.GEN_AI_COST_USD})
 """A span with any of these attributes tells of a model call."""
 
 # What providers put behind a model's name to name one of its versions.
@@ -53,7 +53,7 @@ class ModelCall:
         return self.models[-1] if self.models else ""
 
 
-class About(TypedDict, total=False):
+class UsageDetails(TypedDict, total=False):
     """What a program may say of a model call beside its two totals."""
 
     model: str
@@ -70,7 +70,7 @@ class About(TypedDict, total=False):
     """Received tokens that were not shown."""
 
 
-def told_call(input_tokens: int, output_tokens: int, about: About) -> ModelCall:
+def reported_call(input_tokens: int, output_tokens: int, about: UsageDetails) -> ModelCall:
     """Return the model call that a program tells of."""
     model = about.get("model", "")
     return ModelCall(

@@ -28,9 +28,9 @@ from opentelemetry.sdk.metrics.export import (
     Sum,
 )
 
-__all__ = ["Note", "tidy"]
+__all__ = ["OnChange", "normalize"]
 
-Note = Callable[[str, str], None]
+OnChange = Callable[[str, str], None]
 """Is told why a metric was changed, and its name."""
 
 Point = TypeVar("Point", NumberDataPoint, HistogramDataPoint)
@@ -41,7 +41,7 @@ _MAX_POWER: Final = 1023
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9]+")
 
 
-def tidy(data: MetricsData, note: Note) -> MetricsData:
+def normalize(data: MetricsData, note: OnChange) -> MetricsData:
     """Return `data` with one metric a name and unit, and no exponential histograms.
 
     Args:
@@ -50,7 +50,7 @@ def tidy(data: MetricsData, note: Note) -> MetricsData:
     return MetricsData([_tidy(resource, note) for resource in data.resource_metrics])
 
 
-def _tidy(resource: ResourceMetrics, note: Note) -> ResourceMetrics:
+def _tidy(resource: ResourceMetrics, note: OnChange) -> ResourceMetrics:
     families: dict[tuple[str, str], list[Metric]] = {}
     for scope in resource.scope_metrics:
         for metric in scope.metrics:
@@ -63,7 +63,7 @@ def _tidy(resource: ResourceMetrics, note: Note) -> ResourceMetrics:
     return replace(resource, scope_metrics=[ScopeMetrics(first.scope, metrics, first.schema_url)])
 
 
-def _merge(metrics: Sequence[Metric], note: Note) -> Metric:
+def _merge(metrics: Sequence[Metric], note: OnChange) -> Metric:
     """Make one metric of those that share a name: equal series are added, the first says what it means."""
     first = metrics[0]
     alike = [metric for metric in metrics if _sort(metric) == _sort(first)]
@@ -126,7 +126,7 @@ def _add_histograms(one: HistogramDataPoint, other: HistogramDataPoint) -> Histo
     )
 
 
-def _classic(metric: Metric, note: Note) -> Metric:
+def _classic(metric: Metric, note: OnChange) -> Metric:
     if not isinstance(metric.data, ExponentialHistogram):
         return metric
     note("exponential", metric.name)

@@ -18,7 +18,7 @@ from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
 from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from forge_otel.telemetry.metrics.normalize import Note, tidy
+from forge_otel.telemetry.metrics.normalize import OnChange, normalize
 
 __all__ = ["PrometheusPage"]
 
@@ -79,13 +79,13 @@ class PrometheusPage:
 
 
 class _PageReader(PrometheusMetricReader):
-    def __init__(self, registry: CollectorRegistry, note: Note) -> None:
+    def __init__(self, registry: CollectorRegistry, note: OnChange) -> None:
         super().__init__(scope_info_enabled=False, registry=registry)
         self._note = note
 
     # What the base class MetricReader documents as the method that readers override.
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
-        super()._receive_metrics(tidy(metrics_data, self._note), timeout_millis, **kwargs)
+        super()._receive_metrics(normalize(metrics_data, self._note), timeout_millis, **kwargs)
 
 
 def _prefers_openmetrics(accept: str) -> bool:

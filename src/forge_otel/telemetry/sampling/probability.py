@@ -11,7 +11,7 @@ from typing import Final
 
 from opentelemetry.trace import TraceState
 
-__all__ = ["is_kept_upstream", "marked", "randomness", "threshold"]
+__all__ = ["is_kept_upstream", "randomness", "threshold", "with_threshold"]
 
 _BITS: Final = 56
 _DIGITS: Final = 14
@@ -40,7 +40,7 @@ def is_kept_upstream(trace_id: int, state: TraceState | None) -> bool:
     return bool(_HEX.fullmatch(said)) and randomness(trace_id, state) >= int(said.ljust(_DIGITS, "0"), 16)
 
 
-def marked(state: TraceState | None, reached: int | None) -> TraceState:
+def with_threshold(state: TraceState | None, reached: int | None) -> TraceState:
     """Return `state` with the threshold that the trace has reached, or without one."""
     found = _members(state)
     found.pop("th", None)

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanKind, TraceState, get_current_span
 from opentelemetry.util.types import Attributes
 
-from forge_otel.telemetry.sampling.probability import is_kept_upstream, marked, randomness, threshold
+from forge_otel.telemetry.sampling.probability import is_kept_upstream, randomness, threshold, with_threshold
 
 __all__ = ["RecordingSampler"]
 
@@ -69,4 +69,4 @@ class RecordingSampler(Sampler):
             # A larger share than ours: all that we keep for our rate is in it.
             return state
         is_kept = self._threshold is not None and randomness(trace_id, state) >= self._threshold
-        return marked(state, self._threshold if is_kept else None)
+        return with_threshold(state, self._threshold if is_kept else None)

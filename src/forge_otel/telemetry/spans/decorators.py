@@ -14,15 +14,15 @@ from typing import Any, TypeVar, Unpack, cast, overload
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-from forge_otel.telemetry.genai.usage import About, told_call
-from forge_otel.telemetry.spans.span_handle import INERT, Inert, Kind, Plan, SpanHandle, Value
+from forge_otel.telemetry.genai.usage import UsageDetails, reported_call
+from forge_otel.telemetry.spans.span_handle import NO_OP_SPAN, NoOpSpan, SpanHandle, SpanPlan, SpanType, Value
 from forge_otel.telemetry.spans.wrap import (
-    Resolve,
-    Wrapped,
-    of_async_generator,
-    of_coroutine,
-    of_generator,
-    of_plain,
+    FindTelemetry,
+    TracedFunction,
+    wrap_async_generator,
+    wrap_coroutine,
+    wrap_generator,
+    wrap_plain,
 )
 
 __all__ = ["SpanDecorator", "SpanScope", "Spans", "traced"]
@@ -31,12 +31,12 @@ F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, Any, Any] | static
 
 
 def traced(
-    kind: Kind,
+    kind: SpanType,
     name: str | None = None,
     *,
     capture: bool | None = None,
     attributes: Mapping[str, Value] | None = None,
-    resolve: Resolve,
+    resolve: FindTelemetry,
 ) -> Callable[[F], F]:
     """Return a decorator that puts a span around each call.
 
@@ -54,15 +54,15 @@ def traced(
         if isinstance(function, type) or not callable(function):
             raise TypeError(f"{function!r} cannot be traced; decorate a function or a method")
         own_name: str = getattr(function, "__name__", type(function).__name__)
-        plan = Plan.of(kind, name or own_name, attributes)
-        wrapped = Wrapped(function, plan, capture=capture, resolve=resolve)
+        plan = SpanPlan.of(kind, name or own_name, attributes)
+        wrapped = TracedFunction(function, plan, capture=capture, resolve=resolve)
         if inspect.isasyncgenfunction(function):
-            return cast("F", of_async_generator(function, wrapped))
+            return cast("F", wrap_async_generator(function, wrapped))
         if inspect.iscoroutinefunction(function):
-            return cast("F", of_coroutine(function, wrapped))
+            return cast("F", wrap_coroutine(function, wrapped))
         if inspect.isgeneratorfunction(function):
-            return cast("F", of_generator(function, wrapped))
-        return cast("F", of_plain(function, wrapped))
+            return cast("F", wrap_generator(function, wrapped))
+        return cast("F", wrap_plain(function, wrapped))
 
     return decorate
 
@@ -75,7 +75,7 @@ class SpanDecorator:
         resolve: asked at each call for what records it.
     """
 
-    def __init__(self, kind: Kind, resolve: Resolve) -> None:
+    def __init__(self, kind: SpanType, resolve: FindTelemetry) -> None:
         self._kind = kind
         self._resolve = resolve
 
@@ -114,13 +114,13 @@ class SpanScope:
         plan: of the span.
     """
 
-    def __init__(self, resolve: Resolve, plan: Plan) -> None:
+    def __init__(self, resolve: FindTelemetry, plan: SpanPlan) -> None:
         self._resolve = resolve
         self._plan = plan
-        self._run: SpanHandle | Inert = INERT
+        self._run: SpanHandle | NoOpSpan = NO_OP_SPAN
         self._token: Token[Context] | None = None
 
-    def __enter__(self) -> SpanHandle | Inert:
+    def __enter__(self) -> SpanHandle | NoOpSpan:
         telemetry = self._resolve()
         if telemetry is not None:
             self._run = SpanHandle(telemetry, self._plan, self._plan.attributes)
@@ -134,7 +134,7 @@ class SpanScope:
         if isinstance(self._run, SpanHandle) and self._token is not None:
             self._run.leave(self._token)
 
-    async def __aenter__(self) -> SpanHandle | Inert:
+    async def __aenter__(self) -> SpanHandle | NoOpSpan:
         return self.__enter__()
 
     async def __aexit__(
@@ -150,7 +150,7 @@ class Spans:
         resolve: returns it, or None.
     """
 
-    def __init__(self, resolve: Resolve) -> None:
+    def __init__(self, resolve: FindTelemetry) -> None:
         self._resolve = resolve
         self.agent = SpanDecorator("agent", resolve)
         self.tool = SpanDecorator("tool", resolve)
@@ -160,7 +160,7 @@ class Spans:
         self.embedding = SpanDecorator("embedding", resolve)
         self.llm = SpanDecorator("llm", resolve)
 
-    def span(self, name: str, *, kind: Kind = "step", attributes: Mapping[str, Value] | None = None) -> SpanScope:
+    def span(self, name: str, *, kind: SpanType = "step", attributes: Mapping[str, Value] | None = None) -> SpanScope:
         """Return a span for a `with` or `async with` block.
 
         Args:
@@ -168,9 +168,9 @@ class Spans:
             kind: what the block is.
             attributes: set when the span starts.
         """
-        return SpanScope(self._resolve, Plan.of(kind, name, attributes))
+        return SpanScope(self._resolve, SpanPlan.of(kind, name, attributes))
 
-    def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[About]) -> None:
+    def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[UsageDetails]) -> None:
         """Tell of a model call that no instrumentation sees; it is written on the current span, priced and counted.
 
         Where an instrumentation has told of the same figures on a span below, it is the same call, and nothing happens.
@@ -178,8 +178,8 @@ class Spans:
         Args:
             input_tokens: all tokens sent, cached ones included.
             output_tokens: all tokens received, reasoning included.
-            **about: see `forge_otel.telemetry.genai.usage.About`.
+            **about: see `forge_otel.telemetry.genai.usage.UsageDetails`.
         """
         telemetry = self._resolve()
         if telemetry is not None:
-            telemetry.genai.record(trace.get_current_span(), told_call(input_tokens, output_tokens, about))
+            telemetry.model_calls.record(trace.get_current_span(), reported_call(input_tokens, output_tokens, about))

@@ -21,17 +21,17 @@ from forge_otel.context import current_generation
 from forge_otel.names import Attr, Metric, Operation
 from forge_otel.settings import Settings
 from forge_otel.telemetry.genai.model_calls import ModelCallReader
-from forge_otel.telemetry.genai.usage import About, told_call
+from forge_otel.telemetry.genai.usage import UsageDetails, reported_call
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.telemetry.spans.exceptions import mark_failed
 from forge_otel.telemetry.spans.proxy_tracer import ProxyTracer
 from forge_otel.types import Step
 
-__all__ = ["INERT", "Inert", "Kind", "Plan", "SpanHandle", "Telemetered"]
+__all__ = ["NO_OP_SPAN", "NoOpSpan", "SpanHandle", "SpanPlan", "SpanType", "Telemetered"]
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["agent", "tool", "step", "chain", "retriever", "embedding", "llm"]
+SpanType = Literal["agent", "tool", "step", "chain", "retriever", "embedding", "llm"]
 Value = str | bool | int | float
 
 _OPERATIONS: Final[Mapping[str, str]] = {
@@ -63,13 +63,13 @@ class Telemetered(Protocol):
         ...
 
     @property
-    def genai(self) -> ModelCallReader:
+    def model_calls(self) -> ModelCallReader:
         """Counts the model calls."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SpanPlan:
     """What is known of a span before it starts; made once for a decorated function.
 
     Args:
@@ -78,14 +78,14 @@ class Plan:
     """
 
     name: str
-    kind: Kind
+    kind: SpanType
     span_name: str
     span_kind: SpanKind
     attributes: Mapping[str, Value]
     labels: Mapping[str, Value]
 
     @classmethod
-    def of(cls, kind: Kind, name: str, attributes: Mapping[str, Value] | None = None) -> "Plan":
+    def of(cls, kind: SpanType, name: str, attributes: Mapping[str, Value] | None = None) -> "SpanPlan":
         """Return the plan of a span of `kind`, named as the GenAI conventions want it."""
         fixed: dict[str, Value] = {Attr.SPAN_KIND: kind}
         operation = _OPERATIONS.get(kind)
@@ -115,7 +115,7 @@ class SpanHandle:
     __slots__ = ("_context", "_ended", "_generation", "_plan", "_span", "_started_s", "_telemetry", "captures")
 
     def __init__(
-        self, telemetry: Telemetered, plan: Plan, attributes: Mapping[str, Value], *, captures: bool = False
+        self, telemetry: Telemetered, plan: SpanPlan, attributes: Mapping[str, Value], *, captures: bool = False
     ) -> None:
         self.captures = captures
         self._telemetry = telemetry
@@ -143,9 +143,9 @@ class SpanHandle:
         if not self._ended:
             self._span.set_attribute(key, value)
 
-    def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[About]) -> None:
+    def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[UsageDetails]) -> None:
         """Record the usage of a model call that was made inside this span; see `Spans.record_usage`."""
-        self._telemetry.genai.record(self._span, told_call(input_tokens, output_tokens, about))
+        self._telemetry.model_calls.record(self._span, reported_call(input_tokens, output_tokens, about))
 
     def enter(self) -> Token[Context]:
         """Make the span current; pair it with `leave`."""
@@ -205,7 +205,7 @@ class SpanHandle:
             self._generation.record_step(step)
 
 
-class Inert:
+class NoOpSpan:
     """Stands in for a `SpanHandle` where no forge is open."""
 
     __slots__ = ()
@@ -216,7 +216,7 @@ class Inert:
     def set(self, key: str, value: Value) -> None:
         """Do nothing."""
 
-    def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[About]) -> None:
+    def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[UsageDetails]) -> None:
         """Do nothing."""
 
     def enter(self) -> None:
@@ -229,4 +229,4 @@ class Inert:
         """Do nothing."""
 
 
-INERT: Final = Inert()
+NO_OP_SPAN: Final = NoOpSpan()

@@ -14,9 +14,9 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from forge_otel.names import Attr
 from forge_otel.telemetry.spans.capture import MAX_CONTENT_BYTES, estimate_size, to_json
-from forge_otel.telemetry.spans.span_handle import INERT, Inert, Plan, SpanHandle, Telemetered, Value
+from forge_otel.telemetry.spans.span_handle import NO_OP_SPAN, NoOpSpan, SpanHandle, SpanPlan, Telemetered, Value
 
-__all__ = ["Resolve", "Wrapped"]
+__all__ = ["FindTelemetry", "TracedFunction"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +24,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Y = TypeVar("Y")
 S = TypeVar("S")
-Resolve = Callable[[], Telemetered | None]
+FindTelemetry = Callable[[], Telemetered | None]
 """Returns what records at the time of the call, None where nothing does."""
 
 _RECEIVERS: Final = frozenset({"self", "cls", "mcs"})
 
 
-class Wrapped:
+class TracedFunction:
     """Knows of one decorated function what its spans need.
 
     Args:
@@ -40,18 +40,20 @@ class Wrapped:
         resolve: asked at each call.
     """
 
-    def __init__(self, function: Callable[..., Any], plan: Plan, *, capture: bool | None, resolve: Resolve) -> None:
+    def __init__(
+        self, function: Callable[..., Any], plan: SpanPlan, *, capture: bool | None, resolve: FindTelemetry
+    ) -> None:
         self._plan = plan
         self._capture = capture
         self._resolve = resolve
         self._names = _parameters(function)
         self._skipped = 1 if _has_receiver(function) else 0
 
-    def start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> SpanHandle | Inert:
-        """Start a span for a call, or return `INERT`; never raises, the call matters more."""
+    def start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> SpanHandle | NoOpSpan:
+        """Start a span for a call, or return `NO_OP_SPAN`; never raises, the call matters more."""
         telemetry = self._resolve()
         if telemetry is None:
-            return INERT
+            return NO_OP_SPAN
         try:
             captures = telemetry.settings.capture_content if self._capture is None else self._capture
             attributes: dict[str, Value] = {**self._plan.attributes, Attr.INPUT_SIZE: self._input_size(args, kwargs)}
@@ -60,7 +62,7 @@ class Wrapped:
             return SpanHandle(telemetry, self._plan, attributes, captures=captures)
         except Exception:
             logger.exception("A span of %s could not be started", self._plan.name)
-            return INERT
+            return NO_OP_SPAN
 
     def _input_size(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
         size = 0
@@ -87,7 +89,7 @@ def _finish(run: SpanHandle, result: object) -> None:
     run.finish()
 
 
-class Stream:
+class ChunkTotals:
     """Adds up what a generator yields, within bounds whatever it yields."""
 
     __slots__ = ("_chunks", "_first_s", "_keep", "_kept", "_kept_bytes", "_size", "_started_s")
@@ -123,13 +125,13 @@ class Stream:
         return attributes
 
 
-def of_coroutine(function: Callable[P, Awaitable[R]], wrapped: Wrapped) -> Callable[P, Awaitable[R]]:
+def wrap_coroutine(function: Callable[P, Awaitable[R]], wrapped: TracedFunction) -> Callable[P, Awaitable[R]]:
     """Put a span around each call of a coroutine function."""
 
     @functools.wraps(function)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         run = wrapped.start(args, kwargs)
-        if isinstance(run, Inert):
+        if isinstance(run, NoOpSpan):
             return await function(*args, **kwargs)
         token = run.enter()
         try:
@@ -146,13 +148,13 @@ def of_coroutine(function: Callable[P, Awaitable[R]], wrapped: Wrapped) -> Calla
     return call
 
 
-def of_plain(function: Callable[P, R], wrapped: Wrapped) -> Callable[P, R]:
+def wrap_plain(function: Callable[P, R], wrapped: TracedFunction) -> Callable[P, R]:
     """Put a span around each call of a plain function."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         run = wrapped.start(args, kwargs)
-        if isinstance(run, Inert):
+        if isinstance(run, NoOpSpan):
             return function(*args, **kwargs)
         token = run.enter()
         try:
@@ -169,16 +171,18 @@ def of_plain(function: Callable[P, R], wrapped: Wrapped) -> Callable[P, R]:
     return call
 
 
-def of_generator(function: Callable[P, Generator[Y, S, R]], wrapped: Wrapped) -> Callable[P, Generator[Y, S, R]]:
+def wrap_generator(
+    function: Callable[P, Generator[Y, S, R]], wrapped: TracedFunction
+) -> Callable[P, Generator[Y, S, R]]:
     """Put a span around each run of a generator function."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Y, S, R]:
         body = function(*args, **kwargs)
         run = wrapped.start(args, kwargs)
-        if isinstance(run, Inert):
+        if isinstance(run, NoOpSpan):
             return (yield from body)
-        stream = Stream(keep=run.captures)
+        stream = ChunkTotals(keep=run.captures)
         try:
             result = yield from _advance(body, run, stream)
         except BaseException as exc:
@@ -190,7 +194,7 @@ def of_generator(function: Callable[P, Generator[Y, S, R]], wrapped: Wrapped) ->
     return call
 
 
-def _advance(body: Generator[Y, S, R], run: SpanHandle, stream: Stream) -> Generator[Y, S, R]:
+def _advance(body: Generator[Y, S, R], run: SpanHandle, stream: ChunkTotals) -> Generator[Y, S, R]:
     """Run `body` step by step as `yield from` would (PEP 380), the span current inside each step only."""
     step: Callable[[Any], Y] = body.send
     argument: Any = None
@@ -220,8 +224,8 @@ def _close(body: Generator[Any, Any, Any], run: SpanHandle) -> None:
         run.leave(token)
 
 
-def of_async_generator(
-    function: Callable[P, AsyncGenerator[Y, S]], wrapped: Wrapped
+def wrap_async_generator(
+    function: Callable[P, AsyncGenerator[Y, S]], wrapped: TracedFunction
 ) -> Callable[P, AsyncGenerator[Y, S]]:
     """Put a span around each run of an async generator function."""
 
@@ -229,7 +233,7 @@ def of_async_generator(
     async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Y, S]:
         body = function(*args, **kwargs)
         run = wrapped.start(args, kwargs)
-        stream = Stream(keep=run.captures)
+        stream = ChunkTotals(keep=run.captures)
         step: Callable[[Any], Awaitable[Y]] = body.asend
         argument: Any = None
         try:
@@ -253,7 +257,7 @@ def of_async_generator(
     return call
 
 
-async def _inside(run: SpanHandle | Inert, step: Awaitable[R]) -> R:
+async def _inside(run: SpanHandle | NoOpSpan, step: Awaitable[R]) -> R:
     token = run.enter()
     try:
         return await step

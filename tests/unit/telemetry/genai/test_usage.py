@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forge_otel.names import Attr
-from forge_otel.telemetry.genai.usage import partition, read_call, same_model, told_call
+from forge_otel.telemetry.genai.usage import partition, read_call, reported_call, same_model
 from forge_otel.types import Usage
 
 COUNT = st.integers(0, 10**6)
@@ -99,5 +99,5 @@ def test_names_of_one_model_are_recognised(one: str, other: str, same: bool) -> 
 
 def test_a_program_tells_of_a_call() -> None:
     """What is told comes as the partition that spans give."""
-    call = told_call(100, 20, {"model": "m", "provider": "p", "cache_read_tokens": 40})
+    call = reported_call(100, 20, {"model": "m", "provider": "p", "cache_read_tokens": 40})
     assert (call.models, call.provider, call.usage.input_uncached, call.usage.cache_read) == (("m",), "p", 60, 40)

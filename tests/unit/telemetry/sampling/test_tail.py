@@ -20,7 +20,7 @@ from forge_otel.context import Generation
 from forge_otel.names import Attr, Metric
 from forge_otel.settings import Settings
 from forge_otel.telemetry.providers import Telemetry
-from forge_otel.telemetry.sampling.probability import is_kept_upstream, marked, randomness, threshold
+from forge_otel.telemetry.sampling.probability import is_kept_upstream, randomness, threshold, with_threshold
 from forge_otel.telemetry.sampling.recording_sampler import RecordingSampler
 from forge_otel.telemetry.sampling.tail import SamplingRules, TailSampler
 
@@ -170,13 +170,13 @@ def test_a_service_says_below_what_it_keeps() -> None:
 
 def test_thresholds() -> None:
     """The examples of the specification, and a sender's own randomness."""
-    assert [marked(None, threshold(rate))["ot"] for rate in (1, 0.5, 0.25)] == ["th:0", "th:8", "th:c"]
+    assert [with_threshold(None, threshold(rate))["ot"] for rate in (1, 0.5, 0.25)] == ["th:0", "th:8", "th:c"]
     state = TraceState([("ot", "th:c;rv:d0000000000000")])
     assert randomness(UNLUCKY, state) == 0xD0000000000000
     assert is_kept_upstream(UNLUCKY, state)
     assert not is_kept_upstream(UNLUCKY, TraceState([("ot", "th:c")]))
     full = TraceState([(f"v{number}", "x") for number in range(32)])
-    assert marked(full, 1) is full
+    assert with_threshold(full, 1) is full
 
 
 def test_a_span_that_ends_or_starts_late_shares_the_fate() -> None:

@@ -10,7 +10,7 @@ from tests.unit.telemetry.recorder import Recorder, button_call
 from forge_otel.context import Generation, Identity, bind_identity, current_call
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.spans.decorators import Spans
-from forge_otel.telemetry.spans.span_handle import Kind
+from forge_otel.telemetry.spans.span_handle import SpanType
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,9 @@ from forge_otel.telemetry.spans.span_handle import Kind
         ("llm", "work", SpanKind.CLIENT),
     ],
 )
-def test_each_kind_is_named_by_the_conventions(kind: Kind, name: str, span_kind: SpanKind, recorder: Recorder) -> None:
+def test_each_kind_is_named_by_the_conventions(
+    kind: SpanType, name: str, span_kind: SpanKind, recorder: Recorder
+) -> None:
     """The name of the span, its kind for OpenTelemetry and its kind for us."""
 
     def work() -> None: ...

@@ -269,6 +269,6 @@ def test_threads_keep_their_spans_apart(recorder: Recorder) -> None:
 
 def test_a_failing_processor_harms_no_call(recorder: Recorder, caplog: Any) -> None:
     """What telemetry raises stays in telemetry."""
-    recorder.telemetry.genai.on_end = lambda span: 1 / 0  # type: ignore[method-assign]
+    recorder.telemetry.model_calls.on_end = lambda span: 1 / 0  # type: ignore[method-assign]
     assert recorder.spans.agent("a")(lambda: "result")() == "result"
     assert "ZeroDivisionError" in caplog.text
