@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-PROSE: Final = ("src/forge_otel", "docs", "README.md", "CONTRIBUTING.md", "SECURITY.md")
+PROSE: Final = ("src/forge_otel", "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
 PATTERNS: Final = {
     "a pronoun as subject": r"\b(?:whoever|whomever|somebody|someone else|nobody|anybody|everybody|no one)\b",
