@@ -20,9 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.unit.sinks.builders import ListSink, eventually, record
 
 from forge_otel.database import TABLES, VERSION_TABLE, include_object
-from forge_otel.database.analytics.histogram import RELATIVE_ERROR
 from forge_otel.database.analytics.queries import Latency, Range, summary
 from forge_otel.database.engine import create_engine
+from forge_otel.database.histogram import RELATIVE_ERROR
 from forge_otel.database.migrate import current, migrate
 from forge_otel.database.models import Base, NanoUsd
 from forge_otel.errors import NotOpen, Rejected

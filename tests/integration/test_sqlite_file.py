@@ -12,7 +12,8 @@ import pytest
 from tests.unit.sinks.builders import eventually, record
 
 from forge_otel import Forge, Settings
-from forge_otel.database.sqlite_file import SqliteFile, is_damage
+from forge_otel.database.errors import is_corruption
+from forge_otel.database.sqlite_file import SqliteFile
 from forge_otel.outbox.outbox import Outbox
 from forge_otel.sinks.sql import SqlSink
 
@@ -118,9 +119,9 @@ def test_only_damage_is_damage(tmp_path: Path) -> None:
     """A lock, a missing table or a full disk is no reason to put a file away."""
     with closing(sqlite3.connect(tmp_path / "x.db")) as database, pytest.raises(sqlite3.OperationalError) as missing:
         database.execute("SELECT * FROM nothing")
-    assert not is_damage(missing.value)
-    assert not is_damage(OSError("no"))
-    assert not is_damage(None)
+    assert not is_corruption(missing.value)
+    assert not is_corruption(OSError("no"))
+    assert not is_corruption(None)
     file = SqliteFile(tmp_path / "none.db")
     assert not file.is_there()
 

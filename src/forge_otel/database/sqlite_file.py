@@ -5,32 +5,20 @@ A damaged file is renamed, with its log and its index beside it, and never delet
 
 import fcntl
 import os
-import sqlite3
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-__all__ = ["SqliteFile", "is_damage"]
+__all__ = ["SqliteFile"]
 
 _HEADER: Final = b"SQLite format 3\0"
-_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_BASE_CODE: Final = 0xFF
 _SIDES: Final = ("-wal", "-shm")
 
 # Never closed: closing any descriptor of a file takes all locks of the process on it along (POSIX, fcntl(2)), those of
 # SQLite too. Then the next process that leaves the database believes that it is the last one, and deletes the log into
 # which we go on writing. One is opened whenever a database is connected, which is seldom.
 _open_for_good: list[int] = []
-
-
-def is_damage(exc: BaseException | None) -> bool:
-    """Say whether `exc`, or what it was raised from, means that the file is no database, or a broken one."""
-    while exc is not None:
-        if (getattr(exc, "sqlite_errorcode", None) or 0) & _BASE_CODE in _CODES:
-            return True
-        exc = getattr(exc, "orig", None) or exc.__cause__
-    return False
 
 
 class SqliteFile:

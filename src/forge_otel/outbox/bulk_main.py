@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
-from forge_otel.database.errors import is_refusal
+from forge_otel.database.errors import is_data_error
 from forge_otel.database.writing.postgres import store
 from forge_otel.database.writing.row_mapping import MappedRows
 from forge_otel.errors import needs
@@ -123,12 +123,12 @@ class _Drainer:
     async def _is_stored(self, batch: MappedRows | Exception) -> bool:
         if isinstance(batch, Exception):
             return False
-        storing = asyncio.ensure_future(store(self._driver, batch, is_gentle=False))
+        storing = asyncio.ensure_future(store(self._driver, batch, yields_often=False))
         done, _ = await asyncio.wait({storing}, timeout=_SILENCE_S)
         if not done:
             os._exit(0)
         error = storing.exception()
-        if error is not None and not (isinstance(error, Exception) and is_refusal(error)):
+        if error is not None and not (isinstance(error, Exception) and is_data_error(error)):
             raise error
         return error is None
 

@@ -13,10 +13,10 @@ from typing import Any, Final, Self
 
 from forge_otel._internal.periodic import Periodic
 from forge_otel.database.engine import connect_options, create_engine, parse_url
-from forge_otel.database.errors import is_refusal
+from forge_otel.database.errors import is_corruption, is_data_error
 from forge_otel.database.migrate import migrate
 from forge_otel.database.retention import retention
-from forge_otel.database.sqlite_file import SqliteFile, is_damage
+from forge_otel.database.sqlite_file import SqliteFile
 from forge_otel.database.writing.writer import write
 from forge_otel.errors import NotOpen, Rejected, needs
 from forge_otel.types import Record
@@ -109,10 +109,10 @@ class SqlSink:
                 await self._look_at(self._file)
             await write(self.engine, records)
         except Exception as exc:
-            if self._file is not None and is_damage(exc):
+            if self._file is not None and is_corruption(exc):
                 await self._replace(self._file, exc)
             # Of several records the outbox finds out which one it is.
-            if len(records) == 1 and is_refusal(exc):
+            if len(records) == 1 and is_data_error(exc):
                 raise Rejected(f"the database refuses the record: {exc}") from exc
             raise
 
@@ -137,7 +137,7 @@ class SqlSink:
         try:
             await migrate(self.url)
         except Exception as exc:
-            if self._file is None or not is_damage(exc):
+            if self._file is None or not is_corruption(exc):
                 raise
             await self._replace(self._file, exc)
             await migrate(self.url)

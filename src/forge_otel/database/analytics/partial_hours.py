@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
-from forge_otel.database.analytics.histogram import bucket_of
+from forge_otel.database.histogram import bucket_of
 from forge_otel.database.models import Base
+from forge_otel.database.writing.aggregates import layer_requests
 from forge_otel.database.writing.rollups import MAX_NAME_CHARS
-from forge_otel.database.writing.row_mapping import asked_layers
 from forge_otel.errors import needs
 
 with needs("sql"):
@@ -86,7 +86,7 @@ def _durations(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
 
 def _look_ups(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     for kind, source, misses, saved in rows:
-        for layer, is_hit in asked_layers(misses, source).items():
+        for layer, is_hit in layer_requests(misses, source).items():
             yield kind, layer[:MAX_NAME_CHARS], 0, 1, int(is_hit), 0, saved if is_hit else 0
 
 

@@ -1,7 +1,7 @@
 """The questions asked of the generations, with typed answers; ranges are half open, [start, end), in UTC.
 
 Counts and money are exact. Percentiles are nearest-rank over buckets and at most 5 % off
-(`forge_otel.database.analytics.histogram`). Each query reads sums by day and hour, so its time does not grow with the
+(`forge_otel.database.histogram`). Each query reads sums by day and hour, so its time does not grow with the
 number of generations.
 """
 
@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from forge_otel.database.analytics.histogram import percentile
 from forge_otel.database.analytics.time_ranges import (
     Histograms,
     Range,
@@ -22,6 +21,7 @@ from forge_otel.database.analytics.time_ranges import (
     histograms,
     read,
 )
+from forge_otel.database.histogram import percentile
 from forge_otel.database.writing.rollups import DAY, HOUR
 from forge_otel.errors import BadRequest, needs
 

@@ -1,1 +1,4 @@
-"""To be described."""
+"""Writing of record batches: mapping to rows, aggregate rows, and one writer for each database.
+
+Reading is in `forge_otel.database.analytics`.
+"""

@@ -1,6 +1,6 @@
-"""Writes a batch of records to PostgreSQL in one transaction, by COPY.
+"""Writer of record batches to PostgreSQL by COPY, in one transaction.
 
-It needs a connection of asyncpg and nothing else, so that a process that only drains a backlog stays small.
+The module imports neither SQLAlchemy nor SQLModel, so that the bulk-load process stays small.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar
 from forge_otel.database.writing.aggregates import SUMS, AggregateRows, add_statement
 from forge_otel.database.writing.row_mapping import COST_COLUMNS, GENERATION_COLUMNS, MappedRows, Row
 
-__all__ = ["KINDS", "store"]
+__all__ = ["SUM_TYPES", "store"]
 
-KINDS: Final = {
+SUM_TYPES: Final = {
     "cache_stats": (
         *("TIMESTAMP WITH TIME ZONE", "VARCHAR(32)", "VARCHAR(256)"),
         *("BIGINT", "BIGINT", "BIGINT"),
@@ -22,81 +22,83 @@ KINDS: Final = {
         *("BIGINT", "BIGINT", "BIGINT", "BIGINT"),
     ),
 }
-"""Types of the columns that are added up, as `forge_otel.database.models` has them."""
+"""PostgreSQL types of the tables of sums, equal to those of `forge_otel.database.models` (a test compares them)."""
 
 _INCOMING: Final = "forge_incoming"
 _UNIQUE_VIOLATION: Final = "23505"
-_AT_ONCE: Final = 50
+_ROWS_BETWEEN_YIELDS: Final = 50
 
 T = TypeVar("T")
 Rows = Sequence[Row]
 
 
-async def store(driver: Any, batch: MappedRows, *, is_gentle: bool = True) -> None:
-    """Store what is not stored yet, all or nothing.
+async def store(driver: Any, batch: MappedRows, *, yields_often: bool = True) -> None:
+    """Store the generations that are not stored yet, in one transaction.
 
     Args:
         driver: a connection of asyncpg.
         batch: the rows.
-        is_gentle: let the requests of callers in between.
+        yields_often: yield to the event loop every few rows, so that concurrent requests are served meanwhile.
 
     Raises:
-        ValueError, OverflowError, asyncpg.PostgresError: a record cannot be stored; see `refusal.is_refusal`.
+        ValueError, OverflowError, asyncpg.PostgresError: a record was rejected; see `is_data_error`.
         OSError, asyncpg.PostgresError: the database fails.
     """
-    paced = _gently if is_gentle else _at_once
+    paced = _yielding if yields_often else _unchanged
     try:
         async with driver.transaction():
             copying = driver.copy_records_to_table("generations", records=paced(batch.rows), columns=GENERATION_COLUMNS)
-            await _write_beside(driver, await _meanwhile(copying, lambda: AggregateRows(batch)), paced)
+            await _write_aggregates(driver, await _meanwhile(copying, lambda: AggregateRows(batch)), paced)
     except Exception as exc:
         if getattr(exc, "sqlstate", None) != _UNIQUE_VIOLATION:
             raise
-        # Some are there already, as after a crash between commit and answer: the longer way round.
+        # Some are stored already, as after a crash between commit and acknowledgement: go through a temporary table.
         async with driver.transaction():
             await driver.execute(_MAKE_INCOMING)
             await driver.copy_records_to_table(_INCOMING, records=paced(batch.rows), columns=GENERATION_COLUMNS)
             taken = await driver.fetch(_TAKE_INCOMING)
-            await _write_beside(driver, AggregateRows(batch.only({row[0] for row in taken})), paced)
+            await _write_aggregates(driver, AggregateRows(batch.only({row[0] for row in taken})), paced)
 
 
-async def _meanwhile(waited_for: Coroutine[Any, Any, object], compute: Callable[[], T]) -> T:
-    """Return what `compute` returns, having computed it while the server is at work."""
-    working = asyncio.ensure_future(waited_for)
+async def _meanwhile(request: Coroutine[Any, Any, object], compute: Callable[[], T]) -> T:
+    """Run `compute` in a thread while the server processes `request`, and return its result."""
+    running = asyncio.ensure_future(request)
     try:
-        found = await asyncio.to_thread(compute)
+        computed = await asyncio.to_thread(compute)
     except Exception:
-        await asyncio.wait({working})
+        await asyncio.wait({running})
         raise
     except BaseException:
-        working.cancel()
+        running.cancel()
         raise
-    await working
-    return found
+    await running
+    return computed
 
 
-def _at_once(rows: Rows) -> Rows:
+def _unchanged(rows: Rows) -> Rows:
     return rows
 
 
-async def _gently(rows: Rows) -> AsyncIterator[Row]:
+async def _yielding(rows: Rows) -> AsyncIterator[Row]:
     for number, row in enumerate(rows, 1):
         yield row
-        if not number % _AT_ONCE:
+        if not number % _ROWS_BETWEEN_YIELDS:
             await asyncio.sleep(0)
 
 
-async def _write_beside(driver: Any, beside: AggregateRows, paced: Callable[[Rows], Rows | AsyncIterator[Row]]) -> None:
-    if beside.costs:
-        await driver.copy_records_to_table("costs", records=paced(beside.costs), columns=COST_COLUMNS)
-    for table, sums in beside.sums.items():
+async def _write_aggregates(
+    driver: Any, aggregates: AggregateRows, paced: Callable[[Rows], Rows | AsyncIterator[Row]]
+) -> None:
+    if aggregates.costs:
+        await driver.copy_records_to_table("costs", records=paced(aggregates.costs), columns=COST_COLUMNS)
+    for table, sums in aggregates.sums.items():
         if sums:
             await driver.execute(_ADD[table], *zip(*sums, strict=True))
 
 
-def _arrays(kinds: Sequence[str]) -> str:
-    arrays = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(kinds, 1))
-    return f"SELECT * FROM unnest({arrays})"  # noqa: S608 - names of ours
+def _unnested(types: Sequence[str]) -> str:
+    arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, 1))
+    return f"SELECT * FROM unnest({arrays})"  # noqa: S608 - constants
 
 
 _COLUMNS: Final = ", ".join(GENERATION_COLUMNS)
@@ -104,9 +106,9 @@ _MAKE_INCOMING: Final = (
     f"CREATE TEMP TABLE IF NOT EXISTS {_INCOMING} (LIKE generations INCLUDING DEFAULTS) ON COMMIT DELETE ROWS"
 )
 _TAKE_INCOMING: Final = (
-    f"INSERT INTO generations ({_COLUMNS}) SELECT {_COLUMNS} FROM {_INCOMING} "  # noqa: S608 - names of ours
+    f"INSERT INTO generations ({_COLUMNS}) SELECT {_COLUMNS} FROM {_INCOMING} "  # noqa: S608 - constants
     "ON CONFLICT (id) DO NOTHING RETURNING id"
 )
 _ADD: Final = {
-    table: add_statement(table, columns, keys=keys, source=_arrays(KINDS[table])) for table, columns, keys in SUMS
+    table: add_statement(table, columns, keys=keys, source=_unnested(SUM_TYPES[table])) for table, columns, keys in SUMS
 }

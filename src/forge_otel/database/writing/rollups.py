@@ -1,24 +1,24 @@
-"""What the analytics read: sums by hour and by day, kept up to date by whoever writes generations.
+"""Rollups: sums by hour and by day, updated with every batch and read by the analytics.
 
-A row of the table `rollups` is a sum over one span of time and one component type, or over all of them where that is
-empty. What is counted is its *facet*:
+A row of the table `rollups` is a sum over one span of time and one component type, or over all component types where
+the component type is empty. The *facet* says which figures it holds:
 
-============ ==================== ================================ ==================================
-facet        name                 bucket                           count, hits, cost, saved
-============ ==================== ================================ ==================================
-`answers`  source               1 where the outcome is `ok`    generations, -, cost, saved
-`latency`  source               of `histogram`, `ok` only      generations
+========== ==================== ================================ ==================================
+facet      name                 bucket                           count, hits, cost, saved
+========== ==================== ================================ ==================================
+`answers`  source               1 where the outcome is `ok`      generations, -, cost, saved
+`latency`  source               of `histogram`, `ok` only        generations
 `costs`    API                  1 where no price is known        calls, -, cost
 `errors`   type, else outcome   0                                generations
-`layers`   cache layer          0                                look-ups, hits, -, saved
-============ ==================== ================================ ==================================
+`layers`   cache layer          0                                lookups, hits, -, saved
+========== ==================== ================================ ==================================
 """
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from forge_otel.database.analytics.histogram import bucket_of
+from forge_otel.database.histogram import bucket_of
 from forge_otel.database.writing.row_mapping import MappedRows, Row, picked
 
 __all__ = ["ALL_TYPES", "DAY", "HOUR", "MAX_NAME_CHARS", "ROLLUP_COLUMNS", "ROLLUP_KEYS", "rollup_rows"]
@@ -33,20 +33,20 @@ ALL_TYPES: Final = ""
 MAX_NAME_CHARS: Final = 256
 
 _SECONDS: Final = 3600
-# Or it would be counted among all types twice.
+# An empty type would be counted twice in the sum over all types.
 _NO_TYPE: Final = "unknown"
 
 # Facet, component type, hour or day since 1970, name, bucket.
-Key = tuple[str, str, int, str, int]
-_Sums = dict[Key, list[int]]
+_Key = tuple[str, str, int, str, int]
+_Sums = dict[_Key, list[int]]
 
 
 def rollup_rows(batch: MappedRows, cache_stats: Sequence[Row]) -> list[Row]:
-    """Return what a batch adds to `rollups`, in the order of the keys, as `rows.cache_stat_rows` does.
+    """Return the rows that a batch adds to `rollups`, sorted by key.
 
     Args:
         batch: the generations.
-        cache_stats: what they add to `cache_stats`.
+        cache_stats: the rows that they add to `cache_stats`.
     """
     hours: _Sums = {}
     for row, costs in zip(batch.rows, batch.costs, strict=True):
@@ -75,7 +75,7 @@ def _count(sums: _Sums, row: Row, costs: Sequence[Row]) -> None:
         _add(sums, ("costs", kind, hour, api[:MAX_NAME_CHARS], int(amount is None)), 1, 0, amount or 0, 0)
 
 
-def _add(sums: _Sums, key: Key, count: int, hits: int, cost: int, saved: int) -> None:  # noqa: PLR0917 - hot
+def _add(sums: _Sums, key: _Key, count: int, hits: int, cost: int, saved: int) -> None:  # noqa: PLR0917 - hot
     found = sums.get(key)
     if found is None:
         sums[key] = [count, hits, cost, saved]

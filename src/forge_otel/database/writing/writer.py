@@ -1,8 +1,7 @@
-"""Writes a batch of records in one transaction, past the ORM: COPY on PostgreSQL, executemany on SQLite.
+"""Writer of record batches: one transaction, without the ORM; COPY on PostgreSQL, executemany on SQLite.
 
-Only generations that are not there yet are inserted, and only they are counted in `costs`, `cache_stats` and `rollups`;
-so a batch that comes twice, or after a crash between commit and answer, changes nothing. The sums are added to in the
-order of their keys, so that two writers lock them in the same order and cannot wait for each other.
+Only generations that are not stored yet are inserted and counted in `costs`, `cache_stats` and `rollups`, so delivering
+a batch again changes nothing. Sums are updated in the order of their keys, so that concurrent writers cannot deadlock.
 """
 
 import asyncio
@@ -12,17 +11,11 @@ from typing import Any, Final
 
 import orjson
 
-from forge_otel.database.errors import is_refusal
+from forge_otel.database.errors import is_data_error
 from forge_otel.database.writing import postgres
-from forge_otel.database.writing.aggregates import SUMS, AggregateRows, add_statement
+from forge_otel.database.writing.aggregates import CACHE_STAT_COLUMNS, SUMS, AggregateRows, add_statement
 from forge_otel.database.writing.rollups import ROLLUP_KEYS
-from forge_otel.database.writing.row_mapping import (
-    CACHE_STAT_COLUMNS,
-    COST_COLUMNS,
-    GENERATION_COLUMNS,
-    MappedRows,
-    Row,
-)
+from forge_otel.database.writing.row_mapping import COST_COLUMNS, GENERATION_COLUMNS, MappedRows, Row
 from forge_otel.errors import needs
 from forge_otel.types import Record
 
@@ -33,13 +26,13 @@ __all__ = ["write"]
 
 
 async def write(engine: AsyncEngine, records: Iterable[Record]) -> None:
-    """Store what is not stored yet, all or nothing.
+    """Store the records that are not stored yet, in one transaction.
 
     Raises:
-        ValueError, OverflowError, sqlite3.Error, asyncpg.PostgresError: a record cannot be stored; see `is_refusal`.
+        ValueError, OverflowError, sqlite3.Error, asyncpg.PostgresError: a record was rejected; see `is_data_error`.
         OSError, sqlite3.Error, asyncpg.PostgresError, sqlalchemy.exc.SQLAlchemyError: the database fails.
     """
-    # Not on the event loop: a batch takes as long as several requests.
+    # In a thread, because mapping a batch takes as long as serving several requests.
     batch = await asyncio.to_thread(MappedRows.of, records)
     async with engine.connect() as connection:
         store = postgres.store if engine.dialect.name == "postgresql" else _on_sqlite
@@ -47,41 +40,41 @@ async def write(engine: AsyncEngine, records: Iterable[Record]) -> None:
         try:
             await store(driver, batch)
         except BaseException as exc:
-            if not (isinstance(exc, Exception) and is_refusal(exc)):
-                # What state it is in nobody knows, and a silent server would not say.
-                await _throw_away(connection, driver)
+            if not (isinstance(exc, Exception) and is_data_error(exc)):
+                # The connection is in an unknown state, and a rollback would hang on an unresponsive server.
+                await _discard(connection, driver)
             raise
 
 
-async def _throw_away(connection: AsyncConnection, driver: Any) -> None:
+async def _discard(connection: AsyncConnection, driver: Any) -> None:
     if hasattr(driver, "terminate"):
         driver.terminate()
     await connection.invalidate()
 
 
 async def _on_sqlite(driver: Any, batch: MappedRows) -> None:
-    # A transaction that begins by reading cannot become a writer while another one writes.
+    # A deferred transaction that began with a read fails when it is upgraded while another one writes.
     await driver.execute("BEGIN IMMEDIATE")
     try:
         ids = [row[0] for row in batch.rows]
         known = {id_ for (id_,) in await driver.execute_fetchall(_KNOWN, (orjson.dumps(ids).decode(),))}
         new = batch.only({*ids} - known)
         await driver.executemany(_INSERT_GENERATION, _texts(new.rows, 1))
-        beside = await asyncio.to_thread(AggregateRows, new)
-        await driver.executemany(_INSERT_COST, beside.costs)
+        aggregates = await asyncio.to_thread(AggregateRows, new)
+        await driver.executemany(_INSERT_COST, aggregates.costs)
         await driver.executemany(
-            _ADD["cache_stats"], _texts(beside.sums["cache_stats"], CACHE_STAT_COLUMNS.index("minute"))
+            _ADD["cache_stats"], _texts(aggregates.sums["cache_stats"], CACHE_STAT_COLUMNS.index("minute"))
         )
-        await driver.executemany(_ADD["rollups"], _texts(beside.sums["rollups"], ROLLUP_KEYS.index("start")))
+        await driver.executemany(_ADD["rollups"], _texts(aggregates.sums["rollups"], ROLLUP_KEYS.index("start")))
         await driver.execute("COMMIT")
     except BaseException:
         await driver.rollback()
         raise
 
 
-def _texts(rows: Sequence[Row], place: int) -> list[Row]:
-    """Spell the moment at `place` as SQLAlchemy does on SQLite."""
-    return [(*row[:place], _text(row[place]), *row[place + 1 :]) for row in rows]
+def _texts(rows: Sequence[Row], index: int) -> list[Row]:
+    """Format the timestamp at `index` as SQLAlchemy does on SQLite."""
+    return [(*row[:index], _text(row[index]), *row[index + 1 :]) for row in rows]
 
 
 def _text(moment: datetime) -> str:
