@@ -140,7 +140,7 @@ class CacheStatRow(Base, table=True):
 
 
 class RollupRow(Base, table=True):
-    """A sum over an hour or a day, for the analytics; see `forge_otel.database.writing.rollups` for what is counted."""
+    """A sum over an hour or a day, for the analytics; see `forge_otel.database.facets` for what is counted."""
 
     __tablename__ = "rollups"
     # Read in ranges of its key, and so kept in that order.

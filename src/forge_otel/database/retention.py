@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from forge_otel._internal.file_lock import try_lock
 from forge_otel._internal.periodic import Periodic
+from forge_otel.database.facets import DAY, FACETS, HOUR
 from forge_otel.database.models import Base
-from forge_otel.database.writing.rollups import DAY, HOUR
 from forge_otel.errors import needs
 
 with needs("sql"):
@@ -26,7 +26,6 @@ __all__ = ["expire", "retention"]
 _GENERATIONS, _COSTS, _STATS, _ROLLUPS = (
     Base.metadata.tables[name] for name in ("generations", "costs", "cache_stats", "rollups")
 )
-_FACETS: Final = ("answers", "costs", "errors", "latency", "layers")
 _CHUNK: Final = 1_000
 _PAUSE_S: Final = 0.05
 # "forgereT" in ASCII: no other program shall take the same advisory lock.
@@ -69,7 +68,7 @@ async def expire(engine: AsyncEngine, before: datetime, deleted: Counter[str] | 
         while is_alone and await _delete_stats(engine, cutoff, counts):
             pass
         for hours in (HOUR, DAY) if is_alone else ():
-            for facet in _FACETS:
+            for facet in FACETS:
                 within = (_ROLLUPS.c.hours == hours, _ROLLUPS.c.facet == facet, _ROLLUPS.c.start < cutoff)
                 counts["rollups"] += await _execute(engine, delete(_ROLLUPS).where(*within))
     return counts

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
+from forge_otel.database.facets import MAX_NAME_CHARS, layer_requests
 from forge_otel.database.histogram import bucket_of
 from forge_otel.database.models import Base
-from forge_otel.database.writing.aggregates import layer_requests
-from forge_otel.database.writing.rollups import MAX_NAME_CHARS
 from forge_otel.errors import needs
 
 with needs("sql"):

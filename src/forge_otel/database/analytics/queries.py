@@ -21,8 +21,8 @@ from forge_otel.database.analytics.time_ranges import (
     histograms,
     read,
 )
+from forge_otel.database.facets import DAY, HOUR
 from forge_otel.database.histogram import percentile
-from forge_otel.database.writing.rollups import DAY, HOUR
 from forge_otel.errors import BadRequest, needs
 
 with needs("sql"):

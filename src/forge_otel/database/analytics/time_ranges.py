@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from forge_otel.database.analytics import partial_hours as edges
+from forge_otel.database.facets import ALL_TYPES, DAY, HOUR
 from forge_otel.database.models import Base
-from forge_otel.database.writing.rollups import ALL_TYPES, DAY, HOUR
 from forge_otel.errors import BadRequest, needs
 
 with needs("sql"):
@@ -137,7 +137,7 @@ async def read(
     Args:
         connection: of our database.
         asked: the range.
-        facets: as in `forge_otel.database.writing.rollups`.
+        facets: as in `forge_otel.database.facets`.
         keys: what to tell apart.
         types: the component types, from `component_types`, where they are among the keys.
         largest: hours of the largest span that is read as one, where `start` is among the keys.

@@ -7,10 +7,11 @@ from typing import Final
 
 import orjson
 
+from forge_otel.database.facets import layer_requests
 from forge_otel.database.writing.rollups import ROLLUP_COLUMNS, ROLLUP_KEYS, rollup_rows
-from forge_otel.database.writing.row_mapping import MappedRows, Row, picked, storable
+from forge_otel.database.writing.row_mapping import MappedRows, Row, picked
 
-__all__ = ["CACHE_STAT_COLUMNS", "SUMS", "AggregateRows", "add_statement", "cache_stat_rows", "layer_requests"]
+__all__ = ["CACHE_STAT_COLUMNS", "SUMS", "AggregateRows", "add_statement", "cache_stat_rows"]
 
 _CACHE_STAT_KEYS: Final = ("minute", "layer", "component_type")
 CACHE_STAT_COLUMNS: Final = (*_CACHE_STAT_KEYS, "requests", "hits", "saved_nano_usd")
@@ -21,7 +22,6 @@ SUMS: Final = (
 )
 """Table, columns, and the number of leading columns that form its key; the remaining columns are sums."""
 
-_CACHED: Final = frozenset({"L1", "L2", "L3", "collapsed"})
 _COUNTED: Final = picked("created_at", "component_type", "source", "misses", "saved_nano_usd")
 
 
@@ -68,14 +68,6 @@ def cache_stat_rows(rows: Iterable[Row]) -> list[Row]:
         (datetime.fromtimestamp(60 * minute, UTC), layer, component_type, *sums[minute, layer, component_type])
         for minute, layer, component_type in sorted(sums)
     ]
-
-
-def layer_requests(misses: Iterable[str], source: str) -> dict[str, bool]:
-    """Return the cache layers that served a lookup of one generation, and whether each was a hit."""
-    requests = {storable(layer): False for layer in misses}
-    if source in _CACHED:
-        requests[source] = True
-    return requests
 
 
 @lru_cache(maxsize=1024)

@@ -1,40 +1,19 @@
-"""Rollups: sums by hour and by day, updated with every batch and read by the analytics.
-
-A row of the table `rollups` is a sum over one span of time and one component type, or over all component types where
-the component type is empty. The *facet* says which figures it holds:
-
-========== ==================== ================================ ==================================
-facet      name                 bucket                           count, hits, cost, saved
-========== ==================== ================================ ==================================
-`answers`  source               1 where the outcome is `ok`      generations, -, cost, saved
-`latency`  source               of `histogram`, `ok` only        generations
-`costs`    API                  1 where no price is known        calls, -, cost
-`errors`   type, else outcome   0                                generations
-`layers`   cache layer          0                                lookups, hits, -, saved
-========== ==================== ================================ ==================================
-"""
+"""Rows that a batch adds to `rollups`; `forge_otel.database.facets` defines what they hold."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from forge_otel.database.facets import ALL_TYPES, DAY, HOUR, MAX_NAME_CHARS, UNKNOWN_TYPE
 from forge_otel.database.histogram import bucket_of
 from forge_otel.database.writing.row_mapping import MappedRows, Row, picked
 
-__all__ = ["ALL_TYPES", "DAY", "HOUR", "MAX_NAME_CHARS", "ROLLUP_COLUMNS", "ROLLUP_KEYS", "rollup_rows"]
-
-HOUR: Final = 1
-DAY: Final = 24
+__all__ = ["ROLLUP_COLUMNS", "ROLLUP_KEYS", "rollup_rows"]
 
 ROLLUP_KEYS: Final = ("hours", "facet", "component_type", "start", "name", "bucket")
 ROLLUP_COLUMNS: Final = (*ROLLUP_KEYS, "count", "hits", "cost_nano_usd", "saved_nano_usd")
 
-ALL_TYPES: Final = ""
-MAX_NAME_CHARS: Final = 256
-
 _SECONDS: Final = 3600
-# An empty type would be counted twice in the sum over all types.
-_NO_TYPE: Final = "unknown"
 
 # Facet, component type, hour or day since 1970, name, bucket.
 _Key = tuple[str, str, int, str, int]
@@ -52,7 +31,7 @@ def rollup_rows(batch: MappedRows, cache_stats: Sequence[Row]) -> list[Row]:
     for row, costs in zip(batch.rows, batch.costs, strict=True):
         _count(hours, row, costs)
     for minute, layer, kind, requests, hits, saved in cache_stats:
-        key = ("layers", kind or _NO_TYPE, int(minute.timestamp()) // _SECONDS, layer[:MAX_NAME_CHARS], 0)
+        key = ("layers", kind or UNKNOWN_TYPE, int(minute.timestamp()) // _SECONDS, layer[:MAX_NAME_CHARS], 0)
         _add(hours, key, requests, hits, 0, saved)
     for (facet, _, *rest), values in [*hours.items()]:
         _add(hours, (facet, ALL_TYPES, *rest), *values)  # type: ignore[arg-type]
@@ -64,7 +43,7 @@ def rollup_rows(batch: MappedRows, cache_stats: Sequence[Row]) -> list[Row]:
 
 def _count(sums: _Sums, row: Row, costs: Sequence[Row]) -> None:
     created_at, duration_s, outcome, source, component_type, error_type, cost, saved = _COUNTED(row)
-    hour, kind = int(created_at.timestamp()) // _SECONDS, component_type or _NO_TYPE
+    hour, kind = int(created_at.timestamp()) // _SECONDS, component_type or UNKNOWN_TYPE
     is_ok = outcome == "ok"
     _add(sums, ("answers", kind, hour, source, int(is_ok)), 1, 0, cost, saved)
     if is_ok:

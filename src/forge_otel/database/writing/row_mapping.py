@@ -18,7 +18,7 @@ import orjson
 
 from forge_otel.types import Cost, Record, Step, Usage
 
-__all__ = ["COST_COLUMNS", "GENERATION_COLUMNS", "MappedRows", "Row", "picked", "storable"]
+__all__ = ["COST_COLUMNS", "GENERATION_COLUMNS", "MappedRows", "Row", "picked"]
 
 # Tuples, because instances of the table classes take 20 times as long to make.
 Row = tuple[Any, ...]
@@ -101,7 +101,7 @@ def picked(*columns: str) -> Callable[[Row], Row]:
     return itemgetter(*(GENERATION_COLUMNS.index(name) for name in columns))
 
 
-def storable(text: T) -> T:
+def _storable(text: T) -> T:
     """Replace the characters that a database cannot store: NUL on PostgreSQL, lone surrogates anywhere.
 
     A value that is not a string is returned unchanged.
@@ -152,7 +152,7 @@ def _storable_all(texts: tuple[Any, ...]) -> tuple[Any, ...]:
         are_plain = "".join(filter(None, texts)).isprintable()
     except TypeError:
         are_plain = False
-    return texts if are_plain else tuple(map(storable, texts))
+    return texts if are_plain else tuple(map(_storable, texts))
 
 
 def _tokens(usages: list[Usage]) -> tuple[int, ...]:
@@ -172,12 +172,12 @@ def _json(value: Any) -> str:
 
 def _storable_inside(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {storable(name): _storable_inside(inner) for name, inner in value.items()}
+        return {_storable(name): _storable_inside(inner) for name, inner in value.items()}
     if isinstance(value, tuple):
         return [_storable_inside(inner) for inner in value]
     if isinstance(value, Step):
         return _storable_inside({item.name: getattr(value, item.name) for item in fields(value)})
-    return storable(value)
+    return _storable(value)
 
 
 def _finite(value: float | None) -> float | None:

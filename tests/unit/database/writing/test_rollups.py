@@ -6,9 +6,10 @@ from typing import Any
 
 from tests.unit.sinks.builders import record
 
+from forge_otel.database.facets import ALL_TYPES, DAY, HOUR, MAX_NAME_CHARS
 from forge_otel.database.histogram import bucket_of
 from forge_otel.database.writing.aggregates import AggregateRows
-from forge_otel.database.writing.rollups import ALL_TYPES, DAY, HOUR, MAX_NAME_CHARS, ROLLUP_COLUMNS
+from forge_otel.database.writing.rollups import ROLLUP_COLUMNS
 from forge_otel.database.writing.row_mapping import MappedRows
 from forge_otel.types import Record
 
