@@ -1,16 +1,32 @@
-"""The nouns: what is asked, what is answered, what is recorded, and the Protocols that others may implement.
+"""Data, Protocols and optional abilities that every part of the system shares; no behaviour.
 
-Everything here is frozen. What changes while a generation runs lives in `forge_otel.context`.
+Data and Protocols are imported from here, abilities from `forge_otel.types.capabilities`.
 """
 
-from forge_otel.types.calls import CacheSlot, Call, CallNext, Reply
-from forge_otel.types.leases import Event, Lease, LeaseHeld, Leases, Wakeup
-from forge_otel.types.patterns import Adapted
-from forge_otel.types.points import Neighbour, Point
-from forge_otel.types.progress import TERMINAL, Progress
-from forge_otel.types.protocols import Embedder, Layer, Sink, Store, VectorStore
-from forge_otel.types.records import Cost, Record, Step, Usage, outcome_of
-from forge_otel.types.requests import ZERO_USD, Artifact, GenerationRequest, GenerationResult
+from forge_otel.types.data import (
+    TERMINAL,
+    ZERO_USD,
+    Adapted,
+    Artifact,
+    CacheSlot,
+    Call,
+    CallNext,
+    Cost,
+    Event,
+    GenerationRequest,
+    GenerationResult,
+    Lease,
+    LeaseHeld,
+    Neighbour,
+    Point,
+    Progress,
+    Record,
+    Reply,
+    Step,
+    Usage,
+    outcome_of,
+)
+from forge_otel.types.protocols import Embedder, Layer, Leases, Sink, Store, VectorStore, Wakeup
 
 __all__ = [
     "TERMINAL",

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from forge_otel.types.leases import Leases
+from forge_otel.types.protocols import Leases
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

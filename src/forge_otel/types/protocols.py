@@ -1,13 +1,15 @@
-"""What others may implement."""
+"""The Protocols that applications and third parties implement: layers, sinks, stores, embedders and leases.
+
+Optional abilities of an adapter are in `forge_otel.types.capabilities`.
+"""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
-from forge_otel.types.calls import Call, CallNext, Reply
-from forge_otel.types.points import Neighbour, Point
-from forge_otel.types.records import Record
+from forge_otel.types.data import Call, CallNext, Event, Lease, LeaseHeld, Neighbour, Point, Record, Reply
 
-__all__ = ["Embedder", "Layer", "Sink", "Store", "VectorStore"]
+__all__ = ["Embedder", "Layer", "Leases", "Sink", "Store", "VectorStore", "Wakeup"]
 
 
 class Layer(Protocol):
@@ -76,4 +78,55 @@ class VectorStore(Protocol):
 
     async def sweep(self) -> int:
         """Forget the points whose life is over; return how many there were, or 0 where that is not known."""
+        ...
+
+
+class Wakeup(Protocol):
+    """Rings when something happened to a key; may ring too often, and is only a help beside looking again."""
+
+    async def wait(self, timeout_s: float, /) -> None:
+        """Return when it rings, or after `timeout_s`."""
+        ...
+
+
+class Leases(Protocol):
+    """Where processes agree on who generates.
+
+    `is_store` says whether `commit` writes the cache's own entry; otherwise the value is handed over by `fetch`.
+    `service` names what is asked, for guards; None where that is this machine.
+    """
+
+    is_store: bool
+    service: str
+
+    async def claim(self, key: str, token: str, *, life_s: float, waited_s: float) -> Lease | LeaseHeld:
+        """Take the lease for `token` if nobody holds it and no generation failed in the last `waited_s`."""
+        ...
+
+    async def renew(self, lease: Lease, *, life_s: float) -> bool:
+        """Make the lease last `life_s` from now; whether it still is the newest."""
+        ...
+
+    async def commit(self, lease: Lease, value: bytes, *, ttl_s: float | None) -> bool:
+        """Write the value of the lease's key, in one step with the check that no higher fence was given."""
+        ...
+
+    async def release(self, lease: Lease, *, failure: bytes | None = None) -> None:
+        """Give the lease back, and tell those who wait."""
+        ...
+
+    async def fetch(self, key: str, *, within_s: float) -> bytes | None:
+        """Return what was committed in the last `within_s`; None where the store has it anyway."""
+        ...
+
+    async def append(self, key: str, events: Sequence[Event]) -> None:
+        """Add to what followers of `key` see; events of a lower fence than the newest are dropped."""
+        ...
+
+    async def events(self, key: str, after: tuple[int, int]) -> list[Event]:
+        """Return up to some hundred events after that fence and number, in order."""
+        ...
+
+    def listen(self, key: str) -> AbstractContextManager[Wakeup]:
+        """Have a bell ring for `key` inside the block."""
         ...
