@@ -64,7 +64,9 @@ class Site:
     @property
     def is_open(self) -> bool:
         """Whether the look-ups' breaker rejects."""
-        return any(guard["name"] == "redis" and guard["rejects_for_s"] > 0 for guard in self.forge.breakers())
+        return any(
+            guard["name"] == "redis" and guard["rejects_for_s"] > 0 for guard in self.forge.operations.breakers()
+        )
 
     async def heal(self) -> None:
         """Close the breakers, and wait until Redis answers."""

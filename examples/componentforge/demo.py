@@ -156,7 +156,9 @@ async def _drive(workload: Workload, demo: Demo, client: httpx.AsyncClient, cons
 async def _audit(demo: Demo, client: httpx.AsyncClient, answers: list[dict[str, Any]]) -> Audit:
     await demo.forge.outbox.drain(timeout_s=_DELIVERY_TIMEOUT_S)
     page = (await client.get("/metrics")).raise_for_status().text
-    return await Audit.of(answers, database=demo.forge.parts.database, archive=demo.forge.parts.archive, page=page)
+    return await Audit.of(
+        answers, database=demo.forge.components.database, archive=demo.forge.components.archive, page=page
+    )
 
 
 def _print_places(console: Console, demo: Demo) -> None:

@@ -52,8 +52,8 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
 _FLIGHTS_SHARE, _OUTBOX_SHARE, _SPANS_SHARE = 0.2, 0.5, 0.3
 
 
-class Forge(Spans, Operations):
-    """The runtime; its span decorators (`agent`, `tool`, `step`, `span`, …) are those of `Spans`.
+class Forge:
+    """The runtime: it builds everything that the settings name, connects it once and closes it once.
 
     Args:
         settings: how it runs; the defaults need no server.
@@ -78,34 +78,44 @@ class Forge(Spans, Operations):
         hooks: CacheHooks | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(lambda: self.telemetry if self.is_open else None)
+        self.is_open = False
+        spans = Spans(lambda: self.telemetry if self.is_open else None)
+        self.agent, self.tool, self.step, self.chain = spans.agent, spans.tool, spans.step, spans.chain
+        self.retriever, self.embedding, self.llm = spans.retriever, spans.embedding, spans.llm
+        self.span, self.record_usage = spans.span, spans.record_usage
         self.generation = PipelineDecorator(lambda: self if self.is_open else None)
         self.settings = settings or Settings()
         self.telemetry = telemetry or Telemetry(self.settings)
-        self.parts = _parts.build(self.settings)
+        self.components = _parts.build(self.settings)
         self.guards = Guards(policies=policies)
         self.recent = RecentRecords()
-        self.outbox = Outbox(
-            [*(self.parts.sinks if sinks is None else sinks), self.recent],
-            directory=self.parts.outbox_dir,
-            max_bytes=self.settings.outbox_max_bytes,
-            shutdown_timeout_s=self.settings.shutdown_timeout_s * _OUTBOX_SHARE,
-            is_power_safe=self.settings.outbox_durability == "power-safe",
-        )
-        self._watch = Observers(self.telemetry.instruments, self.guards, self.outbox, self.parts)
+        self.outbox = self._build_outbox(self.components.sinks if sinks is None else sinks)
+        self._watch = Observers(self.telemetry.instruments, self.guards, self.outbox, self.components)
         recorder = RecordingLayer(self.outbox, pipeline_version=self.settings.pipeline_version)
         # It may wait twice: for what runs, and for what it cancels.
         closing_s = self.settings.shutdown_timeout_s * _FLIGHTS_SHARE / 2
         stack = _stack.build(
-            self.settings, self.parts, self.telemetry, self.guards, recorder, closing_s=closing_s, hooks=hooks
+            self.settings, self.components, self.telemetry, self.guards, recorder, closing_s=closing_s, hooks=hooks
         )
         _stack.check_critical(self.settings, stack.probes, {*SERVICE_DEFAULTS, *(policies or ())})
         self.exact = stack.exact
-        self.purge = stack.exact.purger.answer
         self._flights = stack.flights
         self.budget = stack.budget
         self.pattern = stack.pattern
         self._health = HealthMonitor(stack.probes)
+        self.operations = Operations(
+            self.settings,
+            components=self.components,
+            telemetry=self.telemetry,
+            guards=self.guards,
+            outbox=self.outbox,
+            recent=self.recent,
+            budget=stack.budget,
+            purger=stack.exact.purger,
+            observers=self._watch,
+            health=self._health,
+            is_open=lambda: self.is_open,
+        )
         self._langsmith = LangSmithFeedback(self.guards, self.telemetry.instruments)
         always: list[Layer] = [
             TracingLayer(self.telemetry, runs=self._langsmith, with_texts=self.settings.capture_content),
@@ -132,6 +142,7 @@ class Forge(Spans, Operations):
             if not self._entered:
                 await self._open()
             self._entered += 1
+            self.is_open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -140,6 +151,7 @@ class Forge(Spans, Operations):
                 raise NotOpen("this forge was left more often than it was entered")
             self._entered -= 1
             if not self._entered:
+                self.is_open = False
                 await self._close()
 
     def guard(self, name: str) -> Guard:
@@ -217,6 +229,15 @@ class Forge(Spans, Operations):
         component_id = request.component_id or f"{_UNSAFE.sub('-', request.component_type)[:64]}-{key[:_KEY_DIGITS]}"
         return Call(request=request, pipeline=pipeline, key=key, component_id=component_id, run=run)
 
+    def _build_outbox(self, sinks: Sequence[Sink]) -> Outbox:
+        return Outbox(
+            [*sinks, self.recent],
+            directory=self.components.outbox_dir,
+            max_bytes=self.settings.outbox_max_bytes,
+            shutdown_timeout_s=self.settings.shutdown_timeout_s * _OUTBOX_SHARE,
+            is_power_safe=self.settings.outbox_durability == "power-safe",
+        )
+
     async def _open(self) -> None:
         # In a thread: reading the price table and looking for exporters takes a noticeable while.
         await asyncio.to_thread(self.telemetry.start)
@@ -224,8 +245,8 @@ class Forge(Spans, Operations):
             opening.callback(self._watch.observe())
             for resource in self._opens:
                 await opening.enter_async_context(resource)
-            if self.parts.store_service is not None:
-                board = BreakerSharing(self.parts.store, self.guards, carrier=self.parts.store_service)
+            if self.components.store_service is not None:
+                board = BreakerSharing(self.components.store, self.guards, carrier=self.components.store_service)
                 await opening.enter_async_context(board)
             await opening.enter_async_context(self._langsmith)
             await opening.enter_async_context(self.outbox)

@@ -63,7 +63,7 @@ async def ask_often(model: LanguageModel) -> Sequence[BaseException | str]:
 async def test_an_outage_is_not_made_worse(tmp_path: Path, mode: Any, other_model: str | None) -> None:
     """A thousand calls into a dead provider send it 1 200 requests at most, also if no breaker stops them."""
     async with model_down(tmp_path, other_model=other_model) as (forge, model, proxy):
-        forge.set_breaker("openai", mode)
+        forge.operations.set_breaker("openai", mode)
         answers = await ask_often(model)
         requests = proxy.traffic.requests
     assert {type(answer) for answer in answers} == {ServiceUnavailable}

@@ -85,7 +85,7 @@ async def test_a_cold_herd_finds_redis_well(fresh_redis: str) -> None:
     async with Forge(Settings(cache_url=fresh_redis, **ALONE)) as forge, Redis.from_url(fresh_redis) as client:
         pipeline = Pipeline(forge)
         assert await _herd(pipeline, 0) == ["L4", *["collapsed"] * (HERD - 1)]
-        assert {guard["name"]: guard["state"] for guard in forge.breakers()} == {
+        assert {guard["name"]: guard["state"] for guard in forge.operations.breakers()} == {
             "redis": "closed",
             "redis:flights": "closed",
         }
@@ -105,7 +105,7 @@ async def test_a_herd_of_different_keys_finds_redis_well(fresh_redis: str) -> No
         async with asyncio.timeout(60):
             while len(await client.keys("forge:l1:*")) < DIFFERENT:
                 await asyncio.sleep(0.05)
-        redis, flights = [guard for guard in forge.breakers() if guard["name"].startswith("redis")]
+        redis, flights = [guard for guard in forge.operations.breakers() if guard["name"].startswith("redis")]
         assert [redis["state"], flights["state"]] == ["closed"] * 2
         assert (redis["failures"], redis["slow"]) == (0, 0)
 
@@ -118,14 +118,14 @@ async def test_a_call_asks_a_failing_redis_once(shared_redis: RedisServer, fault
         pipeline = Pipeline(forge)
         await pipeline.ask(_request())
         # What is said behind the caller's back is said.
-        while any(guard["in_flight"] for guard in forge.breakers()):
+        while any(guard["in_flight"] for guard in forge.operations.breakers()):
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
-        before = {guard["name"]: guard for guard in forge.breakers()}
+        before = {guard["name"]: guard for guard in forge.operations.breakers()}
         async with proxy.fault(fault):
             for number in range(1, 20):
                 assert (await pipeline.ask(_request(number))).source == "L4"
-            after = {guard["name"]: guard for guard in forge.breakers()}
+            after = {guard["name"]: guard for guard in forge.operations.breakers()}
         assert after["redis"]["state"] == "opened"
         assert after["redis"]["failures"] - before["redis"]["failures"] == 5
         assert after["redis:flights"]["failures"] == before["redis:flights"]["failures"]

@@ -84,6 +84,6 @@ async def test_a_fault_of_qdrant_costs_no_answer(forge: Forge, proxy: FaultProxy
         fresh, degraded = await ask(forge, "Announce the result")
         assert (known.source, known.code, fresh.source) == ("L2", "Use a radius of 8px", "L4")
         assert degraded == ["qdrant:lexical"]
-    forge.set_breaker("qdrant", "forced_closed")
+    forge.operations.set_breaker("qdrant", "forced_closed")
     await ask(forge, "Keep the focus ring")
     assert (await ask(forge, "Retain the focus ring"))[0].source == "L2"

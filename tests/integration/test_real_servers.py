@@ -50,9 +50,9 @@ async def test_workers_share_answers_and_rows(tmp_path: Path, fresh_redis: str, 
         assert second.artifacts == first.artifacts
         assert await one.outbox.drain(timeout_s=20)
         assert await other.outbox.drain(timeout_s=20)
-        async with one.parts.database.engine.connect() as database:
+        async with one.components.database.engine.connect() as database:
             rows = (await database.execute(text("SELECT id, source FROM generations ORDER BY id"))).all()
-        figures = await other.summary()
+        figures = await other.operations.summary()
     assert [tuple(row) for row in rows] == [(first.generation_id, "L4"), (second.generation_id, "L1")]
     assert (figures["cost_usd"], figures["saved_usd"]) == ("0.42", "0.42")
 
@@ -82,8 +82,8 @@ async def test_a_redis_that_is_away_costs_its_budget_at_most(
         record = forge.recent.records()[0]
         assert (record.degraded, record.misses["L1"]) == (("redis:uncached",), "backend_down")
         assert {guard.name: guard.state for guard in forge.guards.states()}["redis"] == "opened"
-        assert [incident["service"] for incident in (await forge.summary())["incidents"]] == ["redis"]
-        assert forge.health_report()["status"] == "warn"
+        assert [incident["service"] for incident in (await forge.operations.summary())["incidents"]] == ["redis"]
+        assert forge.operations.health_report()["status"] == "warn"
         redis_server.resume() if fault == "pause" else redis_server.start()
         forge.guards.get("redis").gate.reset()
         await _generate(forge)

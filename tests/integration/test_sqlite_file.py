@@ -110,8 +110,8 @@ async def test_health_names_the_file(tmp_path: Path) -> None:
     path.write_bytes(b"no database" * 100)
     settings = Settings(database_url=f"sqlite+aiosqlite:///{path}", outbox_dir=str(tmp_path / "box"), archive_url=None)
     async with Forge(settings) as forge:
-        await eventually(lambda: "database:file" in forge.health_report()["checks"])
-        [check] = forge.health_report()["checks"]["database:file"]
+        await eventually(lambda: "database:file" in forge.operations.health_report()["checks"])
+        [check] = forge.operations.health_report()["checks"]["database:file"]
     assert "forge.db.corrupt-" in check["output"]
 
 

@@ -284,7 +284,7 @@ async def test_a_changed_working_directory_moves_nothing(tmp_path: Path, monkeyp
         monkeypatch.chdir(tmp_path)
         await generate(_request())
         assert await forge.outbox.drain(timeout_s=10)
-        assert (await forge.summary())["scope"] == "database"
+        assert (await forge.operations.summary())["scope"] == "database"
     assert [path.name for path in tmp_path.iterdir()] == ["start"]
     assert {path.name for path in (tmp_path / "start" / ".forge").iterdir()} >= {"artifacts", "forge.db", "outbox"}
 
@@ -294,7 +294,7 @@ async def test_the_figures_without_a_database_come_from_this_process(forge: Forg
     await generate(_request())
     await generate(_request())
     async with asyncio.timeout(10):
-        while (figures := await forge.summary())["generations"] < 2:
+        while (figures := await forge.operations.summary())["generations"] < 2:
             await asyncio.sleep(0.01)
     assert (figures["scope"], figures["by_source"], figures["hit_rate"]) == ("process", {"L4": 1, "L1": 1}, 0.5)
     assert (figures["cost_usd"], figures["saved_usd"], figures["errors"]) == ("0.01", "0.01", 0)
@@ -306,15 +306,15 @@ async def test_a_critical_service_that_is_left_alone_makes_the_forge_unready(tmp
     async with Forge(_settings(tmp_path, critical_services=("openai",))) as forge:
         for name in ("figma", "openai"):
             await forge.guard(name).call(asyncio.sleep, 0)
-        assert forge.ready()
-        forge.set_breaker("figma", "forced_open")
-        assert (forge.ready(), forge.health_report()["status"]) == (True, "warn")
-        forge.set_breaker("openai", "forced_open")
-        assert (forge.ready(), forge.health_report()["status"]) == (False, "fail")
-        forge.set_breaker("openai", "auto")
-        assert (forge.ready(), forge.health_report()["status"]) == (True, "warn")
-        forge.set_breaker("figma", "auto")
-        assert forge.health_report()["status"] == "pass"
+        assert forge.operations.ready()
+        forge.operations.set_breaker("figma", "forced_open")
+        assert (forge.operations.ready(), forge.operations.health_report()["status"]) == (True, "warn")
+        forge.operations.set_breaker("openai", "forced_open")
+        assert (forge.operations.ready(), forge.operations.health_report()["status"]) == (False, "fail")
+        forge.operations.set_breaker("openai", "auto")
+        assert (forge.operations.ready(), forge.operations.health_report()["status"]) == (True, "warn")
+        forge.operations.set_breaker("figma", "auto")
+        assert forge.operations.health_report()["status"] == "pass"
 
 
 async def test_a_critical_database_that_is_away_makes_the_forge_unready(tmp_path: Path) -> None:
@@ -323,12 +323,12 @@ async def test_a_critical_database_that_is_away_makes_the_forge_unready(tmp_path
     url = f"sqlite+aiosqlite:///{tmp_path}/occupied/forge.db"
     async with Forge(_settings(tmp_path, database_url=url, critical_services=("database",))) as forge:
         async with asyncio.timeout(10):
-            while "output" in (check := forge.health_report()["checks"]["database:responseTime"][0]):
+            while "output" in (check := forge.operations.health_report()["checks"]["database:responseTime"][0]):
                 if check["output"] != "not asked yet":
                     break
                 await asyncio.sleep(0.01)
         assert check["critical"]
-        assert (forge.ready(), forge.health_report()["status"]) == (False, "fail")
+        assert (forge.operations.ready(), forge.operations.health_report()["status"]) == (False, "fail")
 
 
 def test_a_critical_service_that_nobody_knows_is_refused(tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
-"""What operators ask of a runtime, and what they may do to it: figures, reports, breakers, health."""
+"""Questions and actions of operators: figures, reports, circuit breakers, purges, health and readiness."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, cast, get_args
 
-from forge_otel._runtime import dashboard_data as _figures
-from forge_otel._runtime import health_report as _health_report
+from forge_otel._runtime import dashboard_data, health_report
 from forge_otel._runtime.components import Components
 from forge_otel._runtime.health_monitor import HealthMonitor
 from forge_otel._runtime.observers import Observers
 from forge_otel.errors import BadRequest, NotFound
 from forge_otel.layers.budget import BudgetLayer
+from forge_otel.layers.exact.purge import Purger
 from forge_otel.outbox.outbox import Outbox
 from forge_otel.outbox.recent import RecentRecords
 from forge_otel.resilience.breaker import Mode
@@ -22,80 +22,129 @@ __all__ = ["Operations"]
 
 
 class Operations:
-    """The operators' half of a `Forge`, which builds what is asked here."""
+    """The operators' interface to one runtime, as `forge.operations`; the dashboard and its API are built on it.
 
-    settings: Settings
-    parts: Components
-    telemetry: Telemetry
-    guards: Guards
-    outbox: Outbox
-    recent: RecentRecords
-    budget: BudgetLayer
-    _watch: Observers
-    _health: HealthMonitor
-    _entered: int
+    Args:
+        settings: of the runtime.
+        components: the adapters, of which the database is queried.
+        telemetry: knows the state of the exporters.
+        guards: around services; their breakers are shown and forced.
+        outbox: queued and delivered records.
+        recent: the last records of this process, for figures without a database.
+        budget: spending of the current UTC day.
+        purger: invalidates entries of the exact cache.
+        observers: incidents and error spikes.
+        health: results of the pings.
+        is_open: returns whether the runtime is connected.
+    """
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the forge is connected; while it is not, decorated functions simply run."""
-        return self._entered > 0
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        components: Components,
+        telemetry: Telemetry,
+        guards: Guards,
+        outbox: Outbox,
+        recent: RecentRecords,
+        budget: BudgetLayer,
+        purger: Purger,
+        observers: Observers,
+        health: HealthMonitor,
+        is_open: Callable[[], bool],
+    ) -> None:
+        self._critical = frozenset(settings.critical_services)
+        self._components = components
+        self._telemetry = telemetry
+        self._guards = guards
+        self._outbox = outbox
+        self._recent = recent
+        self._budget = budget
+        self._purger = purger
+        self._observers = observers
+        self._health = health
+        self._is_open = is_open
 
     async def summary(self) -> dict[str, Any]:
-        """Return the dashboard's figures, JSON-ready: from the database, or from the last records without one."""
-        figures = await _figures.summary(self.parts.analytics, self.recent)
-        stats = self.outbox.stats()
+        """Return the dashboard's figures, JSON-ready, from the database or else from the last records."""
+        figures = await dashboard_data.summary(self._components.analytics, self._recent)
+        stats = self._outbox.stats()
         return figures | {
             "outbox": {
                 "durable": stats.is_durable,
                 "journal_bytes": stats.journal_bytes,
                 "sinks": {name: asdict(sink) for name, sink in stats.sinks.items()},
             },
-            "budget": await self.budget.used(),
+            "budget": await self._budget.used(),
             "breakers": self.breakers(),
-            "incidents": [incident.to_dict() for incident in self._watch.incidents.report()],
-            "spike": asdict(self._watch.spikes.state()),
+            "incidents": [incident.to_dict() for incident in self._observers.incidents.report()],
+            "spike": asdict(self._observers.spikes.state()),
         }
 
-    async def report(self, asked: Mapping[str, str]) -> tuple[str, str]:
-        """Return a report from the database as text, and its media type."""
-        return await _figures.report(self.parts.analytics, asked)
+    async def report(self, requested: Mapping[str, str]) -> tuple[str, str]:
+        """Return a report from the database as text, and its media type.
+
+        Args:
+            requested: `from`, `to`, `type`, `format` and `errors`, all optional, as `forge-otel report` takes them.
+
+        Raises:
+            BadRequest: an option is malformed or out of bounds.
+            NotFound: no database is configured.
+            ServiceUnavailable: the database does not respond.
+        """
+        return await dashboard_data.report(self._components.analytics, requested)
 
     def breakers(self) -> list[dict[str, Any]]:
-        """Return what the circuit breakers look like now, JSON-ready, by name."""
-        return [asdict(guard) for guard in self.guards.states()]
+        """Return the state of every circuit breaker, JSON-ready, by name."""
+        return [asdict(guard) for guard in self._guards.states()]
 
     def set_breaker(self, name: str, mode: str) -> None:
-        """Force a breaker open or closed, let it only watch, or hand it back to itself; in this process.
+        """Set the mode of a circuit breaker in this process.
 
         Args:
             name: the service's name.
-            mode: `auto`, `forced_open`, `forced_closed` or `shadow`.
+            mode: `auto`, `forced_open`, `forced_closed`, or `shadow`, which only observes.
 
         Raises:
-            NotFound: nothing guards a service of that name.
-            BadRequest: there is no such mode.
+            NotFound: no guard has that name.
+            BadRequest: the mode does not exist.
         """
-        if name not in {guard.name for guard in self.guards.states()}:
-            raise NotFound(f"nothing guards a service called {name[:64]!r}; `forge-otel breakers` lists those that are")
+        if name not in {guard.name for guard in self._guards.states()}:
+            raise NotFound(f"no service called {name[:64]!r} is guarded; `forge-otel breakers` lists the guarded ones")
         if mode not in get_args(Mode):
             raise BadRequest(f"a breaker has no mode {mode[:64]!r}; use one of {', '.join(get_args(Mode))}")
-        self.guards.get(name).gate.set_mode(cast("Mode", mode))
+        self._guards.get(name).gate.set_mode(cast("Mode", mode))
+
+    async def purge(self, by: str, value: str = "", *, who: str = "", is_dry_run: bool = False) -> dict[str, Any]:
+        """Invalidate entries of the exact cache and return the result, JSON-ready.
+
+        Args:
+            by: `key`, `figma`, `tokens`, `type`, `tenant`, `version` or `all`.
+            value: the key, file, digest, type, tenant or version; empty for `all`.
+            who: the operator, for the audit log.
+            is_dry_run: count the entries and leave them valid.
+
+        Raises:
+            BadRequest: `by` or `value` is malformed.
+            ForgeError: the store did not respond, and nothing was purged.
+        """
+        return asdict(await self._purger.purge(by, value, who=who, is_dry_run=is_dry_run))
 
     def health_report(self) -> dict[str, Any]:
         """Return `{"status": "pass" | "warn" | "fail", "checks": {…}}` (draft-inadarei-api-health-check)."""
-        return _health_report.with_parts(
+        recovery = self._components.database_recovery
+        return health_report.with_parts(
             self._health.report(),
-            self.outbox.stats(),
-            self.guards.states(),
-            self._watch.spikes.state(),
-            critical=self.settings.critical_services,
-            damaged_files=() if self.parts.database_recovery is None else self.parts.database_recovery.damaged_files,
-            exports=self.telemetry.exports(),
+            self._outbox.stats(),
+            self._guards.states(),
+            self._observers.spikes.state(),
+            critical=self._critical,
+            damaged_files=() if recovery is None else recovery.damaged_files,
+            exports=self._telemetry.exports(),
         )
 
     def ready(self) -> bool:
-        """Whether requests can be answered: it is open, and no critical service is away or left alone."""
-        critical = self.settings.critical_services
-        # Once the open time is over it is ready again, because only a request can find out whether the service is back.
-        is_refused = any(guard.name in critical and guard.rejects_for_s for guard in self.guards.states())
-        return self.is_open and self._health.ready() and not is_refused
+        """Return whether requests can be served: the runtime is open and every critical service is available."""
+        # A breaker whose open time is over does not count: only a request can find out whether the service recovered.
+        is_refused = any(guard.name in self._critical and guard.rejects_for_s for guard in self._guards.states())
+        return self._is_open() and self._health.ready() and not is_refused

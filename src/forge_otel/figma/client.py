@@ -42,7 +42,7 @@ _THREAD_ABOVE_BYTES: Final = 512 * 1024
 _MAX_LARGE: Final = 1000
 
 
-class _Parts(Protocol):
+class _Components(Protocol):
     @property
     def store(self) -> Store: ...
     @property
@@ -65,7 +65,7 @@ class Runtime(Protocol):
         ...
 
     @property
-    def parts(self) -> _Parts:
+    def components(self) -> _Components:
         """Where entries live."""
         ...
 
@@ -126,7 +126,7 @@ class FigmaClient:
             MissingExtra: httpx is not installed.
         """
         options = options or FigmaOptions()
-        telemetry, service = runtime.telemetry, runtime.parts.store_service
+        telemetry, service = runtime.telemetry, runtime.components.store_service
         transport = FigmaHttp(
             base_url=base_url,
             token=token,
@@ -136,7 +136,7 @@ class FigmaClient:
         )
         secret = (runtime.settings.cache_secret or "").encode() or _NO_SECRET
         shelf = FigmaCacheStorage(
-            runtime.parts.store,
+            runtime.components.store,
             secret=secret,
             guard=unguarded if service is None else budgeted(runtime.guard(service).call),
             local_bytes=0 if service is None else options.local_bytes,

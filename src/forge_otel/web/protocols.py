@@ -10,7 +10,7 @@ from forge_otel.names import Instrument
 from forge_otel.settings import Settings
 from forge_otel.types import Progress, Record
 
-__all__ = ["Instruments", "Page", "RecentRecords", "RecentTraces", "Runtime", "Telemetry"]
+__all__ = ["Instruments", "Page", "RecentRecords", "RecentTraces", "Runtime", "RuntimeOperations", "Telemetry"]
 
 Attributes = Mapping[str, str | bool | int | float]
 
@@ -83,41 +83,8 @@ class Telemetry(Protocol):
         ...
 
 
-class Runtime(Protocol):
-    """The forge, as far as HTTP is concerned. It may be entered several times: the last exit closes it."""
-
-    @property
-    def settings(self) -> Settings:
-        """How it runs."""
-        ...
-
-    @property
-    def telemetry(self) -> Telemetry:
-        """Where spans and points go."""
-        ...
-
-    @property
-    def recent(self) -> RecentRecords:
-        """Feeds the dashboard."""
-        ...
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None: ...
-
-    def flights(self) -> Sequence[str]:
-        """Return the keys that are being generated or waited for in this process."""
-        ...
-
-    def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:
-        """Watch the generation of a key: from its beginning, in whichever process it runs.
-
-        Raises:
-            NotFound: none is running, and none ended a short while ago.
-        """
-        ...
+class RuntimeOperations(Protocol):
+    """The operators' interface to the runtime."""
 
     def breakers(self) -> Sequence[Mapping[str, Any]]:
         """Return what the circuit breakers look like now, JSON-ready, by name."""
@@ -164,4 +131,46 @@ class Runtime(Protocol):
 
     def ready(self) -> bool:
         """Whether requests can be answered."""
+        ...
+
+
+class Runtime(Protocol):
+    """The forge, as far as HTTP is concerned. It may be entered several times: the last exit closes it."""
+
+    @property
+    def settings(self) -> Settings:
+        """How it runs."""
+        ...
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Where spans and points go."""
+        ...
+
+    @property
+    def recent(self) -> RecentRecords:
+        """Feeds the dashboard."""
+        ...
+
+    @property
+    def operations(self) -> RuntimeOperations:
+        """Figures, reports, breakers, purges and health."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None: ...
+
+    def flights(self) -> Sequence[str]:
+        """Return the keys that are being generated or waited for in this process."""
+        ...
+
+    def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:
+        """Watch the generation of a key: from its beginning, in whichever process it runs.
+
+        Raises:
+            NotFound: none is running, and none ended a short while ago.
+        """
         ...

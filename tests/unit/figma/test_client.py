@@ -162,7 +162,7 @@ async def test_a_silence_is_noticed_once(desk: Desk) -> None:
     desk.clock.now_s += 400
 
     def waited_in_vain() -> int:
-        return next(guard["failures"] for guard in forge.breakers() if guard["name"] == "figma")
+        return next(guard["failures"] for guard in forge.operations.breakers() if guard["name"] == "figma")
 
     async with desk.proxy.fault(Silent()):
         first = asyncio.create_task(client.file(ATLAS))
@@ -189,7 +189,7 @@ async def test_who_is_on_the_way_when_a_silence_is_noticed_goes_on(desk: Desk) -
         second = asyncio.create_task(client.file(HARBOR))
         assert (await first).source == "stale"
         assert (await second).source == "stale"
-        assert [guard["failures"] for guard in forge.breakers() if guard["name"] == "figma"] == [1]
+        assert [guard["failures"] for guard in forge.operations.breakers() if guard["name"] == "figma"] == [1]
 
 
 async def test_nobody_asks_while_figma_wants_to_be_left_alone(desk: Desk) -> None:

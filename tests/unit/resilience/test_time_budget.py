@@ -161,13 +161,13 @@ async def test_a_closing_forge_waits_for_what_is_written_behind_its_callers() ->
 
         async def write(key: str) -> bool:
             await may_end.wait()
-            await forge.parts.store.set(key, b"1")
+            await forge.components.store.set(key, b"1")
             return True
 
         for key in keys:
             forge.exact.writes.begin(partial(write, key))
         asyncio.get_running_loop().call_later(0.05, may_end.set)
-    assert await forge.parts.store.get(keys) == [b"1", b"1"]
+    assert await forge.components.store.get(keys) == [b"1", b"1"]
 
 
 async def test_a_patient_caller_is_told_whether_it_is_written() -> None:

@@ -124,6 +124,10 @@ class SmallRuntime:
         self.entered -= 1
         self.events.append("close")
 
+    @property
+    def operations(self) -> Self:
+        return self
+
     def flights(self) -> list[str]:
         return ["k"]
 

@@ -8,7 +8,7 @@ run and for the audit line, and can be left out.
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from forge_otel._internal.frames import DamagedFrame
@@ -99,10 +99,6 @@ class Purger:
             found = Purged(by=by, value=value, entries=entries, is_complete=is_complete, is_dry_run=is_dry_run)
         _log(found, who)
         return found
-
-    async def answer(self, by: str, value: str = "", *, who: str = "", is_dry_run: bool = False) -> dict[str, Any]:
-        """Do what `purge` does and return what that met, JSON-ready."""
-        return asdict(await self.purge(by, value, who=who, is_dry_run=is_dry_run))
 
     async def _key(self, key: str, *, is_dry_run: bool) -> Purged:
         name = ENTRY_PREFIX + key

@@ -134,22 +134,22 @@ class Dashboard:
 
     async def _summary(self, request: Request) -> Response:
         self._admin.require(request)
-        return _json(await self._forge.summary())
+        return _json(await self._forge.operations.summary())
 
     async def _report(self, request: Request) -> Response:
         self._admin.require(request)
-        text, media_type = await self._forge.report(dict(request.query_params))
+        text, media_type = await self._forge.operations.report(dict(request.query_params))
         # Its own style, and nothing else.
         policy = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
         return Response(text, headers=_SECURITY | policy, media_type=media_type)
 
     async def _health(self, request: Request) -> Response:
         self._admin.require(request)
-        return _json(self._forge.health_report())
+        return _json(self._forge.operations.health_report())
 
     async def _breakers(self, request: Request) -> Response:
         self._admin.require(request)
-        return _json(self._forge.breakers())
+        return _json(self._forge.operations.breakers())
 
     async def _set_breaker(self, request: Request) -> Response:
         self._admin.require(request)
@@ -157,8 +157,8 @@ class Dashboard:
             mode = orjson.loads(await _small_body(request))["mode"]
         except (ValueError, KeyError, TypeError) as exc:
             raise BadRequest('send the mode as JSON: {"mode": "forced_open"}') from exc
-        self._forge.set_breaker(_id(request), str(mode))
-        return _json(self._forge.breakers())
+        self._forge.operations.set_breaker(_id(request), str(mode))
+        return _json(self._forge.operations.breakers())
 
     async def _purge(self, request: Request) -> Response:
         self._admin.require(request)
@@ -168,7 +168,9 @@ class Dashboard:
             is_dry_run = asked.get("dry_run", False) is True
         except (ValueError, AttributeError) as exc:
             raise BadRequest('send JSON: {"by": "figma", "value": "…", "dry_run": true}') from exc
-        return _json(await self._forge.purge(by, value, who=who[:_MAX_WHO_CHARS] or "api", is_dry_run=is_dry_run))
+        return _json(
+            await self._forge.operations.purge(by, value, who=who[:_MAX_WHO_CHARS] or "api", is_dry_run=is_dry_run)
+        )
 
     async def _generations(self, request: Request) -> Response:
         self._admin.require(request)

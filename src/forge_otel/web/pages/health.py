@@ -34,11 +34,11 @@ class HealthPages:
 
     async def ready(self, _request: Request) -> Response:
         """Say whether requests can be answered: 200 or 503."""
-        return _answer({"status": "pass" if self._forge.ready() else "fail"})
+        return _answer({"status": "pass" if self._forge.operations.ready() else "fail"})
 
     async def report(self, request: Request) -> Response:
         """Say how the service is; with the token also how each resource is."""
-        report = self._forge.health_report()
+        report = self._forge.operations.health_report()
         if not bears_token(request, self._forge.settings.admin_token):
             report = {"status": report["status"]}
         return _answer(report)
