@@ -24,7 +24,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from redis.asyncio import Redis
 
 from forge_otel.keys import generation_key
-from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.resilience.guard import Guards
 from forge_otel.stores.redis.store import open_url
 from forge_otel.telemetry.metrics.instruments import Instruments
@@ -60,8 +60,8 @@ async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict
     instruments = Instruments(MeterProvider([InMemoryMetricReader()]).get_meter("bench"))
     async with open_url(url, max_bytes=0) as store, Redis.from_url(url) as client:
         guard = Guards().get("redis").call
-        options: dict[str, Any] = {"guard": guard, "pipeline_version": "1", "patience_s": 0.05}
-        exact = ExactCacheLayer(store, instruments=instruments, secret=b"secret", **options)
+        options = ExactCacheOptions(secret=b"secret", pipeline_version="1", time_budget_s=0.05)
+        exact = ExactCacheLayer(store, options, instruments=instruments, guard=guard)
 
         async def answer(_call: Call) -> Reply:
             return Reply(result=GenerationResult(code=code), cost_usd=Decimal("0.42"), origin_id="g")

@@ -16,7 +16,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from bench_l1 import SIZES, from_command_line, in_turn, never
 from forge_otel.keys import generation_key
-from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.resilience.guard import Guards
 from forge_otel.stores.near.store import NearStore
 from forge_otel.stores.redis.store import open_url
@@ -56,13 +56,13 @@ async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict
     key = generation_key(request, pipeline="p", version="1")
     call = Call(request=request, pipeline="p", key=key, component_id="c", run=never)
     instruments = Instruments(MeterProvider([InMemoryMetricReader()]).get_meter("bench"))
-    options: dict[str, Any] = {"instruments": instruments, "secret": b"secret", "pipeline_version": "1"}
+    options = ExactCacheOptions(secret=b"secret", pipeline_version="1")
     code = (await answer(call)).result.code
     plain: Any = open_url(url, max_bytes=0)
     behind: Any = open_url(url, max_bytes=0)
     async with Noting(behind, max_bytes=2**26) as near, plain:
-        by_redis = ExactCacheLayer(plain, guard=Guards().get("redis").call, **options)
-        by_near = ExactCacheLayer(near, guard=Guards().get("redis").call, **options)
+        by_redis = ExactCacheLayer(plain, options, instruments=instruments, guard=Guards().get("redis").call)
+        by_near = ExactCacheLayer(near, options, instruments=instruments, guard=Guards().get("redis").call)
         await by_near(call, answer)
         await near.caught_up()
         await by_near(call, ask)

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.servers.redis import RedisServer
 
 from forge_otel.layers.exact.entry import seal
-from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.stores.redis.store import open_url
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import GenerationResult, Reply
@@ -30,14 +30,16 @@ async def run(url: str) -> dict[str, object]:
     """Fill, weigh, purge."""
     async with open_url(url, max_bytes=0) as store, Redis.from_url(url) as client:
         before = (await client.info("memory"))["used_memory"]
-        blob = seal(Reply(result=GenerationResult(code="x")), key="k", epochs={"all": "e"}, created_ms=1, secret=b"s")
+        blob = seal(
+            Reply(result=GenerationResult(code="x")), key="k", tag_versions={"all": "e"}, created_ms=1, secret=b"s"
+        )
         for start in range(0, ENTRIES, 5000):
             pipeline = client.pipeline(transaction=False)
             for number in range(start, start + 5000):
                 pipeline.set(f"forge:l1:{number:064x}", blob)
             await pipeline.execute()
         after = (await client.info("memory"))["used_memory"]
-        exact = ExactCacheLayer(store, instruments=Instruments(), secret=b"s")
+        exact = ExactCacheLayer(store, ExactCacheOptions(secret=b"s"), instruments=Instruments())
         calls_before = (await client.info("stats"))["total_commands_processed"]
         taken = []
         for number in range(200):

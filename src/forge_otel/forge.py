@@ -30,7 +30,7 @@ from forge_otel.keys import generation_key
 from forge_otel.layers.hooks import CacheHooks
 from forge_otel.layers.metrics import MetricsLayer
 from forge_otel.layers.recording import RecordingLayer
-from forge_otel.layers.single_flight.run import position_of
+from forge_otel.layers.single_flight.progress import parse_event_id
 from forge_otel.layers.tracing import TracingLayer
 from forge_otel.outbox.outbox import Outbox
 from forge_otel.outbox.recent import RecentRecords
@@ -214,7 +214,7 @@ class Forge:
 
     def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:
         """Watch the generation of a key, as `follow`."""
-        return self._flights.follow(key, after=position_of(after), wait_s=wait_s)
+        return self._flights.follow(key, after=parse_event_id(after), wait_s=wait_s)
 
     def flights(self) -> list[str]:
         """Return the keys that are being generated or waited for in this process."""

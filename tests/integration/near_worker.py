@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.stores.redis.store import open_url
 from forge_otel.telemetry.metrics.instruments import Instruments
 
@@ -13,7 +13,7 @@ from forge_otel.telemetry.metrics.instruments import Instruments
 async def main(url: str) -> None:
     """Work until standard input ends."""
     async with open_url(url, max_bytes=0) as store:
-        exact = ExactCacheLayer(store, instruments=Instruments(), secret=b"secret")
+        exact = ExactCacheLayer(store, ExactCacheOptions(secret=b"secret"), instruments=Instruments())
         for line in iter(sys.stdin.readline, ""):
             what, *words = json.loads(line)
             await act(store, exact, what, *words)

@@ -23,7 +23,7 @@ from forge_otel._runtime import components as _parts
 from forge_otel.errors import ConfigurationError
 from forge_otel.keys import generation_key
 from forge_otel.layers.exact.entry import CacheEntry
-from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.settings import Settings
 from forge_otel.stores.memory import MemoryStore
 from forge_otel.stores.near.store import NearStore
@@ -317,7 +317,7 @@ async def test_the_exact_cache_hits_near_by(near: NearStore, other: Other) -> No
     """The third time nothing is asked of Redis; a purge by tag or by key in another process is a miss here."""
     reader = InMemoryMetricReader()
     instruments = Instruments(MeterProvider([reader]).get_meter("test"))
-    exact = ExactCacheLayer(near, instruments=instruments, secret=b"secret")
+    exact = ExactCacheLayer(near, ExactCacheOptions(secret=b"secret"), instruments=instruments)
     call = _call()
     for purge in (["invalidate", "figma:f"], ["invalidate", "all"], ["purge", call.key]):
         assert (await exact(call, _answer)).source == "L4"
@@ -329,14 +329,14 @@ async def test_the_exact_cache_hits_near_by(near: NearStore, other: Other) -> No
         assert _count(reader, instruments, "forge.cache.near.requests", "hit") == 1
         await other(*purge)
         assert await near.caught_up()
-        assert not isinstance(await exact.look_up(call), CacheEntry)
+        assert not isinstance(await exact.lookup(call), CacheEntry)
         reader = InMemoryMetricReader()
         instruments.bind(MeterProvider([reader]).get_meter("test"))
 
 
 async def test_what_a_caller_does_to_an_answer_is_its_own(near: NearStore) -> None:
     """The next one gets it as it was stored."""
-    exact = ExactCacheLayer(near, instruments=Instruments(), secret=b"secret")
+    exact = ExactCacheLayer(near, ExactCacheOptions(secret=b"secret"), instruments=Instruments())
     await exact(_call(), _answer)
     assert await near.caught_up()
     await exact(_call(), _never)
@@ -349,10 +349,10 @@ async def test_what_a_caller_does_to_an_answer_is_its_own(near: NearStore) -> No
 
 async def test_an_entry_of_another_secret_never_becomes_near(near: NearStore) -> None:
     """It is authenticated before it is kept as opened."""
-    await ExactCacheLayer(near, instruments=Instruments(), secret=b"forged")(_call(), _answer)
-    exact = ExactCacheLayer(near, instruments=Instruments(), secret=b"secret")
+    await ExactCacheLayer(near, ExactCacheOptions(secret=b"forged"), instruments=Instruments())(_call(), _answer)
+    exact = ExactCacheLayer(near, ExactCacheOptions(secret=b"secret"), instruments=Instruments())
     for _ in range(3):
-        found: Any = await exact.look_up(_call())
+        found: Any = await exact.lookup(_call())
         assert found.reason == "corrupt"
         assert await near.caught_up()
 

@@ -4,11 +4,11 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from forge_otel._internal.backoff import Backoff
 
-__all__ = ["BackgroundTask", "abandon", "abandon_after"]
+__all__ = ["BackgroundTask", "TaskSet", "abandon", "abandon_after"]
 
 _logger = logging.getLogger(__name__)
 _FIRST_RESTART_S: Final = 0.1
@@ -73,6 +73,16 @@ class BackgroundTask:
                 await asyncio.sleep(pause_s)
             else:
                 return
+
+
+class TaskSet(set["asyncio.Task[T]"], Generic[T]):
+    """Running tasks that are held until they end, because the event loop holds tasks weakly only."""
+
+    def hold(self, task: "asyncio.Task[T]") -> "asyncio.Task[T]":
+        """Keep a reference to `task` until it ends, and return it."""
+        self.add(task)
+        task.add_done_callback(self.discard)
+        return task
 
 
 async def abandon_after(work: Coroutine[Any, Any, T], *, timeout_s: float) -> T:

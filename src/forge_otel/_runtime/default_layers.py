@@ -12,11 +12,11 @@ from forge_otel._runtime.components import Components
 from forge_otel._runtime.health_monitor import Probe
 from forge_otel.errors import ConfigurationError
 from forge_otel.layers.budget import BudgetLayer, BudgetOptions
-from forge_otel.layers.exact.layer import ExactCacheLayer, entry_key, unguarded
+from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions, entry_key, unguarded
 from forge_otel.layers.hooks import CacheHooks
 from forge_otel.layers.pattern.layer import PatternCacheLayer
 from forge_otel.layers.recording import RecordingLayer
-from forge_otel.layers.semantic.layer import SemanticCacheLayer
+from forge_otel.layers.semantic.layer import SemanticCacheLayer, SemanticCacheOptions
 from forge_otel.layers.single_flight.layer import SingleFlightLayer
 from forge_otel.layers.single_flight.lease_election import LeaseElection
 from forge_otel.layers.timeout import TimeoutLayer
@@ -77,9 +77,9 @@ def build(
     flights = SingleFlightLayer(
         instruments=telemetry.instruments,
         timeout_s=settings.generation_timeout_s,
-        agreement=_agreement(settings, parts, telemetry, guards),
+        election=_election(settings, parts, telemetry, guards),
         on_orphaned=recorder.record_orphaned,
-        grace_s=closing_s,
+        close_timeout_s=closing_s,
     )
     semantic = _semantic(settings, parts, telemetry, guards, exact=exact, hooks=hooks)
     pattern = PatternCacheLayer(
@@ -91,7 +91,7 @@ def build(
     )
     stores: tuple[object, ...] = (parts.store, parts.leases, parts.vectors, parts.embedder)
     # Closed before the stores to which they still write.
-    opened = (*stores, *semantic, budget, exact.writes)
+    opened = (*stores, *semantic, budget, exact.write_behind)
     return DefaultLayers(
         exact=exact,
         flights=flights,
@@ -105,23 +105,26 @@ def build(
 
 def _exact(settings: Settings, parts: Components, telemetry: Telemetry, guards: Guards) -> ExactCacheLayer:
     service = parts.store_service
-    return ExactCacheLayer(
-        parts.store,
-        instruments=telemetry.instruments,
+    options = ExactCacheOptions(
         secret=(settings.cache_secret or "").encode() or _NO_SECRET,
         ttl_s=settings.cache_ttl_s,
         max_entry_bytes=settings.cache_max_entry_bytes,
-        guard=guards.get(service).call if service is not None else unguarded,
-        without_it=f"{service or 'memory'}:uncached",
         pipeline_version=settings.pipeline_version,
-        # What one step may take is what all steps of a call may take.
-        patience_s=None if service is None else guards.get(service).policies.deadline.total_s,
+        # All steps of a call together may take as long as one step with its retries.
+        time_budget_s=None if service is None else guards.get(service).policies.deadline.total_s,
+    )
+    return ExactCacheLayer(
+        parts.store,
+        options,
+        instruments=telemetry.instruments,
+        guard=guards.get(service).call if service is not None else unguarded,
+        degraded_label=f"{service or 'memory'}:uncached",
     )
 
 
-def _agreement(settings: Settings, parts: Components, telemetry: Telemetry, guards: Guards) -> LeaseElection | None:
-    leases, life_s = parts.leases, settings.single_flight_lease_s
-    if leases is None or life_s is None:
+def _election(settings: Settings, parts: Components, telemetry: Telemetry, guards: Guards) -> LeaseElection | None:
+    leases, lease_ttl_s = parts.leases, settings.single_flight_lease_s
+    if leases is None or lease_ttl_s is None:
         return None
     service = leases.service
     # Under a breaker of its own, so that a herd of look-ups which are too slow does not part the processes.
@@ -131,7 +134,7 @@ def _agreement(settings: Settings, parts: Components, telemetry: Telemetry, guar
         entry_key=entry_key,
         guard=guard.call,
         instruments=telemetry.instruments,
-        life_s=life_s,
+        lease_ttl_s=lease_ttl_s,
         timeout_s=settings.generation_timeout_s,
     )
 
@@ -177,16 +180,19 @@ def _semantic(
     if parts.vectors is None or parts.embedder is None:
         return ()
     service = parts.vector_service
+    options = SemanticCacheOptions(
+        pipeline_version=settings.pipeline_version,
+        threshold=settings.semantic_threshold,
+        thresholds=settings.semantic_thresholds,
+        ttl_s=settings.semantic_ttl_s,
+    )
     layer = SemanticCacheLayer(
         parts.vectors,
         parts.embedder,
         exact,
+        options,
         instruments=telemetry.instruments,
-        pipeline_version=settings.pipeline_version,
         wording=hooks.wording,
-        threshold=settings.semantic_threshold,
-        thresholds=settings.semantic_thresholds,
-        ttl_s=settings.semantic_ttl_s,
         guard=None if service is None else guards.get(service),
         embedder_guard=None if parts.embedder_service is None else guards.get(parts.embedder_service),
         service=service or "vectors",

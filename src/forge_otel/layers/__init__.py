@@ -1,1 +1,4 @@
-"""What stands around a call: layers around a generation, and the guard around calls to outside services."""
+"""Layers around a generation: tracing, metrics, recording, caches, budget and time limit.
+
+Excludes guards around calls to outside services, which are in `forge_otel.resilience`.
+"""

@@ -222,34 +222,34 @@ class Reply:
 
 
 class CacheSlot(Protocol):
-    """The place of one answer in the exact cache, for a layer that makes one answer for many callers."""
+    """The entry of one call in the exact cache, for a layer that shares one answer between many callers."""
 
     @property
-    def is_known(self) -> bool:
-        """Whether the cache could be asked, so that an answer can be kept in it."""
+    def is_available(self) -> bool:
+        """Return whether the store answered the lookup, so that the answer can be stored."""
         ...
 
-    async def find(self, value: bytes | None = None) -> Reply | None:
-        """Look again.
+    async def lookup(self, value: bytes | None = None) -> Reply | None:
+        """Look the answer up again.
 
         Args:
-            value: the entry as another process has sealed it; None asks the cache.
+            value: the sealed entry of another process; None reads the store.
         """
         ...
 
-    async def put(
+    async def store(
         self, reply: Reply, *, commit: Callable[[bytes, float | None], Awaitable[bool | None]] | None = None
     ) -> bool:
-        """Keep the answer and say whether it is known to be kept; the cache will not do so again.
+        """Store the answer and return whether it is known to be stored; the cache does not store it a second time.
 
         Args:
-            commit: asked with the sealed entry and its life in seconds: True has written it, False may not, None leaves
-                it to the cache.
+            commit: receives the sealed entry and its TTL in seconds. It returns True if it has written the entry, False
+                if the entry must not be written, None to leave writing to the cache.
         """
         ...
 
-    async def settled(self) -> None:
-        """Return when what was put is written or given up, which `put` does not wait for when the cache is slow."""
+    async def wait_written(self) -> None:
+        """Wait until a write that `store` left in the background is done or given up."""
         ...
 
 

@@ -2,14 +2,10 @@
 
 import asyncio
 import time
-from functools import partial
-from typing import Any
 
 import pytest
 
-from forge_otel import Forge, Settings
 from forge_otel.errors import ServiceTimeout
-from forge_otel.layers.exact.write_behind import WriteBehindQueue
 from forge_otel.resilience.time_budget import TimeBudget, behind, budgeted, current_patience
 
 
@@ -116,87 +112,3 @@ async def test_what_is_behind_is_not_limited() -> None:
     assert patience is not None
     assert not await patience.wait(task)
     assert await task == "answer"
-
-
-async def test_a_write_goes_on_behind_an_impatient_caller() -> None:
-    """The caller is told that it is not known to be written; later it is."""
-    current_patience.set(TimeBudget(0.01))
-    may_end = asyncio.Event()
-    written: list[int] = []
-
-    async def write(number: int = 0) -> bool:
-        await may_end.wait()
-        written.append(number)
-        return True
-
-    async with WriteBehindQueue() as writes:
-        assert not await writes.run(write)
-        assert written == []
-        may_end.set()
-    assert written == [0]
-
-
-async def test_a_write_that_never_ends_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    """It is given up, and that is said."""
-    current_patience.set(TimeBudget(0.01))
-
-    async def write() -> bool:
-        await asyncio.Event().wait()
-        return True
-
-    async with asyncio.timeout(30), WriteBehindQueue(grace_s=0.01) as writes:
-        task = writes.begin(write)
-    assert task is not None
-    await asyncio.wait([task])
-    assert task.cancelled()
-    assert "are not kept: 1" in caplog.text
-
-
-async def test_a_closing_forge_waits_for_what_is_written_behind_its_callers() -> None:
-    """Before it closes the store: the answers are paid for."""
-    keys = "a", "b"
-    settings = Settings(cache_url="memory://", vector_url=None, archive_url=None, database_url=None, outbox_dir=None)
-    async with Forge(settings) as forge:
-        may_end = asyncio.Event()
-
-        async def write(key: str) -> bool:
-            await may_end.wait()
-            await forge.components.store.set(key, b"1")
-            return True
-
-        for key in keys:
-            forge.exact.writes.begin(partial(write, key))
-        asyncio.get_running_loop().call_later(0.05, may_end.set)
-    assert await forge.components.store.get(keys) == [b"1", b"1"]
-
-
-async def test_a_patient_caller_is_told_whether_it_is_written() -> None:
-    """Also where the write says that it could not."""
-    current_patience.set(TimeBudget(60.0))
-
-    async def write(is_written: bool) -> bool:
-        await asyncio.sleep(0)
-        return is_written
-
-    writes = WriteBehindQueue()
-    assert [await writes.run(lambda end=end: write(end)) for end in (True, False)] == [True, False]
-
-
-async def test_a_herd_of_writes_is_bounded() -> None:
-    """So many at once, so many in line, and the others are not made."""
-    current_patience.set(TimeBudget(0.01))
-    may_end = asyncio.Event()
-    running: list[Any] = []
-
-    async def write() -> bool:
-        running.append(None)
-        await may_end.wait()
-        return True
-
-    async with WriteBehindQueue(max_waiting=20) as writes:
-        begun = [writes.begin(write) for _ in range(25)]
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert (begun.count(None), len(running)) == (5, 8)
-        may_end.set()
-    assert len(running) == 20

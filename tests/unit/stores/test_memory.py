@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.stores.memory import _ENTRY_OVERHEAD_BYTES as OVERHEAD
 from forge_otel.stores.memory import MemoryStore
 from forge_otel.telemetry.metrics.instruments import Instruments
@@ -188,7 +188,7 @@ async def test_more_dollars_are_saved_than_by_the_least_recently_used() -> None:
 async def test_the_exact_cache_says_what_an_answer_cost() -> None:
     """A dear one stays among cheap ones, with its epochs, and is a hit."""
     store = MemoryStore(max_bytes=150_000)
-    exact = ExactCacheLayer(store, instruments=Instruments(), secret=b"s")
+    exact = ExactCacheLayer(store, ExactCacheOptions(secret=b"s"), instruments=Instruments())
 
     async def answer(call: Call) -> Reply:
         cost_usd = Decimal("1.00") if call.key == "dear" else Decimal("0.01")

@@ -1,6 +1,6 @@
 """The wire format of a cache entry: a sealed frame (`forge_otel._internal.frames`) around JSON.
 
-The header of the frame is the wall clock at which the entry was made, in milliseconds since 1970 (8 bytes).
+The header of the frame is the creation time in milliseconds since 1970 (8 bytes, big-endian).
 """
 
 import struct
@@ -23,22 +23,24 @@ _FRAMES: Final = FrameFormat(magic=b"FGE1", header_bytes=_CREATED.size, compress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheEntry:
-    """An answer as it was stored.
+    """A cached answer with what is stored about it.
 
     Args:
-        created_ms: wall clock, milliseconds since 1970.
-        epochs: tag to the epoch that the answer was made under.
+        origin_id: id of the generation that made the answer.
+        cost_usd: cost of that generation.
+        created_ms: creation time, milliseconds since 1970.
+        tag_versions: versions of the entry's tags when the answer was made.
     """
 
     result: GenerationResult
     origin_id: str
     cost_usd: Decimal
     created_ms: int
-    epochs: Mapping[str, str]
+    tag_versions: Mapping[str, str]
 
 
-def seal(reply: Reply, *, key: str, epochs: Mapping[str, str], created_ms: int, secret: bytes) -> bytes:
-    """Turn an answer into bytes that only `unseal` with the same key and secret accepts."""
+def seal(reply: Reply, *, key: str, tag_versions: Mapping[str, str], created_ms: int, secret: bytes) -> bytes:
+    """Serialise and authenticate an answer; only `unseal` with the same key and secret accepts the result."""
     result = reply.result
     payload = orjson.dumps(
         {
@@ -48,30 +50,30 @@ def seal(reply: Reply, *, key: str, epochs: Mapping[str, str], created_ms: int, 
             "metadata": result.metadata,
             "origin_id": reply.origin_id,
             "cost_usd": str(reply.cost_usd),
-            "epochs": epochs,
+            "epochs": tag_versions,
         }
     )
     return _FRAMES.seal(payload, key=key, secret=secret, header=_CREATED.pack(created_ms))
 
 
 def unseal(blob: bytes, *, key: str, secret: bytes) -> CacheEntry:
-    """Read what `seal` wrote.
+    """Verify and decode an entry that `seal` made.
 
     Raises:
-        DamagedFrame: anything about the bytes is not as it was written.
+        DamagedFrame: the entry is damaged, forged, or sealed for another key.
     """
     header, payload = _FRAMES.unseal(blob, key=key, secret=secret)
     try:
         return _read(payload, *_CREATED.unpack(header))
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as exc:
-        raise DamagedFrame("the payload cannot be read") from exc
+        raise DamagedFrame("the payload has another form") from exc
 
 
 def _read(payload: bytes, created_ms: int) -> CacheEntry:
     data: dict[str, Any] = orjson.loads(payload)
     cost_usd = Decimal(data["cost_usd"])
     if not cost_usd.is_finite() or cost_usd < 0:
-        raise DamagedFrame("the cost is none")
+        raise DamagedFrame("the cost is negative or not finite")
     result = GenerationResult(
         code=data["code"],
         artifacts={name: _unpack(content) for name, content in data["artifacts"].items()},
@@ -83,7 +85,7 @@ def _read(payload: bytes, created_ms: int) -> CacheEntry:
         origin_id=data["origin_id"],
         cost_usd=cost_usd,
         created_ms=created_ms,
-        epochs=data["epochs"],
+        tag_versions=data["epochs"],
     )
 
 

@@ -1,30 +1,30 @@
-"""L1, the exact cache: the same request in the same state of the world has the same answer.
+"""L1, the exact cache: equal requests get the same answer until one of its tags is invalidated.
 
-One round trip on the hit path: the entry and the epochs of its tags are read together. An entry remembers the epochs
-that it was made under; changing a tag's epoch makes every entry under it a miss at once, however many there are. A
-store that is down, an entry that is damaged, foreign or made with another secret is a miss with a reason, never an
-error and never a wrong answer.
+A hit takes one round trip: the entry and the versions of its tags are read together. An entry stores the tag versions
+under which it was made; a new version of a tag invalidates every entry under it. An unavailable store and an entry that
+is damaged, foreign or sealed with another secret are misses with a reason, never errors.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from opentelemetry import trace
 
+from forge_otel._internal.checks import require
 from forge_otel._internal.frames import DamagedFrame
 from forge_otel.context import record_degraded
 from forge_otel.layers.cache_metrics import record_duration, record_lookup
 from forge_otel.layers.exact import miss_reasons
 from forge_otel.layers.exact.entry import CacheEntry, seal, unseal
-from forge_otel.layers.exact.near_cache import NearHitCache
+from forge_otel.layers.exact.near_hits import NearHitCache
 from forge_otel.layers.exact.purge import ENTRY_PREFIX, Purger
 from forge_otel.layers.exact.read_coalescing import ReadCoalescer
-from forge_otel.layers.exact.tag_versions import TagVersions, epoch_key, new_epoch, tags_of
+from forge_otel.layers.exact.tag_versions import TagVersions, new_tag_version, tag_version_key, tags_of
 from forge_otel.layers.exact.write_behind import WriteBehindQueue
 from forge_otel.names import Attr, Metric
 from forge_otel.resilience.time_budget import TimeBudget, budgeted, current_patience
@@ -32,28 +32,63 @@ from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, CallNext, Reply, Store
 from forge_otel.types.capabilities import CostAware, SingleServer, SupportsNearReads
 
-__all__ = ["ExactCacheLayer", "entry_key", "tags_of", "unguarded"]
+__all__ = ["CacheMiss", "ExactCacheLayer", "ExactCacheOptions", "entry_key", "unguarded"]
 
 T = TypeVar("T")
 Guarded = Callable[..., Awaitable[Any]]
 Commit = Callable[[bytes, float | None], Awaitable[bool | None]]
 
-# Hashing and inflating more than this would hold the event loop for more than a few milliseconds.
+# Hashing and inflating more than this blocks the event loop for more than a few milliseconds.
 _THREAD_ABOVE_BYTES: Final = 512 * 1024
 LAYER: Final = "L1"
-# Points are recorded when metrics are collected, so that a hit does not wait for them.
 _SAVED: Final = {Attr.CACHE_LAYER: LAYER}
 COLLAPSED: Final = "collapsed"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExactCacheOptions:
+    """Tunables of the exact cache.
+
+    Args:
+        secret: key that authenticates entries.
+        ttl_s: TTL of an entry in seconds; None keeps it until it is evicted.
+        max_entry_bytes: size above which an answer is not stored.
+        pipeline_version: a tag of every entry, and part of the miss reasons.
+        time_budget_s: seconds that one call may wait for the store in total; None limits each step only.
+
+    Raises:
+        ConfigurationError: an option is out of range.
+    """
+
+    secret: bytes = field(repr=False)
+    ttl_s: float | None = None
+    max_entry_bytes: int = 8 * 2**20
+    pipeline_version: str = ""
+    time_budget_s: float | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            (self.ttl_s is None or self.ttl_s > 0, "ttl_s must be positive"),
+            (self.max_entry_bytes > 0, "max_entry_bytes must be positive"),
+            (self.time_budget_s is None or self.time_budget_s > 0, "time_budget_s must be positive"),
+        )
+
+
 @dataclass(frozen=True, slots=True)
-class _Miss:
+class CacheMiss:
+    """A lookup without an entry.
+
+    Args:
+        reason: why there is none, for example `cold`, `epoch` or `backend_down`.
+        tag_versions: versions of the call's tags; empty if the store is unavailable.
+    """
+
     reason: str
-    epochs: Mapping[str, str]
+    tag_versions: Mapping[str, str]
 
 
 async def unguarded(call: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
-    """Call a store that is in this process."""
+    """Call an in-process store, which needs no guard."""
     return await call(*args, **kwargs)
 
 
@@ -61,54 +96,42 @@ class ExactCacheLayer:
     """The L1 layer.
 
     Args:
-        store: where entries live.
-        instruments: where hits, misses and durations are counted.
-        secret: authenticates entries.
-        ttl_s: life of an entry in seconds, or None.
-        max_entry_bytes: a larger answer is not stored.
+        store: holds the entries.
+        options: TTL, limits and secret.
+        instruments: receive hits, misses and durations.
         guard: `await guard(function, *args, **kwargs)` calls the store within its deadline and breaker.
-        without_it: what `degraded` says where the store could not be asked.
-        pipeline_version: a tag of every entry, and part of what a miss is explained by.
-        patience_s: how long a call waits for the store in all; None: for as long as each step takes.
+        degraded_label: recorded as `degraded` if the store is unavailable.
     """
 
     def __init__(
         self,
         store: Store,
+        options: ExactCacheOptions,
         *,
         instruments: Instruments,
-        secret: bytes,
-        ttl_s: float | None = None,
-        max_entry_bytes: int = 8 * 2**20,
         guard: Guarded = unguarded,
-        without_it: str = "cache:uncached",
-        pipeline_version: str = "",
-        patience_s: float | None = None,
+        degraded_label: str = "cache:uncached",
     ) -> None:
         self._store = store
+        self._options = options
         self._instruments = instruments
-        self._secret = secret
-        self._ttl_s = ttl_s
-        self._max_entry_bytes = max_entry_bytes
         self._guard = guard
-        self._without_it = without_it
-        self._version = pipeline_version
-        self.purger = Purger(store, invalidate=self.invalidate, guard=guard, secret=secret)
-        self._patience_s = patience_s
-        self.writes = WriteBehindQueue()
+        self._degraded_label = degraded_label
+        self.purger = Purger(store, invalidate=self.invalidate, guard=guard, secret=options.secret)
+        self.write_behind = WriteBehindQueue()
         near = store if isinstance(store, SupportsNearReads) else None
         self._near = None if near is None else NearHitCache(near, instruments=instruments)
         get = partial(guard, store.get if near is None else near.fetch)
-        # In a cluster the keys of several answers are on several servers.
+        # In a cluster the keys of several entries live on several servers, and a batched read would wait for all.
         self._get = budgeted(ReadCoalescer(get) if isinstance(store, SingleServer) and store.is_one_server else get)
         self._cost_aware = store if isinstance(store, CostAware) else None
-        self._make_epochs = budgeted(TagVersions(store, guard=guard).make)
+        self._create_tag_versions = budgeted(TagVersions(store, guard=guard).create_missing)
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
-        """Answer from the store, or store what the inner layers answer."""
-        if self._patience_s is None:
+        """Answer from the store, or store the answer of the inner layers."""
+        if self._options.time_budget_s is None:
             return await self._answer(call, call_next)
-        token = current_patience.set(TimeBudget(self._patience_s))
+        token = current_patience.set(TimeBudget(self._options.time_budget_s))
         try:
             return await self._answer(call, call_next)
         finally:
@@ -116,158 +139,160 @@ class ExactCacheLayer:
 
     async def _answer(self, call: Call, call_next: CallNext) -> Reply:
         started = time.perf_counter()
-        found, notes = await self._explained(call, await self.look_up(call))
+        found, history = await self._explain(call, await self.lookup(call))
         reason = None if isinstance(found, CacheEntry) else found.reason
         record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=reason)
         if isinstance(found, CacheEntry):
             return _reply(found)
         if reason == "backend_down":
-            record_degraded(self._without_it)
-        cache_slot = _ExactSlot(self, call, found.epochs, notes)
-        reply = await call_next(replace(call, cache_slot=cache_slot))
-        if cache_slot.is_settled or reply.source == COLLAPSED:
+            record_degraded(self._degraded_label)
+        slot = _ExactSlot(self, call, found.tag_versions, history)
+        reply = await call_next(replace(call, cache_slot=slot))
+        if slot.is_used or reply.source == COLLAPSED:
             return reply
-        return replace(reply, is_stored=await cache_slot.put(reply))
+        return replace(reply, is_stored=await slot.store(reply))
 
     async def invalidate(self, tag: str) -> None:
-        """Make every entry under `tag` a miss from now on.
+        """Invalidate every entry under a tag.
 
         Args:
-            tag: one of `tags_of`, for example `figma:<key>`, `type:button` or `all`.
+            tag: one that `tags_of` returns, for example `figma:<key>`, `type:button` or `all`.
 
         Raises:
-            ForgeError or the store's own error: the store could not be asked, nothing was invalidated.
+            ForgeError or the store's own error: the store is unavailable; nothing was invalidated.
         """
-        await self._guard(self._store.set, epoch_key(tag), new_epoch())
+        await self._guard(self._store.set, tag_version_key(tag), new_tag_version())
 
-    async def _explained(
-        self, call: Call, found: CacheEntry | _Miss
-    ) -> tuple[CacheEntry | _Miss, list[miss_reasons.Note]]:
-        """Say what differs from the nearest earlier request; a second look that only a cold miss takes."""
+    async def _explain(
+        self, call: Call, found: CacheEntry | CacheMiss
+    ) -> tuple[CacheEntry | CacheMiss, list[miss_reasons.Fingerprint]]:
+        """Refine the reason of a cold miss by the history, which takes a second read."""
         if isinstance(found, CacheEntry) or found.reason != "cold":
             return found, []
         try:
-            (blob,) = await self._get([miss_reasons.hint_key(call)])
+            (blob,) = await self._get([miss_reasons.history_key(call)])
         except Exception:
             return found, []
-        notes = miss_reasons.unpack(blob)
-        reason = miss_reasons.reason_of(notes, call, version=self._version, now_s=time.time(), ttl_s=self._ttl_s)
-        return replace(found, reason=reason), notes
+        history, options = miss_reasons.unpack(blob), self._options
+        reason = miss_reasons.explain(
+            history, call, version=options.pipeline_version, now_s=time.time(), ttl_s=options.ttl_s
+        )
+        return replace(found, reason=reason), history
 
-    async def leave_note(self, call: Call, notes: list[miss_reasons.Note]) -> None:
-        """Remember what was stored, for the reasons of later misses."""
-        notes = miss_reasons.remember(notes, call, version=self._version, now_s=time.time())
+    async def remember(self, call: Call, history: list[miss_reasons.Fingerprint]) -> None:
+        """Add a stored call to its history, for the reasons of later misses."""
+        history = miss_reasons.remember(history, call, version=self._options.pipeline_version, now_s=time.time())
+        # Outlives the entries, so that it can tell an expired entry from one that never existed.
+        ttl_s = None if self._options.ttl_s is None else 2 * self._options.ttl_s
         with suppress(Exception):
-            # Longer than the entries, so that it can say that one has expired.
-            ttl_s = None if self._ttl_s is None else 2 * self._ttl_s
-            await self._guard(self._store.set, miss_reasons.hint_key(call), miss_reasons.pack(notes), ttl_s=ttl_s)
+            await self._guard(self._store.set, miss_reasons.history_key(call), miss_reasons.pack(history), ttl_s=ttl_s)
 
-    async def look_up(self, call: Call) -> CacheEntry | _Miss:
-        """Ask near by, then the store, and count no look-up."""
-        tags = tags_of(call.request, version=self._version)
-        keys = [entry_key(call.key), *map(epoch_key, tags)]
+    async def lookup(self, call: Call) -> CacheEntry | CacheMiss:
+        """Look an entry up in this process, then in the store, without recording the lookup."""
+        tags = tags_of(call.request, version=self._options.pipeline_version)
+        keys = [entry_key(call.key), *map(tag_version_key, tags)]
         near = self._near and self._near.find(keys)
-        return near or await self._ask(call, keys, tags)
+        return near or await self._lookup_in_store(call, keys, tags)
 
-    async def _ask(self, call: Call, keys: list[str], tags: list[str]) -> CacheEntry | _Miss:
+    async def _lookup_in_store(self, call: Call, keys: list[str], tags: list[str]) -> CacheEntry | CacheMiss:
         try:
-            blob, *raw_epochs = await self._get(keys)
-            is_complete = None not in raw_epochs
+            blob, *raw_versions = await self._get(keys)
+            is_complete = None not in raw_versions
             if not is_complete:
-                raw_epochs = await self._completed(tags, raw_epochs)
+                raw_versions = await self._complete(tags, raw_versions)
         except Exception:
-            return _Miss("backend_down", {})
-        epochs = {tag: epoch.decode("ascii", "replace") for tag, epoch in zip(tags, raw_epochs, strict=True)}
+            return CacheMiss("backend_down", {})
+        versions = {tag: version.decode("ascii", "replace") for tag, version in zip(tags, raw_versions, strict=True)}
         if not is_complete:
-            # An epoch that is gone reads as unknown, never as equal.
-            return _Miss("cold" if blob is None else "epoch", epochs)
+            # A lost tag version may have been changed before it was lost, so the entry cannot be trusted.
+            return CacheMiss("cold" if blob is None else "epoch", versions)
         if blob is None:
-            return _Miss("cold", epochs)
+            return CacheMiss("cold", versions)
         try:
-            entry = await self.open(call, blob)
+            entry = await self.unseal(call, blob)
         except DamagedFrame:
-            return _Miss("corrupt", epochs)
-        if entry.epochs != epochs:
-            return _Miss("epoch", epochs)
+            return CacheMiss("corrupt", versions)
+        if entry.tag_versions != versions:
+            return CacheMiss("epoch", versions)
         self._instruments.add_later(Metric.CACHE_BYTES_SAVED, len(blob), _SAVED)
         if self._near is not None:
-            self._near.keep(keys[0], blob, entry, raw_epochs)
+            self._near.keep(keys[0], blob, entry, raw_versions)
         return entry
 
-    async def _completed(self, tags: list[str], found: list[bytes | None]) -> list[bytes]:
-        missing = [tag for tag, epoch in zip(tags, found, strict=True) if epoch is None]
-        made = dict(zip(missing, await self._make_epochs(missing), strict=True))
-        return [made[tag] if epoch is None else epoch for tag, epoch in zip(tags, found, strict=True)]
+    async def _complete(self, tags: list[str], found: list[bytes | None]) -> list[bytes]:
+        missing = [tag for tag, version in zip(tags, found, strict=True) if version is None]
+        created = dict(zip(missing, await self._create_tag_versions(missing), strict=True))
+        return [created[tag] if version is None else version for tag, version in zip(tags, found, strict=True)]
 
-    async def open(self, call: Call, blob: bytes) -> CacheEntry:
-        """Read an entry that did not come from the store.
+    async def unseal(self, call: Call, blob: bytes) -> CacheEntry:
+        """Verify and decode an entry of `call`.
 
         Raises:
-            DamagedFrame: it is none of this key and secret.
+            DamagedFrame: the entry is damaged, forged, or sealed for another key.
         """
-        return await self._off_loop(len(blob), unseal, blob, key=call.key, secret=self._secret)
+        return await self._off_loop(len(blob), unseal, blob, key=call.key, secret=self._options.secret)
 
-    async def keep(self, call: Call, reply: Reply, epochs: Mapping[str, str], *, ttl_s: float) -> bool:
-        """Store the answer and say whether it is known to be; one that cannot be stored was still answered.
+    async def store(self, call: Call, reply: Reply, tag_versions: Mapping[str, str], *, ttl_s: float) -> bool:
+        """Store an answer and return whether it was written within the caller's time budget.
 
         Args:
-            call: what was asked.
+            call: its key names the entry.
             reply: the answer.
-            epochs: that it was made under.
-            ttl_s: life of the entry in seconds.
+            tag_versions: versions of the call's tags before the answer was made.
+            ttl_s: TTL of the entry in seconds.
         """
-        return await self.writes.run(partial(self.write, call, reply, epochs, ttl_s=ttl_s))
+        return await self.write_behind.write(partial(self.write, call, reply, tag_versions, ttl_s=ttl_s))
 
     async def write(
         self,
         call: Call,
         reply: Reply,
-        epochs: Mapping[str, str],
+        tag_versions: Mapping[str, str],
         *,
         commit: Commit | None = None,
         ttl_s: float | None = None,
     ) -> bool:
-        """Do what `keep` does, for as long as it takes.
+        """Seal and write an entry regardless of the caller's time budget; return whether it was written.
 
         Args:
-            call, reply, epochs: as of `keep`.
-            commit: as of `forge_otel.types.CacheSlot.put`.
-            ttl_s: life of the entry in seconds; that of the cache where it is left out.
+            call, reply, tag_versions: as for `store`.
+            commit: as for `forge_otel.types.CacheSlot.store`.
+            ttl_s: TTL of the entry in seconds; None uses the option's.
         """
-        result = reply.result
+        result, max_bytes = reply.result, self._options.max_entry_bytes
         size_bytes = sum(map(len, result.artifacts.values())) + len(result.code) + len(result.report_html or "")
-        if size_bytes > self._max_entry_bytes:
-            _skipped("too_large")
+        if size_bytes > max_bytes:
+            _record_skip("too_large")
             return False
+        sealing = partial(seal, reply, key=call.key, tag_versions=tag_versions, secret=self._options.secret)
         created_ms = time.time_ns() // 1_000_000
         started = time.perf_counter()
         try:
-            blob = await self._off_loop(
-                size_bytes, seal, reply, key=call.key, epochs=epochs, created_ms=created_ms, secret=self._secret
-            )
+            blob = await self._off_loop(size_bytes, sealing, created_ms=created_ms)
         except (TypeError, ValueError):
-            _skipped("not_serialisable")
+            _record_skip("not_serialisable")
             return False
-        if len(blob) > self._max_entry_bytes:
-            _skipped("too_large")
+        if len(blob) > max_bytes:
+            _record_skip("too_large")
             return False
         try:
-            is_written = None if commit is None else await commit(blob, self._ttl_s)
+            is_written = None if commit is None else await commit(blob, self._options.ttl_s)
             if is_written is not None:
                 return is_written
-            await self._guard(self._setter(reply, epochs), entry_key(call.key), blob, ttl_s=ttl_s or self._ttl_s)
+            set_entry = self._setter(reply, tag_versions)
+            await self._guard(set_entry, entry_key(call.key), blob, ttl_s=ttl_s or self._options.ttl_s)
         except Exception:
-            record_degraded(self._without_it)
+            record_degraded(self._degraded_label)
             return False
         finally:
             record_duration(self._instruments, LAYER, "set", time.perf_counter() - started)
         return True
 
-    def _setter(self, reply: Reply, epochs: Iterable[str]) -> Callable[..., Awaitable[None]]:
+    def _setter(self, reply: Reply, tag_versions: Iterable[str]) -> Callable[..., Awaitable[None]]:
         # An unknown cost is 0 here, which does not mean that the answer was cheap.
         if self._cost_aware is None or not reply.cost_usd:
             return self._store.set
-        depends_on = [epoch_key(tag) for tag in epochs]
+        depends_on = [tag_version_key(tag) for tag in tag_versions]
         return partial(self._cost_aware.set_with_cost, cost_usd=float(reply.cost_usd), depends_on=depends_on)
 
     @staticmethod
@@ -278,60 +303,65 @@ class ExactCacheLayer:
 
 
 class _ExactSlot:
-    """The place of one call's answer; see `forge_otel.types.CacheSlot`."""
+    """The cache slot of one call; see `forge_otel.types.CacheSlot`."""
 
     def __init__(
-        self, exact: ExactCacheLayer, call: Call, epochs: Mapping[str, str], notes: list[miss_reasons.Note]
+        self,
+        exact: ExactCacheLayer,
+        call: Call,
+        tag_versions: Mapping[str, str],
+        history: list[miss_reasons.Fingerprint],
     ) -> None:
         self._exact = exact
         self._call = call
-        self._epochs = epochs
-        self._notes = notes
+        self._tag_versions = tag_versions
+        self._history = history
         self._writing: asyncio.Task[bool] | None = None
-        self.is_settled = False
+        self.is_used = False
+        """Whether an inner layer has already offered the answer."""
 
     @property
-    def is_known(self) -> bool:
-        return bool(self._epochs)
+    def is_available(self) -> bool:
+        return bool(self._tag_versions)
 
-    async def find(self, value: bytes | None = None) -> Reply | None:
-        found = await self._exact.look_up(self._call)
+    async def lookup(self, value: bytes | None = None) -> Reply | None:
+        found = await self._exact.lookup(self._call)
         if isinstance(found, CacheEntry):
             return _reply(found)
         if value is None:
-            # Read before the answer is begun, so that no invalidation from now on is missed.
-            self._epochs = found.epochs or self._epochs
+            # Read before the pipeline starts, so that an invalidation during the run is not missed.
+            self._tag_versions = found.tag_versions or self._tag_versions
             return None
-        if not found.epochs or found.epochs != self._epochs:
+        if not found.tag_versions or found.tag_versions != self._tag_versions:
             return None
         try:
-            reply = _reply(await self._exact.open(self._call, value))
+            reply = _reply(await self._exact.unseal(self._call, value))
         except DamagedFrame:
             return None
-        # It was made under the epochs of another process's cache; from here on it stands under ours.
-        await self.put(reply)
+        # Sealed under the tag versions of the other process's own cache; stored here under those of this one.
+        await self.store(reply)
         return reply
 
-    async def put(self, reply: Reply, *, commit: Commit | None = None) -> bool:
-        self.is_settled = True
-        # What L2 found is kept already, under the key of the question that was asked first.
-        if not self.is_known or reply.source == "L2":
+    async def store(self, reply: Reply, *, commit: Commit | None = None) -> bool:
+        self.is_used = True
+        # An L2 hit is already stored, under the key of the earlier request.
+        if not self.is_available or reply.source == "L2":
             return False
         write = partial(self._write, reply, commit)
         if current_patience.get() is None:
             return await write()
-        self._writing = self._exact.writes.begin(write)
-        return await self._exact.writes.wait(self._writing)
+        self._writing = self._exact.write_behind.start(write)
+        return await self._exact.write_behind.wait(self._writing)
 
-    async def settled(self) -> None:
+    async def wait_written(self) -> None:
         if self._writing is not None:
             await asyncio.wait([self._writing])
 
     async def _write(self, reply: Reply, commit: Commit | None) -> bool:
-        is_kept = await self._exact.write(self._call, reply, self._epochs, commit=commit)
-        if is_kept:
-            await self._exact.leave_note(self._call, self._notes)
-        return is_kept
+        is_written = await self._exact.write(self._call, reply, self._tag_versions, commit=commit)
+        if is_written:
+            await self._exact.remember(self._call, self._history)
+        return is_written
 
 
 def _reply(entry: CacheEntry) -> Reply:
@@ -344,14 +374,14 @@ def _reply(entry: CacheEntry) -> Reply:
     )
 
 
-def _skipped(reason: str) -> None:
-    """Say on the generation's span why its answer was not kept; the reason of the miss stays what it was."""
+def _record_skip(reason: str) -> None:
+    """Record on the generation's span why its answer is not stored."""
     span = trace.get_current_span()
+    # A background write may outlive the span.
     if span.is_recording():
-        # It has ended where the answer is written behind its caller.
         span.set_attribute(Attr.CACHE_STORE_SKIPPED, reason)
 
 
 def entry_key(key: str) -> str:
-    """Return the store's key of the answer to calls of `key`."""
+    """Return the store's key of the entry for calls with `key`."""
     return ENTRY_PREFIX + key

@@ -1,8 +1,7 @@
-"""Invalidation by hand: what is purged, how much that is, and a line in the log about it.
+"""Manual invalidation of cache entries, with a count of the affected entries and an audit log line.
 
-A purge itself is one write, whatever it meets: the tag's epoch changes. *Counting* is not: it walks through the store
-with SCAN, reads entries in small batches and looks which tags they were made under, up to a limit. It is done for a dry
-run and for the audit line, and can be left out.
+A purge is a single write of a new tag version. Counting is optional and costs more: it walks the store with SCAN, reads
+entries in small batches and compares their tags, up to a limit.
 """
 
 import logging
@@ -22,7 +21,7 @@ __all__ = ["PURGE_BY", "Purged", "Purger"]
 _audit = logging.getLogger("forge_otel.audit")
 
 PURGE_BY: Final = ("key", "figma", "tokens", "type", "tenant", "version", "all")
-"""What can be purged by: ``tokens`` by the digest of the token set, ``all`` without a value."""
+"""Kinds of purge: ``tokens`` takes the digest of a token set, ``all`` takes no value."""
 
 ENTRY_PREFIX: Final = "forge:l1:"
 _MAX_VALUE_CHARS: Final = 256
@@ -32,11 +31,11 @@ _BATCH: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purged:
-    """What a purge did, or would do.
+    """Result of a purge or dry run.
 
     Args:
-        entries: how many entries it met; None where nobody counted.
-        is_complete: whether all of the store was looked at; otherwise there are more entries than that.
+        entries: number of affected entries; None if not counted.
+        is_complete: whether the count covered the whole store; otherwise `entries` is a lower bound.
     """
 
     by: str
@@ -47,14 +46,14 @@ class Purged:
 
 
 class Purger:
-    """Purges one exact cache.
+    """Purges the entries of one exact cache.
 
     Args:
-        store: where the entries live.
-        invalidate: changes the epoch of a tag.
+        store: holds the entries.
+        invalidate: changes the version of a tag.
         guard: calls the store within its deadline and breaker.
-        secret: of the entries.
-        max_looked_at: entries that a count reads.
+        secret: key that authenticates the entries.
+        max_scanned: entries that a count reads at most.
     """
 
     def __init__(
@@ -64,36 +63,36 @@ class Purger:
         invalidate: Callable[[str], Awaitable[None]],
         guard: Callable[..., Awaitable[Any]],
         secret: bytes,
-        max_looked_at: int = 10_000,
+        max_scanned: int = 10_000,
     ) -> None:
         self._store = store
         self._invalidate = invalidate
         self._guard = guard
         self._secret = secret
-        self._max_looked_at = max_looked_at
+        self._max_scanned = max_scanned
 
     async def purge(
-        self, by: str, value: str = "", *, who: str, is_dry_run: bool = False, is_counted: bool = True
+        self, by: str, value: str = "", *, who: str, is_dry_run: bool = False, with_count: bool = True
     ) -> Purged:
-        """Make entries unreachable, and say so in the log.
+        """Invalidate entries and write an audit log line.
 
         Args:
             by: one of `PURGE_BY`.
-            value: the key, file, digest, type, tenant or version.
-            who: for the audit line.
-            is_dry_run: only count.
-            is_counted: whether a real purge counts, too.
+            value: the key, Figma file, token digest, component type, tenant or version.
+            who: the operator, for the audit log.
+            is_dry_run: count the entries without invalidating them.
+            with_count: whether to count the entries of a real purge.
 
         Raises:
-            BadRequest: there is no such thing to purge by.
-            ForgeError or the store's own error: the store could not be asked; nothing was purged.
+            BadRequest: `by` or `value` is invalid.
+            ForgeError or the store's own error: the store is unavailable; nothing was purged.
         """
         _check(by, value)
         if by == "key":
             found = await self._key(value, is_dry_run=is_dry_run)
         else:
             tag = by if by == "all" else f"{by}:{value}"
-            entries, is_complete = await self._count(tag) if is_counted or is_dry_run else (None, False)
+            entries, is_complete = await self._count(tag) if with_count or is_dry_run else (None, False)
             if not is_dry_run:
                 await self._invalidate(tag)
             found = Purged(by=by, value=value, entries=entries, is_complete=is_complete, is_dry_run=is_dry_run)
@@ -111,24 +110,24 @@ class Purger:
     async def _count(self, tag: str) -> tuple[int | None, bool]:
         if not isinstance(self._store, SupportsScan):
             return None, False
-        cursor, looked_at, entries = "", 0, 0
+        cursor, scanned, entries = "", 0, 0
         while True:
             cursor, names = await self._guard(self._store.scan, ENTRY_PREFIX, cursor)
             for start in range(0, len(names), _BATCH):
                 batch = names[start : start + _BATCH]
                 blobs = await self._guard(self._store.get, batch)
-                entries += sum(self._is_under(tag, name, blob) for name, blob in zip(batch, blobs, strict=True))
-                looked_at += len(batch)
-                if looked_at >= self._max_looked_at:
+                entries += sum(self._has_tag(tag, name, blob) for name, blob in zip(batch, blobs, strict=True))
+                scanned += len(batch)
+                if scanned >= self._max_scanned:
                     return entries, False
             if not cursor:
                 return entries, True
 
-    def _is_under(self, tag: str, name: str, blob: bytes | None) -> bool:
+    def _has_tag(self, tag: str, name: str, blob: bytes | None) -> bool:
         if blob is None:
             return False
         try:
-            return tag in unseal(blob, key=name.removeprefix(ENTRY_PREFIX), secret=self._secret).epochs
+            return tag in unseal(blob, key=name.removeprefix(ENTRY_PREFIX), secret=self._secret).tag_versions
         except DamagedFrame:
             return False
 

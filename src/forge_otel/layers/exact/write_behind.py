@@ -1,7 +1,6 @@
-"""What is written to a cache behind the caller's back, a few at once.
+"""Write-behind queue for cache entries with bounded concurrency.
 
-A caller waits for the writing of its answer for as long as its patience lasts; the writing goes on after that. In a
-herd the writes stand in line here, where nobody's time is over, and not inside a guard that would give them up.
+A caller waits for the write of its answer until its time budget is used up; the write then continues in the background.
 """
 
 import asyncio
@@ -9,67 +8,70 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Self
 
+from forge_otel._internal.tasks import TaskSet
 from forge_otel.resilience.time_budget import behind, current_patience
 
 __all__ = ["WriteBehindQueue"]
 
 _logger = logging.getLogger(__name__)
 
-_AT_ONCE: Final = 8
-_MAX_WAITING: Final = 10_000
-_GRACE_S: Final = 1.0
+_CONCURRENCY: Final = 8
+_MAX_PENDING: Final = 10_000
+_CLOSE_TIMEOUT_S: Final = 1.0
 
 
 class WriteBehindQueue:
-    """Runs writes; for one event loop. Closed, it has waited a moment for those that had not ended.
+    """Runs writes in the background; it belongs to one event loop.
 
     Args:
-        max_waiting: writes that have not ended; beyond that one is not made.
-        grace_s: how long closing waits.
+        max_pending: pending writes beyond which a new one is dropped.
+        close_timeout_s: seconds that closing waits for pending writes before it cancels them.
     """
 
-    def __init__(self, *, max_waiting: int = _MAX_WAITING, grace_s: float = _GRACE_S) -> None:
-        self._grace_s = grace_s
-        self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._max_waiting = max_waiting
-        self._running: set[asyncio.Task[bool]] = set()
+    def __init__(self, *, max_pending: int = _MAX_PENDING, close_timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+        self._close_timeout_s = close_timeout_s
+        # Writes queue here and not inside the guard, which would count the queueing time as latency of the store.
+        self._slots = asyncio.Semaphore(_CONCURRENCY)
+        self._max_pending = max_pending
+        self._pending: TaskSet[bool] = TaskSet()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if not self._running:
+        if not self._pending:
             return
-        _, late = await asyncio.wait(list(self._running), timeout=self._grace_s)
-        for task in late:
+        _, unfinished = await asyncio.wait(list(self._pending), timeout=self._close_timeout_s)
+        for task in unfinished:
             task.cancel()
-        if late:
-            _logger.warning("answers that the cache did not take in time are not kept: %d", len(late))
+        if unfinished:
+            _logger.warning("cache writes dropped at close, not finished in time: %d", len(unfinished))
 
-    def begin(self, write: Callable[[], Awaitable[bool]]) -> asyncio.Task[bool] | None:
-        """Begin a write that says whether it was made and raises nothing; None where too many have not ended."""
-        if len(self._running) >= self._max_waiting:
-            _logger.warning("an answer is not kept: %d others wait to be written", len(self._running))
+    def start(self, write: Callable[[], Awaitable[bool]]) -> asyncio.Task[bool] | None:
+        """Start a write and return its task; None if too many are pending.
+
+        Args:
+            write: returns whether the entry was written, and raises nothing.
+        """
+        if len(self._pending) >= self._max_pending:
+            _logger.warning("cache write dropped, %d writes are pending", len(self._pending))
             return None
-        task = behind(self._in_turn(write))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
+        return self._pending.hold(behind(self._run(write)))
 
-    async def run(self, write: Callable[[], Awaitable[bool]]) -> bool:
-        """Make a write and say whether it is made, as far as that is known when the caller's patience is over."""
+    async def write(self, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Run a write and return whether it succeeded within the caller's time budget."""
         if current_patience.get() is None:
             return await write()
-        return await self.wait(self.begin(write))
+        return await self.wait(self.start(write))
 
     @staticmethod
     async def wait(task: asyncio.Task[bool] | None) -> bool:
-        """Wait for what `begin` returned; False where it has not ended when the caller's patience is over."""
-        patience = current_patience.get()
-        if task is None or patience is None or not await patience.wait(task):
+        """Wait for a task that `start` returned; return whether it succeeded within the caller's time budget."""
+        budget = current_patience.get()
+        if task is None or budget is None or not await budget.wait(task):
             return False
         return not task.cancelled() and task.result()
 
-    async def _in_turn(self, write: Callable[[], Awaitable[bool]]) -> bool:
-        async with self._turns:
+    async def _run(self, write: Callable[[], Awaitable[bool]]) -> bool:
+        async with self._slots:
             return await write()

@@ -1,4 +1,4 @@
-"""Patterns made in advance: what it is expected to bring is said first, and what is there already is not made again."""
+"""Precomputes patterns for many token sets, skipping those that are stored, after an estimate of cost and benefit."""
 
 import asyncio
 import sys
@@ -25,19 +25,20 @@ _BAR: Final = 30
 
 @dataclass(slots=True, kw_only=True)
 class Precomputed:
-    """What came of it.
+    """Result of a precomputation.
 
     Args:
-        made: patterns that were made and kept.
-        found: token sets for which the pattern was there already.
-        failed: token sets for which it could not be made or kept, with the type of the error.
-        left_out: token sets that were not tried, because it would have cost more than it brings.
+        made: number of patterns made and stored.
+        found: number of token sets whose pattern was stored before.
+        failed: error type of each token set whose pattern could not be made or stored.
+        skipped: number of token sets not attempted, because the cost exceeds the expected saving.
+        spent_usd: cost of the model calls.
     """
 
     made: int = 0
     found: int = 0
     failed: list[str] = field(default_factory=list)
-    left_out: int = 0
+    skipped: int = 0
     spent_usd: Decimal = ZERO_USD
 
 
@@ -55,42 +56,44 @@ async def precompute(
     even_at_a_loss: bool = False,
     out: TextIO | None = None,
 ) -> Precomputed:
-    """Make a pattern for many token sets; asked again, it goes on where it was stopped.
+    """Make a pattern for each token set that has none; a repeated call continues where an earlier one stopped.
 
-    A pattern made in advance costs what the miss would have cost that it prevents: it pays from the second hit on,
-    within its life.
+    Making a pattern in advance costs as much as the first miss that it prevents, so it pays from the second hit within
+    its TTL.
 
     Args:
-        patterns: the layer that keeps them.
-        make: makes one; what it spends on guarded and traced model calls is counted.
-        template: a request for this pattern, of which component type and tenant count.
-        pipeline: the name of the pipeline that will use them.
-        cost_usd: what one is expected to cost.
-        expected_hits: how often each is expected to be asked for within its life.
-        concurrency: how many are made at once.
-        even_at_a_loss: do it also where it costs more than it is expected to save.
-        out: where the expectation and the progress are written; standard error where it is left out.
+        patterns: the layer that stores the patterns.
+        pattern_id: of the pattern.
+        token_sets: design tokens, one mapping per pattern to make.
+        make: makes one pattern; the cost of its model calls is recorded.
+        template: a request for this pattern; its component type and tenant apply to every pattern.
+        pipeline: name of the pipeline that will use the patterns.
+        cost_usd: expected cost of one pattern.
+        expected_hits: expected number of requests for each pattern within its TTL.
+        concurrency: number of patterns made at the same time.
+        even_at_a_loss: whether to continue if the expected saving is negative.
+        out: receives the estimate and the progress; standard error by default.
 
     Raises:
-        BadRequest: `concurrency` or `expected_hits` makes no sense.
+        BadRequest: `concurrency` is below 1, or `expected_hits` is negative or NaN.
     """
     if concurrency < 1 or not expected_hits >= 0:
         raise BadRequest("concurrency must be at least 1, and expected_hits may not be negative")
     result = Precomputed()
     calls = [_call(template, pattern_id, tokens, pipeline) for tokens in token_sets]
-    missing = [call for call in calls if not await patterns.known(call, pattern_id)]
+    missing = [call for call in calls if not await patterns.contains(call, pattern_id)]
     result.found = len(calls) - len(missing)
     progress = _Progress(out or sys.stderr, result, total=len(missing))
     value_usd = (Decimal(str(expected_hits)) - 1) * cost_usd * len(missing)
-    progress.announce(pattern_id, spend_usd=cost_usd * len(missing), value_usd=value_usd, life_s=patterns.ttl_s)
+    progress.announce(pattern_id, spend_usd=cost_usd * len(missing), value_usd=value_usd, ttl_s=patterns.ttl_s)
     if missing and value_usd < 0 and not even_at_a_loss:
-        result.left_out = len(missing)
+        result.skipped = len(missing)
         progress.refuse()
         return result
-    places = asyncio.Semaphore(concurrency)
+    slots = asyncio.Semaphore(concurrency)
     async with asyncio.TaskGroup() as group:
         for call in missing:
-            group.create_task(_make_one(patterns, pattern_id, call, make, places=places, progress=progress))
+            group.create_task(_make_one(patterns, pattern_id, call, make, slots=slots, progress=progress))
     progress.end()
     return result
 
@@ -101,19 +104,19 @@ async def _make_one(
     call: Call,
     make: Make,
     *,
-    places: asyncio.Semaphore,
+    slots: asyncio.Semaphore,
     progress: "_Progress",
 ) -> None:
-    async with places:
-        # In this task alone: what is spent here is no part of whoever asked.
+    async with slots:
+        # Set in this task only: the cost must not be added to the generation of the caller.
         generation = Generation(id=new_id(), started_at=datetime.now(UTC), started_s=time.monotonic())
         current_generation.set(generation)
         failure: str | None = None
         try:
             adapted = await make(pattern_id, call.request.tokens)
             adapted = replace(adapted, pattern_id=pattern_id, origin_id=generation.id, cost_usd=generation.spent_usd)
-            if not await patterns.keep(call, adapted):
-                failure = "not kept"
+            if not await patterns.store(call, adapted):
+                failure = "not stored"
         except Exception as exc:
             failure = type(exc).__name__
         progress.step(failure, generation.spent_usd)
@@ -125,25 +128,27 @@ def _call(template: GenerationRequest, pattern_id: str, tokens: Mapping[str, Any
 
 
 async def _never() -> GenerationResult:
-    raise RuntimeError("what is made in advance is made by its own function")
+    raise RuntimeError("precomputation calls `make`, never the pipeline")
 
 
 class _Progress:
-    """Says on one line how far it is."""
+    """Writes the estimate and a progress bar on one line."""
 
     def __init__(self, out: TextIO, result: Precomputed, *, total: int) -> None:
         self._out = out
         self._result = result
         self._total = total
 
-    def announce(self, pattern_id: str, *, spend_usd: Decimal, value_usd: Decimal, life_s: float) -> None:
-        self._say(
-            f"{pattern_id}: {self._total} to make, {self._result.found} there already; expected to spend "
-            f"${spend_usd:.2f} and to save ${value_usd:.2f} more than that within {life_s / 3600:g} h\n"
+    def announce(self, pattern_id: str, *, spend_usd: Decimal, value_usd: Decimal, ttl_s: float) -> None:
+        self._write(
+            f"{pattern_id}: {self._total} to make, {self._result.found} already stored; expected cost "
+            f"${spend_usd:.2f}, expected net saving ${value_usd:.2f} within {ttl_s / 3600:g} h\n"
         )
 
     def refuse(self) -> None:
-        self._say("nothing is made: it would cost more than it is expected to save\n")
+        self._write(
+            "nothing is made: the expected cost exceeds the expected saving; pass even_at_a_loss=True to continue\n"
+        )
 
     def step(self, failure: str | None, spent_usd: Decimal) -> None:
         result = self._result
@@ -154,12 +159,12 @@ class _Progress:
             result.failed.append(failure)
         done = result.made + len(result.failed)
         bar = "#" * (done * _BAR // max(1, self._total))
-        self._say(f"\r[{bar:<{_BAR}}] {done}/{self._total}  ${result.spent_usd:.2f}  {len(result.failed)} failed")
+        self._write(f"\r[{bar:<{_BAR}}] {done}/{self._total}  ${result.spent_usd:.2f}  {len(result.failed)} failed")
 
     def end(self) -> None:
         if self._total:
-            self._say("\n")
+            self._write("\n")
 
-    def _say(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         self._out.write(text)
         self._out.flush()

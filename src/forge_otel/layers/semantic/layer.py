@@ -1,23 +1,25 @@
-"""L2, the semantic cache: the same request in other words has the same answer.
+"""L2, the semantic cache: a paraphrase of an earlier request gets the earlier answer.
 
-First a hard filter: tenant, design, tokens, component type, pipeline, its version, the embedding model and all that is
-no free text must be equal. Then the texts must be near (cosine), and then they must say the same: the value gate of
-`forge_otel.text_matching`. Rather a miss than a wrong component.
+Three filters in order: tenant, design, tokens, component type, pipeline and its version, embedding model and all
+requirements besides free text must be equal; the texts must be near (cosine); and they must state the same facts
+(`forge_otel.text_matching`). A doubtful match is a miss, because a wrong component costs more than a generation.
 
-An answer is kept once, in the exact cache; a point holds its key. So what invalidates an entry there invalidates it
-here, and an entry that is gone is a miss. A point neither holds the text nor anything that it could be read from.
+Answers are stored once, in the exact cache; a point holds the key of the entry. An entry that is invalidated or evicted
+there is a miss here. A point holds neither the text nor anything from which it could be recovered.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, Self, TypeVar
 
 from opentelemetry import trace
 
+from forge_otel._internal.checks import require
+from forge_otel._internal.tasks import BackgroundTask
 from forge_otel.context import record_degraded
 from forge_otel.keys import digest
 from forge_otel.layers.cache_metrics import record_duration, record_lookup
@@ -31,20 +33,46 @@ from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.text_matching import facts
 from forge_otel.types import Call, CallNext, Embedder, GenerationRequest, Neighbour, Point, Reply, VectorStore
 
-__all__ = ["SemanticCacheLayer"]
+__all__ = ["SemanticCacheLayer", "SemanticCacheOptions"]
 
 T = TypeVar("T")
 
 LAYER: Final = "L2"
 _SCOPE_VERSION: Final = "forge:l2:v1"
-_NEIGHBOURS: Final = 8
+_MAX_NEIGHBOURS: Final = 8
 _MAX_TEXT_CHARS: Final = 8_000
-_SWEEP_S: Final = 600.0
+_SWEEP_INTERVAL_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SemanticCacheOptions:
+    """Tunables of the semantic cache.
+
+    Args:
+        pipeline_version: must be equal for a hit.
+        threshold: minimum cosine similarity (0 to 1).
+        thresholds: minimum cosine similarity by component type.
+        ttl_s: TTL of a point in seconds.
+
+    Raises:
+        ConfigurationError: an option is out of range.
+    """
+
+    pipeline_version: str
+    threshold: float = 0.92
+    thresholds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    ttl_s: float = 24 * 3600.0
+
+    def __post_init__(self) -> None:
+        require(
+            (min(self.threshold, *self.thresholds.values(), 1.0) > 0, "a threshold must be above 0"),
+            (self.ttl_s > 0, "ttl_s must be positive"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """What is asked, as it is looked up."""
+class _Query:
+    """A request as it is searched for."""
 
     text: str
     scope: str
@@ -54,7 +82,7 @@ class _Question:
 
 @dataclass(slots=True)
 class _Search:
-    """What came of a look-up, and what is needed to keep an answer."""
+    """Neighbours of a query, and its vector for storing the answer later."""
 
     vector: Sequence[float] | None = None
     neighbours: Sequence[Neighbour] = ()
@@ -62,21 +90,18 @@ class _Search:
 
 
 class SemanticCacheLayer:
-    """The L2 layer; opened, it forgets in the background what is too old.
+    """The L2 layer; while it is open, it sweeps expired points in the background.
 
     Args:
-        vectors: where points live.
-        embedder: turns texts into vectors.
-        answers: the exact cache, which stands further out and keeps the answers.
-        instruments: where hits, misses and durations are counted.
-        pipeline_version: part of the hard filter.
-        wording: says what of a request is free text.
-        threshold: the least cosine.
-        thresholds: the same by component type.
-        ttl_s: life of a point in seconds.
-        guard: stands around the calls to `vectors`; None where they are in this process.
-        embedder_guard: stands around the calls to `embedder`; None likewise.
-        service: what `degraded` calls the vectors.
+        vectors: holds the points.
+        embedder: computes vectors of texts.
+        exact: the enclosing exact cache, which holds the answers.
+        options: thresholds and TTL.
+        instruments: receive hits, misses and durations.
+        wording: returns the free text of a request.
+        guard: protects calls to `vectors`; None for an in-process store.
+        embedder_guard: protects calls to `embedder`; None for an in-process embedder.
+        service: name of the vector store in `degraded` labels.
         clock: seconds since 1970.
     """
 
@@ -84,14 +109,11 @@ class SemanticCacheLayer:
         self,
         vectors: VectorStore,
         embedder: Embedder,
-        answers: ExactCacheLayer,
+        exact: ExactCacheLayer,
+        options: SemanticCacheOptions,
         *,
         instruments: Instruments,
-        pipeline_version: str,
         wording: Callable[[GenerationRequest], Wording | None] = wording_of,
-        threshold: float = 0.92,
-        thresholds: Mapping[str, float] = MappingProxyType({}),
-        ttl_s: float = 24 * 3600.0,
         guard: Guard | None = None,
         embedder_guard: Guard | None = None,
         service: str = "vectors",
@@ -99,51 +121,45 @@ class SemanticCacheLayer:
     ) -> None:
         self._vectors = vectors
         self._embedder = embedder
-        self._answers = answers
+        self._exact = exact
+        self._options = options
         self._instruments = instruments
-        self._pipeline_version = pipeline_version
         self._wording = wording
-        self._threshold = threshold
-        self._thresholds = thresholds
-        self._ttl_s = ttl_s
         self._guard = guard
         self._embedder_guard = embedder_guard
-        self._label = f"{service}:lexical"
+        self._degraded_label = f"{service}:lexical"
         self._clock = clock
-        self._recent = LexicalIndex(clock=clock)
-        self._sweeping: asyncio.Task[None] | None = None
-        self._search_guard = guard and guard.using(fallbacks=[Fallback(self._label, self._among_recent)])
+        self._lexical_index = LexicalIndex(clock=clock)
+        self._sweep_task = BackgroundTask(self._sweep, name="semantic cache sweep")
+        self._search_guard = guard and guard.using(fallbacks=[Fallback(self._degraded_label, self._search_lexically)])
 
     async def __aenter__(self) -> Self:
-        self._sweeping = asyncio.create_task(self._sweep())
+        self._sweep_task.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.wait([self._sweeping])
-            self._sweeping = None
+        await self._sweep_task.stop()
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
-        """Answer with what was answered to the same in other words, or remember what the inner layers answer."""
+        """Answer with the stored answer to a paraphrase, or index the answer of the inner layers."""
         started = time.perf_counter()
-        question = self._question(call)
-        if isinstance(question, str):
-            record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=question)
+        query = self._query(call)
+        if isinstance(query, str):
+            record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=query)
             return await call_next(call)
-        search = await self._search(question)
-        found = await self._choose(call, question, search)
+        search = await self._search(query)
+        found = await self._choose(call, query, search)
         reason = found if isinstance(found, str) else None
         record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=reason)
         if isinstance(found, Reply):
             return found
         reply = await call_next(call)
         if not reply.is_hit:
-            await self._remember(call, question, search)
+            await self._index(call, query, search)
         return reply
 
-    def _question(self, call: Call) -> _Question | str:
-        """Take a request apart, or say why it is not looked up."""
+    def _query(self, call: Call) -> _Query | str:
+        """Return the query for a call, or the reason why the call cannot be searched for."""
         try:
             wording = self._wording(call.request)
             scope = "" if wording is None else self._scope(call, wording)
@@ -154,9 +170,9 @@ class SemanticCacheLayer:
         text = "\n".join(wording.texts.values())
         if len(text) > _MAX_TEXT_CHARS:
             return "too_long"
-        said = {name: facts(part) for name, part in sorted(wording.texts.items())}
-        words = [word for sentences in said.values() for sentence in sentences for word in sentence]
-        return _Question(text, scope, digest(said), words)
+        stated = {name: facts(part) for name, part in sorted(wording.texts.items())}
+        words = [word for sentences in stated.values() for sentence in sentences for word in sentence]
+        return _Query(text, scope, digest(stated), words)
 
     def _scope(self, call: Call, wording: Wording) -> str:
         request = call.request
@@ -170,7 +186,7 @@ class SemanticCacheLayer:
                     "figma_key": request.figma_key,
                     "pattern_id": request.pattern_id,
                     "pipeline": call.pipeline,
-                    "pipeline_version": self._pipeline_version,
+                    "pipeline_version": self._options.pipeline_version,
                     "rest": wording.rest,
                     "screenshot_hash": request.screenshot_hash,
                     "tenant": request.tenant,
@@ -179,42 +195,40 @@ class SemanticCacheLayer:
             ]
         )
 
-    async def _search(self, question: _Question) -> _Search:
+    async def _search(self, query: _Query) -> _Search:
         try:
-            (vector,) = await self._guarded(self._embedder_guard, self._embedder.embed, [question.text])
+            (vector,) = await self._guarded(self._embedder_guard, self._embedder.embed, [query.text])
         except Exception:
             record_degraded("embedder:lexical")
-            return await self._among_recent(None, question, None)
+            return await self._search_lexically(None, query, None)
         try:
-            return await self._guarded(self._search_guard, self._among_all, question, vector)
+            return await self._guarded(self._search_guard, self._search_vectors, query, vector)
         except Exception as exc:
-            record_degraded(self._label)
-            return await self._among_recent(exc, question, vector)
+            record_degraded(self._degraded_label)
+            return await self._search_lexically(exc, query, vector)
 
-    async def _among_all(self, question: _Question, vector: Sequence[float]) -> _Search:
-        return _Search(vector, await self._vectors.search(question.scope, vector, limit=_NEIGHBOURS))
+    async def _search_vectors(self, query: _Query, vector: Sequence[float]) -> _Search:
+        return _Search(vector, await self._vectors.search(query.scope, vector, limit=_MAX_NEIGHBOURS))
 
-    async def _among_recent(
-        self, _exc: Exception | None, question: _Question, vector: Sequence[float] | None
-    ) -> _Search:
-        found = self._recent.search(question.scope, question.words, limit=_NEIGHBOURS)
+    async def _search_lexically(self, _exc: Exception | None, query: _Query, vector: Sequence[float] | None) -> _Search:
+        found = self._lexical_index.search(query.scope, query.words, limit=_MAX_NEIGHBOURS)
         return _Search(vector, found, is_lexical=True)
 
-    async def _choose(self, call: Call, question: _Question, search: _Search) -> Reply | str:
-        """Return the answer of the nearest neighbour that says the same, or the reason why there is none."""
-        least = self._thresholds.get(call.request.component_type, self._threshold)
+    async def _choose(self, call: Call, query: _Query, search: _Search) -> Reply | str:
+        """Return the answer of the nearest neighbour with the same facts, or the miss reason."""
+        least = self._options.thresholds.get(call.request.component_type, self._options.threshold)
         near = [neighbour for neighbour in search.neighbours if neighbour.similarity >= least]
-        same = [neighbour for neighbour in near if neighbour.facts == question.facts]
+        same = [neighbour for neighbour in near if neighbour.facts == query.facts]
         if not same:
             if search.is_lexical:
                 return "backend_down"
             return "value_gate" if near else "threshold" if search.neighbours else "cold"
         reason = "cold"
         for neighbour in same:
-            found = await self._answers.look_up(replace(call, key=neighbour.id))
+            found = await self._exact.lookup(replace(call, key=neighbour.id))
             if isinstance(found, CacheEntry):
                 return self._reply(found, neighbour)
-            # The point outlived its answer: an epoch, an eviction, a restart.
+            # The point outlived its entry, which was invalidated, evicted or lost in a restart.
             reason = "evicted" if found.reason == "cold" else found.reason
             if reason != "backend_down" and not search.is_lexical:
                 with suppress(Exception):
@@ -233,23 +247,23 @@ class SemanticCacheLayer:
             similarity=similarity,
         )
 
-    async def _remember(self, call: Call, question: _Question, search: _Search) -> None:
+    async def _index(self, call: Call, query: _Query, search: _Search) -> None:
         point = Point(
             id=call.key,
-            scope=question.scope,
-            facts=question.facts,
+            scope=query.scope,
+            facts=query.facts,
             vector=search.vector or (),
-            expires_at=self._clock() + self._ttl_s,
+            expires_at=self._clock() + self._options.ttl_s,
         )
-        self._recent.add(point, question.words)
+        self._lexical_index.add(point, query.words)
         if search.vector is None or search.is_lexical:
-            # It was away a moment ago: the caller does not wait for it a second time.
+            # The search has just failed: a write would make the caller wait for the same outage again.
             return
         started = time.perf_counter()
         try:
             await self._guarded(self._guard, self._vectors.put, point)
         except Exception:
-            record_degraded(self._label)
+            record_degraded(self._degraded_label)
         finally:
             record_duration(self._instruments, LAYER, "set", time.perf_counter() - started)
 
@@ -259,6 +273,7 @@ class SemanticCacheLayer:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(_SWEEP_S)
+            await asyncio.sleep(_SWEEP_INTERVAL_S)
+            # The guard counts an unavailable vector store; the next sweep finds the same points.
             with suppress(Exception):
                 await self._guarded(self._guard, self._vectors.sweep)

@@ -1,32 +1,30 @@
-"""Which part of a request is free text, and the wordings that were asked lately.
-
-What is free text may be worded in another way and still ask for the same; everything else in a request must be equal.
-"""
+"""Free text of requests, and an in-memory index of recent texts for the time when vectors are unavailable."""
 
 import math
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from forge_otel._internal.bounded import BoundedMap
 from forge_otel.types import GenerationRequest, Neighbour, Point
 
 __all__ = ["TEXT_FIELDS", "LexicalIndex", "Wording", "wording_of"]
 
 TEXT_FIELDS: Final = frozenset({"notes", "note", "description", "brief", "prompt", "instructions"})
-"""The members of ``requirements`` that `wording_of` takes for free text, where they are strings."""
+"""Members of ``requirements`` that `wording_of` treats as free text if they are strings."""
 
-_MAX_RECENT: Final = 1000
+_MAX_ENTRIES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
-    """A request's requirements, taken apart.
+    """A request's requirements, split into free text and the rest.
 
     Args:
-        texts: name to text; only these are embedded, and never any JSON.
-        rest: all other requirements, JSON-like: they must be equal.
+        texts: free text by name; only this is embedded and may be paraphrased.
+        rest: all other requirements, JSON-like; they must be equal for a hit.
     """
 
     texts: Mapping[str, str]
@@ -34,9 +32,9 @@ class Wording:
 
 
 def wording_of(request: GenerationRequest) -> Wording | None:
-    """Return the strings that stand in `requirements` under one of `TEXT_FIELDS`; None where there is none.
+    """Return the non-empty strings of `requirements` under `TEXT_FIELDS`; None if there are none.
 
-    A service whose free text stands elsewhere gives a hook of its own: `CacheHooks(wording=…)`.
+    A service with free text in other places passes its own hook: `CacheHooks(wording=…)`.
     """
     texts = {
         name: value.strip()
@@ -48,27 +46,23 @@ def wording_of(request: GenerationRequest) -> Wording | None:
 
 
 class LexicalIndex:
-    """The wordings of the last answers, compared word by word: what is left of L2 while the vectors are away.
+    """Recent texts, ranked by the words they share; replaces the vector search while vectors are unavailable.
 
     Args:
-        max_entries: with more, the oldest is forgotten.
+        max_entries: size above which the oldest entry is evicted.
         clock: seconds since 1970.
     """
 
-    def __init__(self, *, max_entries: int = _MAX_RECENT, clock: Callable[[], float] = time.time) -> None:
-        self._max_entries = max_entries
+    def __init__(self, *, max_entries: int = _MAX_ENTRIES, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._entries: OrderedDict[str, tuple[Point, Counter[str]]] = OrderedDict()
+        self._entries: BoundedMap[str, tuple[Point, Counter[str]]] = BoundedMap(max_entries)
 
     def add(self, point: Point, words: Sequence[str]) -> None:
-        """Remember an answer; the vector of `point` is not looked at."""
+        """Add an entry; the vector of `point` is not used."""
         self._entries[point.id] = (point, Counter(words))
-        self._entries.move_to_end(point.id)
-        if len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)
 
     def search(self, scope: str, words: Sequence[str], *, limit: int) -> list[Neighbour]:
-        """Return the entries of `scope` that share most words, best first, with the cosine of their counts."""
+        """Return the entries of `scope` by descending cosine similarity of their word counts."""
         wanted, now = Counter(words), self._clock()
         found = [
             Neighbour(id=point.id, facts=point.facts, similarity=_cosine(wanted, known))

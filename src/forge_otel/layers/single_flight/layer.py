@@ -1,36 +1,38 @@
-"""One generation for a key, however many callers in however many processes.
+"""Single flight: one pipeline run per key, shared by all callers in all processes.
 
-In a process the first caller's generation becomes a task of its own, which all callers of the same key wait for.
+The first caller's run becomes a task of its own, for which every caller with the same key waits.
 
-- A caller who is cancelled leaves, and the others get their answer. The run goes on also when nobody waits any more:
-  its money is spent already, and the next caller finds the answer in the cache. It ends with `generation_timeout_s`,
-  or when the forge closes. A run whose first caller left is recorded as a generation of its own, so that its cost is.
-- A failed run is not repeated: all who waited get its error, unless that speaks of the first caller alone
-  (`ForgeError.is_personal`, such as a spent budget); then one of the others is next.
-- The run has the first caller's context, but not its deadline, and notes in the first caller's record.
+- A cancelled caller stops waiting; the run continues, even without callers, because its cost is already spent and its
+  answer will be cached. It ends with `generation_timeout_s`, or when the forge closes. A run whose first caller left is
+  recorded as a generation of its own, so that its cost is recorded.
+- A failed run is not repeated: every waiting caller gets its error. An error about the first caller alone
+  (`ForgeError.is_personal`, such as a spent budget) starts a new run for the next caller.
+- The run inherits the first caller's context and writes to its record, but has no deadline of its own besides
+  `generation_timeout_s`.
 
-Across processes see `forge_otel.layers.single_flight.lease_election`. A pipeline that asks for its own key inside
-itself is not made to wait for itself.
+`forge_otel.layers.single_flight.lease_election` coordinates processes. A pipeline that calls itself with its own key
+does not wait for itself.
 """
 
 import asyncio
 import contextvars
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from opentelemetry import trace
 
+from forge_otel._internal.bounded import BoundedMap
 from forge_otel._internal.ids import new_id
 from forge_otel.context import Generation, current_generation
 from forge_otel.errors import ForgeError, GenerationFailed, GenerationTimeout, NotFound, ServiceUnavailable
-from forge_otel.layers.single_flight.lease_election import COLLAPSED, LeaseElection, failure_of
-from forge_otel.layers.single_flight.run import EventLog, Run, RunOutcome, position_of, progress_of
+from forge_otel.layers.single_flight.lease_election import COLLAPSED, LeaseElection, encode_failure
+from forge_otel.layers.single_flight.progress import EventLog, decode_event, parse_event_id
+from forge_otel.layers.single_flight.run import Run, RunOutcome
 from forge_otel.names import Attr, Metric
 from forge_otel.resilience.deadline import current_scope, remaining_s
 from forge_otel.telemetry.metrics.instruments import Instruments
@@ -40,26 +42,27 @@ __all__ = ["SingleFlightLayer"]
 
 OnOrphaned = Callable[[Call, Generation, RunOutcome], Awaitable[None]]
 
-# The run's own limit is the first to be over.
-_SLACK_S: Final = 1.0
-_REMEMBERED: Final = 64
-_LOOK_EVERY_S: Final = 1.0
+# Callers wait a little longer than the run's own time limit, so that they get its error and not their own.
+_TIMEOUT_MARGIN_S: Final = 1.0
+_MAX_FINISHED: Final = 64
+_FOLLOW_POLL_S: Final = 1.0
+_LOCAL_POLL_S: Final = 0.05
 
-_GIVEN_UP: Final = RunOutcome(
-    error=ServiceUnavailable("the service is closing; send the request again"), is_given_up=True
+_ABORTED: Final = RunOutcome(
+    error=ServiceUnavailable("the service is closing; send the request again"), is_aborted=True
 )
-_flying: ContextVar[frozenset[str]] = ContextVar("forge_flying", default=frozenset())
+_active_keys: ContextVar[frozenset[str]] = ContextVar("forge_active_keys", default=frozenset())
 
 
 class SingleFlightLayer:
-    """The layer that lets one caller generate and all others wait.
+    """Runs the pipeline once per key and shares the outcome with all callers that wait.
 
     Args:
-        instruments: where waits are counted.
-        timeout_s: how long a generation may take, and so how long anybody waits.
-        agreement: with other processes; None: this one is alone.
-        on_left: told how a run ended whose first caller had left.
-        grace_s: how long closing waits for running generations before it cancels them.
+        instruments: receive wait times and orphaned runs.
+        timeout_s: time limit of a generation in seconds, and so of waiting for one.
+        election: coordinates with other processes; None restricts sharing to this process.
+        on_orphaned: records a run whose first caller left before the end.
+        close_timeout_s: seconds that closing waits for active runs before it cancels them.
     """
 
     def __init__(
@@ -67,250 +70,246 @@ class SingleFlightLayer:
         *,
         instruments: Instruments,
         timeout_s: float,
-        agreement: LeaseElection | None = None,
+        election: LeaseElection | None = None,
         on_orphaned: OnOrphaned | None = None,
-        grace_s: float = 1.0,
+        close_timeout_s: float = 1.0,
     ) -> None:
         self._instruments = instruments
         self._timeout_s = timeout_s
-        self._agreement = agreement
+        self._election = election
         self._on_orphaned = on_orphaned
-        self._grace_s = grace_s
-        self._flights: dict[str, Run] = {}
+        self._close_timeout_s = close_timeout_s
+        self._runs: dict[str, Run] = {}
         self._tasks: dict[Run, asyncio.Task[None]] = {}
-        self._landed: OrderedDict[str, EventLog] = OrderedDict()
+        self._finished: BoundedMap[str, EventLog] = BoundedMap(_MAX_FINISHED)
         self._last_fence = 0
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        running = list(self._tasks.values())
-        if running:
-            _, late = await asyncio.wait(running, timeout=self._grace_s)
-            for task in late:
+        active = list(self._tasks.values())
+        if active:
+            _, unfinished = await asyncio.wait(active, timeout=self._close_timeout_s)
+            for task in unfinished:
                 task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=self._grace_s)
-        if self._agreement is not None:
-            await self._agreement.close(self._grace_s)
-        self._landed.clear()
+            if unfinished:
+                await asyncio.wait(unfinished, timeout=self._close_timeout_s)
+        if self._election is not None:
+            await self._election.close(self._close_timeout_s)
+        self._finished.clear()
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
-        """Answer `call` with the one generation of its key.
+        """Answer `call` with the shared run of its key.
 
         Raises:
-            GenerationTimeout: it took too long.
-            GenerationFailed: it failed in another process, or was given up.
+            GenerationTimeout: the run did not finish in time.
+            GenerationFailed: the run failed in another process, or was cancelled.
         """
-        if call.key in _flying.get() and call.key in self._flights:
+        if call.key in _active_keys.get() and call.key in self._runs:
             return await call_next(call)
-        until_s = time.monotonic() + min(self._timeout_s + _SLACK_S, remaining_s())
+        until_s = time.monotonic() + min(self._timeout_s + _TIMEOUT_MARGIN_S, remaining_s())
         while True:
-            flight = self._flights.get(call.key)
-            is_first = flight is None
-            if flight is None:
-                flight = self._start(call, call_next)
-            outcome = await self._wait(flight, until_s, is_first=is_first)
+            run = self._runs.get(call.key)
+            is_first = run is None
+            if run is None:
+                run = self._start(call, call_next)
+            outcome = await self._wait(run, until_s, is_first=is_first)
             if outcome.reply is not None:
                 return _reply(outcome, outcome.reply, is_first=is_first)
             error = outcome.error
             if is_first or not (isinstance(error, ForgeError) and error.is_personal):
-                raise _raisable(outcome, is_first=is_first)
+                raise _exception_of(outcome, is_first=is_first)
 
     def running(self) -> list[str]:
-        """Return the keys that are being generated or waited for in this process."""
-        return list(self._flights)
+        """Return the keys with an active run in this process, including runs that wait for another process."""
+        return list(self._runs)
 
     async def follow(self, key: str, *, after: tuple[int, int], wait_s: float) -> AsyncGenerator[Progress, None]:
-        """Yield what the running generation of `key` does, from its beginning to its end.
+        """Yield the progress events of the run of `key`, from the beginning to the end.
 
         Args:
             key: of the call.
-            after: run and number of the last event that is known already.
-            wait_s: how long to wait for a generation to begin.
+            after: run and number of the last event received; zeros for all.
+            wait_s: seconds to wait for a run to start.
 
         Raises:
-            NotFound: none is running, and none ended a short while ago.
-            GenerationTimeout: nothing more was heard of it.
+            NotFound: no run is active, and none finished recently.
+            GenerationTimeout: the run published no event for `timeout_s`.
         """
-        heard_s, has_begun = time.monotonic(), False
-        is_over = False
-        while not is_over:
-            async with aclosing(self._told(key, after)) as told:
-                async for progress in told:
-                    heard_s, has_begun, after = time.monotonic(), True, position_of(progress.id)
-                    is_over = progress.kind in TERMINAL
+        last_event_s, has_started, has_ended = time.monotonic(), False, False
+        while True:
+            async with aclosing(self._new_events(key, after)) as events:
+                async for progress in events:
+                    last_event_s, has_started, after = time.monotonic(), True, parse_event_id(progress.id)
+                    has_ended = progress.kind in TERMINAL
                     yield progress
-            if is_over:
+            if has_ended:
                 return
-            silent_s = time.monotonic() - heard_s
-            if not has_begun and silent_s >= wait_s:
-                raise NotFound("no generation of this request is running; begin one, then follow it")
+            silent_s = time.monotonic() - last_event_s
+            if not has_started and silent_s >= wait_s:
+                raise NotFound("no generation of this request is running; start one, then follow it")
             if silent_s >= self._timeout_s:
-                raise GenerationTimeout("nothing more was heard of the generation; send the request again")
-            rest_s = _LOOK_EVERY_S if has_begun else max(0.01, wait_s - silent_s)
-            await self._changed(key, min(_LOOK_EVERY_S, rest_s))
+                raise GenerationTimeout("the generation reported no progress in time; send the request again")
+            left_s = _FOLLOW_POLL_S if has_started else max(0.01, wait_s - silent_s)
+            await self._wait_for_change(key, min(_FOLLOW_POLL_S, left_s))
 
-    async def _told(self, key: str, after: tuple[int, int]) -> AsyncGenerator[Progress, None]:
-        flight = self._flights.get(key)
-        story = self._landed.get(key) if flight is None or not flight.is_running else flight.story
-        if story is not None and (story.fence, len(story.events)) > after:
-            async with aclosing(story.follow(after)) as events:
+    async def _new_events(self, key: str, after: tuple[int, int]) -> AsyncGenerator[Progress, None]:
+        run = self._runs.get(key)
+        log = self._finished.get(key) if run is None or not run.is_local else run.event_log
+        if log is not None and (log.fence, len(log.events)) > after:
+            async with aclosing(log.follow(after)) as events:
                 async for progress in events:
                     yield progress
             return
-        if self._agreement is None:
+        if self._election is None:
             return
-        for event in await self._remote(self._agreement, key, after):
-            yield progress_of(event)
+        for event in await self._remote_events(self._election, key, after):
+            yield decode_event(event)
 
     @staticmethod
-    async def _remote(agreement: LeaseElection, key: str, after: tuple[int, int]) -> list[Event]:
+    async def _remote_events(election: LeaseElection, key: str, after: tuple[int, int]) -> list[Event]:
         found: list[Event] = []
-        while page := await agreement.events(key, (found[-1].fence, found[-1].number) if found else after):
+        while page := await election.events(key, (found[-1].fence, found[-1].number) if found else after):
             found += page
-        # What an earlier run told is of no interest, but to whoever has heard its beginning.
+        # Events of an earlier run matter only to a follower that has already received its first ones.
         newest = max((event.fence for event in found), default=0)
         return [event for event in found if event.fence in {newest, after[0]}]
 
-    async def _changed(self, key: str, timeout_s: float) -> None:
-        flight = self._flights.get(key)
-        if self._agreement is not None and (flight is None or not flight.is_running):
-            await self._agreement.changed(key, timeout_s)
+    async def _wait_for_change(self, key: str, timeout_s: float) -> None:
+        run = self._runs.get(key)
+        if self._election is not None and (run is None or not run.is_local):
+            await self._election.wait_for_change(key, timeout_s)
         else:
-            await asyncio.sleep(min(timeout_s, 0.05))
+            await asyncio.sleep(min(timeout_s, _LOCAL_POLL_S))
 
     def _start(self, call: Call, call_next: CallNext) -> Run:
         generation = current_generation.get()
-        flight = Run(call, None if generation is None else generation.shared_copy())
-        self._flights[call.key] = flight
+        run = Run(call, None if generation is None else generation.shared_copy())
+        self._runs[call.key] = run
         context = contextvars.copy_context()
-        context.run(current_generation.set, flight.generation)
+        context.run(current_generation.set, run.generation)
         context.run(current_scope.set, None)
-        context.run(_flying.set, _flying.get() | {call.key})
-        task = asyncio.create_task(self._fly(flight, call_next), context=context, name=f"flight {call.key[:8]}")
-        self._tasks[flight] = task
-        task.add_done_callback(partial(self._ended, flight))
-        return flight
+        context.run(_active_keys.set, _active_keys.get() | {call.key})
+        task = asyncio.create_task(self._execute(run, call_next), context=context, name=f"generation {call.key[:8]}")
+        self._tasks[run] = task
+        task.add_done_callback(partial(self._forget, run))
+        return run
 
-    def _ended(self, flight: Run, _task: asyncio.Task[None]) -> None:
-        del self._tasks[flight]
-        if not flight.outcome.done():
-            # It was cancelled before its first step.
-            flight.end(_GIVEN_UP)
+    def _forget(self, run: Run, _task: asyncio.Task[None]) -> None:
+        del self._tasks[run]
+        if not run.outcome.done():
+            # A task that is cancelled before its first step never enters `_execute`.
+            run.finish(_ABORTED)
 
-    async def _wait(self, flight: Run, until_s: float, *, is_first: bool) -> RunOutcome:
+    async def _wait(self, run: Run, until_s: float, *, is_first: bool) -> RunOutcome:
         started_s = time.monotonic()
-        flight.waiters += 1
+        run.waiters += 1
         try:
-            await asyncio.wait([flight.outcome], timeout=max(0.0, until_s - started_s))
+            await asyncio.wait([run.outcome], timeout=max(0.0, until_s - started_s))
         finally:
-            flight.waiters -= 1
-            if not flight.outcome.done():
-                self._leave(flight, is_first=is_first)
-        if not flight.outcome.done():
+            run.waiters -= 1
+            if not run.outcome.done():
+                self._leave(run, is_first=is_first)
+        if not run.outcome.done():
             raise GenerationTimeout(
-                f"the pipeline {flight.call.pipeline!r} did not finish within {time.monotonic() - started_s:.3g} s; "
-                "it goes on, so ask again for its answer"
+                f"the pipeline {run.call.pipeline!r} did not finish within {time.monotonic() - started_s:.3g} s; "
+                "it is still running, so ask again for its answer"
             )
-        outcome = flight.outcome.result()
+        outcome = run.outcome.result()
         if outcome.is_remote or not is_first:
-            self._count(flight, outcome, time.monotonic() - started_s, is_remote=outcome.is_remote)
+            self._record_wait(run, outcome, time.monotonic() - started_s)
         return outcome
 
-    def _leave(self, flight: Run, *, is_first: bool) -> None:
+    def _leave(self, run: Run, *, is_first: bool) -> None:
         if is_first:
-            flight.is_orphaned = True
+            run.is_orphaned = True
             generation = current_generation.get()
             if generation is not None:
                 generation.detach(new_id())
-        if not flight.waiters and not flight.is_running and self._flights.get(flight.call.key) is flight:
-            # It only waits for another process, and nobody for it.
-            del self._flights[flight.call.key]
-            self._tasks[flight].cancel()
+        if not run.waiters and not run.is_local and self._runs.get(run.call.key) is run:
+            # The run only waits for another process, and no caller is left.
+            del self._runs[run.call.key]
+            self._tasks[run].cancel()
 
-    async def _fly(self, flight: Run, call_next: CallNext) -> None:
-        outcome, led, cache_slot = _GIVEN_UP, None, flight.call.cache_slot
+    async def _execute(self, run: Run, call_next: CallNext) -> None:
+        outcome, lease, cache_slot = _ABORTED, None, run.call.cache_slot
         try:
-            if self._agreement is not None and cache_slot is not None and cache_slot.is_known:
-                led = await self._agreement.acquire(flight, cache_slot)
-            if isinstance(led, RunOutcome):
-                outcome = led
+            elected = None
+            if self._election is not None and cache_slot is not None and cache_slot.is_available:
+                elected = await self._election.acquire(run, cache_slot)
+            if isinstance(elected, RunOutcome):
+                outcome = elected
                 return
+            lease = elected
             async with AsyncExitStack() as stack:
-                flight.begin(self._fence() if led is None else led.fence)
-                if led is not None and self._agreement is not None:
-                    await stack.enter_async_context(self._agreement.renewing(led, flight))
-                outcome = await self._run(flight, call_next, led)
+                run.start(self._next_fence() if lease is None else lease.fence)
+                if lease is not None and self._election is not None:
+                    await stack.enter_async_context(self._election.renewing(lease, run))
+                outcome = await self._call_pipeline(run, call_next, lease)
         except Exception as exc:
             outcome = RunOutcome(error=exc, traceback=exc.__traceback__)
         finally:
-            await self._land(flight, outcome, led if isinstance(led, Lease) else None)
+            await self._finish(run, outcome, lease)
 
-    async def _run(self, flight: Run, call_next: CallNext, lease: Lease | None) -> RunOutcome:
-        cache_slot = flight.call.cache_slot
+    async def _call_pipeline(self, run: Run, call_next: CallNext, lease: Lease | None) -> RunOutcome:
+        cache_slot = run.call.cache_slot
         try:
-            reply = await call_next(flight.call)
+            reply = await call_next(run.call)
         except asyncio.CancelledError as exc:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # The pipeline was cancelled by itself, not by us.
+            # The pipeline cancelled itself; this task was not cancelled.
             return RunOutcome(error=exc, traceback=exc.__traceback__)
         except BaseException as exc:
-            # Whatever a pipeline raises is its first caller's, also what is no Exception.
+            # KeyboardInterrupt, SystemExit and the like belong to the first caller, not to this task.
             return RunOutcome(error=exc, traceback=exc.__traceback__)
         if cache_slot is None:
             return RunOutcome(reply=reply)
-        commit = None if lease is None or self._agreement is None else partial(self._agreement.commit, lease)
-        return RunOutcome(reply=replace(reply, is_stored=await cache_slot.put(reply, commit=commit)))
+        commit = None if lease is None or self._election is None else partial(self._election.commit, lease)
+        return RunOutcome(reply=replace(reply, is_stored=await cache_slot.store(reply, commit=commit)))
 
-    async def _land(self, flight: Run, outcome: RunOutcome, lease: Lease | None) -> None:
-        is_failure = outcome.error is not None and not outcome.is_given_up
-        failure = failure_of(outcome.error) if is_failure and outcome.error is not None else None
-        is_holding = lease is not None and self._agreement is not None
-        if is_holding and outcome.reply is None:
-            # First, or whoever asks next would find the failure of the one before.
+    async def _finish(self, run: Run, outcome: RunOutcome, lease: Lease | None) -> None:
+        key, cache_slot = run.call.key, run.call.cache_slot
+        if outcome.reply is None:
+            # Released before the outcome is delivered: the next caller's run must not receive the failure of this one.
+            failure = None if outcome.error is None or outcome.is_aborted else encode_failure(outcome.error)
             await self._release(lease, failure)
-        flight.end(outcome)
-        if outcome.reply is not None and flight.call.cache_slot is not None:
-            # Until it is written, who asks for the same is answered by this flight.
-            await flight.call.cache_slot.settled()
-        if self._flights.get(flight.call.key) is flight:
-            del self._flights[flight.call.key]
-        if flight.is_running:
-            self._landed[flight.call.key] = flight.story
-            self._landed.move_to_end(flight.call.key)
-            while len(self._landed) > _REMEMBERED:
-                self._landed.popitem(last=False)
-        if is_holding and outcome.reply is not None:
+        run.finish(outcome)
+        if outcome.reply is not None and cache_slot is not None:
+            # Until the entry is written, this run answers new callers with the same key.
+            await cache_slot.wait_written()
+        if self._runs.get(key) is run:
+            del self._runs[key]
+        if run.is_local:
+            self._finished[key] = run.event_log
+        if outcome.reply is not None:
             await self._release(lease, None)
-        if flight.is_orphaned and flight.is_running and flight.generation is not None:
+        if run.is_orphaned and run.is_local and run.generation is not None:
             self._instruments.add(Metric.FLIGHT_LEFT, 1)
             if self._on_orphaned is not None:
-                await self._on_orphaned(flight.call, flight.generation, outcome)
+                await self._on_orphaned(run.call, run.generation, outcome)
 
-    async def _release(self, lease: Any, failure: bytes | None) -> None:
-        if self._agreement is not None:
-            await self._agreement.release(lease, failure=failure)
+    async def _release(self, lease: Lease | None, failure: bytes | None) -> None:
+        if lease is not None and self._election is not None:
+            await self._election.release(lease, failure=failure)
 
-    def _fence(self) -> int:
+    def _next_fence(self) -> int:
         self._last_fence = max(self._last_fence + 1, time.time_ns() // 1000)
         return self._last_fence
 
-    def _count(self, flight: Run, outcome: RunOutcome, waited_s: float, *, is_remote: bool) -> None:
+    def _record_wait(self, run: Run, outcome: RunOutcome, waited_s: float) -> None:
         self._instruments.record(
             Metric.FLIGHT_WAIT,
             waited_s,
             {
-                Attr.FLIGHT_SCOPE: "other_process" if is_remote else "process",
+                Attr.FLIGHT_SCOPE: "other_process" if outcome.is_remote else "process",
                 Attr.OUTCOME: "ok" if outcome.error is None else outcome_of(outcome.error),
             },
         )
-        origin = flight.origin
-        if not is_remote and origin.is_valid:
-            trace.get_current_span().add_link(origin)
+        if not outcome.is_remote and run.origin.is_valid:
+            trace.get_current_span().add_link(run.origin)
 
 
 def _reply(outcome: RunOutcome, reply: Reply, *, is_first: bool) -> Reply:
@@ -319,9 +318,9 @@ def _reply(outcome: RunOutcome, reply: Reply, *, is_first: bool) -> Reply:
     return replace(reply, source=COLLAPSED)
 
 
-def _raisable(outcome: RunOutcome, *, is_first: bool) -> BaseException:
+def _exception_of(outcome: RunOutcome, *, is_first: bool) -> BaseException:
     error = outcome.error
     if error is None or (isinstance(error, asyncio.CancelledError) and not is_first):
         return GenerationFailed("the generation that this call waited for was cancelled", error_type="CancelledError")
-    # It is raised by everybody who waited; their frames should not pile up in it.
+    # Every waiting caller raises the same object; without the reset each would add its frames to the traceback.
     return error.with_traceback(outcome.traceback)

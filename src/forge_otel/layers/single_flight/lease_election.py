@@ -1,15 +1,15 @@
-"""How a flight agrees with those of other processes on who generates.
+"""Elects the one process that runs a pipeline for a key, by leases with fencing numbers.
 
-Every step is guarded and may fail: then this process goes on by itself, as if it were alone, and the record says so.
-A holder that renews its lease keeps it; one that was killed is replaced when it ends; one that was paused past its end
-goes on and answers its own callers, but its entry is refused if somebody took over meanwhile.
+Each request to the lease backend is guarded and may fail: this process then runs the pipeline on its own, and the
+record says `<service>:alone`. The holder renews its lease. A killed holder is replaced when its lease expires; a holder
+that was paused beyond that still answers its own callers, but its write is refused after a takeover.
 """
 
 import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
@@ -17,6 +17,7 @@ from typing import Any, Final
 import orjson
 
 from forge_otel import errors
+from forge_otel._internal.tasks import TaskSet
 from forge_otel.context import current_generation
 from forge_otel.errors import CircuitOpen, ForgeError, GenerationFailed, GenerationTimeout
 from forge_otel.layers.single_flight.run import Run, RunOutcome
@@ -25,7 +26,7 @@ from forge_otel.resilience.time_budget import behind, budgeted, current_patience
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import CacheSlot, Event, Lease, LeaseHeld, Leases, Reply, Wakeup
 
-__all__ = ["LeaseElection", "failure_of"]
+__all__ = ["LeaseElection", "encode_failure"]
 
 _logger = logging.getLogger(__name__)
 
@@ -33,17 +34,17 @@ Guarded = Callable[..., Awaitable[Any]]
 
 COLLAPSED: Final = "collapsed"
 _POLL_S: Final = 2.0
-# After the end of a lease those who wait come one after another, and the first to come finds it free.
-_AFTER_END_S: Final = 0.02
-_REPORT_EVERY_S: Final = 0.05
-_RENEWALS: Final = 3
-_AT_ONCE: Final = 8
-_TELL_AT_ONCE: Final = 2
-_GIVE_BACK_EVERY_S: Final = 0.5
-_QUEUE_S: Final = 0.25
+# Without it the waiters would claim a moment before the lease expires, and wait for another full poll.
+_AFTER_EXPIRY_S: Final = 0.02
+_REPORT_INTERVAL_S: Final = 0.05
+_RENEWALS_PER_TTL: Final = 3
+_CLAIM_CONCURRENCY: Final = 8
+_APPEND_CONCURRENCY: Final = 2
+_RELEASE_RETRY_S: Final = 0.5
+_CLAIM_QUEUE_S: Final = 0.25
 _MAX_MESSAGE_CHARS: Final = 500
-# What those who wait elsewhere are told as it is; all else only by its type, because messages may carry secrets.
-_TOLD: Final = {
+# Only these keep their message across processes: the message of any other error may hold secrets.
+_PORTABLE_ERRORS: Final = {
     kind.code: kind
     for kind in (
         *(errors.BadRequest, errors.NotFound, errors.PayloadTooLarge),
@@ -53,15 +54,15 @@ _TOLD: Final = {
 
 
 class LeaseElection:
-    """Claims, keeps and gives back leases.
+    """Acquires, renews and releases the leases of runs.
 
     Args:
-        leases: where the processes meet.
-        entry_key: the key of the store's entry, from the call's.
-        guard: `await guard(function, *args, **kwargs)` asks `leases` within its deadline and breaker.
-        instruments: where takeovers and refused writes are counted.
-        life_s: how long a lease lasts without being renewed.
-        timeout_s: how long a flight waits for those of other processes.
+        leases: the backend that all processes share.
+        entry_key: maps the key of a call to the key of its cache entry.
+        guard: `await guard(function, *args, **kwargs)` calls `leases` within its deadline and breaker.
+        instruments: receive takeovers and fenced writes.
+        lease_ttl_s: seconds until a lease expires that is not renewed.
+        timeout_s: seconds that a run waits for another process.
     """
 
     def __init__(
@@ -71,235 +72,233 @@ class LeaseElection:
         entry_key: Callable[[str], str],
         guard: Guarded,
         instruments: Instruments,
-        life_s: float,
+        lease_ttl_s: float,
         timeout_s: float,
     ) -> None:
         self._leases = leases
         self._entry_key = entry_key
         self._guard = guard
         self._instruments = instruments
-        self._life_s = life_s
+        self._lease_ttl_s = lease_ttl_s
         self._timeout_s = timeout_s
-        self._late: set[asyncio.Task[None]] = set()
-        # Of leases that could not be given back.
-        self._held_up: set[asyncio.Task[None]] = set()
-        self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._telling = asyncio.Semaphore(_TELL_AT_ONCE)
-        self._ask_patiently = budgeted(self._ask_for)
+        self._background: TaskSet[None] = TaskSet()
+        self._release_retries: TaskSet[None] = TaskSet()
+        self._claim_slots = asyncio.Semaphore(_CLAIM_CONCURRENCY)
+        self._append_slots = asyncio.Semaphore(_APPEND_CONCURRENCY)
+        self._request_within_budget = budgeted(self._request)
 
-    async def acquire(self, flight: Run, cache_slot: CacheSlot) -> Lease | RunOutcome | None:
-        """Return the lease, or what another process came to; None where nobody can be asked."""
-        key, has_waited, patience = self._entry_key(flight.call.key), False, current_patience.get()
-        with self._leases.listen(key) as bell:
+    async def acquire(self, run: Run, cache_slot: CacheSlot) -> Lease | RunOutcome | None:
+        """Acquire the lease of a run, or wait for the process that holds it.
+
+        Returns:
+            The lease, the outcome of the other process, or None if the backend is unavailable.
+        """
+        key, has_waited, budget = self._entry_key(run.call.key), False, current_patience.get()
+        with self._leases.listen(key) as wakeup:
             while True:
-                held = await self._claim(key, flight)
+                held = await self._claim(key, run)
                 if isinstance(held, Lease):
-                    return await self._check(held, flight, cache_slot, has_waited=has_waited)
+                    return await self._recheck(held, run, cache_slot, has_waited=has_waited)
                 if held is None:
                     return None
                 if held.failure is not None:
-                    return RunOutcome(error=_error(held.failure), is_remote=True)
+                    return RunOutcome(error=_decode_failure(held.failure), is_remote=True)
                 has_waited = True
-                if not await self._rest(bell, held, flight):
-                    return RunOutcome(error=_too_late(flight), is_remote=True)
-                if patience is not None:
-                    # It waits for a generation now: looking whether that has ended is not what it waits for.
-                    patience.renew()
-                reply = await self._look(key, flight, cache_slot)
+                if not await self._wait(wakeup, held, run):
+                    return RunOutcome(error=_timed_out(run), is_remote=True)
+                if budget is not None:
+                    # The caller now waits for a generation, not for the cache: polling must not use up its budget.
+                    budget.renew()
+                reply = await self._lookup(key, run, cache_slot)
                 if reply is not None:
                     return RunOutcome(reply=reply, is_remote=True)
 
     @asynccontextmanager
-    async def renewing(self, lease: Lease, flight: Run) -> AsyncIterator[None]:
-        """Renew the lease and report the flight's events inside the block; the lease is given back by `release`."""
-        tasks = [asyncio.create_task(self._renew(lease)), asyncio.create_task(self._report(lease, flight))]
+    async def renewing(self, lease: Lease, run: Run) -> AsyncIterator[None]:
+        """Renew the lease and publish the run's events inside the block; `release` is separate."""
+        renewal = asyncio.create_task(self._renew(lease))
+        self._background.hold(asyncio.create_task(self._publish(lease, run)))
         try:
             yield
         finally:
-            tasks[0].cancel()
-            tasks[1].add_done_callback(self._late.discard)
-            self._late.add(tasks[1])
-            await asyncio.wait(tasks[:1])
+            renewal.cancel()
+            await asyncio.wait([renewal])
 
     async def commit(self, lease: Lease, value: bytes, ttl_s: float | None) -> bool | None:
-        """Write the sealed entry, unless somebody took over; see `forge_otel.types.CacheSlot.put`."""
+        """Write the sealed entry unless another process took over; see `forge_otel.types.CacheSlot.store`."""
         try:
-            is_ours = await self._guard(self._leases.commit, lease, value, ttl_s=ttl_s)
+            is_newest = await self._guard(self._leases.commit, lease, value, ttl_s=ttl_s)
         except Exception:
             if self._leases.is_store:
                 raise
             return None
-        if not is_ours:
+        if not is_newest:
             self._instruments.add(Metric.FLIGHT_FENCED, 1)
-            _logger.warning("a late answer is not stored: its lease had ended, and another process took over")
+            _logger.warning("cache write refused: the lease expired and another process took over")
             return False
         return True if self._leases.is_store else None
 
     async def release(self, lease: Lease, *, failure: bytes | None = None) -> None:
-        """Give the lease back; if that fails, it is tried again until it has ended by itself."""
-        if not await self._give_back(lease, failure):
-            task = behind(self._give_back_late(lease, failure))
-            self._held_up.add(task)
-            task.add_done_callback(self._held_up.discard)
+        """Release the lease; after a failure, retry in the background until the lease expires."""
+        if not await self._try_release(lease, failure):
+            self._release_retries.hold(behind(self._retry_release(lease, failure)))
 
     async def events(self, key: str, after: tuple[int, int]) -> list[Event]:
-        """Return what other processes told of a call's key; nothing where they cannot be asked."""
+        """Return the events that other processes published for a call; empty if the backend is unavailable."""
         try:
             found: list[Event] = await self._guard(self._leases.events, self._entry_key(key), after)
         except Exception:
             return []
         return found
 
-    async def changed(self, key: str, timeout_s: float) -> None:
-        """Return when other processes may have told more of a call's key, or after `timeout_s`."""
-        with self._leases.listen(self._entry_key(key)) as bell:
-            await bell.wait(timeout_s)
+    async def wait_for_change(self, key: str, timeout_s: float) -> None:
+        """Wait until another process may have published something for a call, for at most `timeout_s`."""
+        with self._leases.listen(self._entry_key(key)) as wakeup:
+            await wakeup.wait(timeout_s)
 
     async def close(self, timeout_s: float) -> None:
-        """Wait for what is still to be said, and give it up then."""
-        for task in self._held_up:
+        """Stop retrying releases, and wait up to `timeout_s` for pending reports and releases."""
+        for task in self._release_retries:
             task.cancel()
-        if self._late:
-            _, late = await asyncio.wait(list(self._late), timeout=timeout_s)
-            for task in late:
+        if self._background:
+            _, unfinished = await asyncio.wait(list(self._background), timeout=timeout_s)
+            for task in unfinished:
                 task.cancel()
 
-    async def _claim(self, key: str, flight: Run) -> Lease | LeaseHeld | None:
+    async def _claim(self, key: str, run: Run) -> Lease | LeaseHeld | None:
+        # Hundreds of different keys may miss at the same moment: queued here, none exceeds the guard's deadline.
         try:
-            # A herd of different keys comes one after another, so that none is late because of the others.
-            async with asyncio.timeout(_QUEUE_S):
-                await self._turns.acquire()
+            async with asyncio.timeout(_CLAIM_QUEUE_S):
+                await self._claim_slots.acquire()
         except TimeoutError:
             return None
         try:
-            held: Lease | LeaseHeld = await self._ask_patiently(key, time.monotonic() - flight.began_s)
+            held: Lease | LeaseHeld = await self._request_within_budget(key, time.monotonic() - run.created_s)
         except Exception:
             generation = current_generation.get()
             if generation is not None:
                 generation.record_degraded(f"{self._leases.service}:alone")
             return None
         finally:
-            self._turns.release()
+            self._claim_slots.release()
         return held
 
-    async def _ask_for(self, key: str, waited_s: float) -> Lease | LeaseHeld:
+    async def _request(self, key: str, waited_s: float) -> Lease | LeaseHeld:
         token = secrets.token_hex(16)
-        claim = partial(self._leases.claim, life_s=self._life_s, waited_s=waited_s)
+        claim = partial(self._leases.claim, life_s=self._lease_ttl_s, waited_s=waited_s)
         try:
             held: Lease | LeaseHeld = await self._guard(claim, key, token)
         except CircuitOpen:
             raise
         except BaseException:
-            # It may have been given all the same; nobody should wait for a holder who does not know.
-            self._later(self.release(Lease(key=key, token=token, fence=0)))
+            # The backend may have granted the lease although its response was lost; other processes would wait for it.
+            self._spawn(self.release(Lease(key=key, token=token, fence=0)))
             raise
         return held
 
-    async def _check(self, lease: Lease, flight: Run, cache_slot: CacheSlot, *, has_waited: bool) -> Lease | RunOutcome:
-        """Look once more: the one before may have finished between our look and our claim."""
+    async def _recheck(self, lease: Lease, run: Run, cache_slot: CacheSlot, *, has_waited: bool) -> Lease | RunOutcome:
+        # The previous holder may have finished between this caller's lookup and its claim.
         try:
-            reply = await self._look(lease.key, flight, cache_slot)
+            reply = await self._lookup(lease.key, run, cache_slot)
         except BaseException:
-            self._later(self.release(lease))
+            self._spawn(self.release(lease))
             raise
         if reply is not None:
-            self._later(self.release(lease))
+            self._spawn(self.release(lease))
             return RunOutcome(reply=reply, is_remote=True)
         if has_waited:
             self._instruments.add(Metric.FLIGHT_TAKEOVERS, 1)
-            _logger.info("took over a generation that another process did not finish")
+            _logger.info("generation taken over from another process, which did not finish it")
         return lease
 
-    async def _look(self, key: str, flight: Run, cache_slot: CacheSlot) -> Reply | None:
+    async def _lookup(self, key: str, run: Run, cache_slot: CacheSlot) -> Reply | None:
         if self._leases.is_store:
-            return await cache_slot.find()
+            return await cache_slot.lookup()
         try:
-            value = await self._guard(self._leases.fetch, key, within_s=time.monotonic() - flight.began_s)
+            value = await self._guard(self._leases.fetch, key, within_s=time.monotonic() - run.created_s)
         except Exception:
             return None
-        return None if value is None else await cache_slot.find(value)
+        return None if value is None else await cache_slot.lookup(value)
 
-    async def _rest(self, bell: Wakeup, held: LeaseHeld, flight: Run) -> bool:
-        """Wait for news, or until looking again makes sense; whether there is time left."""
-        left_s = flight.began_s + self._timeout_s - time.monotonic()
+    async def _wait(self, wakeup: Wakeup, held: LeaseHeld, run: Run) -> bool:
+        """Wait for a wake-up, the expiry of the lease or the next poll; return whether time was left."""
+        left_s = run.created_s + self._timeout_s - time.monotonic()
         if left_s <= 0:
             return False
-        await bell.wait(min(_POLL_S, held.rest_s + _AFTER_END_S, left_s))
+        await wakeup.wait(min(_POLL_S, held.rest_s + _AFTER_EXPIRY_S, left_s))
         return True
 
     async def _renew(self, lease: Lease) -> None:
         is_newest = True
         while is_newest:
-            await asyncio.sleep(self._life_s / _RENEWALS)
+            await asyncio.sleep(self._lease_ttl_s / _RENEWALS_PER_TTL)
             with suppress(Exception):
-                is_newest = await self._guard(self._leases.renew, lease, life_s=self._life_s)
+                is_newest = await self._guard(self._leases.renew, lease, life_s=self._lease_ttl_s)
 
-    async def _report(self, lease: Lease, flight: Run) -> None:
+    async def _publish(self, lease: Lease, run: Run) -> None:
         sent = 0
         while True:
-            # Before the events are taken: after it is over nothing is added.
-            is_over = flight.story.is_over
-            batch = flight.story.events[sent:]
+            # Read before the events are sliced: a closed log gets no more events, so none is missed.
+            is_closed = run.event_log.is_closed
+            batch = run.event_log.events[sent:]
             sent += len(batch)
             if batch:
-                await self._tell(lease.key, batch)
-            if is_over:
+                await self._append(lease.key, batch)
+            if is_closed:
                 return
-            await asyncio.sleep(_REPORT_EVERY_S)
-            await flight.story.more_than(sent)
+            await asyncio.sleep(_REPORT_INTERVAL_S)
+            await run.event_log.wait_for_more(sent)
 
-    async def _tell(self, key: str, events: Sequence[Event]) -> None:
+    async def _append(self, key: str, events: Sequence[Event]) -> None:
         with suppress(Exception):
-            async with self._telling:
+            async with self._append_slots:
                 await self._guard(self._leases.append, key, events)
 
-    async def _give_back(self, lease: Lease, failure: bytes | None) -> bool:
+    async def _try_release(self, lease: Lease, failure: bytes | None) -> bool:
         try:
-            async with self._turns:
+            async with self._claim_slots:
                 await self._guard(self._leases.release, lease, failure=failure)
         except Exception:
             return False
         return True
 
-    async def _give_back_late(self, lease: Lease, failure: bytes | None) -> None:
-        """Otherwise the next caller after an outage waits for a holder who has ended long ago."""
-        until_s = time.monotonic() + self._life_s
+    async def _retry_release(self, lease: Lease, failure: bytes | None) -> None:
+        # After an outage the next caller would otherwise wait for a holder that ended long ago.
+        until_s = time.monotonic() + self._lease_ttl_s
         while time.monotonic() < until_s:
-            await asyncio.sleep(_GIVE_BACK_EVERY_S)
-            if await self._give_back(lease, failure):
+            await asyncio.sleep(_RELEASE_RETRY_S)
+            if await self._try_release(lease, failure):
                 return
 
-    def _later(self, step: Any) -> None:
-        task = behind(step)
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
+    def _spawn(self, step: Coroutine[Any, Any, None]) -> None:
+        self._background.hold(behind(step))
 
 
-def failure_of(error: BaseException) -> bytes | None:
-    """Return what those who wait elsewhere are told of `error`; None where they should try themselves."""
+def encode_failure(error: BaseException) -> bytes | None:
+    """Serialise an error for callers in other processes; None if these should run the pipeline themselves."""
     if not isinstance(error, Exception) or (isinstance(error, ForgeError) and error.is_personal):
         return None
-    told = {"error_type": type(error).__name__}
-    if type(error) in _TOLD.values() and isinstance(error, ForgeError):
-        told |= {"code": error.code, "message": str(error)[:_MAX_MESSAGE_CHARS]}
-    return orjson.dumps(told, default=str)
+    facts = {"error_type": type(error).__name__}
+    if type(error) in _PORTABLE_ERRORS.values() and isinstance(error, ForgeError):
+        facts |= {"code": error.code, "message": str(error)[:_MAX_MESSAGE_CHARS]}
+    return orjson.dumps(facts, default=str)
 
 
-def _error(failure: bytes) -> ForgeError:
+def _decode_failure(failure: bytes) -> ForgeError:
     try:
-        told = orjson.loads(failure)
-        error_type, code, message = (str(told.get(name, "")) for name in ("error_type", "code", "message"))
+        facts = orjson.loads(failure)
+        error_type, code, message = (str(facts.get(name, "")) for name in ("error_type", "code", "message"))
     except (ValueError, AttributeError):
         error_type, code, message = "unknown", "", ""
-    if code in _TOLD:
-        return _TOLD[code](message)
+    if code in _PORTABLE_ERRORS:
+        return _PORTABLE_ERRORS[code](message)
     return GenerationFailed(
         f"the generation that this call waited for failed in another process ({error_type[:64]}); send it again",
         error_type=error_type[:64],
     )
 
 
-def _too_late(flight: Run) -> GenerationTimeout:
+def _timed_out(run: Run) -> GenerationTimeout:
     return GenerationTimeout(
-        f"the pipeline {flight.call.pipeline!r} was being run by another process and did not finish in time; try again"
+        f"the pipeline {run.call.pipeline!r} was running in another process and did not finish in time; try again"
     )

@@ -22,14 +22,14 @@ REPLY = Reply(result=RESULT, origin_id="origin", cost_usd=Decimal("0.4200000001"
 
 
 def _seal(reply: Reply = REPLY, *, secret: bytes = b"secret") -> bytes:
-    return seal(reply, key="k", epochs={"all": "e1"}, created_ms=1_700_000_000_123, secret=secret)
+    return seal(reply, key="k", tag_versions={"all": "e1"}, created_ms=1_700_000_000_123, secret=secret)
 
 
 def test_what_was_sealed_is_unsealed() -> None:
     """Text, bytes, money to the last digit and epochs come back as they were."""
     entry = unseal(_seal(), key="k", secret=b"secret")
     assert entry.result == RESULT
-    assert (entry.cost_usd, entry.origin_id, entry.epochs) == (Decimal("0.4200000001"), "origin", {"all": "e1"})
+    assert (entry.cost_usd, entry.origin_id, entry.tag_versions) == (Decimal("0.4200000001"), "origin", {"all": "e1"})
     assert entry.created_ms == 1_700_000_000_123
 
 

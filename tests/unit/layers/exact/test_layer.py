@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from forge_otel.context import Generation, current_generation
-from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.stores.memory import MemoryStore
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, GenerationRequest, GenerationResult, Reply
@@ -28,7 +28,10 @@ class Pipeline:
 
 
 def _exact(store: Any, **options: Any) -> ExactCacheLayer:
-    return ExactCacheLayer(store, **{"instruments": Instruments(), "secret": b"s"} | options)
+    label = options.pop("degraded_label", "cache:uncached")
+    return ExactCacheLayer(
+        store, ExactCacheOptions(secret=b"s", **options), instruments=Instruments(), degraded_label=label
+    )
 
 
 def _call(**changes: Any) -> Call:
@@ -160,7 +163,7 @@ async def _refuse(*_: object, **__: object) -> None:
 async def test_a_store_that_is_down_costs_only_the_cache(generation: Generation, broken: str) -> None:
     """The caller gets an answer, and the record says that the cache did not help."""
     pipeline = Pipeline()
-    exact = _exact(BrokenStore(broken), without_it="redis:uncached")
+    exact = _exact(BrokenStore(broken), degraded_label="redis:uncached")
     assert (await exact(_call(), pipeline)).result.code == "answer 1"
     assert generation.degraded == ["redis:uncached"]
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from forge_otel.keys import generation_key
-from forge_otel.layers.exact import miss_reasons as hints
+from forge_otel.layers.exact import miss_reasons
 from forge_otel.types import Call, GenerationRequest, GenerationResult
 
 ASKED: dict[str, Any] = {
@@ -28,8 +28,8 @@ def _call(version: str = "1", **changes: Any) -> Call:
     return Call(request=request, pipeline="p", key=key, component_id="c", run=_never)
 
 
-def _reason(call: Call, notes: list[hints.Note], **options: Any) -> str:
-    return hints.reason_of(notes, call, **{"version": "1", "now_s": 1000.0, "ttl_s": None} | options)
+def _reason(call: Call, notes: list[miss_reasons.Fingerprint], **options: Any) -> str:
+    return miss_reasons.explain(notes, call, **{"version": "1", "now_s": 1000.0, "ttl_s": None} | options)
 
 
 @pytest.mark.parametrize(
@@ -44,26 +44,26 @@ def _reason(call: Call, notes: list[hints.Note], **options: Any) -> str:
 )
 def test_the_part_that_differs_is_named(change: dict[str, Any], reason: str) -> None:
     """One earlier request is enough to say what a designer changed."""
-    notes = hints.remember([], _call(), version="1", now_s=1.0)
+    notes = miss_reasons.remember([], _call(), version="1", now_s=1.0)
     assert _reason(_call(**change), notes) == reason
 
 
 def test_a_new_version_of_the_pipeline_is_named() -> None:
     """After a release every answer misses, and says so."""
-    notes = hints.remember([], _call(), version="1", now_s=1.0)
+    notes = miss_reasons.remember([], _call(), version="1", now_s=1.0)
     assert _reason(_call(version="2"), notes, version="2") == "version"
 
 
 def test_of_many_earlier_requests_the_nearest_is_compared() -> None:
     """What differs in one part is nearer than what differs in two, whatever came last."""
-    notes = hints.remember([], _call(tokens={"color": "#000"}), version="1", now_s=1.0)
-    notes = hints.remember(notes, _call(content_hash="9", requirements={}), version="1", now_s=2.0)
+    notes = miss_reasons.remember([], _call(tokens={"color": "#000"}), version="1", now_s=1.0)
+    notes = miss_reasons.remember(notes, _call(content_hash="9", requirements={}), version="1", now_s=2.0)
     assert _reason(_call(), notes) == "tokens"
 
 
 def test_an_answer_that_was_there_has_expired_or_was_evicted() -> None:
     """The life of the entries tells the two apart."""
-    notes = hints.remember([], _call(), version="1", now_s=100.0)
+    notes = miss_reasons.remember([], _call(), version="1", now_s=100.0)
     assert _reason(_call(), notes, now_s=161.0, ttl_s=60.0) == "expired"
     assert _reason(_call(), notes, now_s=130.0, ttl_s=60.0) == "evicted"
     assert _reason(_call(), notes) == "evicted"
@@ -71,11 +71,11 @@ def test_an_answer_that_was_there_has_expired_or_was_evicted() -> None:
 
 def test_a_note_stays_small() -> None:
     """A thousand requests leave eight notes of digests, in which nothing can be read."""
-    notes: list[hints.Note] = []
+    notes: list[miss_reasons.Fingerprint] = []
     for number in range(1000):
-        notes = hints.remember(notes, _call(tokens={"secret-name": number}), version="1", now_s=1.0)
-    blob = hints.pack(notes)
-    assert len(hints.unpack(blob)) == 8
+        notes = miss_reasons.remember(notes, _call(tokens={"secret-name": number}), version="1", now_s=1.0)
+    blob = miss_reasons.pack(notes)
+    assert len(miss_reasons.unpack(blob)) == 8
     assert len(blob) < 2048
     assert b"secret" not in blob
 
@@ -85,11 +85,11 @@ def test_a_note_stays_small() -> None:
 )
 def test_garbage_is_no_note(blob: bytes | None) -> None:
     """A damaged or forged note is none."""
-    notes = hints.unpack(blob)
-    assert _reason(_call(), notes) in {"cold", *hints._PARTS}
-    assert all(len(note) == hints._FIELDS for note in notes)
+    notes = miss_reasons.unpack(blob)
+    assert _reason(_call(), notes) in {"cold", *miss_reasons._PARTS}
+    assert all(len(note) == miss_reasons._FIELDS for note in notes)
 
 
 def test_another_tenant_learns_nothing() -> None:
     """Notes of tenants lie apart."""
-    assert hints.hint_key(_call(tenant="a")) != hints.hint_key(_call(tenant="b"))
+    assert miss_reasons.history_key(_call(tenant="a")) != miss_reasons.history_key(_call(tenant="b"))

@@ -7,7 +7,7 @@ import pytest
 
 from forge_otel.errors import BadRequest
 from forge_otel.keys import digest, generation_key
-from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.stores.memory import MemoryStore
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, GenerationRequest, GenerationResult, Reply
@@ -34,7 +34,7 @@ async def _answer(call: Call) -> Reply:
 
 
 async def _filled(store: Any) -> ExactCacheLayer:
-    exact = ExactCacheLayer(store, instruments=Instruments(), secret=b"s", pipeline_version="7")
+    exact = ExactCacheLayer(store, ExactCacheOptions(secret=b"s", pipeline_version="7"), instruments=Instruments())
     for number in range(3):
         await exact(_call(number), _answer)
     await exact(_call(component_type="card", figma_key="g", tenant="u", tokens={"a": 1}), _answer)
@@ -80,7 +80,7 @@ async def test_the_log_says_who_purged_what(caplog: pytest.LogCaptureFixture) ->
 async def test_a_count_ends_at_its_limit_and_says_so() -> None:
     """Of a store that is too large to be read whole a lower bound is given."""
     exact = await _filled(MemoryStore())
-    exact.purger._max_looked_at = 2
+    exact.purger._max_scanned = 2
     found = await exact.purger.purge("all", who="me", is_dry_run=True)
     assert (found.entries, found.is_complete) == (4, False)
 
@@ -116,5 +116,5 @@ async def test_a_purge_is_one_write() -> None:
 
     exact = await _filled(Watched())
     written.clear()
-    await exact.purger.purge("figma", "f", who="me", is_counted=False)
+    await exact.purger.purge("figma", "f", who="me", with_count=False)
     assert len(written) == 1

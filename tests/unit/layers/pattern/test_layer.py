@@ -13,7 +13,7 @@ from forge_otel._runtime.pipeline import compose
 from forge_otel.context import Generation, current_generation
 from forge_otel.errors import BadRequest
 from forge_otel.keys import digest, generation_key
-from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.layers.pattern.layer import PatternCacheLayer, PatternHooks
 from forge_otel.layers.pattern.precompute import precompute
 from forge_otel.stores.memory import MemoryStore
@@ -40,7 +40,7 @@ class Caches:
     """L1 and L3 over a pipeline that spends money unless it is handed a pattern."""
 
     def __init__(self, hooks: PatternHooks, *, store: Any = None, **options: Any) -> None:
-        self.exact = ExactCacheLayer(store or MemoryStore(), instruments=Instruments(), secret=b"s")
+        self.exact = ExactCacheLayer(store or MemoryStore(), ExactCacheOptions(secret=b"s"), instruments=Instruments())
         self.layer = PatternCacheLayer(
             self.exact, **{"instruments": Instruments(), "pipeline_version": "1", "hooks": hooks} | options
         )
@@ -204,7 +204,7 @@ async def test_patterns_are_made_in_advance() -> None:
     caches, out, made = Caches(PatternHooks()), io.StringIO(), []
 
     async def make(pattern_id: str, tokens: Mapping[str, Any]) -> Adapted:
-        assert "expected to spend $1.26 and to save $2.52 more" in out.getvalue()
+        assert "expected cost $1.26, expected net saving $2.52" in out.getvalue()
         made.append(tokens["color"])
         if tokens["color"] == "bad":
             raise ConnectionError
@@ -226,7 +226,7 @@ async def test_patterns_are_made_in_advance() -> None:
     assert "3/3  $0.84  1 failed" in out.getvalue()
     reply = await caches.ask("blue")
     assert (reply.source, reply.result.code, reply.saved_usd) == ("L3", "blue", PRICE)
-    out.write("expected to spend $1.26 and to save $2.52 more")
+    out.write("expected cost $1.26, expected net saving $2.52")
     again = await precompute(caches.layer, "hero", colors, make, **options)
     assert (again.found, made) == (2, ["red", "blue", "bad", "bad"])
 
@@ -240,7 +240,7 @@ async def test_what_would_cost_more_than_it_brings_is_not_made() -> None:
 
     options: dict[str, Any] = {"template": TEMPLATE, "pipeline": "p", "cost_usd": PRICE, "out": out}
     result = await precompute(caches.layer, "hero", [{}], make, expected_hits=0.5, **options)
-    assert (result.made, result.left_out) == (0, 1)
+    assert (result.made, result.skipped) == (0, 1)
     assert "nothing is made" in out.getvalue()
     result = await precompute(caches.layer, "hero", [{}], make, expected_hits=0.5, even_at_a_loss=True, **options)
     assert result.made == 1

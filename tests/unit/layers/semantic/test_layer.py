@@ -14,8 +14,8 @@ from forge_otel._runtime.pipeline import compose
 from forge_otel.context import Generation, current_generation
 from forge_otel.embedders.hashing import HashingEmbedder
 from forge_otel.keys import generation_key
-from forge_otel.layers.exact.layer import ExactCacheLayer
-from forge_otel.layers.semantic.layer import SemanticCacheLayer
+from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
+from forge_otel.layers.semantic.layer import SemanticCacheLayer, SemanticCacheOptions
 from forge_otel.layers.semantic.lexical_index import Wording
 from forge_otel.resilience.guard import Guards
 from forge_otel.stores.memory import MemoryStore
@@ -30,12 +30,11 @@ class Caches:
     """L1 and L2 over a pipeline that says what it was asked."""
 
     def __init__(self, vectors: Any, *, embedder: Any = None, store: Any = None, **options: Any) -> None:
-        self.exact = ExactCacheLayer(store or MemoryStore(), instruments=Instruments(), secret=b"s")
+        self.exact = ExactCacheLayer(store or MemoryStore(), ExactCacheOptions(secret=b"s"), instruments=Instruments())
+        tunables = {"pipeline_version", "threshold", "thresholds", "ttl_s"} & options.keys()
+        tuned = SemanticCacheOptions(**{"pipeline_version": "1"} | {name: options.pop(name) for name in tunables})
         layer = SemanticCacheLayer(
-            vectors,
-            embedder or HashingEmbedder(),
-            self.exact,
-            **{"instruments": Instruments(), "pipeline_version": "1"} | options,
+            vectors, embedder or HashingEmbedder(), self.exact, tuned, instruments=Instruments(), **options
         )
         layers: list[Layer] = [self.exact, layer]
         self._answer = compose(layers, self._run)
@@ -176,7 +175,7 @@ async def test_a_point_has_a_life(vectors: VectorMatrix) -> None:
 
 
 async def test_the_threshold_is_set_by_component_type(vectors: VectorMatrix, generation: Generation) -> None:
-    """A type may ask for more than the others; a cosine of rounded numbers never reaches 1.01."""
+    """A component type has its own threshold; no cosine reaches 1.01."""
     caches = Caches(vectors, thresholds={"card": 1.01})
     for kind, source in (("button", "L2"), ("card", "L4")):
         await caches.ask("display an icon", component_type=kind)

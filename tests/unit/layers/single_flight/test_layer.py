@@ -91,7 +91,9 @@ async def layer(left: list[tuple[str, RunOutcome]]) -> AsyncIterator[SingleFligh
     async def note(_call: Call, generation: Generation, outcome: RunOutcome) -> None:
         left.append((generation.id, outcome))
 
-    async with SingleFlightLayer(instruments=Instruments(), timeout_s=5, on_orphaned=note, grace_s=0.05) as opened:
+    async with SingleFlightLayer(
+        instruments=Instruments(), timeout_s=5, on_orphaned=note, close_timeout_s=0.05
+    ) as opened:
         yield opened
 
 
@@ -221,7 +223,7 @@ async def test_a_pipeline_that_is_cancelled_by_itself(layer: SingleFlightLayer) 
 async def test_nobody_waits_longer_than_a_generation_may_take() -> None:
     """The run goes on for those who come later."""
     pipeline = Pipeline()
-    async with SingleFlightLayer(instruments=Instruments(), timeout_s=5, grace_s=0.05) as layer:
+    async with SingleFlightLayer(instruments=Instruments(), timeout_s=5, close_timeout_s=0.05) as layer:
         with deadline(0.05), pytest.raises(GenerationTimeout, match="ask again"):
             await _ask(layer, pipeline)
         late = asyncio.create_task(_ask(layer, pipeline))
@@ -259,7 +261,7 @@ async def test_a_pipeline_may_ask_for_itself(layer: SingleFlightLayer) -> None:
 async def test_closing_waits_and_then_cancels() -> None:
     """Within its time; whoever still waits is told that the service closes."""
     pipeline = Pipeline()
-    layer = SingleFlightLayer(instruments=Instruments(), timeout_s=60, grace_s=0.05)
+    layer = SingleFlightLayer(instruments=Instruments(), timeout_s=60, close_timeout_s=0.05)
     async with asyncio.timeout(5):
         async with layer:
             (task,) = await _start(layer, pipeline, 1)

@@ -1,8 +1,7 @@
-"""L1's hits that need no question to the store: what was opened and verified once, as long as nothing of it changed.
+"""In-process hits: decoded entries are kept beside a store that mirrors Redis in this process.
 
-An entry is authenticated and read when it comes from the store; from then on what was read is kept in its place. A near
-hit compares the same epochs as any hit. Whatever is no hit here is looked up in the store, so that this never makes a
-miss, and never the reason of one.
+An entry is verified and decoded when it arrives from the store; the decoded entry then replaces its bytes. A near hit
+compares the same tag versions as any other hit. A near miss falls through to the store and is not counted as a miss.
 """
 
 from collections.abc import Sequence
@@ -22,18 +21,18 @@ __all__ = ["NearHitCache"]
 _HIT: Final = {Attr.CACHE_RESULT: "hit"}
 _SAVED: Final = {Attr.CACHE_LAYER: "L1"}
 _MISS: Final = {Attr.CACHE_RESULT: "miss"}
-# Entry, result, and what holds them together.
+# Estimated size of the entry and result objects without their texts.
 _OBJECTS_BYTES: Final = 1024
 
 
-class _Opened:
-    """An entry as it is kept: nobody gets its own mappings, so that nobody can change what others will get."""
+class _DecodedEntry:
+    """A decoded entry; callers get copies, so that none can change the mappings of another."""
 
-    __slots__ = ("entry", "epochs", "metadata", "stored_bytes")
+    __slots__ = ("entry", "metadata", "stored_bytes", "tag_versions")
 
-    def __init__(self, entry: CacheEntry, epochs: Sequence[Any], stored_bytes: int) -> None:
+    def __init__(self, entry: CacheEntry, tag_versions: Sequence[Any], stored_bytes: int) -> None:
         self.entry = entry
-        self.epochs = epochs
+        self.tag_versions = tag_versions
         self.stored_bytes = stored_bytes
         self.metadata = orjson.dumps(entry.result.metadata) if entry.result.metadata else None
 
@@ -45,7 +44,7 @@ class _Opened:
 
     def copy(self) -> CacheEntry:
         entry, result = self.entry, self.entry.result
-        # Spelt out, because dataclasses.replace takes as long as all the rest.
+        # Written out, because dataclasses.replace would double the time of a near hit.
         return CacheEntry(
             result=GenerationResult(
                 code=result.code,
@@ -56,16 +55,16 @@ class _Opened:
             origin_id=entry.origin_id,
             cost_usd=entry.cost_usd,
             created_ms=entry.created_ms,
-            epochs=entry.epochs,
+            tag_versions=entry.tag_versions,
         )
 
 
 class NearHitCache:
-    """Looks up entries near by.
+    """Decoded entries in the local copy of a near store.
 
     Args:
-        near: where they are kept.
-        instruments: where near hits and misses are counted.
+        near: the store.
+        instruments: receive near hits and misses.
     """
 
     def __init__(self, near: SupportsNearReads, *, instruments: Instruments) -> None:
@@ -73,17 +72,21 @@ class NearHitCache:
         self._instruments = instruments
 
     def find(self, keys: Sequence[str]) -> CacheEntry | None:
-        """Return the entry under the first of `keys`, if it was made under the epochs that are under the others."""
+        """Return the entry if it is present and its tag versions are current.
+
+        Args:
+            keys: key of the entry, then the keys of its tag versions.
+        """
         found = self._near.peek(keys)
-        kept = None if found is None else found[0]
-        if found is None or not isinstance(kept, _Opened) or kept.epochs != found[1:]:
+        decoded = None if found is None else found[0]
+        if found is None or not isinstance(decoded, _DecodedEntry) or decoded.tag_versions != found[1:]:
             self._instruments.add_later(Metric.CACHE_NEAR_REQUESTS, 1, _MISS)
             return None
         self._instruments.add_later(Metric.CACHE_NEAR_REQUESTS, 1, _HIT)
-        self._instruments.add_later(Metric.CACHE_BYTES_SAVED, kept.stored_bytes, _SAVED)
-        return kept.copy()
+        self._instruments.add_later(Metric.CACHE_BYTES_SAVED, decoded.stored_bytes, _SAVED)
+        return decoded.copy()
 
-    def keep(self, key: str, blob: bytes, entry: CacheEntry, epochs: Sequence[Any]) -> None:
-        """Keep a hit from the store, which was verified and is valid under `epochs`."""
-        opened = _Opened(entry, epochs, len(blob))
-        self._near.replace(key, blob, opened, opened.size_bytes)
+    def keep(self, key: str, blob: bytes, entry: CacheEntry, tag_versions: Sequence[Any]) -> None:
+        """Keep a verified entry that is valid under `tag_versions`, in place of its bytes."""
+        decoded = _DecodedEntry(entry, tag_versions, len(blob))
+        self._near.replace(key, blob, decoded, decoded.size_bytes)
