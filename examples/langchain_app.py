@@ -1,10 +1,10 @@
-"""A LangChain chain below our spans: its runs join the trace, and its model calls are priced and counted.
+"""A LangChain chain inside an agent: its runs join the trace, and its model calls are priced and counted.
 
     pip install 'forge-otel[demo,langchain]'
     python examples/langchain_app.py
 
-It asks the offline model of the demo, which costs nothing and has a price for show. Any OpenAI-compatible server can
-take its place: set OPENAI_BASE_URL and OPENAI_API_KEY, and say the model's name as the first argument.
+By default it calls the offline model of the demo, which is free; the price below is an example. To use an
+OpenAI-compatible server, set OPENAI_BASE_URL and OPENAI_API_KEY and pass the model's name as the first argument.
 """
 
 import asyncio
@@ -33,32 +33,32 @@ PROMPT = ChatPromptTemplate.from_messages(
 
 
 def make_chain(base_url: str, *, model: str = OFFLINE, api_key: str = "offline") -> Runnable[dict[str, str], str]:
-    """Return a prompt, a model and a parser, as LangChain composes them.
+    """Return a chain of prompt, model and output parser.
 
     Args:
-        base_url: of an OpenAI-compatible server, up to ``/v1``.
-        model: as the server knows it.
-        api_key: for the server.
+        base_url: address of an OpenAI-compatible API, including ``/v1``.
+        model: the model's name on that server.
+        api_key: the server's API key.
     """
-    # A stream says its usage only where it is asked to.
+    # Without stream_usage a streamed response has no token counts, and so no cost.
     llm = ChatOpenAI(model=model, base_url=base_url, api_key=lambda: api_key, stream_usage=True, max_retries=0)
     return PROMPT | llm | StrOutputParser()
 
 
 @agent("state_namer")
 async def name_states(chain: Runnable[dict[str, str], str], component: str) -> str:
-    """Ask the chain; it streams inside, and LangChain's runs are spans below this one."""
+    """Run the chain and return its streamed text; LangChain's runs are child spans of this agent."""
     return "".join([chunk async for chunk in chain.astream({"component": component})])
 
 
 @generation
 async def states(request: GenerationRequest, chain: Runnable[dict[str, str], str]) -> GenerationResult:
-    """Name the states of a component; asked again, the cache answers."""
+    """Name the states of a component; a repeated request is answered from the cache."""
     return GenerationResult(code=await name_states(chain, request.component_type))
 
 
 async def main() -> None:
-    """Run the chain once, and print what it answered and cost."""
+    """Run the chain once and print its answer and cost."""
     LangChainInstrumentor().instrument()  # type: ignore[no-untyped-call]  # it has no annotations
     async with AsyncExitStack() as stack:
         base_url = os.environ.get("OPENAI_BASE_URL")

@@ -1,6 +1,6 @@
-"""The smallest service: one agent, one pipeline, one route, and everything that forge-otel adds.
+"""The smallest service: one agent, one pipeline, one route and the middleware.
 
-Run it with ``uvicorn quickstart:app`` and ask twice:
+Run it with ``uvicorn quickstart:app`` and send this request twice; the second response comes from the cache:
 ``curl -X POST 'http://127.0.0.1:8000/generate?component_type=button&figma_key=abc'``
 """
 
@@ -14,13 +14,13 @@ app.add_middleware(ForgeMiddleware)
 
 @agent("code_generator")
 async def write_code(component_type: str) -> str:
-    """Write the component; a real one would ask a model."""
+    """Return the component's code; a real agent would call a language model."""
     return f"export const {component_type.title()} = () => <{component_type} />;\n"
 
 
 @generation
 async def generate(request: GenerationRequest) -> GenerationResult:
-    """Run the pipeline; the second time the same is asked, the cache answers."""
+    """Run the pipeline; a repeated request is answered from the cache."""
     code = await write_code(request.component_type)
     return GenerationResult(code=code, artifacts={"component.tsx": code})
 

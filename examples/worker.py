@@ -1,4 +1,4 @@
-"""The same runtime without HTTP: a worker that takes jobs and continues the trace of whoever sent them."""
+"""A worker without HTTP: it runs jobs from a queue, and each job continues the trace of its sender."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ from forge_otel import Forge, GenerationRequest, GenerationResult, extract, gene
 
 @generation
 async def generate(request: GenerationRequest) -> GenerationResult:
-    """Run the pipeline; a real one would run its agents here."""
+    """Run the pipeline; a real pipeline would call its agents here."""
     return GenerationResult(code=f"export const tokens = {dict(request.tokens)!r};\n")
 
 
-async def work(job: Mapping[str, Any]) -> GenerationResult:
-    """Do one job; its trace is the sender's."""
+async def process(job: Mapping[str, Any]) -> GenerationResult:
+    """Process one job inside the trace context from its headers."""
     with extract(job["headers"]):
         return await generate(GenerationRequest(**job["request"]))
 
 
 async def main() -> None:
-    """Send one job to ourselves, as a web process would to a queue."""
+    """Enqueue one job, as a web process would, and process it."""
     headers: dict[str, str] = {}
     async with Forge.from_env() as forge:
         with forge.span("enqueue"):
@@ -29,7 +29,7 @@ async def main() -> None:
             "headers": headers,
             "request": {"component_type": "button", "figma_key": "abc", "tokens": {"gap": "4px"}},
         }
-        result = await work(job)
+        result = await process(job)
         print(result.source, result.trace_id, result.generation_id)
 
 

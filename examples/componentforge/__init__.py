@@ -1,1 +1,1 @@
-"""ComponentForge: Figma designs into React components by five agents, run as a production service by forge-otel."""
+"""ComponentForge: an example service whose five agents turn Figma designs into React components."""

@@ -1,4 +1,4 @@
-"""The service: ``POST /generate`` turns a Figma component into a React component, ``GET /components`` lists them."""
+"""The FastAPI application: ``POST /generate``, ``POST /generate/events`` and ``GET /components``."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

@@ -1,8 +1,8 @@
-"""``forge-otel demo``: the service under uvicorn, a published workload over real HTTP, and what came of it.
+"""``forge-otel demo``: run the service, send it the published workload over HTTP and print the result.
 
-Everything runs in this process on free loopback ports: the service, the stand-in Figma and, without an OpenAI key, the
-offline model. Data goes to a new folder below ``.forge/demo``, so that the figures are those of this run alone;
-``FORGE_*`` variables win over the demo's own settings.
+Service, stand-in Figma and, without an OpenAI key, the offline model run in this process on loopback ports. Data goes
+to a new folder below ``.forge/demo``, so that the figures cover this run only. ``FORGE_*`` variables override the
+demo's settings.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from componentforge.offline_llm.server import DEFAULT_TIME_SCALE, create_offline
 from componentforge.schemas import COMPONENT_TYPES
 from componentforge.serving import serve
 from componentforge.settings import OFFLINE_MODEL, ServiceSettings
-from componentforge.workload import Edit, Order, Workload, load_workload
+from componentforge.workload import Edit, Workload, WorkloadRequest, load_workload
 from forge_otel import Forge, Settings
 from forge_otel.settings import mask_url
 from forge_otel.telemetry.recent_traces import render_tree
@@ -40,7 +40,7 @@ from forge_otel.web.pages.auth import login_link
 
 __all__ = ["main"]
 
-# What the offline model's tokens would cost at the list price of gpt-4.1, in USD per million tokens (2026-11).
+# List price of gpt-4.1 in USD per million tokens, as of 2026-11.
 OFFLINE_PRICE = {OFFLINE_MODEL: {"input_usd": "2.00", "output_usd": "8.00"}}
 _REQUEST_TIMEOUT_S = 300.0
 _DELIVERY_TIMEOUT_S = 30.0
@@ -61,41 +61,42 @@ def main(*, once: bool) -> int:
     """Run the demo.
 
     Args:
-        once: end after the table instead of serving until Ctrl-C.
+        once: exit after the table instead of serving until Ctrl-C.
 
     Returns:
-        0 if every figure in the table agrees with the database, the metrics and the artifacts, else 1.
+        Exit code: 0 if the table agrees with database, metrics and artifacts, 1 if not, 130 after Ctrl-C.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     os.environ.setdefault("OTEL_SERVICE_NAME", "componentforge")
     try:
         return asyncio.run(_run(once=once))
     except asyncio.CancelledError:
-        print("\nstopped; every answered generation is on disk", file=sys.stderr)
+        print("\nstopped; every completed generation is on disk", file=sys.stderr)
         return 130
 
 
 async def _run(*, once: bool) -> int:
-    _end_by_signal()
+    _cancel_on_signals()
     console = Console()
     workload = load_workload()
     async with _started() as demo, httpx.AsyncClient(base_url=demo.base_url, timeout=_REQUEST_TIMEOUT_S) as client:
-        console.print(f"ComponentForge serves on {demo.base_url}", highlight=False)
+        console.print(f"ComponentForge is running at {demo.base_url}", highlight=False)
         answers = await _drive(workload, demo, client, console)
         audit = await _audit(demo, client, answers)
         print_report(console, audit, demo.service, scale=DEFAULT_TIME_SCALE)
         trace_id = audit.sample_trace_id
         console.print(f"\n[bold]One trace[/] ({trace_id})")
         console.print(render_tree(demo.forge.telemetry.recent_traces.trace(trace_id)), markup=False, highlight=False)
-        _print_places(console, demo)
+        _print_addresses(console, demo)
         if not once:
-            console.print("\nServing until Ctrl-C …")
+            console.print("\nPress Ctrl-C to stop …")
             await asyncio.Event().wait()
     return 0 if audit.agrees else 1
 
 
-def _end_by_signal() -> None:
-    """Let Ctrl-C and SIGTERM end the demo in order: what is being answered is answered, what was answered is kept."""
+def _cancel_on_signals() -> None:
+    """Cancel the running task on SIGINT and SIGTERM."""
+    # Cancellation leaves the servers' `async with` blocks, which finish open requests and flush the outbox.
     running = asyncio.current_task()
     if running is not None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -127,15 +128,15 @@ def _environ(folder: Path) -> Mapping[str, str]:
 
 
 async def _drive(workload: Workload, demo: Demo, client: httpx.AsyncClient, console: Console) -> list[dict[str, Any]]:
-    """Send the workload, step by step; requests of one step at the same moment."""
+    """Send the workload and return all responses; the requests of one step are concurrent."""
     answers: list[dict[str, Any]] = []
-    orders, numbers = sum(1 for _ in workload.orders()), count()
+    total, numbers = sum(1 for _ in workload.requests()), count()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("generating", total=orders)
+        task = progress.add_task("generating", total=total)
 
-        async def send(number: int, order: Order) -> None:
-            response = await client.post("/generate", json=workload.body(order))
+        async def send(number: int, request: WorkloadRequest) -> None:
+            response = await client.post("/generate", json=workload.body(request))
             answers.append(response.json() | {"status": response.status_code, "number": number})
             progress.advance(task)
 
@@ -148,8 +149,8 @@ async def _drive(workload: Workload, demo: Demo, client: httpx.AsyncClient, cons
                     await demo.figma.announce(design.figma_key, url=webhook, passcode=demo.service.figma_passcode)
                 continue
             async with asyncio.TaskGroup() as group:
-                for order in step:
-                    group.create_task(send(next(numbers), order))
+                for request in step:
+                    group.create_task(send(next(numbers), request))
     return answers
 
 
@@ -161,14 +162,14 @@ async def _audit(demo: Demo, client: httpx.AsyncClient, answers: list[dict[str, 
     )
 
 
-def _print_places(console: Console, demo: Demo) -> None:
-    places = {
-        "dashboard": f"{login_link(demo.forge, base_url=demo.base_url)}  (opens once, within 10 minutes)",
+def _print_addresses(console: Console, demo: Demo) -> None:
+    addresses = {
+        "dashboard": f"{login_link(demo.forge, base_url=demo.base_url)}  (valid once, for 10 minutes)",
         "metrics": f"{demo.base_url}/metrics",
         "health": f"{demo.base_url}/readyz",
         "database": mask_url(demo.forge.settings.database_url) or "none",
         "artifacts": mask_url(demo.forge.settings.archive_url) or "none",
     }
     console.print("\n[bold]Where to look[/]")
-    for name, place in places.items():
-        console.print(f"  {name:10} {place}", soft_wrap=True, highlight=False)
+    for name, address in addresses.items():
+        console.print(f"  {name:10} {address}", soft_wrap=True, highlight=False)

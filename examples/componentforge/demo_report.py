@@ -1,4 +1,4 @@
-"""What the demo's run came to, counted three times: by the caller, by the database and by the metrics."""
+"""The demo's closing table, and the comparison of the caller's figures with database, metrics and archive."""
 
 import hashlib
 import math
@@ -24,12 +24,7 @@ _LAYERS = ("L1", "L2", "L3", "collapsed", "L4")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """The same figures, whoever counted them.
-
-    Args:
-        by_source: who answered, to how many.
-        artifacts: files of the answered generations, each once.
-    """
+    """Figures of one run, as counted by one source: the caller, the database or the metrics."""
 
     generations: int
     errors: int
@@ -38,7 +33,7 @@ class Figures:
     saved_usd: Decimal
 
     def differences(self, other: "Figures", name: str) -> list[str]:
-        """Return a sentence for each figure that `other` has another value for; money is compared to the cent."""
+        """Return a sentence for each figure that differs in `other`; money is compared to the cent."""
         pairs: dict[str, tuple[Any, Any]] = {
             "generations": (self.generations, other.generations),
             "errors": (self.errors, other.errors),
@@ -46,18 +41,24 @@ class Figures:
             "cost": (self.cost_usd.quantize(_CENT), other.cost_usd.quantize(_CENT)),
             "saved": (self.saved_usd.quantize(_CENT), other.saved_usd.quantize(_CENT)),
         }
-        return [f"{what}: {ours} here, {theirs} in {name}" for what, (ours, theirs) in pairs.items() if ours != theirs]
+        return [
+            f"{figure}: {ours} at the caller, {theirs} in {name}"
+            for figure, (ours, theirs) in pairs.items()
+            if ours != theirs
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """The figures of the run, and where they disagree.
+    """Figures of the run, and their differences between the sources.
 
     Args:
-        full_s, cached_s: durations of the generations as recorded, ascending.
-        bundles: folders in the archive.
-        day_hit_rate: the combined hit rate of the day, as the workload's file defines it.
-        sample_trace_id: of the first full generation, which no pattern can have helped with.
+        figures: as counted by the caller.
+        full_s, cached_s: recorded durations of full and cached generations in seconds, ascending.
+        bundles: number of component folders in the archive.
+        day_hit_rate: combined hit rate of the day, as defined in the workload file.
+        sample_trace_id: trace of the first full generation.
+        differences: one sentence per difference.
     """
 
     figures: Figures
@@ -70,18 +71,18 @@ class Audit:
 
     @property
     def agrees(self) -> bool:
-        """Whether everybody counted the same, and nothing failed."""
+        """Return whether all sources have the same figures and no request failed."""
         return not self.differences and not self.figures.errors
 
     @classmethod
     async def of(cls, answers: Sequence[Mapping[str, Any]], *, database: Any, archive: Any, page: str) -> Self:
-        """Compare what the caller got with what was recorded, counted and archived.
+        """Compare the caller's responses with database, metrics and archive.
 
         Args:
-            answers: the bodies of all responses, with their ``status`` and the ``number`` of the request.
+            answers: response bodies, each with its ``status`` and the ``number`` of its request.
             database: the open SQL sink.
             archive: the open archive.
-            page: the metrics in Prometheus' text format.
+            page: the metrics page in Prometheus text format.
         """
         answered = [answer for answer in answers if answer["status"] == 200]
         seen = Figures(
@@ -150,27 +151,30 @@ def _counted(page: str) -> Figures:
 
 
 async def _archived(answered: Iterable[Mapping[str, Any]], archive: Any) -> list[str]:
-    """Read every artifact back and compare it with the answer, byte for byte."""
-    faults = []
-    wanted: dict[str, str] = {}
+    """Compare every archived artifact with the response by SHA-256, and return a sentence per difference."""
+    differences = []
+    expected_digests: dict[str, str] = {}
     for answer in answered:
         for name, content in answer["artifacts"].items():
-            room = "reports" if name == "quality-report.html" else "components"
-            wanted[f"{room}/{answer['component_id']}/{name}"] = hashlib.sha256(content.encode()).hexdigest()
-    for key, expected in wanted.items():
+            folder = "reports" if name == "quality-report.html" else "components"
+            expected_digests[f"{folder}/{answer['component_id']}/{name}"] = hashlib.sha256(content.encode()).hexdigest()
+    for key, expected in expected_digests.items():
         if hashlib.sha256(await archive.read(key)).hexdigest() != expected:
-            faults.append(f"{key}: the archive holds something else than was answered")
-    return faults
+            differences.append(f"{key}: the archived content differs from the response")
+    return differences
 
 
 def print_report(console: Console, audit: Audit, service: ServiceSettings, *, scale: float) -> None:
-    """Print the table.
+    """Print the closing table.
 
     Args:
-        scale: how many times faster than a real model the offline one answers.
+        console: the terminal.
+        audit: figures and differences.
+        service: tells whether the offline model ran.
+        scale: speed-up of the offline model compared with a real one.
     """
     figures = audit.figures
-    table = Table(title="What the workload came to", show_header=False, title_justify="left")
+    table = Table(title="Result of the workload", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_row("generations", f"{figures.generations}")
@@ -190,11 +194,11 @@ def print_report(console: Console, audit: Audit, service: ServiceSettings, *, sc
     if service.is_offline:
         console.print(
             f"[yellow]Offline model:[/] no language model ran. Its latencies are those of a real one divided by "
-            f"{scale:g} (multiply by {scale:g} to compare), and its tokens are priced as gpt-4.1 lists them."
+            f"{scale:g} (multiply by {scale:g} to compare), and its tokens are priced at the list price of gpt-4.1."
         )
     if audit.differences:
         for difference in audit.differences:
-            console.print(f"[red]disagrees:[/] {difference}", markup=True)
+            console.print(f"[red]difference:[/] {difference}", markup=True)
     else:
         console.print("[green]The caller, the database, /metrics and the artifact folder agree.[/]")
 

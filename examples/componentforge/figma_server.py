@@ -1,10 +1,10 @@
-"""A stand-in for the Figma REST API: the same paths, shapes and errors, over the sample files of `designs`.
+"""Stand-in for the Figma REST API: the same paths, shapes and errors, serving the sample files of `designs`.
 
-Contract: the OpenAPI description in the repository ``figma/rest-api-spec``. What differs on purpose:
+Contract: the OpenAPI description in the repository ``figma/rest-api-spec``. Deliberate differences:
 
-- the files live in memory, and ``POST /_standin/edit`` (not part of the real API) changes them;
-- any token but an empty one is accepted, unless `tokens` lists the valid ones;
-- an edit sends its webhook event at once, and not when editing has paused;
+- files are kept in memory, and ``POST /_standin/edit`` (not part of the real API) changes them;
+- every non-empty token is accepted, unless `tokens` lists the valid ones;
+- an edit sends its webhook event immediately, whereas Figma waits until editing pauses;
 - there are no rate limits, images are not rendered (each node has a URL), and ``version``, ``geometry``,
   ``plugin_data`` and ``branch_data`` are ignored.
 """
@@ -32,8 +32,8 @@ _USER = {"id": "1107", "handle": "stand-in", "img_url": "https://figma.example/a
 Json = dict[str, Any]
 
 
-class _Refused(Exception):
-    """An answer that is an error of the real API."""
+class _ApiError(Exception):
+    """An error response of the API."""
 
     def __init__(self, status: int, err: str) -> None:
         super().__init__(err)
@@ -42,10 +42,10 @@ class _Refused(Exception):
 
 
 class StandInFigma:
-    """The server; `app` is the ASGI application, `requests` counts what was asked, by path.
+    """The server: `app` is the ASGI application, `requests` counts its requests by path.
 
     Args:
-        tokens: the valid access tokens; None accepts every token.
+        tokens: valid access tokens; None accepts every token.
     """
 
     def __init__(self, *, tokens: Collection[str] | None = None) -> None:
@@ -61,18 +61,20 @@ class StandInFigma:
                 Route("/v1/images/{key}", self._images),
                 Route("/_standin/edit", self._edit, methods=["POST"]),
             ],
-            exception_handlers={_Refused: _refusal, 404: _unknown_path},
+            exception_handlers={_ApiError: _error_response, 404: _unknown_path},
         )
 
     def edit(self, key: str, node_id: str, *, text: str | None = None, fill: str | None = None) -> str:
-        """Change a component as a designer would; returns the file's new version.
+        """Edit a component as a designer would, and return the new version of its file.
 
         Args:
-            text: the new characters of the first text below the node, in every variant.
-            fill: ``#rrggbb``, the new fill of the first filled layer.
+            key: of the file.
+            node_id: of the component.
+            text: new characters of the first text layer, in every variant.
+            fill: ``#rrggbb``, new fill of the first filled layer.
 
         Raises:
-            KeyError: there is no such file or node.
+            KeyError: no such file or node.
             ValueError: nothing to change, or `fill` is not a colour.
         """
         file = self._files[key]
@@ -92,15 +94,15 @@ class StandInFigma:
         if color:
             filled[0]["fills"][0]["color"] = color
         file["version"] = str(int(file["version"]) + 1)
-        # A fixed step instead of the wall clock: the same edits give the same file on every run.
+        # A fixed step instead of the wall clock, so that the same edits give the same file on every run.
         file["lastModified"] = _later(file["lastModified"])
         return str(file["version"])
 
     async def announce(self, key: str, *, url: str, passcode: str) -> None:
-        """Send the webhook event that Figma sends after an edit.
+        """Send the ``FILE_UPDATE`` webhook event of a file.
 
         Raises:
-            httpx.HTTPError: the receiver did not take it.
+            httpx.HTTPError: the receiver is unreachable or rejects the event.
         """
         file = self._files[key]
         event = {
@@ -126,7 +128,7 @@ class StandInFigma:
         file = self._known(request)
         ids, depth = _ids(request), _depth(request)
         if not ids:
-            raise _Refused(400, "Parameter `ids` is required")
+            raise _ApiError(400, "Parameter `ids` is required")
         nodes: Json = {}
         for node_id in ids:
             node = _find(file["document"], node_id)
@@ -137,10 +139,10 @@ class StandInFigma:
     async def _styles(self, request: Request) -> Response:
         try:
             file = self._known(request)
-        except _Refused as refused:
-            if refused.status != 404:
+        except _ApiError as error:
+            if error.status != 404:
                 raise
-            # The library endpoints spell this error in their own way; the contract says so too.
+            # Library endpoints have another error format, in the contract as well.
             return JSONResponse({"error": True, "status": 404, "message": "Not found"}, status_code=404)
         modified = file["lastModified"]
         styles = [
@@ -164,9 +166,9 @@ class StandInFigma:
         file = self._known(request)
         ids = _ids(request)
         if not ids:
-            raise _Refused(400, "Parameter `ids` is required")
-        place = f"https://figma.example/images/{request.path_params['key']}/{file['version']}"
-        images = {one: f"{place}/{one}.png" if _find(file["document"], one) else None for one in ids}
+            raise _ApiError(400, "Parameter `ids` is required")
+        base = f"https://figma.example/images/{request.path_params['key']}/{file['version']}"
+        images = {one: f"{base}/{one}.png" if _find(file["document"], one) else None for one in ids}
         return JSONResponse({"err": None, "images": images})
 
     async def _meta(self, request: Request) -> Response:
@@ -189,26 +191,26 @@ class StandInFigma:
 
     async def _edit(self, request: Request) -> Response:
         try:
-            order = await request.json()
-            changes = {name: str(order[name]) for name in ("text", "fill") if name in order}
-            version = self.edit(order["file_key"], order["node_id"], **changes)
+            edit = await request.json()
+            changes = {name: str(edit[name]) for name in ("text", "fill") if name in edit}
+            version = self.edit(edit["file_key"], edit["node_id"], **changes)
         except (JSONDecodeError, KeyError, TypeError, ValueError) as exc:
-            raise _Refused(400, f"The stand-in cannot do this edit: {exc}") from exc
+            raise _ApiError(400, f"The stand-in cannot apply this edit: {exc}") from exc
         return JSONResponse({"version": version})
 
     def _known(self, request: Request) -> Json:
         self.requests[request.url.path] += 1
         token = request.headers.get("x-figma-token", "")
         if not token or (self._tokens is not None and token not in self._tokens):
-            raise _Refused(403, "Invalid token")
+            raise _ApiError(403, "Invalid token")
         file = self._files.get(request.path_params["key"])
         if file is None:
-            raise _Refused(404, "Not found")
+            raise _ApiError(404, "Not found")
         return file
 
 
-async def _refusal(_request: Request, exc: Exception) -> Response:
-    if not isinstance(exc, _Refused):
+async def _error_response(_request: Request, exc: Exception) -> Response:
+    if not isinstance(exc, _ApiError):
         raise exc
     return JSONResponse({"status": exc.status, "err": exc.err}, status_code=exc.status)
 
@@ -218,7 +220,7 @@ async def _unknown_path(_request: Request, _exc: Exception) -> Response:
 
 
 def _ids(request: Request) -> list[str]:
-    # Links in the browser spell node ids with a dash; the API takes both.
+    # Browser links write node ids as "1-2", the API as "1:2"; the real API accepts both.
     return [part.strip().replace("-", ":") for part in request.query_params.get("ids", "").split(",") if part.strip()]
 
 
@@ -227,7 +229,7 @@ def _depth(request: Request) -> int | None:
     if text is None:
         return None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise _Refused(400, "Parameter `depth` must be a positive integer")
+        raise _ApiError(400, "Parameter `depth` must be a positive integer")
     return int(text)
 
 
@@ -242,7 +244,7 @@ def _find(node: Json, node_id: str) -> Json | None:
 
 
 def _cut(node: Json, depth: int) -> Json:
-    """Copy a node with `depth` levels of children below it; leaves have no ``children`` at all."""
+    """Return a copy of a node with `depth` levels of children; leaves keep having no ``children`` field."""
     if "children" not in node:
         return node
     children = [_cut(child, depth - 1) for child in node["children"]] if depth else []
@@ -250,7 +252,7 @@ def _cut(node: Json, depth: int) -> Json:
 
 
 def _only(document: Json, ids: Collection[str]) -> Json:
-    """Copy the document with the nodes asked for, what is below and above them, and every page."""
+    """Return a copy of the document with the requested nodes, their ancestors and descendants, and every page."""
     pages = [_prune(page, ids) or page | {"children": []} for page in document["children"]]
     return document | {"children": pages}
 
@@ -263,7 +265,7 @@ def _prune(node: Json, ids: Collection[str]) -> Json | None:
 
 
 def _entry(file: Json, node: Json, *, depth: int | None) -> Json:
-    """Return one value of the ``nodes`` map, with the table entries that its subtree refers to."""
+    """Return one value of the ``nodes`` map, with the styles and components that its subtree refers to."""
     layers = [node, *_descendants(node)]
     layer_ids = {layer["id"] for layer in layers}
     used_styles = {style_id for layer in layers for style_id in layer.get("styles", {}).values()}

@@ -1,4 +1,4 @@
-"""The language model that the agents talk to: the real ``openai`` client, and the name of the model."""
+"""Calls to the language model through the ``openai`` client, guarded by forge-otel."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -29,7 +29,7 @@ class Message:
 
 
 class UnusableAnswer(ForgeError):
-    """The model refused, or answered twice with something that cannot be used."""
+    """The model refused the request, or its answer was invalid twice."""
 
     status = 502
     code = "unusable_answer"
@@ -37,21 +37,22 @@ class UnusableAnswer(ForgeError):
 
 
 class LanguageModel:
-    """Asks one model, for an answer at once or piece by piece; used as ``async with``.
+    """Client of one model, with complete and streamed answers; an async context manager.
 
-    When the model does not answer, the configured other model is asked, else the caller gets a 503 that says when to
-    try again.
+    While the model is unavailable, calls go to the fallback model; without one the caller gets a 503 with
+    ``Retry-After``.
 
     Args:
-        settings: where the model is.
-        guard: stands around every call; retries and time limits are its business, so the client has none of its own.
+        settings: address, key and names of the models.
+        guard: retries, time limits and circuit breaker around every call.
     """
 
     def __init__(self, settings: ServiceSettings, *, guard: Guard | None = None) -> None:
         self.name = settings.openai_model
         self.is_offline = settings.is_offline
-        self._other = settings.openai_fallback_model
+        self._fallback_model = settings.openai_fallback_model
         self._guard = guard or Guard("openai")
+        # max_retries=0: the guard retries, and both would multiply.
         self._client = AsyncOpenAI(
             base_url=settings.openai_url, api_key=settings.openai_key, timeout=settings.timeout_s, max_retries=0
         )
@@ -63,38 +64,39 @@ class LanguageModel:
         await self._client.close()
 
     async def ask_json(self, *messages: Message) -> str:
-        """Return the answer as the text of a JSON object.
+        """Return the answer, the text of a JSON object.
 
         Raises:
-            ServiceUnavailable: no model can be reached.
-            UnusableAnswer: the model refuses the question.
+            ServiceUnavailable: no model is available.
+            UnusableAnswer: the model refuses the request.
         """
         guard = self._guard.using(fallbacks=self._fallbacks(self._complete))
         try:
             return await guard.call(self._complete, self.name, messages)
         except openai.OpenAIError as exc:
-            raise _refused(exc) from exc
+            raise _to_forge_error(exc) from exc
 
     async def ask_streaming(self, *messages: Message) -> str:
-        """Return the answer, received piece by piece, so that a silent connection is noticed within the timeout.
+        """Return the complete text of a streamed answer.
 
         Raises:
-            ServiceUnavailable: no model can be reached, or the stream broke.
-            UnusableAnswer: the model refuses the question.
+            ServiceUnavailable: no model is available, or the stream broke off.
+            UnusableAnswer: the model refuses the request.
         """
-        guard = self._guard.using(fallbacks=self._fallbacks(self._pieces))
+        # Streamed, so that the timeout applies to each chunk and detects a stalled connection early.
+        guard = self._guard.using(fallbacks=self._fallbacks(self._stream))
         try:
-            async with aclosing(guard.stream(self._pieces, self.name, messages)) as pieces:
-                return "".join([piece async for piece in pieces])
+            async with aclosing(guard.stream(self._stream, self.name, messages)) as chunks:
+                return "".join([chunk async for chunk in chunks])
         except openai.OpenAIError as exc:
-            raise _refused(exc) from exc
+            raise _to_forge_error(exc) from exc
 
     def _fallbacks(self, ask: Callable[[str, Sequence[Message]], Any]) -> list[Fallback]:
         last = unavailable("openai")
-        other = self._other
-        if other is None:
+        model = self._fallback_model
+        if model is None:
             return [last]
-        return [Fallback(f"openai:{other}", lambda _exc, _model, messages: ask(other, messages)), last]
+        return [Fallback(f"openai:{model}", lambda _exc, _model, messages: ask(model, messages)), last]
 
     async def _complete(self, model: str, messages: Sequence[Message]) -> str:
         completion = await self._client.chat.completions.create(
@@ -104,8 +106,8 @@ class LanguageModel:
         )
         return completion.choices[0].message.content or ""
 
-    async def _pieces(self, model: str, messages: Sequence[Message]) -> AsyncGenerator[str, None]:
-        # `async with` ends the instrumentation's span also when the task is cancelled in the middle.
+    async def _stream(self, model: str, messages: Sequence[Message]) -> AsyncGenerator[str, None]:
+        # Leaving the block ends the instrumentation's span, also when the task is cancelled.
         async with await self._client.chat.completions.create(
             model=model,
             messages=[_param(message) for message in messages],
@@ -126,12 +128,12 @@ def _param(message: Message) -> ChatCompletionMessageParam:
     return params[message.role]
 
 
-def _refused(exc: openai.OpenAIError) -> ForgeError:
-    """Return what the caller gets for an error that is not to be tried again: a refusal, or a stream that broke."""
+def _to_forge_error(exc: openai.OpenAIError) -> ForgeError:
+    """Return the ForgeError for a refusal or a broken stream; neither is retried."""
     if is_outage(exc, classify(exc)):
         return ServiceUnavailable(
-            f"the answer of the language model broke off ({type(exc).__name__}); try again",
+            f"the stream of the language model broke off ({type(exc).__name__}); try again",
             retry_after_s=_RETRY_AFTER_S,
         )
     status = f" with status {exc.status_code}" if isinstance(exc, openai.APIStatusError) else ""
-    return UnusableAnswer(f"the language model refused the question{status} ({type(exc).__name__})")
+    return UnusableAnswer(f"the language model refused the request{status} ({type(exc).__name__})")

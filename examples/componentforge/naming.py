@@ -1,16 +1,15 @@
-"""Names for code out of names that people gave: ASCII, short, and never a word that TypeScript or React keeps."""
+"""Derive identifiers from design names: ASCII, short, and no reserved word of TypeScript or React."""
 
 import re
 
-__all__ = ["camel", "component_identifier", "is_free_identifier", "pascal", "slug", "unique"]
+__all__ = ["camel", "component_identifier", "is_valid_prop_name", "pascal", "slug", "unique"]
 
 _MAX_CHARS = 40
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", re.ASCII)
 _IDENTIFIER = re.compile(r"[a-z][A-Za-z0-9]{0,63}", re.ASCII)
 
-# ECMAScript's reserved words, the strict-mode ones included; props to which React gives a meaning of its own; and the
-# names that the generated code uses itself.
-_KEPT = frozenset(
+# Reserved words of ECMAScript including strict mode, special props of React, and variables of the generated code.
+_RESERVED = frozenset(
     re.findall(
         r"\w+",
         """arguments as async await break case catch class const continue debugger default delete do else enum eval
@@ -20,14 +19,12 @@ _KEPT = frozenset(
         base bodyId copies copy css event fieldId helperId looks titleId tokens useId variantKey""",
     )
 )
-
-
-_KEPT_TYPES = frozenset({"CSSProperties", "Default", "Meta", "Part", "Partial", "Record", "Story", "StoryObj"})
+_RESERVED_TYPES = frozenset({"CSSProperties", "Default", "Meta", "Part", "Partial", "Record", "Story", "StoryObj"})
 
 
 def _words(name: str) -> list[str]:
     words, length = [], 0
-    # Only the start can end up in a name; a 10 kB layer name would otherwise be split in full.
+    # Later text never reaches the name, so a 10 kB layer name is not split in full.
     for word in _WORDS.findall(name[: _MAX_CHARS * 4]):
         length += len(word)
         if length > _MAX_CHARS:
@@ -37,12 +34,12 @@ def _words(name: str) -> list[str]:
 
 
 def slug(name: str, *, fallback: str) -> str:
-    """Return ``lower-case-words``, or `fallback` where the name has no ASCII letter or digit."""
+    """Return ``lower-case-words``, or `fallback` if the name has no ASCII letter or digit."""
     return "-".join(_words(name)) or fallback
 
 
 def pascal(name: str, *, fallback: str) -> str:
-    """Return ``PascalCase``; `fallback` stands in for a name that cannot start an identifier."""
+    """Return ``PascalCase``, prefixed with `fallback` if the name cannot start an identifier."""
     words = _words(name)
     if not words or words[0][0].isdigit():
         words.insert(0, fallback)
@@ -50,25 +47,25 @@ def pascal(name: str, *, fallback: str) -> str:
 
 
 def camel(name: str, *, fallback: str) -> str:
-    """Return ``camelCase`` that is free to be a prop or a variable."""
+    """Return ``camelCase`` that is valid as a prop or variable."""
     name = pascal(name, fallback=fallback)
     name = name[0].lower() + name[1:]
-    return f"{name}Value" if name in _KEPT else name
+    return f"{name}Value" if name in _RESERVED else name
 
 
-def is_free_identifier(name: str) -> bool:
-    """Tell whether `name` can be a prop: camelCase, at most 64 characters, and no word that is kept."""
-    return _IDENTIFIER.fullmatch(name) is not None and name not in _KEPT
+def is_valid_prop_name(name: str) -> bool:
+    """Return whether `name` is a valid prop: camelCase, at most 64 characters, not reserved."""
+    return _IDENTIFIER.fullmatch(name) is not None and name not in _RESERVED
 
 
 def component_identifier(design_name: str, *, component_type: str) -> str:
-    """Return the component's name: designers write ``Card/Pricing``, React code says ``PricingCard``."""
+    """Return the React name of a component: ``Card/Pricing`` in Figma becomes ``PricingCard``."""
     name = pascal(" ".join(reversed(design_name[:200].split("/"))), fallback=component_type)
-    return f"{name}Component" if name in _KEPT_TYPES else name
+    return f"{name}Component" if name in _RESERVED_TYPES else name
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """Return `name`, numbered if it is taken, and take it."""
+    """Return `name`, with a number if it is in `taken`, and add the result to `taken`."""
     candidate, number = name, 2
     while candidate in taken:
         candidate, number = f"{name}{number}", number + 1

@@ -1,4 +1,4 @@
-"""Renders ``quality-report.html``: one page that needs nothing else, in which everything is escaped."""
+"""Render ``quality-report.html``: a self-contained page in which every value is escaped."""
 
 import re
 from collections.abc import Iterable
@@ -68,10 +68,12 @@ $label
 
 
 def render_report(quality: Quality, brief: ComponentBrief, *, model: str) -> str:
-    """Return the page.
+    """Return the page as HTML.
 
     Args:
-        model: who wrote the code; the offline model is told apart plainly.
+        quality: score and findings.
+        brief: the component's requirements, pattern and tokens.
+        model: name of the model that wrote the code; the page labels the offline model.
     """
     grade = "good" if quality.score >= _GOOD else "fair" if quality.score >= _FAIR else "poor"
     return _PAGE.substitute(
@@ -95,10 +97,10 @@ def _text(value: object) -> str:
 
 
 def _table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table; cells are HTML, so they come escaped."""
+    """Return a table; cells are HTML and must be escaped already."""
     head = "".join(f'<th scope="col">{_text(column)}</th>' for column in columns)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
-    # A region that can scroll must be reachable by keyboard, and so needs a name.
+    # WCAG 2.1.1: a scrollable region must be focusable, and a focusable region needs a name.
     region = f'<div class="wide" role="region" tabindex="0" aria-label="{_text(caption)}">'
     table = f"<table><caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f"{region}{table}</div>"
@@ -115,7 +117,7 @@ def _label(model: str) -> str:
 
 def _findings(quality: Quality) -> str:
     if not quality.findings:
-        return "<p>Nothing was found. Every check passed.</p>"
+        return "<p>No findings. Every check passed.</p>"
     colors = {"error": "poor", "warning": "fair", "note": "good"}
     rows = (
         [
@@ -125,7 +127,7 @@ def _findings(quality: Quality) -> str:
         ]
         for finding in quality.findings
     )
-    return _table("What the checks found", ("Severity", "Check", "Finding"), rows)
+    return _table("Findings of the checks", ("Severity", "Check", "Finding"), rows)
 
 
 def _interface(brief: ComponentBrief) -> str:
@@ -144,7 +146,7 @@ def _rules(brief: ComponentBrief) -> str:
         [f"<code>{_text(rule.needs)}</code>", _text(rule.reason), _text(rule.wcag)]
         for rule in brief.requirements.accessibility
     )
-    return _table("What assistive technology needs", ("Needs", "Reason", "WCAG"), rows)
+    return _table("Requirements of assistive technology", ("Needs", "Reason", "WCAG"), rows)
 
 
 def _tokens(quality: Quality, brief: ComponentBrief) -> str:
@@ -154,7 +156,7 @@ def _tokens(quality: Quality, brief: ComponentBrief) -> str:
 
 
 def _value(value: str) -> str:
-    # Only what surely is a colour may enter a style attribute.
+    # Only a validated hex colour may enter a style attribute.
     swatch = ""
     if _COLOR.fullmatch(value):
         swatch = f'<span class="swatch" style="background:{value}" aria-hidden="true"></span>'

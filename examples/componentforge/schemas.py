@@ -1,7 +1,7 @@
-"""What the agents hand to the language model, and what they accept back.
+"""Data models of prompts and model answers, and how they are embedded in text.
 
-A prompt carries its facts as one JSON block between ``<context>`` tags. A real model reads it as any model does; the
-offline model reads nothing else. Requirements come back as one JSON object, code as one fenced block a file.
+A prompt contains its data as one JSON block between ``<context>`` tags; the offline model reads only that block.
+Requirements are answered as one JSON object, code as one fenced block per file.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from componentforge.naming import is_free_identifier
+from componentforge.naming import is_valid_prop_name
 
 __all__ = [
     "COMPONENT_TYPES",
@@ -47,7 +47,7 @@ class _Model(BaseModel):
 
 
 class Part(_Model):
-    """One layer of a design; its style speaks in CSS properties and design tokens (``var(--…)``)."""
+    """One layer of a design; `style` maps CSS properties to values that use design tokens (``var(--…)``)."""
 
     name: str
     kind: PartKind
@@ -59,14 +59,14 @@ class Part(_Model):
 
 
 class Variant(_Model):
-    """One look of a component: the option chosen on each axis, and its layers."""
+    """One variant of a component: the option selected on each axis, and the layers."""
 
     options: dict[str, str] = {}
     root: Part
 
 
 class Blueprint(_Model):
-    """A design reduced to what code needs; the first variant, and the first option of each axis, is the default."""
+    """A design reduced to the data that code needs; the first variant and first option of each axis are defaults."""
 
     name: str
     axes: dict[str, list[str]] = {}
@@ -74,13 +74,13 @@ class Blueprint(_Model):
 
 
 class Pattern(_Model):
-    """A proven way to build a kind of component.
+    """A known-good structure for one kind of component.
 
     Args:
-        element: the root's HTML element.
-        attributes: attributes of the root, fixed ones; ``aria-*`` and ``role`` among them.
+        element: HTML element of the root.
+        attributes: fixed attributes of the root, including ``aria-*`` and ``role``.
         props: props that such a component usually has.
-        tags: words under which it is found.
+        tags: search terms.
     """
 
     id: str
@@ -93,16 +93,16 @@ class Pattern(_Model):
     tags: list[str] = []
 
 
-def _free(name: str) -> None:
-    if not is_free_identifier(name):
+def _check_name(name: str) -> None:
+    if not is_valid_prop_name(name):
         raise ValueError(f"{name!r} cannot be a prop; use camelCase letters and digits, and no reserved word")
 
 
 class Prop(_Model):
-    """A prop: a text, a flag, or a choice of options.
+    """A prop of kind text, flag or choice.
 
     Args:
-        source: the layer, boolean property or axis of the design that it sets; None if the design has none.
+        source: the layer, boolean property or axis of the design that the prop controls, if any.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Prop(_Model):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Prop":
-        _free(self.name)
+        _check_name(self.name)
         if self.kind == "choice" and (len(self.options) < 1 or self.default not in self.options):
             raise ValueError(f"the choice {self.name!r} needs options, and a default among them")
         if self.kind == "flag" and not isinstance(self.default, bool):
@@ -125,24 +125,24 @@ class Prop(_Model):
 
 
 class Event(_Model):
-    """A callback prop; `part` is the layer that fires it, None the root."""
+    """A callback prop; `part` names the layer that fires it, None means the root."""
 
     name: str = Field(pattern=r"^on[A-Z]")
     part: str | None = None
     description: str = ""
 
     @model_validator(mode="after")
-    def _is_free(self) -> "Event":
-        _free(self.name)
+    def _name_is_valid(self) -> "Event":
+        _check_name(self.name)
         return self
 
 
 class AccessibilityRule(_Model):
-    """An attribute or element that assistive technology needs, and the reason.
+    """An attribute or element that assistive technology requires.
 
     Args:
         needs: an ``aria-*`` attribute, ``role``, ``label`` or ``heading``.
-        wcag: the success criterion behind it, for example ``4.1.2``.
+        wcag: WCAG 2.2 success criterion, for example ``4.1.2``.
     """
 
     needs: str = Field(pattern=r"^(aria-[a-z]+|role|label|heading)$")
@@ -151,7 +151,7 @@ class AccessibilityRule(_Model):
 
 
 class Requirements(_Model):
-    """What a component must offer."""
+    """Props, events, states and accessibility rules of a component."""
 
     props: list[Prop]
     events: list[Event]
@@ -161,14 +161,14 @@ class Requirements(_Model):
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Requirements":
         names = [prop.name for prop in self.props] + [event.name for event in self.events]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"these names are used twice: {', '.join(twice)}")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"these names are used more than once: {', '.join(repeated)}")
         return self
 
 
 class RequirementsBrief(_Model):
-    """The facts from which requirements are proposed; `requested` is what the caller asked for, as it came."""
+    """Context of the Requirement Proposer; `requested` holds the caller's requirements, unchecked."""
 
     task: Literal["propose_requirements"] = "propose_requirements"
     component_type: ComponentType
@@ -178,7 +178,7 @@ class RequirementsBrief(_Model):
 
 
 class ComponentBrief(_Model):
-    """The facts from which code is written; `css_variables` are all that may be used, with their values."""
+    """Context of the Code Generator; the code may use only the custom properties in `css_variables`."""
 
     task: Literal["write_component"] = "write_component"
     component_type: ComponentType
@@ -194,14 +194,15 @@ _BRIEF: TypeAdapter[Brief] = TypeAdapter(Annotated[Brief, Field(discriminator="t
 
 
 def context_block(brief: Brief) -> str:
-    """Return the brief as the context block of a prompt; no text inside it can end the block."""
+    """Return the brief as the context block of a prompt."""
     data = brief.model_dump(mode="json", exclude_defaults=True) | {"task": brief.task}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    # Escaped, so that no text of a design can close the block or a code fence.
     return "<context>\n" + text.replace("<", "\\u003c").replace("`", "\\u0060") + "\n</context>"
 
 
 def read_context(prompt: str) -> Brief | None:
-    """Return the brief of a prompt's last context block, None if there is none that can be read."""
+    """Return the brief in a prompt's last context block, None if the block is missing or invalid."""
     blocks = _CONTEXT.findall(prompt)
     if not blocks:
         return None
@@ -212,5 +213,5 @@ def read_context(prompt: str) -> Brief | None:
 
 
 def fenced_files(answer: str) -> Mapping[str, str]:
-    """Return the fenced ``tsx`` files of an answer, name to content."""
+    """Return the fenced ``tsx`` files of an answer as a mapping of name to content."""
     return dict(_FENCED_FILE.findall(answer))

@@ -1,4 +1,4 @@
-"""Design tokens in the format of the W3C Design Tokens Community Group: nested groups, leaves with ``$value``."""
+"""Design tokens in the W3C Design Tokens Community Group format: nested groups whose leaves have a ``$value``."""
 
 import math
 import re
@@ -30,12 +30,12 @@ def leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def variable(path: tuple[str, ...]) -> str:
-    """Return the CSS custom property of a token."""
+    """Return the name of a token's CSS custom property."""
     return "--" + "-".join(slug(segment, fallback="token") for segment in path)
 
 
 def css_variables(tree: Mapping[str, Any]) -> dict[str, str]:
-    """Return each token's CSS custom property with its value; what a token refers to stays a reference.
+    """Return CSS custom property to value for every token; references between tokens become ``var(--…)``.
 
     Raises:
         BadRequest: a token's value does not fit its type.
@@ -69,19 +69,19 @@ def _declarations(name: str, token: Mapping[str, Any]) -> dict[str, str]:
 
 def _css(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TypeError(f"{value!r} is no CSS value")
+        raise TypeError(f"{value!r} is not a CSS value")
     return _ALIAS.sub(lambda match: f"var({variable(tuple(match[1].split('.')))})", str(value))
 
 
 def merge(tree: TokenTree, overrides: Mapping[str, Any]) -> TokenTree:
-    """Return `tree` with the caller's tokens over it.
+    """Return `tree` with tokens replaced or added.
 
     Args:
-        tree: the tokens of the design.
-        overrides: the same format; a bare string or number stands for a token with that value.
+        tree: tokens of the design.
+        overrides: tokens of the caller; a bare string or number is short for a token with that value.
 
     Raises:
-        BadRequest: something in `overrides` is no token.
+        BadRequest: an override is malformed, or replaces a group by a token or a token by a group.
     """
     return _merge(tree, overrides, path=())
 
@@ -134,5 +134,5 @@ def _guess(value: Any) -> str | None:
 
 
 def pixels(number: float) -> str:
-    """Return a length in pixels without needless decimals: ``16px``, ``0.4px``."""
+    """Return a length in pixels with at most two decimals: ``16px``, ``0.4px``."""
     return f"{round(number, 2):.2f}".rstrip("0").rstrip(".") + "px"

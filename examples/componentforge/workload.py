@@ -1,6 +1,6 @@
-"""The published workload of the demo: 120 generations, in order, some of them at the same moment.
+"""The published workload of the demo: 120 requests in order, some of them concurrent.
 
-The first 100 are a team's day, which hit rates are about; the rest is the next morning.
+The first 100 are a team's working day, for which hit rates are reported; 20 repeated requests follow.
 """
 
 import json
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DAY", "PATH", "Design", "Edit", "Order", "Workload", "load_workload", "workload_of"]
+__all__ = ["DAY", "PATH", "Design", "Edit", "Workload", "WorkloadRequest", "load_workload", "parse_workload"]
 
 PATH = Path(__file__).with_name("workload.json")
 DAY = 100
-"""Requests that the combined hit rate is of."""
+"""Number of requests that the combined hit rate covers."""
 
 TENANT = "acme"
 
@@ -28,13 +28,14 @@ class Design:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class WorkloadRequest:
     """One request for a generation.
 
     Args:
         design: name of a design.
-        theme: name of the design tokens that the caller sets.
-        wish: name of the requirements that the caller adds.
+        theme: name of a set of design tokens.
+        wish: name of a set of requirements.
+        user, session: identity of the caller.
     """
 
     design: str
@@ -46,7 +47,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """A designer's change, between two groups of requests."""
+    """A designer's change of a component: new text and new fill."""
 
     design: str
     text: str
@@ -55,75 +56,77 @@ class Edit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What happens, step by step: either an edit, or requests that are sent at the same moment."""
+    """Designs, tokens, requirements and steps; a step is an edit or a group of concurrent requests."""
 
     designs: Mapping[str, Design]
     themes: Mapping[str, Mapping[str, Any]]
     wishes: Mapping[str, Mapping[str, Any]]
-    steps: Sequence[Edit | tuple[Order, ...]]
+    steps: Sequence[Edit | tuple[WorkloadRequest, ...]]
 
-    def orders(self) -> Iterator[Order]:
-        """Yield all requests in order."""
+    def requests(self) -> Iterator[WorkloadRequest]:
+        """Yield all requests in request."""
         for step in self.steps:
             if not isinstance(step, Edit):
                 yield from step
 
-    def body(self, order: Order) -> dict[str, Any]:
-        """Return the body of ``POST /generate`` for an order."""
-        design = self.designs[order.design]
+    def body(self, request: WorkloadRequest) -> dict[str, Any]:
+        """Return the body of ``POST /generate`` for a request."""
+        design = self.designs[request.design]
         return {
             "component_type": design.component_type,
             "figma_key": design.figma_key,
             "node_id": design.node_id,
-            "tokens": self.themes[order.theme],
-            "requirements": self.wishes[order.wish],
-            "user_id": order.user,
-            "session_id": order.session,
+            "tokens": self.themes[request.theme],
+            "requirements": self.wishes[request.wish],
+            "user_id": request.user,
+            "session_id": request.session,
             "tenant": TENANT,
         }
 
-    def questions(self) -> list[tuple[str, str, str, int]]:
-        """Return what each request asks: design, theme, wish, and how often the design was edited before.
+    def identities(self) -> list[tuple[str, str, str, int]]:
+        """Return for each request its design, theme, wish and the number of earlier edits of the design.
 
-        Equal questions have equal answers, so the second one is a cache hit.
+        Requests with equal identities have equal answers, so the second one is a cache hit.
         """
         edits = dict.fromkeys(self.designs, 0)
-        asked = []
+        found = []
         for step in self.steps:
             if isinstance(step, Edit):
                 edits[step.design] += 1
             else:
-                asked += [(order.design, order.theme, order.wish, edits[order.design]) for order in step]
-        return asked
+                found += [(request.design, request.theme, request.wish, edits[request.design]) for request in step]
+        return found
 
 
 def load_workload(path: Path = PATH) -> Workload:
-    """Read a workload file.
+    """Read a workload from a file.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no workload.
+        ValueError: the file is not a valid workload.
     """
-    return workload_of(path.read_text(encoding="utf-8"), name=path.name)
+    return parse_workload(path.read_text(encoding="utf-8"), name=path.name)
 
 
-def workload_of(text: str, *, name: str) -> Workload:
-    """Read a workload.
+def parse_workload(text: str, *, name: str) -> Workload:
+    """Parse a workload.
 
     Args:
         text: JSON.
-        name: of where it is from, for the error.
+        name: of the source, for the error message.
 
     Raises:
-        ValueError: it is no workload.
+        ValueError: the text is not a valid workload.
     """
     data = json.loads(text)
     try:
-        steps: list[Edit | tuple[Order, ...]] = [
-            Edit(**step["edit"]) if "edit" in step else tuple(Order(**order) for order in step["generate"])
+        steps: list[Edit | tuple[WorkloadRequest, ...]] = [
+            Edit(**step["edit"])
+            if "edit" in step
+            else tuple(WorkloadRequest(**request) for request in step["generate"])
             for step in data["steps"]
         ]
         designs = {name: Design(**design) for name, design in data["designs"].items()}
         return Workload(designs=designs, themes=data["themes"], wishes=data["wishes"], steps=steps)
     except (KeyError, TypeError) as exc:
-        raise ValueError(f"{name} is no workload: {exc}") from exc
+        raise ValueError(f"{name} is not a valid workload: {exc}") from exc

@@ -1,19 +1,19 @@
-"""Writes workloads: ``python -m componentforge.workload_make``; the same seed gives the same bytes.
+"""Write workloads, ``python -m componentforge.workload_make``; the same seed gives the same bytes.
 
-A day of a team of five that brings a design system into code, as 100 requests drawn as cards from a deck that is the
-same for every seed; the seed decides their order and what each is about. Why these cards:
+A workload is the working day of a team of five that implements a design system: 100 requests. Every seed has the same
+number of requests of each kind; the seed decides their order and subjects:
 
 ==============  ==  ==================================================================================================
-first time      12  each of twelve components is generated once in the design's own tokens
-edited design    4  a designer changes a component, and it is generated again
-new wish         5  a component is asked for with requirements that nobody had for it
-other words      8  the same requirements in the words of somebody else; most are pasted from a ticket and so repeats
-other tokens    24  a known component in the tokens of a brand: each of six brands wants the popular components
-repeat          47  what was asked before: previews, builds, reviews, colleagues; recent things more than old ones
+first           12  each of twelve components is generated once with the design's own tokens
+edit             4  a designer changes a component, and it is generated again
+wish             5  a component is requested with new requirements
+words            8  the same requirements in other words
+tokens          24  a component is requested with the design tokens of one of six brands
+repeat          47  an earlier request is repeated: previews, builds, reviews; recent ones are twice as likely
 ==============  ==  ==================================================================================================
 
-The first 21 are new to any cache, so that 79 % is the most that can be reached, and an exact cache alone answers the
-repeats only. Twenty repeats of the next morning follow, which no hit rate counts.
+The first three kinds, 21 requests, are new to every cache, so that the hit rate is at most 79 %; an exact cache alone
+answers only repeats. Twenty more repeats follow, the next morning, which do not count.
 """
 
 import argparse
@@ -29,21 +29,21 @@ from typing import Any
 from componentforge.designs import FILES, load
 from componentforge.workload import PATH
 
-__all__ = ["DECK", "MORNING", "SEED", "main", "render"]
+__all__ = ["REPEATS_AFTER", "REQUESTS_BY_KIND", "SEED", "main", "render"]
 
 SEED = 33
-"""Of the published file."""
+"""Seed of the published workload."""
 
-DECK = {"first": 12, "edit": 4, "wish": 5, "words": 8, "tokens": 24, "repeat": 47}
-"""How many cards of each kind a day has."""
+REQUESTS_BY_KIND = {"first": 12, "edit": 4, "wish": 5, "words": 8, "tokens": 24, "repeat": 47}
+"""Number of requests of each kind."""
 
-MORNING = 20
-"""How many repeats follow it."""
+REPEATS_AFTER = 20
+"""Number of repeats after the day."""
 
 _GROUP_SIZES = (1, 1, 2, 1, 3, 1, 1, 2, 1, 4)
 _USERS = ("ada", "grace", "katherine", "margaret", "radia")
 _COMPONENTS = 12
-# A repeat is of one of the last so many things twice as often as of any older one.
+# A repeat is twice as likely to concern one of the last so many requests as an older one.
 _RECENT = 8
 
 _POPULARITY = (
@@ -64,7 +64,7 @@ _POPULARITY = (
     "Card/Review",
     "Badge/Stock",
 )
-"""The most asked first: the design of rank r is asked in proportion to 1/r (Zipf's law with exponent 1)."""
+"""Most requested first: the design of rank r is requested in proportion to 1/r (Zipf's law with exponent 1)."""
 
 
 def _color(value: str) -> dict[str, str]:
@@ -85,8 +85,8 @@ _THEMES: dict[str, Any] = {
     "square": _radius("0px"),
 }
 _WISHES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    # The first wording, then a polite one, one typed anew (contractions, units, articles), one in another order, and
-    # one that says it freely, which nothing but a reader could tell to be the same.
+    # Five wordings of the same requirement: original, polite, other contractions, units and articles, other order, and
+    # a free paraphrase.
     "async": (
         {"states": ["loading"]},
         (
@@ -133,35 +133,35 @@ _FILLS = ("#1e40af", "#fafaf9", "#e2e8f0", "#334155", "#1d4ed8", "#0f766e", "#7c
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _Subject:
     design: str
     theme: str = "house"
     wish: str = "plain"
     wording: int = 0
 
     @property
-    def name(self) -> str:
-        """Of its requirements in the file."""
+    def wish_name(self) -> str:
+        """Name of the requirements in the workload file."""
         return f"{self.wish}.{self.wording + 1}" if self.wording else self.wish
 
 
 @dataclass(slots=True)
 class _Day:
-    """What has been asked of the designs as they are now."""
+    """Requests so far, without those from before the last edit of their design."""
 
     random: Random
-    asked: list[_Question] = field(default_factory=list)
-    answered: list[_Question] = field(default_factory=list)
-    """Those of them that are not being asked at this moment: nobody re-words or re-themes what is not there yet."""
+    asked: list[_Subject] = field(default_factory=list)
+    # Only answered requests are repeated with other words or tokens, since a person reacts to a finished component.
+    answered: list[_Subject] = field(default_factory=list)
     unseen: list[str] = field(default_factory=lambda: list(_POPULARITY[:_COMPONENTS]))
     edits: int = 0
 
-    def draw(self, kind: str) -> _Question | None:
-        """Return a question of that kind; None where there cannot be one yet."""
+    def draw(self, kind: str) -> _Subject | None:
+        """Return a random request of a kind, None if no request of this kind is possible yet."""
         made: dict[str, Any] = {
             "first": self._first,
             "edit": self._edited,
-            "wish": self._wished,
+            "wish": self._with_new_wish,
             "words": self._reworded,
             "tokens": self._rethemed,
             "repeat": self._repeated,
@@ -169,37 +169,37 @@ class _Day:
         choices = made[kind]()
         if not choices:
             return None
-        question: _Question = self.random.choices(choices, [self._weight(choice) for choice in choices])[0]
-        return question
+        subject: _Subject = self.random.choices(choices, [self._weight(choice) for choice in choices])[0]
+        return subject
 
-    def _weight(self, question: _Question) -> float:
-        recent = 2.0 if question in self.asked[-_RECENT:] else 1.0
-        return recent / (1 + _POPULARITY.index(question.design))
+    def _weight(self, subject: _Subject) -> float:
+        recent = 2.0 if subject in self.asked[-_RECENT:] else 1.0
+        return recent / (1 + _POPULARITY.index(subject.design))
 
-    def _first(self) -> list[_Question]:
-        return [_Question(design) for design in self.unseen]
+    def _first(self) -> list[_Subject]:
+        return [_Subject(design) for design in self.unseen]
 
-    def _edited(self) -> list[_Question]:
-        return list(dict.fromkeys(_Question(question.design) for question in self.asked))
+    def _edited(self) -> list[_Subject]:
+        return list(dict.fromkeys(_Subject(subject.design) for subject in self.asked))
 
-    def _wished(self) -> list[_Question]:
-        known = {(question.design, question.wish) for question in self.asked}
-        designs = dict.fromkeys(question.design for question in self.asked)
-        return [_Question(design, wish=wish) for design in designs for wish in _WISHES if (design, wish) not in known]
+    def _with_new_wish(self) -> list[_Subject]:
+        known = {(subject.design, subject.wish) for subject in self.asked}
+        designs = dict.fromkeys(subject.design for subject in self.asked)
+        return [_Subject(design, wish=wish) for design in designs for wish in _WISHES if (design, wish) not in known]
 
-    def _reworded(self) -> list[_Question]:
+    def _reworded(self) -> list[_Subject]:
         known = set(self.asked)
-        said = [question for question in self.answered if question.wish != "plain" and question.theme == "house"]
-        found = [_Question(one.design, wish=one.wish, wording=number) for one in said for number in range(5)]
+        said = [subject for subject in self.answered if subject.wish != "plain" and subject.theme == "house"]
+        found = [_Subject(one.design, wish=one.wish, wording=number) for one in said for number in range(5)]
         return sorted({one for one in found if one not in known}, key=repr)
 
-    def _rethemed(self) -> list[_Question]:
+    def _rethemed(self) -> list[_Subject]:
         known = set(self.asked)
-        house = [question for question in self.answered if question.theme == "house" and question.wording == 0]
-        found = [_Question(one.design, theme, one.wish) for one in house for theme in _THEMES if theme != "house"]
+        house = [subject for subject in self.answered if subject.theme == "house" and subject.wording == 0]
+        found = [_Subject(one.design, theme, one.wish) for one in house for theme in _THEMES if theme != "house"]
         return sorted({one for one in found if one not in known}, key=repr)
 
-    def _repeated(self) -> list[_Question]:
+    def _repeated(self) -> list[_Subject]:
         return list(dict.fromkeys(self.asked))
 
 
@@ -207,10 +207,10 @@ def render(seed: int = SEED) -> str:
     """Return a workload as JSON text."""
     steps = list(_steps(Random(seed)))
     workload = {
-        "combined_hit_rate": "(L1 + L2 + L3 + collapsed) / answered, over the first 100 requests; L0 is no answer to a "
-        "request and does not count",
-        "wrong_answer": "component.tsx, stories.tsx, tokens.json or requirements.json is not, byte for byte, what the "
-        "pipeline without any cache answers to the same request at that moment",
+        "combined_hit_rate": "(L1 + L2 + L3 + collapsed) / answered, over the first 100 requests; L0 answers Figma "
+        "calls, not requests, and does not count",
+        "wrong_answer": "component.tsx, stories.tsx, tokens.json or requirements.json differs in any byte from the "
+        "answer of the pipeline without caches to the same request at the same step",
         "seed": seed,
         "designs": _designs(),
         "themes": _THEMES,
@@ -218,7 +218,7 @@ def render(seed: int = SEED) -> str:
         "steps": steps,
     }
     text = json.dumps(workload, ensure_ascii=False)
-    # One request a line, so that people can read it and a changed request is one changed line.
+    # One request per line, so that a changed request is one changed line of a diff.
     return re.sub(r'(\{"(?:design"|generate|edit|component_type|plain))', r"\n\1", text) + "\n"
 
 
@@ -240,71 +240,77 @@ def _wishes() -> dict[str, Any]:
     said: dict[str, Any] = {"plain": {}}
     for wish, (structured, wordings) in _WISHES.items():
         for number, notes in enumerate(wordings):
-            said[_Question("", wish=wish, wording=number).name] = structured | {"notes": notes}
+            said[_Subject("", wish=wish, wording=number).wish_name] = structured | {"notes": notes}
     return said
 
 
 def _steps(random: Random) -> Iterator[dict[str, Any]]:
-    """Yield edits, and groups of requests that are sent at once; no group asks the same twice."""
+    """Yield edits and groups of distinct concurrent requests."""
     day, sizes = _Day(random), cycle(_GROUP_SIZES)
-    group: dict[_Question, dict[str, str]] = {}
+    group: dict[_Subject, dict[str, str]] = {}
     size = next(sizes)
-    for kind, question in _cards(day, random):
-        # What is being asked is asked of the design as it was.
-        if group and (kind == "edit" or question in group or len(group) == size):
+    for kind, subject in _draw_all(day, random):
+        # Close the group before an edit, because concurrent requests must see the same design.
+        if group and (kind == "edit" or subject in group or len(group) == size):
             yield {"generate": list(group.values())}
             day.answered += group
             group, size = {}, next(sizes)
         if kind == "edit":
-            day.answered = [asked for asked in day.answered if asked.design != question.design]
-            yield {"edit": _edit(question, day)}
-        group[question] = _order(question, random)
+            day.answered = [asked for asked in day.answered if asked.design != subject.design]
+            yield {"edit": _edit(subject, day)}
+        group[subject] = _request(subject, random)
     yield {"generate": list(group.values())}
 
 
-def _cards(day: _Day, random: Random) -> Iterator[tuple[str, _Question]]:
-    deck = [kind for kind, count in DECK.items() for _ in range(count)]
-    random.shuffle(deck)
-    # The day begins with the first component; a card that cannot be played yet waits for the next one that can.
-    # One that can never be played, because its component was edited, is a repeat.
-    while deck:
-        kind, question = next(
-            ((kind, question) for kind in deck if (question := day.draw(kind)) is not None), ("repeat", None)
+def _draw_all(day: _Day, random: Random) -> Iterator[tuple[str, _Subject]]:
+    kinds = [kind for kind, count in REQUESTS_BY_KIND.items() for _ in range(count)]
+    random.shuffle(kinds)
+    # Kinds that are not possible yet are postponed. A kind that became impossible, because its component was edited,
+    # is replaced by a repeat.
+    while kinds:
+        kind, subject = next(
+            ((kind, subject) for kind in kinds if (subject := day.draw(kind)) is not None), ("repeat", None)
         )
-        if question is None:
-            deck[0], question = "repeat", day.asked[-1]
-        deck.remove(kind)
+        if subject is None:
+            kinds[0], subject = "repeat", day.asked[-1]
+        kinds.remove(kind)
         if kind == "edit":
-            day.asked = [asked for asked in day.asked if asked.design != question.design]
+            day.asked = [asked for asked in day.asked if asked.design != subject.design]
         if kind == "first":
-            day.unseen.remove(question.design)
-        day.asked.append(question)
-        yield kind, question
-    for _ in range(MORNING):
-        if (question := day.draw("repeat")) is not None:
-            yield "repeat", question
+            day.unseen.remove(subject.design)
+        day.asked.append(subject)
+        yield kind, subject
+    for _ in range(REPEATS_AFTER):
+        if (subject := day.draw("repeat")) is not None:
+            yield "repeat", subject
 
 
-def _order(question: _Question, random: Random) -> dict[str, str]:
+def _request(subject: _Subject, random: Random) -> dict[str, str]:
     user = random.choice(_USERS)
     session = f"{user}-{random.randint(1, 3)}"
-    return {"design": question.design, "theme": question.theme, "wish": question.name, "user": user, "session": session}
+    return {
+        "design": subject.design,
+        "theme": subject.theme,
+        "wish": subject.wish_name,
+        "user": user,
+        "session": session,
+    }
 
 
-def _edit(question: _Question, day: _Day) -> dict[str, str]:
+def _edit(subject: _Subject, day: _Day) -> dict[str, str]:
     number = day.edits
     day.edits += 1
-    return {"design": question.design, "text": _TEXTS[number % len(_TEXTS)], "fill": _FILLS[number % len(_FILLS)]}
+    return {"design": subject.design, "text": _TEXTS[number % len(_TEXTS)], "fill": _FILLS[number % len(_FILLS)]}
 
 
 def main() -> None:
-    """Write the published file, or another day."""
-    parser = argparse.ArgumentParser(description="Write a workload: a team's day of 100 generations, and a morning.")
-    parser.add_argument("--seed", type=int, default=SEED, help="another day of the same kind")
-    parser.add_argument("--output", type=Path, default=PATH, help="the file that is written")
-    asked = parser.parse_args()
-    asked.output.write_text(render(asked.seed), encoding="utf-8")
-    print(f"{asked.output.name}: {sum(DECK.values()) + MORNING} generations, seed {asked.seed}")
+    """Write the published workload or one with another seed."""
+    parser = argparse.ArgumentParser(description="Write a workload: a working day of 100 requests and 20 repeats.")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the random choices")
+    parser.add_argument("--output", type=Path, default=PATH, help="the file to write")
+    arguments = parser.parse_args()
+    arguments.output.write_text(render(arguments.seed), encoding="utf-8")
+    print(f"{arguments.output.name}: {sum(REQUESTS_BY_KIND.values()) + REPEATS_AFTER} requests, seed {arguments.seed}")
 
 
 if __name__ == "__main__":

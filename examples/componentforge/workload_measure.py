@@ -1,12 +1,11 @@
-"""How many requests of a day the caches answer, and how many of them wrongly.
+"""Measure hit rate and wrong answers of the caches on a workload.
 
 ::
 
     python -m componentforge.workload_measure --seeds 1 2 3
 
-The day is lived through twice, by a service with its caches, and by one with none, the oracle, each with a stand-in
-Figma and the offline model. What a wrong answer is stands in the workload's file, and was written down before anything
-was measured.
+The workload is sent to a service with caches and to one without, the oracle; each has its own stand-in Figma and
+offline model. The workload file defines hit rate and wrong answer.
 """
 
 import argparse
@@ -29,14 +28,14 @@ from componentforge.figma_server import StandInFigma
 from componentforge.offline_llm.server import create_offline_llm
 from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
-from componentforge.workload import DAY, PATH, Edit, Order, Workload, load_workload, workload_of
+from componentforge.workload import DAY, PATH, Edit, Workload, WorkloadRequest, load_workload, parse_workload
 from componentforge.workload_make import render
 from forge_otel import Forge, Settings
 
-__all__ = ["JUDGED", "Measured", "main", "measure"]
+__all__ = ["JUDGED", "Measurement", "main", "measure"]
 
 JUDGED = ("component.tsx", "stories.tsx", "tokens.json", "requirements.json")
-"""The artifacts that have to be what the oracle answers, byte for byte."""
+"""Artifacts that must equal the oracle's, byte for byte."""
 
 HITS = ("L1", "L2", "L3", "collapsed")
 _PASSCODE = "the workload's passcode"
@@ -44,13 +43,13 @@ _TIMEOUT_S = 60.0
 
 
 @dataclass(slots=True)
-class Measured:
-    """What came of a day.
+class Measurement:
+    """Result of one workload.
 
     Args:
-        sources: who answered, request by request.
-        wrong: a sentence for each wrong answer.
-        figma_calls: paths that were asked of Figma by the service with its caches, and how often.
+        sources: source of each answer, in order.
+        wrong: one sentence per wrong answer.
+        figma_calls: path to number of Figma requests, from the service with caches.
     """
 
     sources: list[str] = field(default_factory=list)
@@ -58,7 +57,7 @@ class Measured:
     figma_calls: Mapping[str, int] = field(default_factory=dict)
 
     def hit_rate(self, layers: Sequence[str] = HITS, *, first: int | None = None) -> float:
-        """Return the share of the first requests that these layers answered."""
+        """Return the fraction (0 to 1) of requests that `layers` answered, among the `first` requests or all."""
         sources = self.sources[:first]
         return sum(source in layers for source in sources) / len(sources)
 
@@ -76,27 +75,28 @@ async def _service(forge: Forge, figma: StandInFigma) -> AsyncIterator[httpx.Asy
             yield http
 
 
-async def measure(workload: Workload, folder: Path) -> Measured:
-    """Live through a day with and without caches.
+async def measure(workload: Workload, folder: Path) -> Measurement:
+    """Run a workload with and without caches and compare the answers.
 
     Args:
-        folder: for what the services write.
+        workload: designs and requests.
+        folder: scratch directory of the services.
     """
     figma = StandInFigma()
-    answers = await _live(workload, Forge(_settings(folder / "cached"), hooks=HOOKS), figma)
-    right = await _live(workload, Forge(_settings(folder / "oracle"), layers=[]), StandInFigma())
-    return Measured(
+    answers = await _run(workload, Forge(_settings(folder / "cached"), hooks=HOOKS), figma)
+    expected = await _run(workload, Forge(_settings(folder / "oracle"), layers=[]), StandInFigma())
+    return Measurement(
         sources=[answer["source"] for answer in answers],
         wrong=[
             fault
-            for order, answer, oracle in zip(workload.orders(), answers, right, strict=True)
-            for fault in _faults(order, answer, oracle)
+            for request, answer, oracle in zip(workload.requests(), answers, expected, strict=True)
+            for fault in _faults(request, answer, oracle)
         ],
         figma_calls=dict(figma.requests),
     )
 
 
-async def _live(workload: Workload, forge: Forge, figma: StandInFigma) -> list[dict[str, Any]]:
+async def _run(workload: Workload, forge: Forge, figma: StandInFigma) -> list[dict[str, Any]]:
     answers: list[dict[str, Any]] = []
     async with _service(forge, figma) as service:
         for step in workload.steps:
@@ -106,7 +106,7 @@ async def _live(workload: Workload, forge: Forge, figma: StandInFigma) -> list[d
                 webhook = str(service.base_url.join("/figma/webhook"))
                 await figma.announce(design.figma_key, url=webhook, passcode=_PASSCODE)
             else:
-                answers += await asyncio.gather(*(_ask(service, workload, order) for order in step))
+                answers += await asyncio.gather(*(_send(service, workload, request) for request in step))
     return answers
 
 
@@ -114,44 +114,46 @@ def _settings(folder: Path) -> Settings:
     return Settings(archive_url=None, database_url=None, outbox_dir=str(folder / "outbox"))
 
 
-async def _ask(service: httpx.AsyncClient, workload: Workload, order: Order) -> dict[str, Any]:
-    answer = (await service.post("/generate", json=workload.body(order))).raise_for_status().json()
+async def _send(service: httpx.AsyncClient, workload: Workload, request: WorkloadRequest) -> dict[str, Any]:
+    answer = (await service.post("/generate", json=workload.body(request))).raise_for_status().json()
     return dict(answer)
 
 
-def _faults(order: Order, answer: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
+def _faults(request: WorkloadRequest, answer: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     return [
-        f"{order.design} in {order.theme}, {order.wish}: {name} from {answer['source']} is not what is generated"
+        f"{request.design} in {request.theme}, {request.wish}: {name} from {answer['source']} differs from the oracle"
         for name in JUDGED
-        if answer["artifacts"].get(name) != right["artifacts"][name]
+        if answer["artifacts"].get(name) != expected["artifacts"][name]
     ]
 
 
-def _report(measured: Measured) -> dict[str, Any]:
+def _report(measurement: Measurement) -> dict[str, Any]:
     return {
-        "generations": len(measured.sources),
-        "combined_hit_rate": round(measured.hit_rate(first=DAY), 4),
-        "l1_hit_rate_after_50": round(measured.hit_rate(("L1",), first=50), 4),
-        "by_source": dict(Counter(measured.sources).most_common()),
-        "wrong_answers": measured.wrong,
-        "figma_calls": measured.figma_calls,
+        "generations": len(measurement.sources),
+        "combined_hit_rate": round(measurement.hit_rate(first=DAY), 4),
+        "l1_hit_rate_after_50": round(measurement.hit_rate(("L1",), first=50), 4),
+        "by_source": dict(Counter(measurement.sources).most_common()),
+        "wrong_answers": measurement.wrong,
+        "figma_calls": measurement.figma_calls,
     }
 
 
 def main() -> int:
-    """Measure the published day, or others of its kind; 1 where an answer was wrong."""
+    """Measure the published workload or generated ones, and return exit code 1 if an answer was wrong."""
     parser = argparse.ArgumentParser(description="Measure hit rates and wrong answers of workloads.")
     parser.add_argument("--file", type=Path, default=PATH, help="a workload file")
-    parser.add_argument("--seeds", type=int, nargs="*", help="days of the same kind, in place of a file")
-    asked = parser.parse_args()
-    days = {f"seed {seed}": workload_of(render(seed), name=f"seed {seed}") for seed in asked.seeds or ()}
-    days = days or {asked.file.name: load_workload(asked.file)}
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", help="measure workloads generated from these seeds instead of a file"
+    )
+    arguments = parser.parse_args()
+    workloads = {f"seed {seed}": parse_workload(render(seed), name=f"seed {seed}") for seed in arguments.seeds or ()}
+    workloads = workloads or {arguments.file.name: load_workload(arguments.file)}
     is_wrong = False
-    for name, day in days.items():
+    for name, workload in workloads.items():
         with tempfile.TemporaryDirectory() as folder:
-            measured = asyncio.run(measure(day, Path(folder)))
-        print(json.dumps({"workload": name} | _report(measured)), flush=True)
-        is_wrong = is_wrong or bool(measured.wrong)
+            measurement = asyncio.run(measure(workload, Path(folder)))
+        print(json.dumps({"workload": name} | _report(measurement)), flush=True)
+        is_wrong = is_wrong or bool(measurement.wrong)
     return int(is_wrong)
 
 

@@ -51,7 +51,7 @@ STOP_S: Final = 20.0
 TIMEOUT_S: Final = 20.0
 # The smallest design of the sample files: what is measured is the service, not the model's diligence.
 WORKLOAD: Final = load_workload()
-BODY: Final = WORKLOAD.body(next(order for order in WORKLOAD.orders() if order.design.startswith("Badge/")))
+BODY: Final = WORKLOAD.body(next(one for one in WORKLOAD.requests() if one.design.startswith("Badge/")))
 OUTBOX_SAMPLE: Final = re.compile(r'^forge_outbox_([a-z]+?)(?:_total)?\{.*forge_sink="(\w+)".*\} (\S+)$', re.MULTILINE)
 KNOWN: Final = 6
 KNOWN_PER_S: Final = 18.0

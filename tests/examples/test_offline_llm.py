@@ -80,15 +80,15 @@ async def test_a_stream_without_usage_is_not_asked_for_it(llm_url: str) -> None:
     assert all("usage" not in json.loads(event.removeprefix("data: ")) for event in events[:-1])
 
 
-async def test_a_prompt_without_context_gets_an_honest_answer(llm_url: str) -> None:
-    """The stand-in says what it is instead of making something up."""
+async def test_a_prompt_without_context_gets_an_explanation(llm_url: str) -> None:
+    """The stand-in identifies itself instead of inventing an answer."""
     async with client(llm_url) as openai_client:
         completion = await openai_client.chat.completions.create(model=MODEL, messages=asking("Write a poem."))
-    assert "It is no language model" in (completion.choices[0].message.content or "")
+    assert "not a language model" in (completion.choices[0].message.content or "")
 
 
-async def test_an_answer_is_cut_at_its_limit(llm_url: str) -> None:
-    """The limit in tokens is kept, and told as the finish reason."""
+async def test_an_answer_is_truncated_at_its_limit(llm_url: str) -> None:
+    """An answer over the token limit is truncated, with `length` as finish reason."""
     async with client(llm_url) as openai_client:
         completion = await openai_client.chat.completions.create(
             model=MODEL, messages=asking("hello"), max_completion_tokens=5

@@ -3,7 +3,7 @@
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from componentforge.naming import camel, component_identifier, is_free_identifier, slug, unique
+from componentforge.naming import camel, component_identifier, is_valid_prop_name, slug, unique
 from componentforge.serving import serve
 from componentforge.settings import ServiceSettings
 
@@ -50,7 +50,7 @@ def test_a_component_gets_a_name_that_code_can_use(design: str, name: str) -> No
 def test_props_are_free_identifiers(text: str, name: str) -> None:
     """Reserved words are kept out of the way."""
     assert camel(text, fallback="text") == name
-    assert is_free_identifier(name)
+    assert is_valid_prop_name(name)
 
 
 def test_long_names_are_cut_and_taken_names_are_numbered() -> None:

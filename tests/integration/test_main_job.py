@@ -37,7 +37,7 @@ from forge_otel.figma.client import FigmaClient
 from forge_otel.telemetry.providers import Telemetry
 
 WORKLOAD = load_workload()
-BODY = WORKLOAD.body(next(WORKLOAD.orders()))
+BODY = WORKLOAD.body(next(WORKLOAD.requests()))
 AGENTS = {"token_extractor", "requirement_proposer", "pattern_retriever", "code_generator", "quality_validator"}
 STOP_WITHIN_S = 5.0
 

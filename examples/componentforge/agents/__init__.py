@@ -1,1 +1,1 @@
-"""The five agents, each in its own module; `componentforge.pipeline` runs them."""
+"""The five agents, one module each; `componentforge.pipeline` runs them."""

@@ -1,4 +1,4 @@
-"""Code Generator: asks the model for the component and its stories, and takes both files out of one answer."""
+"""Code Generator: prompts the model for the component and its stories, and parses both files from one answer."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedCode:
-    """The two files that the model wrote."""
+    """The two files written by the model."""
 
     component: str
     stories: str
@@ -34,25 +34,23 @@ class GeneratedCode:
 
 @agent("code_generator")
 async def generate_code(brief: ComponentBrief, *, llm: LanguageModel) -> GeneratedCode:
-    """Return the component and its stories.
-
-    An answer without the two files is sent back once.
+    """Return the component and its stories; an answer that lacks a file is retried once with a complaint.
 
     Raises:
         UnusableAnswer: the second answer lacks a file too.
-        ServiceUnavailable: the model cannot be reached.
+        ServiceUnavailable: the model is unavailable.
     """
-    question = (Message(role="system", content=_TASK), Message(role="user", content=context_block(brief)))
-    answer = await llm.ask_streaming(*question)
+    prompt = (Message(role="system", content=_TASK), Message(role="user", content=context_block(brief)))
+    answer = await llm.ask_streaming(*prompt)
     missing = _missing(answer)
     if missing:
         complaint = f"Your answer lacks {missing}. Answer again, with both files in the fences that were described."
         answer = await llm.ask_streaming(
-            *question, Message(role="assistant", content=answer), Message(role="user", content=complaint)
+            *prompt, Message(role="assistant", content=answer), Message(role="user", content=complaint)
         )
         missing = _missing(answer)
     if missing:
-        raise UnusableAnswer(f"the model's answer lacks {missing}, also when asked again")
+        raise UnusableAnswer(f"the model's answer lacks {missing}, also on the second attempt")
     files = fenced_files(answer)
     return GeneratedCode(component=files["component.tsx"], stories=files["stories.tsx"])
 

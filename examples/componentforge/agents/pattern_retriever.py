@@ -1,4 +1,4 @@
-"""Pattern Retriever: finds the proven pattern that fits a design best, by BM25 over a small local library."""
+"""Pattern Retriever: selects the pattern that fits a design best, by BM25 over a local library."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from forge_otel.errors import NotFound
 
 __all__ = ["Match", "deciding_words", "library", "pattern_by_id", "rank_patterns", "retrieve_pattern"]
 
-# The usual constants of BM25 (Robertson and Zaragoza, 2009): saturation of repeated words, weight of the length.
+# k1 and b of BM25, with the usual values (Robertson and Zaragoza, 2009).
 _SATURATION = 1.2
 _LENGTH_WEIGHT = 0.75
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", re.ASCII)
@@ -27,7 +27,7 @@ _MAX_REQUESTED_CHARS = 5_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """A pattern with its BM25 score; None where the caller chose it."""
+    """A pattern with its BM25 score; the score is None if the caller chose the pattern."""
 
     pattern: Pattern
     score: float | None
@@ -35,7 +35,7 @@ class Match:
 
 @cache
 def library() -> tuple[Pattern, ...]:
-    """Return all patterns."""
+    """Return all patterns, read from ``patterns/*.json`` once."""
     adapter = TypeAdapter(list[Pattern])
     files = sorted((Path(__file__).parents[1] / "patterns").glob("*.json"))
     return tuple(pattern for file in files for pattern in adapter.validate_json(file.read_bytes()))
@@ -49,17 +49,19 @@ async def retrieve_pattern(
     *,
     pattern_id: str | None = None,
 ) -> Match:
-    """Return the best pattern for a component type, or the one that the caller chose.
+    """Return the best pattern for a component type, or the pattern `pattern_id`.
 
     Args:
-        requested: the caller's requirements; their words count like the design's.
+        component_type: only patterns of this type are ranked.
+        blueprint: the design; its words form the query together with `requested`.
+        requested: the caller's requirements.
         pattern_id: the caller's choice.
 
     Raises:
-        NotFound: there is no pattern of that id.
+        NotFound: no pattern has this id.
     """
     if pattern_id is None:
-        # Each is cut by itself, so that what is found depends on no more of the other than its words.
+        # Truncated separately: a long design must not push the requirements out of the query.
         design = " ".join([blueprint.name, *_words_of(blueprint)])[: _MAX_QUERY_CHARS - _MAX_REQUESTED_CHARS]
         query = f"{design} {str(dict(requested))[: _MAX_REQUESTED_CHARS - 1]}"
         return rank_patterns(query, component_type=component_type)[0]
@@ -67,7 +69,7 @@ async def retrieve_pattern(
 
 
 def deciding_words(component_type: str, requested: Mapping[str, Any]) -> list[str]:
-    """Return the words of a caller's requirements that decide which pattern is found for a design of a type."""
+    """Return the words of the requirements that occur in any pattern of the type; only these affect the ranking."""
     known: set[str] = set()
     for pattern in library():
         if pattern.component_type == component_type:
@@ -76,10 +78,10 @@ def deciding_words(component_type: str, requested: Mapping[str, Any]) -> list[st
 
 
 def pattern_by_id(pattern_id: str) -> Pattern:
-    """Return the pattern of this id.
+    """Return the pattern with this id.
 
     Raises:
-        NotFound: there is none.
+        NotFound: no pattern has this id.
     """
     for pattern in library():
         if pattern.id == pattern_id:
@@ -89,7 +91,7 @@ def pattern_by_id(pattern_id: str) -> Pattern:
 
 @tool("bm25")
 def rank_patterns(query: str, *, component_type: ComponentType) -> Sequence[Match]:
-    """Rank the patterns of a component type, best first; equal scores are in order of their ids."""
+    """Rank the patterns of a component type, best first; ties are ordered by id."""
     patterns = [pattern for pattern in library() if pattern.component_type == component_type]
     documents = [_document(pattern) for pattern in patterns]
     weights = {word: _rarity(word, documents) for word in sorted(set(_split(query[:_MAX_QUERY_CHARS])))}
@@ -114,7 +116,8 @@ def _rarity(word: str, documents: Sequence[Counter[str]]) -> float:
 
 
 def _document(pattern: Pattern) -> Counter[str]:
-    """Count a pattern's words; tags were chosen to be found by, so they count twice."""
+    """Return the word counts of a pattern."""
+    # Tags are search terms, so they have double weight.
     text = " ".join([pattern.name, pattern.description, *pattern.props, *pattern.tags, *pattern.tags])
     return Counter(_split(text))
 

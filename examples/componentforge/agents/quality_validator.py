@@ -1,7 +1,7 @@
-"""Quality Validator: checks generated code against its tokens and requirements, by reading its text.
+"""Quality Validator: checks generated code against its tokens and requirements with regular expressions.
 
-It is no compiler. A check finds what is surely there or surely missing; the score is 100 less 15 an error, 5 a warning
-and 1 a note.
+The checks report only certain faults, since they do not parse the code. The score is 100 minus 15 per error, 5 per
+warning and 1 per note.
 """
 
 import re
@@ -30,7 +30,7 @@ _COMMENT_OR_STRING = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:[^"\\\n]|\\.)*"', re.DO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that a check found."""
+    """One fault found by a check."""
 
     check: str
     severity: Severity
@@ -39,11 +39,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """The verdict on a component.
+    """Score and findings of a component.
 
     Args:
         score: 0 to 100.
-        used_tokens, known_tokens: how many custom properties the code uses, and how many the design has.
+        used_tokens: number of the design's custom properties that the code uses.
+        known_tokens: number of custom properties of the design.
     """
 
     score: int
@@ -54,12 +55,12 @@ class Quality:
 
 @agent("quality_validator")
 async def validate_quality(code: GeneratedCode, brief: ComponentBrief) -> Quality:
-    """Return the verdict on a component and its stories."""
+    """Return score and findings of a component and its stories."""
     return check(code, brief)
 
 
 def check(code: GeneratedCode, brief: ComponentBrief) -> Quality:
-    """Run every check."""
+    """Run every check and return the result."""
     findings = (
         *_export(code, brief),
         *_tokens(code, brief),
@@ -80,7 +81,7 @@ def check(code: GeneratedCode, brief: ComponentBrief) -> Quality:
 
 
 def _used_variables(code: str, css_variables: Mapping[str, str]) -> set[str]:
-    """Return the custom properties that the styles use, with those that these refer to."""
+    """Return the custom properties used in styles, directly or through another custom property."""
     wanted, used = _VARIABLE.findall(_TOKENS_OBJECT.sub("", code)), set()
     while wanted:
         name = wanted.pop()
@@ -104,7 +105,7 @@ def _tokens(code: GeneratedCode, brief: ComponentBrief) -> Iterator[Finding]:
     used = _used_variables(code.component, brief.css_variables)
     unknown = sorted(used - brief.css_variables.keys())
     for name in unknown[:_MAX_LISTED]:
-        yield Finding(check="tokens", severity="error", message=f"{name} is used, but is no token of the design.")
+        yield Finding(check="tokens", severity="error", message=f"{name} is used, but is not a token of the design.")
     unused = [name for name in brief.css_variables if name not in used]
     if unused:
         listed = ", ".join(unused[:_MAX_LISTED]) + (", …" if len(unused) > _MAX_LISTED else "")
@@ -119,7 +120,7 @@ def _colours(code: GeneratedCode) -> Iterator[Finding]:
 
 
 def _props(code: GeneratedCode, brief: ComponentBrief) -> Iterator[Finding]:
-    """Find props that the requirements ask for and the code lacks, or declares and never uses."""
+    """Yield required props that the code lacks, or declares without using them."""
     bare = _COMMENT_OR_STRING.sub("", code.component)
     body = _INTERFACE.sub("", bare)
     names = [prop.name for prop in brief.requirements.props] + [event.name for event in brief.requirements.events]
@@ -127,7 +128,7 @@ def _props(code: GeneratedCode, brief: ComponentBrief) -> Iterator[Finding]:
         word = re.compile(rf"\b{re.escape(name)}\b")
         if not word.search(bare):
             yield Finding(check="props", severity="error", message=f"The prop {name} is missing.")
-        # Once is the parameter list; `props.name` is a use by itself.
+        # One occurrence is the parameter list; `props.name` needs no parameter and counts as a use.
         elif len(word.findall(body)) < 2 and f"props.{name}" not in body:
             yield Finding(check="props", severity="warning", message=f"The prop {name} is declared, but never used.")
 

@@ -1,7 +1,7 @@
-"""Token Extractor: reads a Figma subtree into design tokens and a blueprint that speaks in them.
+"""Token Extractor: converts a Figma node into design tokens and a blueprint whose styles use them.
 
 Solid fills and strokes, text styles, auto-layout spacing, fixed sizes, corner radii, shadows, borders and opacities
-become tokens. Gradients, images, blurs and vector paths do not.
+become tokens. Gradients, images, blurs and vector paths are ignored.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ _DECORATION = {"UNDERLINE": "underline", "STRIKETHROUGH": "line-through"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extraction:
-    """What a design consists of: its tokens, and its layers in terms of them."""
+    """Design tokens of a design, and its layers expressed with them."""
 
     tokens: TokenTree
     blueprint: Blueprint
@@ -34,22 +34,22 @@ class Extraction:
 
 @agent("token_extractor")
 async def extract_tokens(node: FigmaNode, overrides: Json) -> Extraction:
-    """Read a design's tokens and lay the caller's own tokens over them.
+    """Extract a design and merge the caller's tokens into its tokens.
 
     Raises:
-        BadRequest: an override is no design token.
+        BadRequest: an override is not a valid design token.
     """
     extraction = extract(node)
     return Extraction(tokens=merge(extraction.tokens, overrides), blueprint=extraction.blueprint)
 
 
 def extract(node: FigmaNode) -> Extraction:
-    """Read the tokens and the blueprint of a design."""
+    """Return tokens and blueprint of a design."""
     registry = TokenRegistry(styles=node.styles)
     document = node.document
     definitions = document.get("componentPropertyDefinitions", {})
     axes = {
-        _plain(name): list(definition.get("variantOptions", []))
+        _property_name(name): list(definition.get("variantOptions", []))
         for name, definition in definitions.items()
         if definition["type"] == "VARIANT"
     }
@@ -71,9 +71,10 @@ def _options(variant_name: str) -> dict[str, str]:
     return {axis.strip(): option.strip() for axis, _, option in pairs}
 
 
-def _plain(property_name: str) -> str:
-    """Return a component property's name; Figma adds ``#`` and an id to all but variant properties."""
-    return property_name.partition("#")[0]
+def _property_name(raw: str) -> str:
+    """Return the name of a component property without Figma's id."""
+    # Figma appends "#" and an id to every property except variant properties.
+    return raw.partition("#")[0]
 
 
 class _Reader:
@@ -84,7 +85,7 @@ class _Reader:
         self._variant = variant
 
     def read(self, node: Json, *, is_root: bool = False) -> Part:
-        """Return one layer with all below it."""
+        """Return a layer with its descendants."""
         layer = LayerRef(part=None if is_root else node["name"], variant=self._variant)
         references = node.get("componentPropertyReferences", {})
         kind: PartKind = "text" if node["type"] == "TEXT" else "frame" if "children" in node else "shape"
@@ -93,8 +94,8 @@ class _Reader:
             kind=kind,
             style=dict(self._style(node, kind, layer)),
             text=node.get("characters"),
-            text_property=_plain(references["characters"]) if "characters" in references else None,
-            shown_by=_plain(references["visible"]) if "visible" in references else None,
+            text_property=_property_name(references["characters"]) if "characters" in references else None,
+            shown_by=_property_name(references["visible"]) if "visible" in references else None,
             children=[self.read(child) for child in node.get("children", []) if _is_drawn(child)],
         )
 
@@ -201,7 +202,7 @@ class _Reader:
 
 
 def _is_drawn(node: Json) -> bool:
-    """Tell whether a layer belongs to the component: hidden ones do only where a property can show them."""
+    """Return whether a layer is visible, or can be made visible by a component property."""
     return bool(node.get("visible", True)) or "visible" in node.get("componentPropertyReferences", {})
 
 
@@ -210,7 +211,8 @@ def _is_shadow(effect: Json) -> bool:
 
 
 def _solid(paints: list[Json]) -> str | None:
-    """Return the topmost visible solid paint as hex; Figma lists paints from the bottom up."""
+    """Return the topmost visible solid paint as hex, None if there is none."""
+    # Figma lists paints from bottom to top.
     for paint in reversed(paints):
         if paint["type"] == "SOLID" and paint.get("visible", True):
             return _hex(paint["color"], opacity=paint.get("opacity", 1))
@@ -218,7 +220,7 @@ def _solid(paints: list[Json]) -> str | None:
 
 
 def _hex(color: Mapping[str, float], *, opacity: float = 1) -> str:
-    """Return ``#rrggbb``, or ``#rrggbbaa`` where the colour is not opaque."""
+    """Return ``#rrggbb``, or ``#rrggbbaa`` if the colour is not opaque."""
     channels = [color["r"], color["g"], color["b"]]
     alpha = color.get("a", 1) * opacity
     if alpha < 1:

@@ -1,4 +1,4 @@
-"""Collects design tokens while a design is read: one token a value and use, named by what it is used for."""
+"""Registry of the design tokens of one design: one token per value and role, named after the role."""
 
 import json
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ __all__ = ["LayerRef", "TokenRegistry"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRef:
-    """Where in a design a value is used.
+    """The layer that uses a value.
 
     Args:
-        part: the layer's name, None for the root.
-        variant: the options of its variant that are not the default; empty in the default variant.
+        part: name of the layer, None for the root.
+        variant: options of its variant that differ from the default; empty in the default variant.
     """
 
     part: str | None = None
@@ -25,10 +25,13 @@ class LayerRef:
 
 
 class TokenRegistry:
-    """Gives out tokens; a value seen before in the same role is the token it already is.
+    """Assigns tokens to values; the same value in the same role is the same token.
 
-    A role's plain name (``background``) goes to the first use in the default variant, later uses add the layer's name,
-    uses in another variant add the variant's: ``background-footer``, ``background-hover``.
+    A token is named after its role (``background``). If that name is taken, the layer is added
+    (``background-footer``); outside the default variant, the variant is added (``background-hover``).
+
+    Args:
+        styles: id of each Figma style to its name.
     """
 
     def __init__(self, *, styles: Mapping[str, str]) -> None:
@@ -39,14 +42,15 @@ class TokenRegistry:
     def use(
         self, group: str, role: str, value: Any, *, kind: str, layer: LayerRef, style_id: str | None = None
     ) -> tuple[str, str]:
-        """Return the path of the token for a value.
+        """Return the path of the token for a value, registering it if it is new.
 
         Args:
-            group: the token's group, for example ``"color"``.
-            role: what the value does, for example ``"background"``.
-            value: the token's ``$value``.
-            kind: the token's ``$type``.
-            style_id: the Figma style that the designer picked; its name becomes the description.
+            group: group of the token, for example ``"color"``.
+            role: role of the value, for example ``"background"``.
+            value: ``$value`` of the token.
+            kind: ``$type`` of the token.
+            layer: the layer that uses the value.
+            style_id: Figma style applied to the layer; its name becomes the token's description.
         """
         identity = (group, role, json.dumps(value, sort_keys=True))
         if identity not in self._names:
@@ -59,7 +63,7 @@ class TokenRegistry:
         return group, self._names[identity]
 
     def reference(self, *args: Any, **kwargs: Any) -> str:
-        """Do the same as `use`, and return the token as a CSS value."""
+        """Register a value like `use` and return the token as a CSS value, ``var(--…)``."""
         return f"var({variable(self.use(*args, **kwargs))})"
 
     def _free_name(self, group: str, role: str, layer: LayerRef) -> str:

@@ -1,4 +1,4 @@
-"""Sample Figma files in the shape of ``GET /v1/files/:key``; ``python -m componentforge.designs.make`` writes them."""
+"""Sample Figma files in the format of ``GET /v1/files/:key``, written by ``python -m componentforge.designs.make``."""
 
 import json
 from pathlib import Path
@@ -12,14 +12,14 @@ FILES = {
     "aT1as7DeSiGn2SyStEm9Qk": "atlas.json",
     "hArB0rC0mmErCe5KiT3xWz": "harbor.json",
 }
-"""Figma file key to the name of its JSON file."""
+"""Figma file key to JSON file name."""
 
 
 def load(file_key: str) -> dict[str, Any]:
-    """Return the answer of ``GET /v1/files/:key`` for one sample file.
+    """Return the body of ``GET /v1/files/:key`` for a sample file.
 
     Raises:
-        KeyError: there is no such sample.
+        KeyError: no sample file has this key.
     """
     content: dict[str, Any] = json.loads((FOLDER / FILES[file_key]).read_text(encoding="utf-8"))
     return content

@@ -1,4 +1,4 @@
-"""Atlas: the design system of an imaginary software product, drawn in eight components."""
+"""Sample file "Atlas": eight components of a fictional software product's design system."""
 
 from componentforge.designs.nodes import Node, NodeBuilder, Palette, Shadow, TextStyle
 from componentforge.designs.sample_file import SampleComponent, SampleFile

@@ -1,4 +1,4 @@
-"""Harbor: the interface kit of an imaginary shop, drawn in eight components."""
+"""Sample file "Harbor": eight components of a fictional online shop."""
 
 from componentforge.designs.nodes import Node, NodeBuilder, Palette, Shadow, TextStyle
 from componentforge.designs.sample_file import SampleComponent, SampleFile

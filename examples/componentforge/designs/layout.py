@@ -1,15 +1,20 @@
-"""A small auto-layout: gives every node the bounding box that Figma would have computed."""
+"""A minimal auto-layout that computes the bounding boxes which Figma returns for every node."""
 
 from componentforge.designs.nodes import Node
 
 __all__ = ["set_bounding_boxes"]
 
 _GLYPH_WIDTH_EM = 0.55
-"""Mean advance of a Latin letter in a sans-serif typeface; close enough for sample boxes."""
+"""Mean advance width of a Latin letter in a sans-serif typeface; accurate enough for sample boxes."""
 
 
 def set_bounding_boxes(node: Node, *, x: float = 0, y: float = 0) -> None:
-    """Set ``absoluteBoundingBox`` and ``absoluteRenderBounds`` of a node and all its descendants."""
+    """Set ``absoluteBoundingBox`` and ``absoluteRenderBounds`` of a node and its descendants.
+
+    Args:
+        node: the root of a component.
+        x, y: its top left corner, in pixels.
+    """
     width, height = _measure(node)
     node.pop("size", None)
     box = {"x": x, "y": y, "width": width, "height": height}

@@ -1,4 +1,4 @@
-"""Writes the sample files: ``python -m componentforge.designs.make``; the same input gives the same bytes."""
+"""Write the sample files, ``python -m componentforge.designs.make``; the output is deterministic."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ _SHEET_GAP_PX = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Styles:
-    """The style ids of one file, given out in the order in which the palette names them."""
+    """Ids and ``styles`` table of one file's styles, in the order of the palette."""
 
     ids: Mapping[tuple[str, str], str]
     table: Mapping[str, Node]
 
 
 def build(file_key: str) -> dict[str, Any]:
-    """Return the file as ``GET /v1/files/:key`` answers it."""
+    """Return a sample file as the body of ``GET /v1/files/:key``."""
     sample = {"atlas.json": ATLAS, "harbor.json": HARBOR}[FILES[file_key]]
     styles = _styles(sample.palette, file_key=file_key)
     pages = [_page(name, sample, number=number) for number, name in enumerate(sample.pages, start=1)]
@@ -53,13 +53,14 @@ def build(file_key: str) -> dict[str, Any]:
 
 
 def render(file_key: str) -> str:
-    """Return the file as JSON text with one node a line, so that a changed node is one changed line."""
+    """Return a sample file as JSON text."""
     text = json.dumps(build(file_key), ensure_ascii=False, separators=(",", ":"))
+    # One node per line, so that a changed node is one changed line of a diff.
     return text.replace('{"id":', '\n{"id":') + "\n"
 
 
 def _page(name: str, sample: SampleFile, *, number: int) -> Node:
-    """Lay the components of one page out in a column and number their nodes in document order."""
+    """Return one page with its components in a column and its nodes numbered in document order."""
     children, top = [], 0.0
     for component in sample.pages[name]:
         node = component_set_node(component) if len(component.variants) > 1 else component_node(component)
@@ -134,7 +135,7 @@ def _catalog(document: Node, *, descriptions: Mapping[str, str], file_key: str) 
 
 
 def main() -> None:
-    """Write every sample file beside this module."""
+    """Write every sample file next to this module."""
     for file_key, name in FILES.items():
         text = render(file_key)
         (FOLDER / name).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Draws nodes as the Figma REST API returns them; `layout` adds the boxes, `make` the ids."""
+"""Build nodes in the format of the Figma REST API; `layout` adds bounding boxes, `make` adds ids."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class TextStyle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shadow:
-    """One drop shadow; black at the given opacity."""
+    """One black drop shadow."""
 
     y_px: float
     blur_px: float
@@ -31,7 +31,7 @@ class Shadow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Palette:
-    """The named styles of one file: what its designers picked from."""
+    """The named styles of one file."""
 
     family: str
     colors: Mapping[str, str]
@@ -40,15 +40,15 @@ class Palette:
 
 
 def rgba(hex_color: str, *, opacity: float = 1.0) -> dict[str, float]:
-    """Return ``#rrggbb`` as Figma's RGBA with components between 0 and 1."""
+    """Return ``#rrggbb`` as Figma's RGBA object with components from 0 to 1."""
     red, green, blue = (int(hex_color[start : start + 2], 16) / 255 for start in (1, 3, 5))
     return {"r": round(red, 6), "g": round(green, 6), "b": round(blue, 6), "a": opacity}
 
 
 class NodeBuilder:
-    """Draws with one file's palette.
+    """Builds nodes with the styles of one palette.
 
-    Every reference to the palette is also kept under ``styles`` by its name; `make` turns the names into style ids.
+    Nodes refer to styles by name in their ``styles`` field; `make` replaces the names by style ids.
     """
 
     def __init__(self, palette: Palette) -> None:
@@ -73,14 +73,14 @@ class NodeBuilder:
         stretch: bool = False,
         shown_by: str | None = None,
     ) -> Node:
-        """Draw an auto-layout frame.
+        """Return an auto-layout frame.
 
         Args:
             padding: vertical and horizontal padding, in pixels.
             align: alignment along and across the layout direction.
-            width, height: fixed sizes in pixels; None hugs the content.
-            stretch: fills the parent across its direction.
-            shown_by: the boolean component property that shows it.
+            width, height: fixed size in pixels; None fits the content.
+            stretch: fill the parent's width.
+            shown_by: boolean component property that controls visibility.
         """
         node = self._layer(name, "FRAME", opacity=opacity, shown_by=shown_by)
         node |= {
@@ -109,7 +109,7 @@ class NodeBuilder:
         return node
 
     def text(self, name: str, characters: str, *, style: str, color: str, prop: str | None = None) -> Node:
-        """Draw a text node; `prop` names the text component property that sets its characters."""
+        """Return a text node; `prop` names the component property that sets its characters."""
         text_style = self._palette.text_styles[style]
         node = self._layer(name, "TEXT")
         node |= self._paint(fill=color, stroke=None, stroke_px=0)
@@ -152,7 +152,7 @@ class NodeBuilder:
         radius: float = 0,
         shown_by: str | None = None,
     ) -> Node:
-        """Draw a RECTANGLE, an ELLIPSE or a VECTOR of a fixed size."""
+        """Return a RECTANGLE, ELLIPSE or VECTOR node of a fixed size."""
         node = self._layer(name, kind, shown_by=shown_by)
         node |= self._paint(fill=color, stroke=None, stroke_px=0)
         node |= {
@@ -168,7 +168,7 @@ class NodeBuilder:
         return node
 
     def icon(self, name: str, *, color: str, size_px: float = 16, shown_by: str | None = None) -> Node:
-        """Draw an icon as one square vector."""
+        """Return an icon, a square VECTOR node."""
         return self.shape(name, kind="VECTOR", color=color, width=size_px, height=size_px, shown_by=shown_by)
 
     def _layer(self, name: str, kind: str, *, opacity: float = 1, shown_by: str | None = None) -> Node:

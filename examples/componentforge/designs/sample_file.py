@@ -1,4 +1,4 @@
-"""What a sample file consists of, before it becomes nodes with ids, and how drawings become components and sets."""
+"""Source format of sample files, and its conversion to COMPONENT and COMPONENT_SET nodes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ __all__ = ["SampleComponent", "SampleFile", "component_node", "component_set_nod
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleComponent:
-    """One component; `variants` maps a Figma variant name (``Variant=Primary, State=Hover``) to its root frame.
+    """One component of a sample file.
 
     Args:
-        name: type and name as designers group them, for example ``Button/Action``.
+        name: type and name, for example ``Button/Action``.
+        variants: Figma variant name (``Variant=Primary, State=Hover``) to root frame.
     """
 
     name: str
@@ -23,7 +24,7 @@ class SampleComponent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleFile:
-    """One sample file: its palette, and its pages with the drawings on them."""
+    """One sample file: palette, and components by page."""
 
     name: str
     version: str
@@ -34,7 +35,7 @@ class SampleFile:
 
 
 def component_node(sample: SampleComponent) -> Node:
-    """Turn a sample with a single variant into a COMPONENT node."""
+    """Return a component with a single variant as a COMPONENT node."""
     (root,) = sample.variants.values()
     return root | {
         "name": sample.name,
@@ -44,7 +45,7 @@ def component_node(sample: SampleComponent) -> Node:
 
 
 def component_set_node(sample: SampleComponent) -> Node:
-    """Turn a sample with several variants into a COMPONENT_SET node with one COMPONENT a variant."""
+    """Return a component with several variants as a COMPONENT_SET node with one COMPONENT per variant."""
     variants = [root | {"name": name, "type": "COMPONENT"} for name, root in sample.variants.items()]
     return {
         "id": "",
@@ -76,7 +77,7 @@ def component_set_node(sample: SampleComponent) -> Node:
 
 
 def _definitions(sample: SampleComponent) -> dict[str, Any]:
-    """Collect the component properties: what nodes refer to, and what the variants' names say."""
+    """Return the component properties: text and boolean properties of the nodes, and the variant axes."""
     definitions: dict[str, Any] = {}
     for root in sample.variants.values():
         _collect_references(root, definitions)

@@ -1,5 +1,4 @@
-"""The offline model: an OpenAI-compatible server that answers from the prompt itself, so that nothing has to be paid.
+"""The offline model: an OpenAI-compatible server that answers by rules, not with a language model.
 
-It is no language model. It reads the context block of a prompt (`componentforge.schemas`) and writes by rules; it says
-so in every answer.
+It reads the context block of a prompt (`componentforge.schemas`) and labels every answer as its own.
 """

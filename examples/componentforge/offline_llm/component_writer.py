@@ -1,4 +1,4 @@
-"""Writes ``component.tsx`` from a brief: imports, props, tokens, styles for every variant, and the markup."""
+"""Write ``component.tsx`` from a brief: imports, props, tokens, styles of every variant and markup."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ _SIGNATURES = {"onChange": "(text: string) => void", "onNavigate": "(target: str
 
 
 def header(brief: ComponentBrief) -> list[str]:
-    """Return the comment that says who wrote a file; no reader shall take it for a language model's work."""
+    """Return the comment at the top of a file, which labels it as written by the offline model."""
     return [
         "/**",
         f" * {brief.component_name}, written by {OFFLINE_MODEL}: the offline stand-in of ComponentForge.",
@@ -84,7 +84,7 @@ def _callback(event: Event) -> list[str]:
 
 
 def _tokens(brief: ComponentBrief, root: Element) -> list[str]:
-    """Return the design tokens that the styles use, with those that these refer to."""
+    """Return the object of the design tokens that the styles use, directly or through another token."""
     styles = [part.style for element in walk(root) for part in element.drawn if part]
     wanted = [name for style in styles for value in style.values() for name in _VARIABLE.findall(value)]
     used: dict[str, str] = {}
@@ -115,22 +115,22 @@ def _base_styles(root: Element) -> list[str]:
 
 
 def _axis_props(brief: ComponentBrief) -> list[Prop]:
-    """Return the choices that select a variant, in the order of the design's axes."""
+    """Return the choice props that select a variant, in the order of the design's axes."""
     by_source = {prop.source: prop for prop in brief.requirements.props if prop.kind == "choice" and prop.source}
     return [by_source[axis] for axis in brief.blueprint.axes if axis in by_source]
 
 
 def _variant_keys(brief: ComponentBrief) -> list[str]:
-    """Return the key of each variant: its options as the props spell them, joined by slashes."""
+    """Return the key of each variant: the values of its choice props, joined by slashes."""
     keys = []
     for variant in brief.blueprint.variants:
         chosen = []
         for prop in _axis_props(brief):
             option = variant.options.get(prop.source or "", "")
             drawn = brief.blueprint.axes[prop.source or ""]
-            place = drawn.index(option) if option in drawn else -1
-            known = 0 <= place < len(prop.options)
-            chosen.append(prop.options[place] if known else slug(option, fallback="option"))
+            index = drawn.index(option) if option in drawn else -1
+            known = 0 <= index < len(prop.options)
+            chosen.append(prop.options[index] if known else slug(option, fallback="option"))
         keys.append("/".join(chosen))
     return keys
 

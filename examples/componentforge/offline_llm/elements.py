@@ -1,4 +1,4 @@
-"""Merges the variants of a blueprint into one tree of elements, each with what every variant changes about it."""
+"""Merge the variants of a blueprint into one tree of elements with the differences of each variant."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +16,10 @@ class Element:
     """One layer across all variants.
 
     Args:
-        key: its name in code.
-        part: the layer where it first appears.
-        drawn: the layer in each variant, None where a variant does not have it.
+        key: identifier in code.
+        part: the layer in the first variant that has it.
+        drawn: the layer in each variant, None if a variant lacks it.
+        children: child elements.
     """
 
     key: str
@@ -28,11 +29,11 @@ class Element:
 
     @property
     def base_style(self) -> Mapping[str, str]:
-        """The style in the default variant."""
+        """Style in the default variant; hidden if the default variant lacks the layer."""
         return self.drawn[0].style if self.drawn[0] else _HIDDEN
 
     def change(self, variant: int) -> Mapping[str, str]:
-        """Return what a variant changes about the base style."""
+        """Return the style properties in which a variant differs from the base style."""
         part = self.drawn[variant]
         if part is None:
             return {} if self.drawn[0] is None else _HIDDEN
@@ -43,18 +44,18 @@ class Element:
         return {name: value for name, value in wanted.items() if self.base_style.get(name) != value} | dropped
 
     def copy(self, variant: int) -> str | None:
-        """Return the text that a variant shows instead of the default, None where it is the same."""
+        """Return the text of a variant, None if it equals the default text."""
         part = self.drawn[variant]
         return part.text if part and part.text != self.part.text else None
 
 
 def merged(blueprint: Blueprint) -> Element:
-    """Return the root element; layers are the same in two variants if their names and places agree."""
+    """Return the root element; layers of two variants are one element if name and position agree."""
     return _merge("root", [variant.root for variant in blueprint.variants], taken={"root"})
 
 
 def walk(element: Element) -> Iterator[Element]:
-    """Yield an element and all below it, in document order."""
+    """Yield an element and its descendants in document order."""
     yield element
     for child in element.children:
         yield from walk(child)
@@ -63,13 +64,13 @@ def walk(element: Element) -> Iterator[Element]:
 def _merge(key: str, drawn: Sequence[Part | None], *, taken: set[str]) -> Element:
     first = next(part for part in drawn if part is not None)
     element = Element(key=key, part=first, drawn=tuple(drawn))
-    places: dict[tuple[str, int], list[Part | None]] = {}
+    positions: dict[tuple[str, int], list[Part | None]] = {}
     for variant, part in enumerate(drawn):
         seen: dict[str, int] = {}
         for child in part.children if part else []:
             number = seen[child.name] = seen.get(child.name, 0) + 1
-            places.setdefault((child.name, number), [None] * len(drawn))[variant] = child
-    for (name, _), parts in places.items():
+            positions.setdefault((child.name, number), [None] * len(drawn))[variant] = child
+    for (name, _), parts in positions.items():
         child_key = unique(camel(name, fallback="part"), taken)
         element.children.append(_merge(child_key, parts, taken=taken))
     return element

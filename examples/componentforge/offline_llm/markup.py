@@ -1,4 +1,4 @@
-"""Writes the JSX of a component: which HTML element each layer becomes, with its attributes, texts and handlers."""
+"""Write the JSX of a component: an HTML element with attributes, texts and handlers for each layer."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,12 @@ _ROOT_EVENTS = {"onClick", "onChange", "onClose", "onNavigate"}
 
 
 class Markup:
-    """Writes the markup of one component and remembers which props it used."""
+    """Writes the markup of one component and records the props that it used.
+
+    Args:
+        brief: the component.
+        root: its merged layers.
+    """
 
     def __init__(self, brief: ComponentBrief, root: Element) -> None:
         self.brief = brief
@@ -27,7 +32,7 @@ class Markup:
         self._events = {event.name: event for event in brief.requirements.events}
         self._by_source = {(prop.kind, prop.source): prop for prop in brief.requirements.props}
         self._by_part = {event.part: event for event in brief.requirements.events if event.part is not None}
-        # Ids must be unique, so only the first layer of a role carries the id.
+        # Ids must be unique, so only the first layer of a role gets the id.
         self._first: dict[Role, str] = {}
         for element in walk(root):
             if element is not root:
@@ -35,7 +40,7 @@ class Markup:
 
     @property
     def ids(self) -> list[str]:
-        """The names of the element ids that the markup refers to."""
+        """Names of the variables that hold element ids."""
         return [name for role, name in _IDS.items() if role in self._first]
 
     def lines(self) -> list[str]:
@@ -43,11 +48,11 @@ class Markup:
         tag = self.brief.pattern.element
         children = [line for child in self.root.children for line in self._element(child)]
         children += list(self._extra_controls())
-        attributes = [*self._root_attributes(), *self._leftovers(), 'style={{ ...tokens, ...css("root") }}']
+        attributes = [*self._root_attributes(), *self._unused_props(), 'style={{ ...tokens, ...css("root") }}']
         return [f"<{tag}", *indented(attributes), ">", *indented(children), f"</{tag}>"]
 
     def text_of(self, element: Element) -> str:
-        """Return the expression that shows a layer's text."""
+        """Return the expression for the text of a layer."""
         prop = self._text_prop(element)
         varies = any(element.copy(variant) is not None for variant in range(len(element.drawn)))
         fallback = literal(element.part.text or "")
@@ -57,7 +62,7 @@ class Markup:
         return f'{prop.name} ?? copy("{element.key}") ?? {fallback}' if varies else prop.name
 
     def has_own_copy(self, prop: Prop) -> bool:
-        """Tell whether a text prop's default depends on the variant."""
+        """Return whether the default of a text prop depends on the variant."""
         return any(
             self._text_prop(element) is prop and element.copy(variant) is not None
             for element in walk(self.root)
@@ -109,7 +114,7 @@ class Markup:
                 self.used.add(event.name)
                 attributes.append(f"onClick={{{event.name}}}")
             if not any(below.part.text for below in walk(element)):
-                attributes.append(f"aria-label={{{literal(_spoken(element.part.name))}}}")
+                attributes.append(f"aria-label={{{literal(_label(element.part.name))}}}")
             return "button", attributes
         if role is Role.LINK:
             return "a", list(self._link(slug(element.part.name, fallback="page")))
@@ -175,24 +180,24 @@ class Markup:
             yield f"onClick={{() => {{ {calls} }}}}"
 
     def _extra_controls(self) -> Iterator[str]:
-        """Yield a small button for each event that neither a layer nor the root fires."""
+        """Yield a button for each event that no layer fires."""
         for event in self._events.values():
             if event.name in self.used | _ROOT_EVENTS or self.brief.component_type == "button":
                 continue
             self.used.add(event.name)
-            label = _spoken(event.name.removeprefix("on"))
+            label = _label(event.name.removeprefix("on"))
             yield f'<button type="button" aria-label={{{literal(label)}}} onClick={{{event.name}}}>'
             yield '  <span aria-hidden="true">{"\\u00d7"}</span>'
             yield "</button>"
 
-    def _leftovers(self) -> Iterator[str]:
-        """Yield a data attribute for each prop that shows nowhere else, so that style sheets can use it."""
+    def _unused_props(self) -> Iterator[str]:
+        """Yield a data attribute for each unused prop, so that style sheets can select by it."""
         for prop in self._props.values():
             if prop.name not in self.used:
                 self.used.add(prop.name)
                 yield f"data-{slug(prop.name, fallback='prop')}={{{prop.name}}}"
 
 
-def _spoken(name: str) -> str:
+def _label(name: str) -> str:
     words = slug(name.replace("button", "").replace("Button", ""), fallback="action").replace("-", " ")
     return words[0].upper() + words[1:]

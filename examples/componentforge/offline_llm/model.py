@@ -1,4 +1,4 @@
-"""The model behind the server: a prompt in, an answer out, without a network, a clock or chance."""
+"""The offline model as a pure function from prompt to answer."""
 
 from componentforge.offline_llm.component_writer import write_component
 from componentforge.offline_llm.requirements_writer import write_requirements
@@ -8,13 +8,13 @@ from componentforge.schemas import ComponentBrief, RequirementsBrief, read_conte
 __all__ = ["answer"]
 
 _NO_CONTEXT = (
-    "This is forge-offline-1, the offline stand-in of ComponentForge. It is no language model: it answers only prompts "
-    "that hold a ComponentForge context block. Set OPENAI_API_KEY to talk to a real model."
+    "This is forge-offline-1, the offline stand-in of ComponentForge, not a language model. It answers only prompts "
+    "with a ComponentForge context block. Set OPENAI_API_KEY to use a real model."
 )
 
 
 def answer(prompt: str) -> str:
-    """Return the answer to the messages of a conversation, joined by newlines."""
+    """Return the answer to a prompt, the messages of a conversation joined by newlines."""
     match read_context(prompt):
         case RequirementsBrief() as brief:
             return write_requirements(brief).model_dump_json()

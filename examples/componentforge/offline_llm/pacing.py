@@ -1,4 +1,4 @@
-"""How long the offline model takes: as long as a real one, divided by a factor that is told wherever it matters."""
+"""Latency of the offline model: that of a real model divided by `time_scale`."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 __all__ = ["Pace", "estimate_tokens", "pace_for"]
 
 CHARS_PER_TOKEN = 4
-"""The usual rule of thumb for English and code; the offline model has no tokenizer."""
+"""Rule of thumb for English and code, since the offline model has no tokenizer."""
 
 _SLOWEST_TOKENS_PER_S, _FASTEST_TOKENS_PER_S = 40, 75
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.4, 1.6
@@ -14,23 +14,23 @@ _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.4, 1.6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """The pace of one answer, in the time of the caller's clock (the scaling is in it).
+    """Pace of one answer, after scaling.
 
     Args:
-        first_token_s: time until the first token.
-        tokens_per_s: speed from then on.
+        first_token_s: time to first token, in seconds.
+        tokens_per_s: output speed after the first token.
     """
 
     first_token_s: float
     tokens_per_s: float
 
     def due_s(self, tokens: int) -> float:
-        """Return when that many tokens are written, in seconds after the request."""
+        """Return the seconds from the request until `tokens` tokens are written."""
         return self.first_token_s + tokens / self.tokens_per_s
 
 
 def estimate_tokens(text: str) -> int:
-    """Return about how many tokens a text has: one for every four characters, and at least one if there is a text."""
+    """Return the estimated number of tokens: one per four characters, rounded up."""
     return -(-len(text) // CHARS_PER_TOKEN)
 
 
@@ -38,7 +38,8 @@ def pace_for(prompt: str, *, time_scale: float) -> Pace:
     """Return the pace of the answer to a prompt; the same prompt always has the same pace.
 
     Args:
-        time_scale: how many times faster than a real model; 50 makes a minute 1.2 seconds.
+        prompt: seeds the variation between requests.
+        time_scale: speed-up; with 50, a minute becomes 1.2 s.
     """
     seed = hashlib.sha256(prompt.encode(errors="replace")).digest()
     wait, speed = seed[0] / 255, seed[1] / 255

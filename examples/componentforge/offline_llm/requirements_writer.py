@@ -1,10 +1,10 @@
-"""Writes requirements from a brief: props from texts, axes and switches, events from controls, rules from the type."""
+"""Write requirements from a brief: props from texts, axes and switches, events from controls, rules by type."""
 
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from componentforge.naming import camel, is_free_identifier, pascal, slug, unique
+from componentforge.naming import camel, is_valid_prop_name, pascal, slug, unique
 from componentforge.offline_llm.roles import Role, parts_of, role_of
 from componentforge.schemas import (
     AccessibilityRule,
@@ -21,7 +21,7 @@ __all__ = ["write_requirements"]
 _MAX_REQUESTED = 20
 _NEGATED = re.compile(r"\b(no|not|never|without)\s+(?:an?\s+|any\s+)?$", re.IGNORECASE)
 _WISHES = {"loading": "loading", "spinner": "loading", "selected": "selected", "dismiss": "dismissible"}
-"""Words in free text to the state that they ask for."""
+"""Word in the caller's free text to the state that it requests."""
 
 _ROOT_EVENTS: dict[ComponentType, tuple[tuple[str, str], ...]] = {
     "button": (("onClick", "The button is pressed."),),
@@ -34,7 +34,7 @@ _ROOT_EVENTS: dict[ComponentType, tuple[tuple[str, str], ...]] = {
 
 
 def write_requirements(brief: RequirementsBrief) -> Requirements:
-    """Propose what a component must offer."""
+    """Return props, events, states and accessibility rules of a component."""
     taken: set[str] = set()
     wishes = _wished_states(brief.requested)
     props = [*_axis_props(brief.blueprint, taken), *_layer_props(brief, taken), *_type_props(brief, wishes, taken)]
@@ -44,13 +44,13 @@ def write_requirements(brief: RequirementsBrief) -> Requirements:
 
 
 def _strings(value: Any) -> list[str]:
-    """Return the strings of a list, or a lone string; whatever else the caller sent is left out."""
+    """Return the strings of a list, or a single string as a list; other values are ignored."""
     values = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return [item for item in values if isinstance(item, str)][:_MAX_REQUESTED]
 
 
 def _wished_states(requested: dict[str, Any]) -> list[str]:
-    """Return the states that the caller lists, and those that the caller's free text asks for."""
+    """Return the states that the caller lists or mentions in free text."""
     states = [slug(state, fallback="custom") for state in _strings(requested.get("states"))]
     free = [value for name, value in requested.items() if name not in {"states", "events", "props"}]
     for text in (item for value in free for item in _strings(value)):
@@ -94,18 +94,18 @@ def _layer_props(brief: RequirementsBrief, taken: set[str]) -> Iterator[Prop]:
 
 
 def _type_props(brief: RequirementsBrief, wishes: Iterable[str], taken: set[str]) -> Iterator[Prop]:
-    """Yield the props that no layer shows: the type's own, wished states, and what the caller lists by name."""
+    """Yield props without a layer: those of the component type, requested states and requested props."""
     if brief.component_type in {"button", "input"}:
-        yield Prop(name=unique("disabled", taken), kind="flag", default=False, description="Takes no input.")
+        yield Prop(name=unique("disabled", taken), kind="flag", default=False, description="Disables the control.")
     links = _links(brief)
     if links:
         name = unique("current", taken)
         yield Prop(name=name, kind="choice", options=links, default=links[0], description="The page that is shown.")
-    asked = [*wishes, *_strings(brief.requested.get("props"))]
-    for wish in dict.fromkeys(camel(name, fallback="custom") for name in asked):
+    requested = [*wishes, *_strings(brief.requested.get("props"))]
+    for wish in dict.fromkeys(camel(name, fallback="custom") for name in requested):
         if wish not in taken:
             taken.add(wish)
-            yield Prop(name=wish, kind="flag", default=False, description="Asked for by the caller.")
+            yield Prop(name=wish, kind="flag", default=False, description="Requested by the caller.")
 
 
 def _links(brief: RequirementsBrief) -> list[str]:
@@ -123,11 +123,11 @@ def _events(brief: RequirementsBrief, taken: set[str]) -> list[Event]:
         if name not in taken:
             taken.add(name)
             events.append(Event(name=name, part=part_name, description="The control is pressed."))
-    for asked in _strings(brief.requested.get("events")):
-        name = asked if re.match("on[A-Z]", asked) else f"on{pascal(asked, fallback='Custom')}"
-        if name not in taken and is_free_identifier(name):
+    for event in _strings(brief.requested.get("events")):
+        name = event if re.match("on[A-Z]", event) else f"on{pascal(event, fallback='Custom')}"
+        if name not in taken and is_valid_prop_name(name):
             taken.add(name)
-            events.append(Event(name=name, description="Asked for by the caller."))
+            events.append(Event(name=name, description="Requested by the caller."))
     return events
 
 
@@ -142,23 +142,23 @@ def _rules(brief: RequirementsBrief, wishes: Iterable[str]) -> Iterator[Accessib
     decorated = Role.DECORATION in roles
     facts: dict[ComponentType, tuple[tuple[bool, str, str, str], ...]] = {
         "button": (
-            (True, "aria-disabled", "Tells that the button cannot be used.", "4.1.2"),
-            ("loading" in wishes, "aria-busy", "Tells that the action is running.", "4.1.3"),
+            (True, "aria-disabled", "Announces that the button is disabled.", "4.1.2"),
+            ("loading" in wishes, "aria-busy", "Announces that the action is running.", "4.1.3"),
         ),
         "card": ((titled, "heading", "Lets a reader jump from card to card.", "1.3.1"),),
         "input": (
             (Role.LABEL in roles, "label", "Names the field, also after typing.", "3.3.2"),
             (Role.HELPER in roles, "aria-describedby", "Announces the help with the field.", "1.3.1"),
-            (invalid, "aria-invalid", "Tells that the text is not accepted.", "3.3.1"),
+            (invalid, "aria-invalid", "Announces that the text is invalid.", "3.3.1"),
         ),
         "modal": (
-            (True, "role", "Makes it a dialog.", "4.1.2"),
-            (True, "aria-modal", "Tells that the page behind is out of reach.", "4.1.2"),
+            (True, "role", "Identifies it as a dialog.", "4.1.2"),
+            (True, "aria-modal", "Announces that the page behind is inert.", "4.1.2"),
             (titled, "aria-labelledby", "Names the dialog by its title.", "2.4.6"),
         ),
         "badge": ((True, "role", "Announces the text as a status or note.", "4.1.3"),),
         "navbar": (
-            (True, "aria-label", "Tells this navigation from others.", "2.4.1"),
+            (True, "aria-label", "Distinguishes this navigation from others.", "2.4.1"),
             (Role.LINK in roles, "aria-current", "Marks the page that is shown.", "2.4.8"),
         ),
     }
@@ -166,4 +166,4 @@ def _rules(brief: RequirementsBrief, wishes: Iterable[str]) -> Iterator[Accessib
         if applies:
             yield AccessibilityRule(needs=needs, reason=reason, wcag=criterion)
     if decorated or not any(fact[0] for fact in facts[brief.component_type]):
-        yield AccessibilityRule(needs="aria-hidden", reason="Pictures repeat what the words say.", wcag="1.1.1")
+        yield AccessibilityRule(needs="aria-hidden", reason="Hides decoration from screen readers.", wcag="1.1.1")

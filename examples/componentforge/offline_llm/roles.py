@@ -1,4 +1,4 @@
-"""What a layer is for, judged by its name and kind, as a reader of the design would."""
+"""Infer the role of a layer (heading, button, link, …) from its name and kind."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ __all__ = ["Role", "parts_of", "role_of"]
 
 
 class Role(StrEnum):
-    """What a layer becomes in code."""
+    """Role of a layer in the generated code."""
 
     TEXT = auto()
     HEADING = auto()
@@ -32,7 +32,7 @@ _FRAMES = {"button": Role.BUTTON, "link": Role.LINK}
 
 
 def role_of(part: Part, component_type: ComponentType) -> Role:
-    """Tell what a layer below the root is for."""
+    """Return the role of a layer below the root."""
     words = _WORD.findall(part.name[:200].lower())
     if part.kind == "shape":
         return Role.DECORATION
@@ -41,14 +41,14 @@ def role_of(part: Part, component_type: ComponentType) -> Role:
         return next((known[word] for word in words if word in known), Role.TEXT)
     if component_type == "input" and "field" in words:
         return Role.FIELD
-    # A control inside a control is no valid HTML, so a button's layers stay boxes.
+    # HTML does not allow a button or link inside a button, so its layers stay boxes.
     if component_type == "button":
         return Role.BOX
     return next((_FRAMES[word] for word in words if word in _FRAMES), Role.BOX)
 
 
 def parts_of(blueprint: Blueprint) -> Iterator[Part]:
-    """Yield every layer below the roots, the default variant's first; a name comes again in each variant."""
+    """Yield the layers below the root of every variant, the default variant first."""
     for variant in blueprint.variants:
         yield from _below(variant.root)
 

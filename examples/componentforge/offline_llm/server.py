@@ -1,4 +1,4 @@
-"""The HTTP side of the offline model: an OpenAI-compatible API on Starlette."""
+"""HTTP server of the offline model: an OpenAI-compatible API on Starlette."""
 
 import asyncio
 import json
@@ -15,17 +15,17 @@ from starlette.routing import Route
 
 from componentforge.offline_llm.model import answer
 from componentforge.offline_llm.pacing import CHARS_PER_TOKEN, Pace, estimate_tokens, pace_for
-from componentforge.offline_llm.wire import Completion, Refusal, parse_request
+from componentforge.offline_llm.wire import ApiError, Completion, parse_request
 from componentforge.settings import OFFLINE_MODEL
 
 __all__ = ["DEFAULT_TIME_SCALE", "create_offline_llm"]
 
 DEFAULT_TIME_SCALE = 50.0
-"""How many times faster than a real model the offline model answers."""
+"""Speed-up of the offline model compared with a real one."""
 
 _MAX_BODY_BYTES = 8 * 1024 * 1024
 DEFAULT_CHUNK_TOKENS = 16
-"""How much of a streamed answer comes at once; about what a real model sends."""
+"""Tokens per chunk of a streamed answer."""
 
 _RELEASED_S = 1_780_000_000
 
@@ -36,30 +36,30 @@ def create_offline_llm(
     """Build the server.
 
     Args:
-        time_scale: how many times faster than a real model it answers; infinity answers at once.
-        chunk_tokens: tokens in each piece of a streamed answer; large ones spare clients most of their work.
+        time_scale: speed-up compared with a real model; infinity answers without delay.
+        chunk_tokens: tokens per chunk of a streamed answer; large chunks save work in the client.
 
     Raises:
         ValueError: `time_scale` is not positive.
     """
     if not time_scale > 0:
-        raise ValueError("time_scale must be positive; 1 is the pace of a real model")
+        raise ValueError("time_scale must be positive; 1 is the speed of a real model")
 
     async def chat(request: Request) -> Response:
         _check_key(request)
-        order = parse_request(await _body(request))
-        # Writing a component takes milliseconds of pure computation; a thread keeps other streams flowing.
-        text = await asyncio.to_thread(answer, order.prompt)
+        body = parse_request(await _body(request))
+        # In a thread: writing a component takes milliseconds of computation, which would delay other streams.
+        text = await asyncio.to_thread(answer, body.prompt)
         completion = Completion(
             id=f"chatcmpl-{uuid4().hex}",
             created_s=int(time.time()),
-            prompt=order.prompt,
+            prompt=body.prompt,
             text=text,
-            limit_tokens=order.limit_tokens,
+            limit_tokens=body.limit_tokens,
         )
-        pace = pace_for(order.prompt, time_scale=time_scale)
-        if order.stream:
-            events = _events(completion, pace, chunk_tokens=chunk_tokens, with_usage=order.wants_usage)
+        pace = pace_for(body.prompt, time_scale=time_scale)
+        if body.stream:
+            events = _events(completion, pace, chunk_tokens=chunk_tokens, with_usage=body.wants_usage)
             return StreamingResponse(events, media_type="text/event-stream")
         await asyncio.sleep(pace.due_s(estimate_tokens(completion.content)))
         return JSONResponse(completion.whole())
@@ -70,15 +70,15 @@ def create_offline_llm(
             Route("/v1/models", _models),
             Route("/v1/models/{model}", _model),
         ],
-        exception_handlers={Refusal: _refused, HTTPException: _no_route},
+        exception_handlers={ApiError: _error_response, HTTPException: _no_route},
     )
 
 
 def _check_key(request: Request) -> None:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key:
-        message = "You didn't provide an API key; any key will do for the offline model."
-        raise Refusal(message, status=401, code="invalid_api_key")
+        message = "You didn't provide an API key; the offline model accepts any key."
+        raise ApiError(message, status=401, code="invalid_api_key")
 
 
 async def _body(request: Request) -> bytes:
@@ -86,14 +86,14 @@ async def _body(request: Request) -> bytes:
     async for piece in request.stream():
         body += piece
         if len(body) > _MAX_BODY_BYTES:
-            raise Refusal(f"The body is larger than {_MAX_BODY_BYTES} bytes.", status=413)
+            raise ApiError(f"The body is larger than {_MAX_BODY_BYTES} bytes.", status=413)
     return bytes(body)
 
 
 async def _events(completion: Completion, pace: Pace, *, chunk_tokens: int, with_usage: bool) -> AsyncIterator[str]:
-    """Yield the server-sent events of a stream, each when a real model would have got there."""
+    """Yield the server-sent events of a stream, delayed like those of a real model."""
     started_s = time.monotonic()
-    # As the real API does: with `include_usage`, every chunk but the last says that there is no usage yet.
+    # As in the real API: with `include_usage`, every chunk except the last has "usage": null.
     extra = {"usage": None} if with_usage else {}
     yield _event(completion.chunk({"role": "assistant", "content": "", "refusal": None}) | extra)
     content = completion.content
@@ -127,12 +127,12 @@ async def _model(request: Request) -> Response:
     name = request.path_params["model"]
     if name != OFFLINE_MODEL:
         message = f"The model '{name}' does not exist."
-        raise Refusal(message, status=404, param="model", code="model_not_found")
+        raise ApiError(message, status=404, param="model", code="model_not_found")
     return JSONResponse(_card(name))
 
 
-async def _refused(_request: Request, exc: Exception) -> Response:
-    if not isinstance(exc, Refusal):
+async def _error_response(_request: Request, exc: Exception) -> Response:
+    if not isinstance(exc, ApiError):
         raise exc
     return JSONResponse(exc.body, status_code=exc.status)
 
@@ -140,5 +140,5 @@ async def _refused(_request: Request, exc: Exception) -> Response:
 async def _no_route(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, HTTPException):
         raise exc
-    refusal = Refusal(f"Invalid URL ({request.method} {request.url.path})", status=exc.status_code)
-    return JSONResponse(refusal.body, status_code=exc.status_code, headers=exc.headers)
+    error = ApiError(f"Invalid URL ({request.method} {request.url.path})", status=exc.status_code)
+    return JSONResponse(error.body, status_code=exc.status_code, headers=exc.headers)

@@ -1,4 +1,4 @@
-"""Writes ``stories.tsx`` from a brief: the default, one story an option of each choice, one a switched flag."""
+"""Write ``stories.tsx`` from a brief: a default story, one per option of each choice and one per flag."""
 
 from collections.abc import Iterator
 

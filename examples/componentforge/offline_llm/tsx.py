@@ -1,4 +1,4 @@
-"""Pieces of TSX; whatever people wrote enters the code as a string literal, never as code."""
+"""Write TSX fragments; text from designs and callers enters the code only as string literals and comments."""
 
 import json
 import re
@@ -11,12 +11,13 @@ _UNSAFE_IN_COMMENT = re.compile(r"[^ -~]|[<>*]")
 
 
 def literal(text: str) -> str:
-    """Return a string literal in ASCII; ``<`` is escaped too, so that no ``</script>`` can appear."""
+    """Return a string literal in ASCII."""
+    # "<" is escaped as well, so that "</script>" cannot appear.
     return json.dumps(text).replace("<", "\\u003c")
 
 
 def comment(text: str, *, max_chars: int = 80) -> str:
-    """Return a text that is safe inside a block comment, cut to one line."""
+    """Return a text that is safe inside a block comment, truncated to `max_chars`."""
     return _UNSAFE_IN_COMMENT.sub("", text[:max_chars]).strip()
 
 
@@ -29,7 +30,7 @@ def object_literal(values: Mapping[str, str]) -> str:
 
 
 def indented(lines: list[str], *, by: int = 2) -> list[str]:
-    """Return the lines moved to the right."""
+    """Return the lines indented by `by` spaces; empty lines stay empty."""
     return [" " * by + line if line else line for line in lines]
 
 

@@ -1,8 +1,7 @@
-"""The wire format of the OpenAI chat completions API: what is accepted, what is refused, what is answered.
+"""Requests, responses and errors of the OpenAI chat completions API.
 
-Source: the API reference of OpenAI, "Chat Completions". Of the parameters, those that change nothing here (sampling,
-metadata, …) are accepted and ignored; those that would change the meaning of the answer (tools, several choices) are
-refused rather than ignored.
+Source: OpenAI's API reference, "Chat Completions". Parameters without effect here (sampling, metadata, …) are accepted
+and ignored; parameters that would change the meaning of the answer (tools, several choices) are rejected.
 """
 
 from collections.abc import Mapping
@@ -14,20 +13,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from componentforge.offline_llm.pacing import CHARS_PER_TOKEN, estimate_tokens
 from componentforge.settings import OFFLINE_MODEL
 
-__all__ = ["ChatRequest", "Completion", "Refusal", "parse_request"]
+__all__ = ["ApiError", "ChatRequest", "Completion", "parse_request"]
 
 Json = dict[str, Any]
 FinishReason = Literal["stop", "length"]
 
 
-class Refusal(Exception):
-    """An error of the API.
+class ApiError(Exception):
+    """An error response of the API.
 
     Args:
-        message: what is wrong.
-        status: the HTTP status.
-        param: the parameter that is wrong, if it is one.
-        code: OpenAI's short name for the error.
+        message: text for people.
+        status: HTTP status.
+        param: name of the invalid parameter, if any.
+        code: OpenAI's error code.
     """
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
@@ -52,7 +51,7 @@ class _Message(_Open):
 
     @property
     def text(self) -> str:
-        """The message as one text."""
+        """The message as one string."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
@@ -61,7 +60,7 @@ class _StreamOptions(_Open):
 
 
 class ChatRequest(_Open):
-    """The body of ``POST /v1/chat/completions``, as far as the offline model reads it."""
+    """The body of ``POST /v1/chat/completions``; other parameters are ignored."""
 
     model: str
     messages: list[_Message] = Field(min_length=1)
@@ -81,47 +80,48 @@ class ChatRequest(_Open):
 
     @property
     def limit_tokens(self) -> int | None:
-        """The most tokens that the answer may have."""
+        """Maximum length of the answer in tokens, None for no limit."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
     def wants_usage(self) -> bool:
-        """Tell whether a stream shall end with a chunk that holds the usage."""
+        """Return whether the stream ends with a usage chunk."""
         return self.stream_options is not None and self.stream_options.include_usage
 
 
 def parse_request(body: bytes) -> ChatRequest:
-    """Read and check a request body.
+    """Parse and validate a request body.
 
     Raises:
-        Refusal: the body is malformed, or asks for what the offline model does not do.
+        ApiError: the body is malformed or requests an unsupported feature.
     """
     try:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as exc:
         fault = exc.errors(include_url=False, include_context=False)[0]
         param = ".".join(str(step) for step in fault["loc"]) or None
-        place = f"'{param}'" if param else "the body"
-        raise Refusal(f"Invalid value for {place}: {fault['msg']}.", param=param) from exc
+        location = f"'{param}'" if param else "the body"
+        raise ApiError(f"Invalid value for {location}: {fault['msg']}.", param=param) from exc
     if request.stream_options is not None and not request.stream:
-        raise Refusal(
+        raise ApiError(
             "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
         )
     if request.model != OFFLINE_MODEL:
         message = f"The model '{request.model}' does not exist here; this offline stand-in serves '{OFFLINE_MODEL}'."
-        raise Refusal(message, status=404, param="model", code="model_not_found")
+        raise ApiError(message, status=404, param="model", code="model_not_found")
     return request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One answer, and how the API spells it.
+    """One answer and its representation in the API.
 
     Args:
         id: ``chatcmpl-…``.
-        created_s: Unix time.
-        prompt, text: the conversation and the answer.
-        limit_tokens: the most tokens that the answer may have.
+        created_s: Unix time in seconds.
+        prompt: all messages of the conversation.
+        text: the answer before truncation.
+        limit_tokens: maximum length of the answer in tokens.
     """
 
     id: str
@@ -132,17 +132,17 @@ class Completion:
 
     @property
     def content(self) -> str:
-        """The answer, cut at the limit."""
+        """The answer, truncated to the limit."""
         return self.text if self.limit_tokens is None else self.text[: self.limit_tokens * CHARS_PER_TOKEN]
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why the answer ends."""
+        """``length`` if the answer was truncated, else ``stop``."""
         return "stop" if len(self.content) == len(self.text) else "length"
 
     @property
     def usage(self) -> Json:
-        """Token counts by the documented estimate; nothing is cached, nothing is reasoning."""
+        """Estimated token counts, without cached or reasoning tokens."""
         prompt_tokens, completion_tokens = estimate_tokens(self.prompt), estimate_tokens(self.content)
         return {
             "prompt_tokens": prompt_tokens,
@@ -169,7 +169,7 @@ class Completion:
         return self._head("chat.completion.chunk") | {"choices": [choice]}
 
     def usage_chunk(self) -> Json:
-        """Return the last chunk of a stream that wants the usage."""
+        """Return the usage chunk, the last chunk of a stream with ``include_usage``."""
         return self._head("chat.completion.chunk") | {"choices": [], "usage": self.usage}
 
     def _head(self, kind: str) -> Json:
