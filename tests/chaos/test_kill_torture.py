@@ -31,7 +31,7 @@ from forge_otel.database.writing.aggregates import CACHE_STAT_COLUMNS, Aggregate
 from forge_otel.database.writing.rollups import ROLLUP_COLUMNS
 from forge_otel.database.writing.row_mapping import MappedRows
 from forge_otel.keys import artifact_key
-from forge_otel.sinks.s3 import url as s3_url
+from forge_otel.sinks.s3 import options as s3_options
 from forge_otel.testing.faults.proxy import CutOff, Fault, FaultProxy, Refuse, Reset, Silent
 from forge_otel.types import Cost, Record
 
@@ -284,7 +284,7 @@ async def assert_archived(row: Row, records: Sequence[Record], answers: Mapping[
 
 async def objects(row: Row) -> dict[str, bytes]:
     """Return what the bucket holds, and make sure that no upload in parts is left in it."""
-    target = s3_url.parse(row.settings["archive_url"])
+    target = s3_options.parse(row.settings["archive_url"])
     async with aioboto3.Session().client("s3", endpoint_url=target.endpoint_url) as s3:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=target.bucket)
         keys = [found["Key"] async for page in pages for found in page.get("Contents", ())]

@@ -21,8 +21,7 @@ from tests.unit.sinks.builders import eventually, record
 
 from forge_otel._runtime.plugins import load
 from forge_otel.errors import BadRequest, NotOpen, ServiceTimeout, ServiceUnavailable
-from forge_otel.sinks.archive import Bundle
-from forge_otel.sinks.archive_usage import ArchiveUsage, measure
+from forge_otel.sinks.archive import ArchiveUsage, Bundle, measure
 from forge_otel.sinks.s3.sink import S3Archive
 from forge_otel.sinks.s3.upload import PART_BYTES
 from forge_otel.testing.contracts.archive_contract import ArchiveContract
@@ -306,7 +305,7 @@ async def test_what_is_missing_is_said_once(
     await archive.deliver([ITEM])
     await archive.deliver([record(artifacts={"component.tsx": "other"})])
 
-    (said,) = [entry.getMessage() for entry in caplog.records if "artifacts are kept for ever" in entry.getMessage()]
+    (said,) = [entry.getMessage() for entry in caplog.records if "artifacts are never deleted" in entry.getMessage()]
     assert "lifecycle is off" in said if is_emulator else "lifecycle is unsupported" in said
     assert "forge-otel archive prepare" in said
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["try_lock"]
+__all__ = ["lock", "try_lock"]
 
 
 @contextmanager
@@ -19,11 +19,33 @@ def try_lock(path: Path) -> Iterator[bool]:
     Raises:
         OSError: the file cannot be created.
     """
+    with _opened(path) as descriptor:
+        yield _is_acquired(descriptor)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Wait for an inter-process lock and hold it until the block ends.
+
+    Args:
+        path: the lock file; created with its folder where it is missing.
+
+    Raises:
+        OSError: the file cannot be created.
+    """
+    with _opened(path) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        yield _is_acquired(descriptor)
+        yield descriptor
     finally:
+        # Closing the descriptor releases the lock.
         os.close(descriptor)
 
 

@@ -1,12 +1,15 @@
-"""A daemon thread that handles queued items in order and in batches."""
+"""Daemon threads: one that handles queued items in order and in batches, and functions awaited from the event loop."""
 
+import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from logging import getLogger
 from typing import Final, Generic, TypeVar
 
-__all__ = ["WorkerThread"]
+__all__ = ["WorkerThread", "resolving", "run_in_daemon_thread"]
 
 _logger = getLogger(__name__)
 _MAX_BATCH: Final = 1_000
@@ -57,3 +60,38 @@ class WorkerThread(Generic[T]):
                 return batch, True
             item = self._queue.get()
         return batch, False
+
+
+async def run_in_daemon_thread(work: Callable[[], T], *, name: str) -> T:
+    """Run `work` on a new daemon thread and return its result; a cancelled caller leaves the thread running.
+
+    The threads of asyncio's default executor are joined at exit, so a call that hangs there would hold up the exit.
+    """
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    threading.Thread(target=resolving(work, future), name=name, daemon=True).start()
+    return await future
+
+
+def resolving(work: Callable[[], T], future: "asyncio.Future[T]") -> Callable[[], None]:
+    """Return a function for another thread that runs `work` and resolves `future` on its event loop."""
+
+    def run() -> None:
+        try:
+            resolve = partial(_set_result, future, work())
+        except Exception as exc:
+            resolve = partial(_set_exception, future, exc)
+        # The event loop may have been closed meanwhile.
+        with suppress(RuntimeError):
+            future.get_loop().call_soon_threadsafe(resolve)
+
+    return run
+
+
+def _set_result(future: "asyncio.Future[T]", value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _set_exception(future: "asyncio.Future[T]", exc: Exception) -> None:
+    if not future.done():
+        future.set_exception(exc)

@@ -68,7 +68,7 @@ async def _list(archive: "Archive", arguments: Namespace) -> int:
 
 
 async def _usage(archive: "Archive", arguments: Namespace) -> int:
-    from forge_otel.sinks.archive_usage import STANDARD_USD_PER_GIB, measure
+    from forge_otel.sinks.archive import STANDARD_USD_PER_GIB, measure
 
     price = STANDARD_USD_PER_GIB if arguments.usd_per_gib is None else arguments.usd_per_gib
     listings: dict[str, AsyncIterator[Any]] = {"current": archive.list()}

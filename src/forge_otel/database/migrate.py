@@ -1,15 +1,13 @@
-"""Brings a database to a version of our tables; safe when several workers start at once, in both directions."""
+"""Migration of a database to a revision of our tables, in both directions; safe when several workers start at once."""
 
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from functools import partial
 from importlib import resources
 from io import StringIO
-from threading import Thread
 from typing import Any, Final, TypeVar
 
+from forge_otel._internal.worker_thread import run_in_daemon_thread
 from forge_otel.database import VERSION_TABLE
 from forge_otel.database.engine import create_engine
 from forge_otel.errors import needs
@@ -23,7 +21,7 @@ with needs("sql"):
 
 __all__ = ["current", "migrate"]
 
-# Any number will do, as long as no other program takes the same advisory lock; this is "forgeotl" in ASCII.
+# Identifies our advisory lock among those of other programs: "forgeotl" in ASCII.
 _LOCK_ID: Final = 0x666F7267656F746C
 _TIMEOUT_S: Final = 120.0
 _ALEMBIC: Final = threading.Lock()
@@ -32,19 +30,19 @@ T = TypeVar("T")
 
 
 async def migrate(url: str, revision: str = "head") -> None:
-    """Bring the database at `url` to `revision`: upwards, or downwards to an older one or `"base"`.
+    """Migrate the database at `url` up or down to `revision`, in one transaction.
 
-    One transaction does all of it or nothing. Whoever comes second waits and finds nothing to do.
+    Concurrent migrations wait for each other.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError, OSError: the database cannot be reached or refuses.
+        sqlalchemy.exc.SQLAlchemyError, OSError: the database is unreachable or rejects a statement.
         alembic.util.CommandError: there is no such revision.
     """
 
     def work(connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _LOCK_ID})
-        # Alembic keeps what it works on in globals of the process: two migrations at once would mix their databases.
+        # Alembic keeps its context in globals of the process: concurrent migrations would mix up their databases.
         with _ALEMBIC:
             config = _config(connection)
             is_down = _is_behind(ScriptDirectory.from_config(config), revision, present=_present(connection))
@@ -54,38 +52,14 @@ async def migrate(url: str, revision: str = "head") -> None:
 
 
 async def current(url: str) -> str | None:
-    """Return the revision that the database at `url` has, None if it has none of our tables."""
+    """Return the revision of the database at `url`, None if it has none of our tables."""
     return await _in_thread(_run(url, _present))
 
 
 async def _in_thread(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` in an event loop of its own: Alembic is plain synchronous code, and would stop ours.
-
-    Not in the default executor, whose threads are waited for at exit: a migration may be waiting for another's lock.
-    """
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            settle = partial(_resolve, result, asyncio.run(work))
-        except Exception as exc:
-            settle = partial(_fail, result, exc)
-        with suppress(RuntimeError):  # the loop that asked may have ended
-            loop.call_soon_threadsafe(settle)
-
-    Thread(target=run, name="forge-migrate", daemon=True).start()
-    return await result
-
-
-def _resolve(result: "asyncio.Future[T]", value: T) -> None:
-    if not result.done():
-        result.set_result(value)
-
-
-def _fail(result: "asyncio.Future[T]", exc: Exception) -> None:
-    if not result.done():
-        result.set_exception(exc)
+    """Run `work` on an event loop of its own, because Alembic is synchronous and would block ours."""
+    # Another process may hold the migration lock; a daemon thread that waits for it does not hold up the exit.
+    return await run_in_daemon_thread(lambda: asyncio.run(work), name="forge-migrate")
 
 
 async def _run(url: str, work: Callable[[Connection], T]) -> T:
@@ -112,7 +86,7 @@ def _present(connection: Connection) -> str | None:
 
 
 def _is_behind(scripts: ScriptDirectory, revision: str, *, present: str | None) -> bool:
-    """Say whether `revision` is older than what is there."""
+    """Return whether `revision` is older than the present one."""
     if present is None or revision == "head":
         return False
     older = {script.revision for script in scripts.iterate_revisions(present, "base")} - {present}

@@ -1,4 +1,4 @@
-"""Where finished records are stored: the archive of artifacts (`files/`, `s3/`) and the database (`sql`).
+"""Sinks: where finished records are stored. Archives of artifacts are in `files/` and `s3/`, the database in `sql`.
 
-A sink stores the batch that it is given or raises; retries, order and dead letters are the outbox's job (`outbox/`).
+A sink stores the batch that it receives or raises; retries, ordering and dead letters are in `forge_otel.outbox`.
 """

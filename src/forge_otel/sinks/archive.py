@@ -1,9 +1,9 @@
-"""What every archive of artifacts has in common: its methods, its layout, and the manifest that completes a bundle.
+"""The archive of artifacts: its interface, its layout, the manifest that completes a bundle, and its size.
 
-`components/{component_id}/{name}` holds the artifacts, `reports/{component_id}/quality-report.html` the report, and
-`components/{component_id}/manifest.json` says which generation they are of, with the size and SHA-256 of each. The
-manifest is written last: a reader who finds the hashes of the manifest in the files has a whole bundle of one
-generation, and one who does not is looking while a newer one is being written.
+`components/{component_id}/{name}` holds the artifacts and `reports/{component_id}/quality-report.html` the report.
+`components/{component_id}/manifest.json` names their generation, with the size and SHA-256 of each. The manifest is
+written last: if the hashes in the manifest match the files, the bundle is complete and of one generation; otherwise a
+newer bundle is being written.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final, Protocol, Self
 
 import orjson
@@ -19,50 +20,85 @@ from forge_otel.errors import BadRequest, NotFound, Rejected
 from forge_otel.keys import artifact_key, canonical
 from forge_otel.types import Record, Sink
 
-__all__ = ["MANIFEST", "Archive", "ArchivedObject", "Bundle", "bundle_keys", "check_key", "folders"]
+__all__ = [
+    "AREAS",
+    "MANIFEST",
+    "STANDARD_USD_PER_GIB",
+    "Archive",
+    "ArchiveUsage",
+    "ArchivedObject",
+    "Bundle",
+    "bundle_keys",
+    "check_key",
+    "folders",
+    "measure",
+]
 
 MANIFEST: Final = "manifest.json"
-ROOMS: Final = ("components", "reports")
+AREAS: Final = ("components", "reports")
+"""First segments of all keys."""
+
+STANDARD_USD_PER_GIB: Final = Decimal("0.023")
+"""Price of a GiB for a month in S3 Standard, us-east-1, first 50 TB (AWS price list)."""
+
+_GIB: Final = 2**30
+# One key segment that is valid as a folder name, an object key and a URL segment.
 _SEGMENT: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class ArchivedObject:
-    """One stored file."""
+    """One stored object."""
 
     key: str
     size_bytes: int
     modified_at: datetime
-    """Aware, UTC."""
+    """Time of the last write, aware, in UTC."""
 
 
 class Archive(Sink, Protocol):
-    """A sink that stores artifacts and gives them back."""
+    """Sink that stores artifacts, and can read, list and delete them."""
 
     async def read(self, key: str) -> bytes:
-        """Return the content stored under `key`; raises `NotFound` if there is none."""
+        """Return the content stored under `key`; raise `NotFound` if there is none."""
         ...
 
     def list(self, prefix: str = "") -> AsyncIterator[ArchivedObject]:
-        """Go through what is stored under keys that begin with `prefix`, in their order."""
+        """Iterate over the objects whose keys begin with `prefix`, sorted by key."""
         ...
 
     async def delete(self, component_id: str) -> int:
-        """Delete all that belongs to a component; return how many objects that were."""
+        """Delete all objects of a component; return their number."""
         ...
 
     async def ping(self) -> None:
-        """Raise if nothing could be stored now."""
+        """Raise unless the archive accepts writes."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveUsage:
+    """Number and total size of stored objects.
+
+    Args:
+        size_bytes: as stored, after compression.
+    """
+
+    objects: int
+    size_bytes: int
+
+    def monthly_usd(self, usd_per_gib: Decimal = STANDARD_USD_PER_GIB) -> Decimal:
+        """Return the storage price for a month, without requests and traffic."""
+        return usd_per_gib * self.size_bytes / _GIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """What one generation stores.
+    """The objects that one generation stores.
 
     Args:
         objects: key to content, without the manifest.
-        manifest: what completes them, as canonical JSON.
+        manifest: canonical JSON.
     """
 
     component_id: str
@@ -71,15 +107,15 @@ class Bundle:
 
     @property
     def manifest_key(self) -> str:
-        """Where the manifest is stored."""
+        """Key under which the manifest is stored."""
         return f"components/{self.component_id}/{MANIFEST}"
 
     @classmethod
     def of(cls, record: Record) -> Self:
-        """Return what `record` stores.
+        """Return the bundle of `record`.
 
         Raises:
-            Rejected: a name cannot be stored, and never will.
+            Rejected: a name is invalid and can never be stored.
         """
         check_component_id(record.component_id)
         objects: dict[str, bytes] = {}
@@ -97,16 +133,17 @@ class Bundle:
         return cls(component_id=record.component_id, objects=objects, manifest=canonical(manifest))
 
     def is_outdated_by(self, stored_manifest: bytes) -> bool:
-        """Say whether what is stored is of a later generation; records may come twice and late."""
-        return _age(stored_manifest) > _age(self.manifest)
+        """Return whether the stored bundle belongs to a later generation."""
+        # Records may be delivered twice and out of order.
+        return _version(stored_manifest) > _version(self.manifest)
 
-    def is_described_by(self, stored_manifest: bytes) -> bool:
-        """Say whether what is stored has the same contents, so that its manifest may stay."""
+    def has_contents_of(self, stored_manifest: bytes) -> bool:
+        """Return whether the stored bundle has the same artifacts, so that its manifest is kept."""
         return _listed(stored_manifest) == _listed(self.manifest)
 
 
 def bundle_keys(component_id: str, manifest: bytes) -> set[str]:
-    """Return the keys that a stored manifest lists; none if it cannot be read."""
+    """Return the keys of the artifacts in a stored manifest; empty if the manifest is unreadable."""
     try:
         return {_key(component_id, name) for name in _listed(manifest)}
     except Rejected:
@@ -114,34 +151,43 @@ def bundle_keys(component_id: str, manifest: bytes) -> set[str]:
 
 
 def check_component_id(component_id: str) -> None:
-    """Raise `Rejected` unless `component_id` can be a folder on every store, and nothing but a folder."""
+    """Raise `Rejected` unless `component_id` is a valid folder name on every store."""
     if not _SEGMENT.fullmatch(component_id):
         raise Rejected("component_id may hold 1 to 128 letters, digits, '.', '_' and '-', and may not be '.' or '..'")
 
 
 def check_key(key: str) -> tuple[str, str, str]:
-    """Return the room, component and name in `key`; raise `NotFound` if nothing can be stored there."""
+    """Split `key` into area, component id and name; raise `NotFound` if it is not a valid key."""
     parts = key.split("/")
-    if len(parts) != 3 or parts[0] not in ROOMS or not all(_SEGMENT.fullmatch(part) for part in parts):
+    if len(parts) != 3 or parts[0] not in AREAS or not all(_SEGMENT.fullmatch(part) for part in parts):
         raise NotFound(f"nothing is archived under {key[:200]!r}")
     return parts[0], parts[1], parts[2]
 
 
 def folders(component_id: str) -> tuple[str, ...]:
-    """Return the key prefixes, with their slash, below which a component's objects lie."""
+    """Return the key prefixes of a component's objects, each ending in a slash."""
     check_component_id(component_id)
-    return tuple(f"{room}/{component_id}/" for room in ROOMS)
+    return tuple(f"{area}/{component_id}/" for area in AREAS)
+
+
+async def measure(objects: AsyncIterator[ArchivedObject]) -> ArchiveUsage:
+    """Count the objects of a listing and add up their sizes."""
+    count = size_bytes = 0
+    async for found in objects:
+        count += 1
+        size_bytes += found.size_bytes
+    return ArchiveUsage(objects=count, size_bytes=size_bytes)
 
 
 def _listed(manifest: bytes) -> dict[str, Any]:
-    """Return the artifacts that a manifest lists; none if it is not one of ours."""
+    """Return the artifacts of a manifest; empty if it is not one of ours."""
     try:
         return dict(orjson.loads(manifest)["artifacts"])
     except (ValueError, KeyError, TypeError):
         return {}
 
 
-def _age(manifest: bytes) -> tuple[str, str]:
+def _version(manifest: bytes) -> tuple[str, str]:
     try:
         plain = orjson.loads(manifest)
         return str(plain["created_at"]), str(plain["generation_id"])
@@ -151,7 +197,7 @@ def _age(manifest: bytes) -> tuple[str, str]:
 
 def _key(component_id: str, name: str) -> str:
     if name == MANIFEST or name.startswith(".forge-"):
-        raise Rejected(f"an artifact cannot be called {name!r}: the archive needs that name for itself")
+        raise Rejected(f"an artifact cannot be called {name!r}: the name is reserved for the archive")
     try:
         return artifact_key(component_id, name)
     except BadRequest as exc:

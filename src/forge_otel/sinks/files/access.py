@@ -1,4 +1,4 @@
-"""Files and folders of the archive, opened one below the other and never through a symbolic link."""
+"""File access below the root of the archive, one folder at a time, so that no symbolic link is followed."""
 
 import contextlib
 import errno
@@ -8,30 +8,39 @@ from typing import Final
 
 from forge_otel.errors import Rejected
 
-__all__ = ["TEMPORARY", "content_of", "names", "step", "tidy", "write_through"]
+__all__ = ["TEMPORARY", "open_folder", "read_file", "remove_temporary", "sorted_names", "write_durably"]
 
 TEMPORARY: Final = ".forge-tmp-"
-"""What the names of files begin with that are being written."""
+"""Prefix of the names of files that are being written."""
 
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def step(folder: int, name: str, *, make: bool) -> int:
-    """Open the folder `name` in a folder; raise `Rejected` where something else is in its place."""
+def open_folder(parent: int, name: str, *, make: bool) -> int:
+    """Open the folder `name` and return its descriptor.
+
+    Args:
+        parent: descriptor of the folder that contains it.
+        name: one path segment.
+        make: create the folder where it is missing.
+
+    Raises:
+        Rejected: `name` is a symbolic link or a file.
+    """
     if make:
         with contextlib.suppress(FileExistsError):
-            os.mkdir(name, dir_fd=folder)
+            os.mkdir(name, dir_fd=parent)
     try:
-        return os.open(name, _FOLDER_FLAGS, dir_fd=folder)
+        return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
     except OSError as exc:
-        # A link to a folder is ENOTDIR with O_DIRECTORY on Linux, ELOOP elsewhere.
+        # A symbolic link to a folder is ENOTDIR with O_DIRECTORY on Linux, ELOOP elsewhere.
         if exc.errno in {errno.ENOTDIR, errno.ELOOP}:
-            raise Rejected(f"{name!r} in the archive is a symbolic link or a file where a folder has to be") from exc
+            raise Rejected(f"{name!r} in the archive is a symbolic link or a file, not a folder") from exc
         raise
 
 
-def content_of(folder: int, name: str) -> bytes | None:
-    """Return what the regular file `name` holds, None if there is none."""
+def read_file(folder: int, name: str) -> bytes | None:
+    """Return the content of the regular file `name`; None where it is missing or a symbolic link."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
@@ -44,8 +53,8 @@ def content_of(folder: int, name: str) -> bytes | None:
         return file.read()
 
 
-def write_through(folder: int, name: str, content: bytes) -> None:
-    """Make the file `name` in a folder, on the disk itself when this returns."""
+def write_durably(folder: int, name: str, content: bytes) -> None:
+    """Create the file `name` and flush it to the disk."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "wb") as file:
         file.write(content)
@@ -53,16 +62,16 @@ def write_through(folder: int, name: str, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def tidy(folder: int) -> None:
-    """Remove what a killed process left half written in a folder."""
+def remove_temporary(folder: int) -> None:
+    """Remove the partial files that a killed process left in a folder."""
     for name in os.listdir(folder):
         if name.startswith(TEMPORARY):
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=folder)
 
 
-def names(folder: Path) -> list[str]:
-    """Return the sorted names in a folder; none if it is not there, or a symbolic link."""
+def sorted_names(folder: Path) -> list[str]:
+    """Return the sorted names in a folder; empty where it is missing or a symbolic link."""
     if folder.is_symlink():
         return []
     try:

@@ -1,8 +1,7 @@
-"""Deletes the bundles in a folder that are older than they are to be kept; S3 does that by itself, by lifecycle rules.
+"""Retention of the archive in a folder: deletes the bundles that were last written before a cutoff.
 
-A bundle is as old as its youngest file: one that was written again is young again, and one that a killed process left
-half written goes as well. Each is looked at once more under the lock that its writer holds, so that none is deleted
-while it is written. Nothing here awaits anything: the archive runs it in its thread, a few bundles at a time.
+The age of a bundle is that of its youngest file, so a bundle that was written again is kept, and a partial bundle of a
+killed process is deleted too. S3 does the same by lifecycle rules.
 """
 
 import os
@@ -13,40 +12,41 @@ from pathlib import Path
 from typing import Final
 
 from forge_otel._internal.file_lock import try_lock
-from forge_otel.sinks.archive import ROOMS
+from forge_otel.sinks.archive import AREAS
 
 __all__ = ["sweep"]
 
-_AT_ONCE: Final = 50
+_BATCH: Final = 50
 
-# Removes a component if the question says so under the component's lock; returns how many files that were.
+# Deletes a component if the predicate holds under the component's lock; returns the number of deleted files.
 Delete = Callable[[str, Callable[[], bool]], int]
 
 
 def sweep(root: Path, *, before_s: float, lock: Path, delete: Delete) -> Generator[int, None, None]:
-    """Go through the archive once; yield after every few bundles how many files were deleted.
+    """Scan the archive once, synchronously; yield the number of deleted files after every few bundles.
 
     Args:
         root: of the archive.
-        before_s: Unix time; what was last written before goes.
-        lock: a file by which processes agree on who does it; nothing is done while another process is at it.
-        delete: removes a component.
+        before_s: cutoff in Unix time.
+        lock: lock file; nothing is deleted while another process holds it.
+        delete: deletes a component.
     """
-    with try_lock(lock) as is_alone:
-        names = _components(root) if is_alone else iter(())
-        while some := list(islice(names, _AT_ONCE)):
-            yield sum(_delete_if_old([root / room / name for room in ROOMS], before_s, delete) for name in some)
+    with try_lock(lock) as is_acquired:
+        names = _components(root) if is_acquired else iter(())
+        while some := list(islice(names, _BATCH)):
+            yield sum(_delete_if_old([root / area / name for area in AREAS], before_s, delete) for name in some)
 
 
 def _delete_if_old(found: list[Path], before_s: float, delete: Delete) -> int:
-    # A folder changes with every file that is renamed into it, and so is never older than they are.
+    # Renaming a file into a folder changes the folder, so a folder is never older than its files.
     if any(_written_s(folder) >= before_s for folder in found):
         return 0
+    # Checked again under the lock of the component, because a writer may have renewed the bundle meanwhile.
     return delete(found[0].name, lambda: _youngest_s(found) < before_s)
 
 
 def _components(root: Path) -> Iterator[str]:
-    for folder in (root / room for room in ROOMS):
+    for folder in (root / area for area in AREAS):
         if not folder.is_symlink() and folder.is_dir():
             with os.scandir(folder) as entries:
                 yield from (entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
@@ -65,5 +65,5 @@ def _written_s(path: Path) -> float:
         status = path.lstat()
     except FileNotFoundError:
         return 0.0
-    # What is neither file nor folder is not ours and says nothing.
+    # Anything but a file or a folder is not ours.
     return status.st_mtime if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) else 0.0

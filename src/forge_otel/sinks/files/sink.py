@@ -1,13 +1,12 @@
-"""The archive in a folder, for one machine: `file://./folder`, same layout and methods as on S3.
+"""The archive in a local folder: `file://./folder`, with the layout and the methods of the archive in S3.
 
-Each file is written beside its place, flushed to disk, and renamed, so that a reader sees the old content or the new
-and never a part. Folders are opened one below the other without following symbolic links, so that no name and no link
+Each file is written under a temporary name, flushed to disk and renamed, so that readers see the old content or the
+new one, never a part. Folders are opened one at a time without following symbolic links, so that no name and no link
 leads out of the root. A component is written by one process at a time.
 """
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import stat
 import zlib
@@ -16,15 +15,23 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from forge_otel._internal.file_lock import lock
 from forge_otel._internal.ids import new_id
 from forge_otel._internal.periodic import Periodic
-from forge_otel._internal.worker_thread import WorkerThread
+from forge_otel._internal.worker_thread import WorkerThread, resolving
 from forge_otel.errors import NotFound, Rejected
-from forge_otel.sinks.archive import MANIFEST, ROOMS, ArchivedObject, Bundle, bundle_keys, check_key, folders
-from forge_otel.sinks.files.access import TEMPORARY, content_of, names, step, tidy, write_through
+from forge_otel.sinks.archive import AREAS, MANIFEST, ArchivedObject, Bundle, bundle_keys, check_key, folders
+from forge_otel.sinks.files.access import (
+    TEMPORARY,
+    open_folder,
+    read_file,
+    remove_temporary,
+    sorted_names,
+    write_durably,
+)
 from forge_otel.sinks.files.retention import sweep
 from forge_otel.types import Record
 
@@ -33,7 +40,7 @@ __all__ = ["FileArchive", "open_url"]
 _LOCKS: Final = ".forge-locks"
 _LOCK_COUNT: Final = 64
 _PAGE: Final = 500
-# Between a few bundles that are looked at, so that those that are to be stored get their turn.
+# Pause between batches of the retention, in which queued deliveries get the thread.
 _SWEEP_PAUSE_S: Final = 0.05
 
 T = TypeVar("T")
@@ -48,11 +55,11 @@ def open_url(url: str, *, retention_days: float | None = None) -> "FileArchive":
 
 
 class FileArchive:
-    """Stores artifacts below a folder.
+    """Archive below a folder.
 
     Args:
-        root: made when the first artifact is stored.
-        retention_days: how long a bundle is kept after it was last written; None keeps it for ever.
+        root: created when the first artifact is stored.
+        retention_days: days after its last write when a bundle is deleted; None keeps all bundles.
     """
 
     name = "archive"
@@ -62,7 +69,7 @@ class FileArchive:
         self._worker: WorkerThread[Callable[[], None]] | None = None
         self._retention_days = retention_days
         self.expired_files = 0
-        """Files that this process has deleted because they were too old."""
+        """Number of files that this process has deleted at the end of their retention."""
         self._retention = Periodic(
             self._expire_old, name="forge-archive-retention", failing="old artifacts could not be deleted"
         )
@@ -79,11 +86,11 @@ class FileArchive:
             self._worker = None
 
     async def deliver(self, records: Sequence[Record], /) -> None:
-        """Store the artifacts of the records; those that are there already are left alone.
+        """Store the artifacts of the records; files with the same content are not written again.
 
         Raises:
-            Rejected: a name can never be stored, or a symbolic link is in the way.
-            OSError: the disk does not take them now.
+            Rejected: a name is invalid, or a folder of the archive is a symbolic link.
+            OSError: the disk rejects a write.
         """
         for record in records:
             if record.artifacts:
@@ -93,33 +100,33 @@ class FileArchive:
         """Return the content stored under `key`.
 
         Raises:
-            NotFound: there is none.
+            NotFound: the key is invalid or unused.
         """
         return await self._in_thread(partial(self._read, key))
 
     async def list(self, prefix: str = "") -> AsyncIterator[ArchivedObject]:
-        """Go through what is stored under keys that begin with `prefix`, in their order."""
+        """Iterate over the files whose keys begin with `prefix`, sorted by key."""
         found = self._walk(prefix)
         while page := await self._in_thread(lambda: list(islice(found, _PAGE))):
             for archived in page:
                 yield archived
 
     async def delete(self, component_id: str) -> int:
-        """Delete all that belongs to a component; return how many files that were.
+        """Delete all files of a component; return their number.
 
         Raises:
-            Rejected: the id cannot be one.
+            Rejected: the component id is invalid.
         """
         return await self._in_thread(partial(self._delete, component_id))
 
     async def expire(self, before: datetime) -> int:
-        """Delete the bundles that were last written before a moment; nothing while another process is at it.
+        """Delete the bundles that were last written before `before`; do nothing while another process does it.
 
         Args:
             before: aware.
 
         Returns:
-            How many files were deleted.
+            The number of deleted files.
 
         Raises:
             OSError: the folder cannot be read or changed.
@@ -134,15 +141,15 @@ class FileArchive:
                 self.expired_files += count
                 await asyncio.sleep(_SWEEP_PAUSE_S)
         finally:
-            # In the thread, where it may still be running; it holds a lock.
+            # Closed in the thread, where it may still be running, to release its lock.
             self._started_worker().put(found.close)
         return total
 
     async def ping(self) -> None:
-        """Write and remove an empty file.
+        """Create and remove an empty file.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder is not writable.
         """
         await self._in_thread(self._probe)
 
@@ -150,19 +157,18 @@ class FileArchive:
         await self.expire(datetime.now(UTC) - timedelta(days=self._retention_days or 0))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[T] = loop.create_future()
-        self._started_worker().put(partial(_run, work, result, loop))
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._started_worker().put(resolving(work, result))
         return await result
 
     def _started_worker(self) -> WorkerThread[Callable[[], None]]:
         if self._worker is None:
-            # A thread of our own: a folder that hangs must not keep the process from ending.
+            # A daemon thread, because a disk that hangs must not hold up the exit of the process.
             self._worker = WorkerThread("forge-archive", _run_all)
             self._worker.start()
         return self._worker
 
-    # What follows runs in a thread.
+    # The methods below run in the thread.
 
     def _store(self, record: Record) -> None:
         bundle = Bundle.of(record)
@@ -172,7 +178,7 @@ class FileArchive:
                 return
             for key, content in bundle.objects.items():
                 self._write(key, content)
-            if not bundle.is_described_by(stored):
+            if not bundle.has_contents_of(stored):
                 self._write(bundle.manifest_key, bundle.manifest)
                 for key in bundle_keys(record.component_id, stored) - set(bundle.objects):
                     self._remove(key)
@@ -187,11 +193,11 @@ class FileArchive:
     def _write(self, key: str, content: bytes) -> None:
         *_, name = check_key(key)
         with self._folder(key, make=True) as folder:
-            if content_of(folder, name) == content:
+            if read_file(folder, name) == content:
                 return
             temporary = f"{TEMPORARY}{new_id()}"
             try:
-                write_through(folder, temporary, content)
+                write_durably(folder, temporary, content)
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -199,17 +205,17 @@ class FileArchive:
                 raise
 
     def _finish(self, bundle: Bundle) -> None:
-        """Make the renames outlive a power cut, and remove what a killed process left half written."""
+        """Flush the renames to disk, and remove the partial files of a killed process."""
         for key in {check_key(key)[0]: key for key in (bundle.manifest_key, *bundle.objects)}.values():
             with self._folder(key, make=False) as folder:
-                tidy(folder)
+                remove_temporary(folder)
                 os.fsync(folder)
 
     def _read(self, key: str) -> bytes:
         *_, name = check_key(key)
         try:
             with self._folder(key, make=False) as folder:
-                content = content_of(folder, name)
+                content = read_file(folder, name)
         except (FileNotFoundError, Rejected):
             content = None
         if content is None:
@@ -223,13 +229,13 @@ class FileArchive:
             return 1
         return 0
 
-    def _delete(self, component_id: str, if_still: Callable[[], bool] = lambda: True) -> int:
+    def _delete(self, component_id: str, is_due: Callable[[], bool] = lambda: True) -> int:
         prefixes = folders(component_id)
         with self._locked(component_id):
-            if not if_still():
+            if not is_due():
                 return 0
             keys = [found.key for prefix in prefixes for found in self._walk(prefix)]
-            # The manifest first, so that no reader takes what is left for a whole bundle.
+            # The manifest first, so that readers do not take the remaining files for a complete bundle.
             keys.sort(key=lambda key: not key.endswith(f"/{MANIFEST}"))
             count = sum(self._remove(key) for key in keys)
             for prefix in prefixes:
@@ -238,14 +244,14 @@ class FileArchive:
             return count
 
     def _walk(self, prefix: str) -> Iterator[ArchivedObject]:
-        for room in ROOMS:
-            for folder in names(self.root / room):
-                stem = f"{room}/{folder}/"
+        for area in AREAS:
+            for folder in sorted_names(self.root / area):
+                stem = f"{area}/{folder}/"
                 if stem.startswith(prefix) or prefix.startswith(stem):
                     yield from self._files(stem, prefix)
 
     def _files(self, stem: str, prefix: str) -> Iterator[ArchivedObject]:
-        for name in names(self.root / stem):
+        for name in sorted_names(self.root / stem):
             if name.startswith(TEMPORARY) or not (stem + name).startswith(prefix):
                 continue
             with contextlib.suppress(FileNotFoundError):
@@ -262,46 +268,23 @@ class FileArchive:
 
     @contextlib.contextmanager
     def _folder(self, key: str, *, make: bool) -> Iterator[int]:
-        """Open the folder of `key`, step by step, so that a symbolic link in the way is an error."""
-        room, component_id, _ = check_key(key)
+        """Open the folder of `key` segment by segment, so that a symbolic link on the path is an error."""
+        area, component_id, _ = check_key(key)
         if make:
             self.root.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as opened:
-            # The root itself may be a link: whoever runs the service chose it.
+            # The root itself may be a symbolic link, because the operator has chosen it.
             folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, folder)
-            for name in (room, component_id):
-                folder = step(folder, name, make=make)
+            for name in (area, component_id):
+                folder = open_folder(folder, name, make=make)
                 opened.callback(os.close, folder)
             yield folder
 
-    @contextlib.contextmanager
-    def _locked(self, component_id: str) -> Iterator[None]:
-        locks = self.root / _LOCKS
-        locks.mkdir(parents=True, exist_ok=True)
+    def _locked(self, component_id: str) -> contextlib.AbstractContextManager[None]:
+        # A fixed number of lock files, because a lock file can never be deleted safely.
         number = zlib.crc32(component_id.encode()) % _LOCK_COUNT
-        descriptor = os.open(locks / f"{number:02}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
-
-def _run(work: Callable[[], T], result: asyncio.Future[T], loop: asyncio.AbstractEventLoop) -> None:
-    value: Any = None
-    failure: BaseException | None = None
-    try:
-        value = work()
-    except Exception as exc:
-        failure = exc
-
-    def tell() -> None:
-        if not result.done():
-            result.set_exception(failure) if failure is not None else result.set_result(value)
-
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(tell)
+        return lock(self.root / _LOCKS / f"{number:02}")
 
 
 def _run_all(jobs: Sequence[Callable[[], None]]) -> None:

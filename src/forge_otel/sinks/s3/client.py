@@ -1,24 +1,24 @@
-"""Requests to one S3 bucket: each with its own deadline, each answer checked, every failure one of our errors.
+"""Requests to one S3 bucket: each with its own deadline, and every failure translated to one of our errors.
 
-Deliberate divergences from aioboto3's defaults, each against a fault that was seen:
+Deliberate divergences from aioboto3's defaults, each against an observed fault:
 
-- The handler that adds `Expect: 100-continue` is taken off: aiohttp waits for the interim answer with no timer, so an
-  upload to a silent server never ended, whatever the timeouts said.
-- One try a request: the outbox owns retries, and two layers of them multiply.
+- The handler that adds `Expect: 100-continue` is removed: aiohttp waits for the interim response without a timeout, so
+  an upload to an unresponsive server never ended.
+- One attempt per request: the outbox retries, and two layers of retries multiply.
 - SigV4 for presigned URLs too, where the default in us-east-1 and on custom endpoints is SigV2.
-- Checksums only where S3 requires them (`when_required`), because R2 and GCS refuse the trailer that the SDK would
-  add; contents go with `Content-MD5`, which every store knows.
-- The JSON models of S3 are read in a thread; the event loop would stand still for 200 ms.
+- Checksums only where S3 requires them (`when_required`), because R2 and GCS reject the trailer that the SDK adds;
+  contents are sent with `Content-MD5`, which every store supports.
+- The JSON models of S3 are loaded in a thread; on the event loop they would block it for 200 ms.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from forge_otel._internal.tasks import abandon_after
 from forge_otel.errors import ForgeError, NotFound, NotOpen, Rejected, ServiceTimeout, ServiceUnavailable, needs
+from forge_otel.sinks.s3.options import S3Options
 
 with needs("s3"):
     import aioboto3  # type: ignore[import-untyped]
@@ -28,14 +28,14 @@ with needs("s3"):
     from botocore.handlers import add_expect_header  # type: ignore[import-untyped]
     from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
-__all__ = ["Answer", "Bucket", "Place", "Refused"]
+__all__ = ["Answer", "Bucket", "Refused"]
 
 _CONNECT_TIMEOUT_S: Final = 2.0
-# A connection slower than this is taken for one that trickles.
+# A slower connection is treated as stalled.
 _SLOWEST_BYTES_PER_S: Final = 256 * 2**10
-# Each request is 2 ms of work for the event loop that also serves: so many at once hold it up for a hundredth or so.
+# Each request takes the event loop 2 ms of CPU time; six at once delay other requests by about 10 ms.
 _CONCURRENCY: Final = 6
-# Above the concurrency of uploads, so that a read or a ping does not queue behind them.
+# Above the concurrency of uploads, so that reads and pings do not queue behind them.
 _POOL: Final = _CONCURRENCY + 8
 _MISSING: Final = frozenset({"NoSuchKey", "404", "NotFound"})
 
@@ -44,17 +44,18 @@ T = TypeVar("T")
 
 
 class Refused(ServiceUnavailable):
-    """S3 answered with an error.
+    """Error answer of S3.
 
     Args:
         operation: such as `put_object`.
-        code: S3's own, such as `SlowDown`.
-        status: of the HTTP answer.
+        code: S3's error code, such as `SlowDown`.
+        status: of the HTTP response.
+        reason: S3's message.
     """
 
     code = "archive_refused"
     title = "The object store refused"
-    remedy = "Look up S3's own code in the message: it says whether keys, the bucket or its policy are at fault."
+    remedy = "Look up the S3 error code in the message; it says whether keys, the bucket or its policy are at fault."
 
     def __init__(self, operation: str, *, code: str, status: int, reason: str) -> None:
         super().__init__(f"S3 refused {operation} with {status} {code}: {reason[:200]}")
@@ -63,44 +64,28 @@ class Refused(ServiceUnavailable):
         self.s3_status = status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a bucket is.
-
-    Args:
-        region: None takes the one of the AWS configuration.
-        endpoint_url: of a store other than AWS; it is then addressed by path.
-    """
-
-    bucket: str
-    region: str | None = None
-    endpoint_url: str | None = None
-
-
 class Bucket:
-    """One bucket and the long-lived client for it; credentials come from the usual AWS chain.
+    """One bucket and its long-lived client; credentials come from the default AWS chain.
 
     Args:
-        place: where it is.
-        timeout_s: deadline of a request; a large body gets the time that it takes at 256 KiB/s on top.
-
-    `turn` is what requests that come in crowds are made within: six at a time.
+        options: location of the bucket, and the deadline of a request.
     """
 
-    def __init__(self, place: Place, *, timeout_s: float) -> None:
-        self.place = place
-        self.timeout_s = timeout_s
+    def __init__(self, options: S3Options) -> None:
+        self.name = options.bucket
+        self.slots = asyncio.Semaphore(_CONCURRENCY)
+        """Limits the concurrency of requests that are made in batches; the caller acquires it."""
+        self._options = options
         self._opened: AsyncExitStack | None = None
         self._client: Any = None
-        self.turn = asyncio.Semaphore(_CONCURRENCY)
 
     async def open(self) -> None:
-        """Make the client; nothing is asked of the server yet."""
-        session = await asyncio.to_thread(_warm_session, self._client_of)
-        # What waits in a semaphore belongs to an event loop, and an archive may be opened again in another.
-        self.turn = asyncio.Semaphore(_CONCURRENCY)
+        """Create the client; no request is made yet."""
+        session = await asyncio.to_thread(_warm_session, self._new_client)
+        # A semaphore is bound to its event loop, and an archive may be opened again on another one.
+        self.slots = asyncio.Semaphore(_CONCURRENCY)
         async with AsyncExitStack() as opening:
-            self._client = await opening.enter_async_context(self._client_of(session))
+            self._client = await opening.enter_async_context(self._new_client(session))
             self._client.meta.events.unregister("before-call.s3", add_expect_header)
             self._opened = opening.pop_all()
 
@@ -110,65 +95,68 @@ class Bucket:
             opened, self._opened, self._client = self._opened, None, None
             await opened.aclose()
 
-    async def call(self, operation: str, *, size_bytes: int = 0, timeout_s: float | None = None, **of: Any) -> Answer:
-        """Ask once and return the parsed answer.
+    async def call(
+        self, operation: str, *, size_bytes: int = 0, timeout_s: float | None = None, **parameters: Any
+    ) -> Answer:
+        """Make one request and return the parsed answer.
 
         Args:
             operation: the client's method, such as `put_object`.
-            size_bytes: of the body, which lengthens the deadline.
-            timeout_s: in place of the bucket's.
-            of: the parameters of the operation, without `Bucket`.
+            size_bytes: of the body; extends the deadline.
+            timeout_s: in place of the timeout in the options.
+            parameters: of the operation, without `Bucket`.
 
         Raises:
             NotFound: the key does not exist.
-            Rejected: the object is larger than the store ever takes.
+            Rejected: the object or its key exceeds a limit of the store.
             Refused: any other error answer.
             ServiceTimeout: no answer within the deadline.
-            ServiceUnavailable: no connection, or an answer that is not S3's.
+            ServiceUnavailable: no connection, or a response that is not from S3.
         """
-        ask = getattr(self._ready(), operation)
-        limit_s = (self.timeout_s if timeout_s is None else timeout_s) + size_bytes / _SLOWEST_BYTES_PER_S
-        answer: Answer = await _translated(operation, ask(Bucket=self.place.bucket, **of), timeout_s=limit_s)
+        request = getattr(self._opened_client(), operation)
+        limit_s = (self._options.timeout_s if timeout_s is None else timeout_s) + size_bytes / _SLOWEST_BYTES_PER_S
+        answer: Answer = await _translated(operation, request(Bucket=self.name, **parameters), timeout_s=limit_s)
         return answer
 
     async def body(self, answer: Answer) -> bytes:
         """Read the body of an answer to `get_object`."""
-        limit_s = self.timeout_s + int(answer.get("ContentLength", 0)) / _SLOWEST_BYTES_PER_S
+        limit_s = self._options.timeout_s + int(answer.get("ContentLength", 0)) / _SLOWEST_BYTES_PER_S
         return await _translated("get_object", _read(answer["Body"]), timeout_s=limit_s)
 
-    async def presign(self, operation: str, *, expires_s: int, **of: Any) -> str:
+    async def presign(self, operation: str, *, expires_s: int, **parameters: Any) -> str:
         """Return a URL that allows one operation until it expires; no request is made."""
-        client = self._ready()
-        work = client.generate_presigned_url(operation, Params={"Bucket": self.place.bucket, **of}, ExpiresIn=expires_s)
-        url: str = await _translated(f"presigning {operation}", work, timeout_s=self.timeout_s)
+        signing = self._opened_client().generate_presigned_url(
+            operation, Params={"Bucket": self.name, **parameters}, ExpiresIn=expires_s
+        )
+        url: str = await _translated(f"presigning {operation}", signing, timeout_s=self._options.timeout_s)
         return url
 
-    def _ready(self) -> Any:
+    def _opened_client(self) -> Any:
         if self._client is None:
             raise NotOpen("the archive is not open; enter it with `async with archive:`")
         return self._client
 
-    def _client_of(self, session: Any) -> Any:
+    def _new_client(self, session: Any) -> Any:
+        options = self._options
         config = AioConfig(
             signature_version="s3v4",
             connect_timeout=_CONNECT_TIMEOUT_S,
-            read_timeout=self.timeout_s,
+            read_timeout=options.timeout_s,
             max_pool_connections=_POOL,
             retries={"mode": "standard", "total_max_attempts": 1},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            s3={"addressing_style": "path" if self.place.endpoint_url else "auto"},
+            s3={"addressing_style": "path" if options.endpoint_url else "auto"},
         )
-        place = self.place
-        return session.client("s3", region_name=place.region, endpoint_url=place.endpoint_url, config=config)
+        return session.client("s3", region_name=options.region, endpoint_url=options.endpoint_url, config=config)
 
 
-def _warm_session(client_of: Callable[[Any], Any]) -> Any:
-    """Return a session that has read its models and found its credentials, by making a client and dropping it."""
+def _warm_session(new_client: Callable[[Any], Any]) -> Any:
+    """Return a session that has loaded its models and credentials, by creating a client and discarding it."""
     session = aioboto3.Session()
 
     async def make() -> None:
-        async with client_of(session):
+        async with new_client(session):
             pass
 
     asyncio.run(make())
@@ -176,7 +164,7 @@ def _warm_session(client_of: Callable[[Any], Any]) -> Any:
 
 
 async def _read(body: Any) -> bytes:
-    # Leaving the body unread, as a deadline does, closes its connection.
+    # Leaving the context without reading the whole body, as after a timeout, closes the connection.
     async with body:
         content: bytes = await body.read()
         return content
@@ -186,18 +174,18 @@ async def _translated(operation: str, work: Coroutine[Any, Any, T], *, timeout_s
     try:
         return await abandon_after(work, timeout_s=timeout_s)
     except (TimeoutError, ConnectTimeoutError, ReadTimeoutError) as exc:
-        raise ServiceTimeout(f"S3 gave no answer to {operation} within {timeout_s:.1f} s") from exc
+        raise ServiceTimeout(f"no response from S3 to {operation} within {timeout_s:.1f} s") from exc
     except ClientError as exc:
-        raise _refusal(operation, exc) from exc
+        raise _translated_error(operation, exc) from exc
     except (BotoCoreError, ResponseParserError, TransportError, OSError) as exc:
         raise ServiceUnavailable(f"{operation} did not reach S3: {type(exc).__name__}: {exc}"[:500]) from exc
 
 
-def _refusal(operation: str, exc: Any) -> ForgeError:
+def _translated_error(operation: str, exc: Any) -> ForgeError:
     error = exc.response.get("Error", {})
     code, status = str(error.get("Code", "")), int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _MISSING:
-        return NotFound("nothing is archived there")
+        return NotFound("no object is archived under this key")
     if code in {"EntityTooLarge", "KeyTooLongError"}:
-        return Rejected(f"S3 will never take this object: {code}")
+        return Rejected(f"S3 rejects this object: {code}")
     return Refused(operation, code=code, status=status, reason=str(error.get("Message", "")))

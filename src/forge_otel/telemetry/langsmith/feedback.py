@@ -7,18 +7,18 @@ is asked for in the background, and until it is known there is no link. Scores w
 import asyncio
 import logging
 import os
-import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 from uuid import UUID
 
 from opentelemetry.trace import SpanContext
 
+from forge_otel._internal.worker_thread import run_in_daemon_thread
 from forge_otel.errors import ConfigurationError, MissingExtra
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.langsmith.settings import LangSmithOptions, is_sampled
@@ -215,26 +215,4 @@ async def _reached(options: LangSmithOptions) -> "LangSmithClient | None":
 
 async def _in_thread(call: Callable[[], T]) -> T:
     """Return what `call` does in a daemon thread: one of an executor would hold up the exit while LangSmith hangs."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(cast("T", result))
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = call()
-        except Exception as exc:
-            error = exc
-        # The loop may be closed by now, and nobody waits.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(tell, result, error)
-
-    threading.Thread(target=run, name="forge-langsmith", daemon=True).start()
-    return await done
+    return await run_in_daemon_thread(call, name="forge-langsmith")

@@ -42,7 +42,7 @@ def kept(root: Path) -> set[str]:
 
 async def test_whole_bundles_go_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Manifest, artifacts and report of each old one, over several steps; folders too; a second time finds nothing."""
-    monkeypatch.setattr(files_retention, "_AT_ONCE", 2)
+    monkeypatch.setattr(files_retention, "_BATCH", 2)
     old = [f"old-{number}" for number in range(5)]
     async with FileArchive(tmp_path) as archive:
         await filled(archive, *old, "young")
