@@ -1,20 +1,21 @@
-"""One span processor a tracer provider, behind which ours come and go.
+"""A span processor that stays in a tracer provider, and forwards spans to processors that can be attached and detached.
 
-OpenTelemetry can add a span processor but not remove one. So a provider gets a `ProcessorHub` once, and what stands
-behind it is exchanged: after the last `Telemetry` is shut down, an empty tuple is all that is left in the provider.
+OpenTelemetry can add a span processor to a provider but not remove one. A provider therefore gets one `ProcessorHub`;
+after the last `Telemetry` is shut down, the hub has no processors and costs an empty loop.
 """
 
 import logging
 import threading
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
+from typing import Final, Protocol, runtime_checkable
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.util.types import AnyValue
+
+from forge_otel._internal.per_object import PerObject
 
 __all__ = [
     "AcceptsProcessors",
@@ -22,134 +23,134 @@ __all__ = [
     "ProcessorHub",
     "SingletonProcessor",
     "attributes_of",
-    "processor_hub",
 ]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
+# A Protocol and not the SDK's class: the providers of Logfire, and other wrappers, derive from the API's class only.
 @runtime_checkable
 class AcceptsProcessors(Protocol):
-    """A tracer provider that span processors can be added to."""
+    """A tracer provider that accepts span processors."""
 
     def add_span_processor(self, span_processor: SpanProcessor, /) -> None:
-        """Add a processor, for good."""
+        """Add a processor, which cannot be removed again."""
         ...
 
 
 def attributes_of(span: ReadableSpan) -> Mapping[str, AnyValue]:
-    """Return a copy of the attributes of `span`.
-
-    A look into the attributes themselves goes through two wrappers, each some ten times as slow as a dictionary.
-    """
+    """Return a copy of the attributes of `span`, as a dictionary where that is possible."""
     attributes = span.attributes
+    # Each lookup in the original passes two wrappers, which take about ten times as long as a dictionary.
     if isinstance(attributes, MappingProxyType):
         return attributes.copy()
     return dict(attributes or {})
 
 
 class SingletonProcessor(SpanProcessor):
-    """A processor of which a provider runs only the oldest, so that what it does to a span happens once.
+    """A processor that runs once per provider: of several attached instances of a class, the oldest.
 
     Two `Telemetry` objects on the application's provider would otherwise count each model call twice.
     """
 
 
 class ProcessorHub(SpanProcessor):
-    """Passes spans on to the processors that are attached at the time."""
+    """Forwards spans to the attached processors; an error in one is logged and does not reach the application."""
 
     def __init__(self) -> None:
         self._attached: tuple[SpanProcessor, ...] = ()
-        # Only those that have something to do, because this is on the way of every span of the process.
+        # Processors that override the callback; the hub runs for every span of the process.
         self._starting: tuple[SpanProcessor, ...] = ()
         self._ending: tuple[SpanProcessor, ...] = ()
-        # Shutting down may end spans, which comes back here.
+        # Reentrant, because shutting down a processor may end spans, which come back here.
         self._lock = threading.RLock()
 
-    def attach(self, processor: SpanProcessor) -> None:
-        """Send spans to `processor` from now on."""
-        with self._lock:
-            self._attached = (*self._attached, processor)
-            self.choose(set())
-
-    def detach(self, processor: SpanProcessor) -> None:
-        """Send `processor` nothing more; it is not shut down."""
-        with self._lock:
-            self._attached = tuple(item for item in self._attached if item is not processor)
-            self.choose(set())
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Pass a started span on."""
-        for processor in self._starting:
-            try:
-                processor.on_start(span, parent_context)
-            except Exception:
-                _report(processor)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Pass an ended span on."""
-        for processor in self._ending:
-            try:
-                processor.on_end(span)
-            except Exception:
-                _report(processor)
+    @classmethod
+    def of(cls, provider: trace.TracerProvider) -> "ProcessorHub | None":
+        """Return the hub of `provider`, added on first use; None if the provider does not accept processors."""
+        return _HUBS.get(provider) if isinstance(provider, AcceptsProcessors) else None
 
     @property
     def running(self) -> tuple[SpanProcessor, ...]:
-        """Those that ended spans are passed on to."""
+        """The processors that receive ended spans."""
         return self._ending
 
-    def shutdown(self) -> None:
-        """Shut down what is attached; the provider is going away."""
-        for processor in self._attached:
-            processor.shutdown()
+    def attach(self, processor: SpanProcessor) -> None:
+        """Start forwarding spans to `processor`."""
+        with self._lock:
+            self._attached = (*self._attached, processor)
+            self.select(set())
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Flush what is attached."""
-        flushed = [processor.force_flush(timeout_millis) for processor in self._attached]
-        return all(flushed)
+    def detach(self, processor: SpanProcessor) -> None:
+        """Stop forwarding spans to `processor`, without shutting it down."""
+        with self._lock:
+            self._attached = tuple(item for item in self._attached if item is not processor)
+            self.select(set())
 
-    def choose(self, taken: set[type]) -> None:
-        """Settle which processors run.
+    def select(self, claimed: set[type]) -> None:
+        """Choose the processors that run.
 
         Args:
-            taken: the exclusive ones of which another runs already; those that run here are added.
+            claimed: the singleton classes of which an instance runs already; those that run here are added.
         """
         running: list[SpanProcessor] = []
         for processor in self._attached:
             if isinstance(processor, ForwardingProcessor):
-                processor.behind.choose(taken)
+                processor.downstream.select(claimed)
             if isinstance(processor, SingletonProcessor):
-                if type(processor) in taken:
+                if type(processor) in claimed:
                     continue
-                taken.add(type(processor))
+                claimed.add(type(processor))
             running.append(processor)
         self._starting = tuple(item for item in running if type(item).on_start is not SpanProcessor.on_start)
         self._ending = tuple(item for item in running if type(item).on_end is not SpanProcessor.on_end)
 
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Forward a started span."""
+        for processor in self._starting:
+            try:
+                processor.on_start(span, parent_context)
+            except Exception:
+                _log_failure(processor)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Forward an ended span."""
+        for processor in self._ending:
+            try:
+                processor.on_end(span)
+            except Exception:
+                _log_failure(processor)
+
+    def shutdown(self) -> None:
+        """Shut down the attached processors, as the provider is shut down."""
+        for processor in self._attached:
+            processor.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Flush the attached processors and return whether all succeeded."""
+        flushed = [processor.force_flush(timeout_millis) for processor in self._attached]
+        return all(flushed)
+
 
 class ForwardingProcessor(SpanProcessor):
-    """A processor that passes spans on, later or not at all, to a switchboard of its own."""
+    """A processor that forwards some spans, perhaps later, to a hub of its own."""
 
     def __init__(self) -> None:
-        self.behind = ProcessorHub()
-        """Whose exclusive processors count with those around it."""
+        self.downstream = ProcessorHub()
+        """Its singleton processors count together with those of the hub around this processor."""
 
 
-def _report(processor: SpanProcessor) -> None:
-    # OpenTelemetry lets what a processor raises reach the application's code.
-    logger.exception("%s failed and was passed over", type(processor).__name__)
+def _log_failure(processor: SpanProcessor) -> None:
+    # The SDK would let the exception reach the code that ended the span.
+    _logger.exception("span processor %s failed and was skipped", type(processor).__name__)
 
 
-_switchboards: WeakKeyDictionary[trace.TracerProvider, ProcessorHub] = WeakKeyDictionary()
-_lock = threading.Lock()
+def _add_hub(provider: AcceptsProcessors) -> ProcessorHub:
+    hub = ProcessorHub()
+    provider.add_span_processor(hub)
+    return hub
 
 
-def processor_hub(provider: trace.TracerProvider) -> ProcessorHub | None:
-    """Return the switchboard of `provider`, None where the provider takes no processors."""
-    with _lock:
-        board = _switchboards.get(provider)
-        if board is None and isinstance(provider, AcceptsProcessors):
-            board = _switchboards[provider] = ProcessorHub()
-            provider.add_span_processor(board)
-        return board
+# Shared by every Telemetry of the process: a provider neither lists nor removes its processors, so that a second
+# Telemetry could not find the hub there, and would add one more each time it is opened.
+_HUBS: Final[PerObject[AcceptsProcessors, ProcessorHub]] = PerObject(_add_hub)

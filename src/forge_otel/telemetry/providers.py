@@ -1,9 +1,8 @@
-"""Where spans and points go: opened once, closed once within a deadline.
+"""Lifecycle of tracing and metrics: providers, span processors, metric readers and exporters of one Forge.
 
-The library is a guest. Where the application has set global OpenTelemetry providers, they are used: our processors
-stand behind a switchboard that stays, our reader is added and removed. Only where none is set are providers made and
-made global; those cannot be unset, so they stay alive for the next `Telemetry` of the process. Where a provider is
-given explicitly, the globals are neither read nor set.
+Global OpenTelemetry providers that the application has set are used, with our span processors and metric readers
+added to them. Otherwise providers are created and made global; OpenTelemetry cannot unset them, so that they stay for
+the next `Telemetry` of the process. With an explicitly given provider the globals are neither read nor set.
 """
 
 import logging
@@ -13,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Protocol, TypeVar, runtime_checkable
-from weakref import WeakSet
+from typing import Final, TypeVar
 
 from opentelemetry import metrics, trace
 from opentelemetry.environment_variables import OTEL_TRACES_EXPORTER
@@ -42,49 +40,40 @@ from forge_otel.telemetry.genai.model_calls import ModelCallReader
 from forge_otel.telemetry.langsmith.names import LangSmithEnv
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.telemetry.metrics.prometheus import PrometheusPage
-from forge_otel.telemetry.processor_hub import AcceptsProcessors, processor_hub
+from forge_otel.telemetry.processor_hub import AcceptsProcessors, ProcessorHub
 from forge_otel.telemetry.recent_traces import RecentTraces
 from forge_otel.telemetry.sampling.recording_sampler import RecordingSampler
-from forge_otel.telemetry.sampling.tail import SamplingRules, TailSampler, sampling_figures
+from forge_otel.telemetry.sampling.tail import SamplingRules, TailSampler, sampling_instruments
 from forge_otel.telemetry.spans.identity import IdentityProcessor
 from forge_otel.telemetry.spans.proxy_tracer import ProxyTracer
 
 __all__ = ["Telemetry"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-# Spans that LangSmith has not taken yet; with contents each may weigh some ten kilobytes.
+# Spans queued for an exporter; one with captured contents may take some ten kilobytes.
 _MAX_WAITING: Final = 20_000
 _MAX_WAITING_CAPTURED: Final = 5_000
 
 P = TypeVar("P", TracerProvider, MeterProvider)
 
 
-@runtime_checkable
-class AcceptsReaders(Protocol):
-    """A meter provider whose readers come and go."""
-
-    def add_metric_reader(self, metric_reader: MetricReader, /) -> None:
-        """Collect for a reader from now on."""
-        ...
-
-    def remove_metric_reader(self, metric_reader: MetricReader, /) -> None:
-        """Shut a reader down and collect for it no more."""
-        ...
+class OwnTracerProvider(sdk_trace.TracerProvider):
+    """A tracer provider created here, by which class a later `Telemetry` recognizes the global one."""
 
 
 class Telemetry:
-    """Spans, metrics, the metrics page and the recent traces of one Forge.
+    """Tracer, instruments, metrics page and recent traces of one Forge.
 
-    What it offers can be handed out at once; nothing is recorded until `start` and after `shutdown`.
+    Its parts can be passed on before `start`; they record only between `start` and `shutdown`.
 
     Args:
-        settings: whether contents are captured, what models cost, which component types there are.
-        resource: describes the process; only for providers that are made here.
-        tracer_provider: used in place of the global one.
-        meter_provider: used in place of the global one.
-        span_processors: see every span of the traces that are kept, from start to shutdown, and are shut down with it.
-        metric_readers: the same for points.
+        settings: content capture, model prices, component types, sampling and export limits.
+        resource: of the providers created here.
+        tracer_provider: used instead of the global one.
+        meter_provider: used instead of the global one.
+        span_processors: receive the spans of sampled traces from `start`, and are shut down by `shutdown`.
+        metric_readers: collect from `start`, and are shut down by `shutdown`.
     """
 
     def __init__(
@@ -102,7 +91,7 @@ class Telemetry:
         self.instruments: Final = Instruments(component_types=settings.component_types)
         self.model_calls: Final = ModelCallReader(self.instruments, prices=settings.prices)
         self.prometheus: Final = PrometheusPage()
-        # Spans wait there with their contents.
+        # Queued spans hold their contents, hence a shorter queue if these are captured.
         self.recent_traces: Final = RecentTraces(max_queued=1000 if settings.capture_content else 4000)
         self._meter: Meter | None = None
         self._queues: Mapping[str, ExportProcessor] = {}
@@ -111,26 +100,26 @@ class Telemetry:
         self._span_processors = tuple(span_processors)
         self._metric_readers = tuple(metric_readers)
         self._lock = threading.Lock()
-        # What is undone at once, and what may take until the deadline; both last in, first out.
+        # Undone at once by `shutdown`, and within its deadline; both in reverse order.
         self._attached: ExitStack | None = None
         self._closing = ExitStack()
 
     @property
     def is_open(self) -> bool:
-        """Whether spans and points are recorded."""
+        """Return whether spans and metrics are recorded."""
         return self._attached is not None
 
     @property
     def meter(self) -> Meter:
-        """Makes instruments of the application's own on the same provider; without effect while not open."""
+        """The meter for instruments of the application; a no-op while the telemetry is closed."""
         return self._meter or NoOpMeter(SCOPE)
 
     def exports(self) -> Mapping[str, ExportStats]:
-        """Return what became of the spans that leave the process, by where they go."""
+        """Return the counts of exported, queued and dropped spans by destination."""
         return {destination: queue.stats() for destination, queue in self._queues.items()}
 
     def start(self) -> None:
-        """Find or make the providers and attach to them; takes half a second, so call it off the event loop."""
+        """Find or create the providers and attach to them; takes about 0.5 s, so call it off the event loop."""
         with self._lock:
             if self._attached is not None:
                 return
@@ -140,13 +129,13 @@ class Telemetry:
                 self._attached = attaching.pop_all()
 
     def shutdown(self, timeout_s: float | None = None) -> bool:
-        """Detach, and flush what is under way.
+        """Detach from the providers and flush the exporters.
 
         Args:
-            timeout_s: how long it may take, in seconds; that of the settings where it is left out.
+            timeout_s: deadline in seconds; by default `shutdown_timeout_s` of the settings.
 
         Returns:
-            Whether everything was flushed and closed in time. What was not goes on in a daemon thread.
+            False if the deadline has passed; the flush then continues in a daemon thread.
         """
         with self._lock:
             attached, self._attached = self._attached, None
@@ -160,7 +149,7 @@ class Telemetry:
         return not thread.is_alive()
 
     def _attach(self, attaching: ExitStack) -> None:
-        tracer_provider, is_ours = self._find_tracer_provider()
+        tracer_provider, is_own = self._find_tracer_provider()
         meter_provider = self._find_meter_provider()
         release = version("forge-otel")
 
@@ -171,7 +160,7 @@ class Telemetry:
         attaching.callback(self.instruments.unbind)
         attaching.callback(self.instruments.observe(Metric.PAGE_ADAPTED, self._adapted))
 
-        queues = {**(self._otlp() if is_ours else {}), **self._langsmith()}
+        queues = {**(self._otlp() if is_own else {}), **self._langsmith()}
         self._queues = queues
         attaching.callback(setattr, self, "_queues", {})
         for destination, queue in queues.items():
@@ -179,14 +168,14 @@ class Telemetry:
                 attaching.callback(self.instruments.observe(instrument, observe))
         exporters = (*self._span_processors, *queues.values())
         self._closing.callback(shut_down_concurrently, exporters)
-        # Identity first, so that the others see it.
+        # First, because the processors after it read the identity.
         processors = (IdentityProcessor(), self.model_calls, self.recent_traces, *self._sampled(exporters, attaching))
         self._attach_processors(tracer_provider, processors, attaching)
         self.tracer.bind(tracer_provider.get_tracer(SCOPE, release))
         attaching.callback(self.tracer.bind, None)
 
     def _sampled(self, exporters: Sequence[SpanProcessor], attaching: ExitStack) -> Sequence[SpanProcessor]:
-        """Return what stands in front of the exporters: where not all traces are kept, what decides of them."""
+        """Return the processors that feed `exporters`: a tail sampler, or themselves if every trace is kept."""
         settings = self.settings
         if settings.trace_sample_rate >= 1:
             return exporters
@@ -198,33 +187,33 @@ class Telemetry:
         )
         sampler = TailSampler(rules)
         for exporter in exporters:
-            sampler.behind.attach(exporter)
-        # The exporters are shut down after it has emptied its hands.
+            sampler.downstream.attach(exporter)
+        # Runs before the exporters are shut down: callbacks run in reverse order.
         self._closing.callback(sampler.drain)
         self.model_calls.on_cost = sampler.note_cost
         attaching.callback(setattr, self.model_calls, "on_cost", None)
-        for instrument, observe in sampling_figures(sampler.stats):
+        for instrument, observe in sampling_instruments(sampler.stats):
             attaching.callback(self.instruments.observe(instrument, observe))
         return (sampler,)
 
     def _attach_processors(
         self, provider: TracerProvider, processors: Sequence[SpanProcessor], attaching: ExitStack
     ) -> None:
-        board = processor_hub(provider)
-        if board is None:
-            logger.warning(
-                "The tracer provider %s takes no span processors: model calls and recent traces are not read",
+        hub = ProcessorHub.of(provider)
+        if hub is None:
+            _logger.warning(
+                "tracer provider %s accepts no span processors: model calls and recent traces are not recorded",
                 type(provider).__name__,
             )
             return
         for processor in processors:
-            board.attach(processor)
-            attaching.callback(board.detach, processor)
+            hub.attach(processor)
+            attaching.callback(hub.detach, processor)
 
     def _attach_readers(self, provider: MeterProvider, attaching: ExitStack) -> None:
-        if not isinstance(provider, AcceptsReaders):
-            logger.warning(
-                "The meter provider %s takes no metric readers: the metrics page stays empty", type(provider).__name__
+        if not isinstance(provider, sdk_metrics.MeterProvider):
+            _logger.warning(
+                "meter provider %s accepts no metric readers: the metrics page stays empty", type(provider).__name__
             )
             return
         page = self.prometheus.reader()
@@ -243,27 +232,27 @@ class Telemetry:
         try:
             from forge_otel.telemetry.export.otlp import OtlpOptions, OtlpProcessor
         except MissingExtra as exc:
-            logger.warning("Traces are not sent to the OTLP endpoint: %s", exc.faults[0])
+            _logger.warning("traces are not sent to the OTLP endpoint: %s", exc.faults[0])
             return {}
         return {"otlp": OtlpProcessor(OtlpOptions.from_env(os.environ), **self._bounds("otlp"))}
 
     def _langsmith(self) -> "dict[str, ExportProcessor]":
         if not any(os.environ.get(name) for name in LangSmithEnv.API_KEY):
-            logger.info("Traces are not sent to LangSmith: no %s", LangSmithEnv.API_KEY[0])
+            _logger.info("traces are not sent to LangSmith: no %s", LangSmithEnv.API_KEY[0])
             return {}
         try:
             from forge_otel.telemetry.langsmith.exporter import from_env
         except MissingExtra as exc:
-            logger.warning("Traces are not sent to LangSmith: %s", exc.faults[0])
+            _logger.warning("traces are not sent to LangSmith: %s", exc.faults[0])
             return {}
         processor = from_env(self.model_calls.price, error_texts=self.settings.capture_content, **self._bounds())
         return {} if processor is None else {"langsmith": processor}
 
     def _bounds(self, folder: str = "") -> Bounds:
-        """Say what an exporter may take; each has a folder of its own in that of the spool."""
+        """Return the limits of an exporter, with its own folder in the spool directory."""
         spool = self.settings.trace_spool_dir
         return {
-            # The provider wants to be closed in the same time.
+            # The rest of the deadline is for the provider.
             "shutdown_timeout_s": self.settings.shutdown_timeout_s * 0.6,
             "max_waiting": _MAX_WAITING_CAPTURED if self.settings.capture_content else _MAX_WAITING,
             "spool": SpoolOptions(
@@ -274,7 +263,7 @@ class Telemetry:
         }
 
     def _find_tracer_provider(self) -> tuple[TracerProvider, bool]:
-        """Return the tracer provider, and whether it is one of ours."""
+        """Return the tracer provider, and whether it was created here."""
         given, other = self._given
         if given is not None:
             return given, False
@@ -286,7 +275,7 @@ class Telemetry:
         if not isinstance(found, AcceptsProcessors):
             own = self._make_tracer_provider()
             found = _set_global(own, trace.set_tracer_provider, trace.get_tracer_provider)
-        return found, found in _ours
+        return found, isinstance(found, OwnTracerProvider)
 
     def _find_meter_provider(self) -> MeterProvider:
         other, given = self._given
@@ -297,40 +286,37 @@ class Telemetry:
             self._closing.callback(own.shutdown)
             return own
         found = metrics.get_meter_provider()
-        if isinstance(found, AcceptsReaders):
+        if isinstance(found, sdk_metrics.MeterProvider):
             return found
         return _set_global(self._make_meter_provider(), metrics.set_meter_provider, metrics.get_meter_provider)
 
-    def _make_tracer_provider(self) -> sdk_trace.TracerProvider:
-        made = sdk_trace.TracerProvider(resource=self._resource)
-        # What the environment wants decides what is sampled; ours only records more.
-        made.sampler = RecordingSampler(made.sampler, rate=self.settings.trace_sample_rate)
-        return made
+    def _make_tracer_provider(self) -> OwnTracerProvider:
+        created = OwnTracerProvider(resource=self._resource)
+        # The sampler that OTEL_TRACES_SAMPLER names still decides; ours only records more spans.
+        created.sampler = RecordingSampler(created.sampler, rate=self.settings.trace_sample_rate)
+        return created
 
     def _make_meter_provider(self) -> sdk_metrics.MeterProvider:
         return sdk_metrics.MeterProvider(resource=self._resource)
 
 
-_ours: WeakSet[TracerProvider | MeterProvider] = WeakSet()
-"""The global providers that were made here; a later `Telemetry` finds them set and has to know them."""
-
-
 def _set_global(own: P, set_global: Callable[[P], None], get_global: Callable[[], P]) -> P:
-    """Make `own` global; return what is global then, because another thread or a no-op provider may have been first."""
-    _ours.add(own)
+    """Make `own` the global provider and return the global provider."""
     set_global(own)
+    # Not necessarily `own`: another thread, or a no-op provider, may have been set first, and cannot be replaced.
     return get_global()
 
 
 def _wants_otlp() -> bool:
-    wanted = any(os.environ.get(name) for name in (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT))
+    endpoints = (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
+    has_endpoint = any(os.environ.get(name) for name in endpoints)
     exporter = os.environ.get(OTEL_TRACES_EXPORTER, "").strip().lower()
     disabled = os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
-    return wanted and not disabled and exporter in {"", "otlp"}
+    return has_endpoint and not disabled and exporter in {"", "otlp"}
 
 
 def _close(closing: ExitStack) -> None:
     try:
         closing.close()
     except Exception:
-        logger.exception("Telemetry could not be closed cleanly")
+        _logger.exception("telemetry could not be closed cleanly")

@@ -1,9 +1,8 @@
-"""What has been told of model calls below a span, so that no call counts twice and none is taken for another.
+"""Recognition of model calls that were counted already, on spans below.
 
-Agent frameworks repeat on a span what the client library has said on spans below it, often as a sum over several
-calls: a span that ends above one of the same model is such a repetition. A program that tells of a call by itself
-repeats only what an instrumentation has seen, and then with its figures: the same counts, or their sum. Any other
-figures are another call.
+Agent frameworks repeat the usage of the client library's spans on a span of their own, often as a sum over several
+calls: a span that ends above one of the same model is such a repetition. An application that reports a call repeats an
+instrumentation only with the same token counts, or their sum; other counts are another call.
 """
 
 from collections import deque
@@ -16,38 +15,38 @@ __all__ = ["SeenCalls"]
 _MAX_CALLS: Final = 256
 
 Models = tuple[str, ...]
-Counts = tuple[int, int]
+TokenCounts = tuple[int, int]
 
 
 class SeenCalls:
-    """The model calls below one span."""
+    """The model calls that were counted below one span."""
 
-    __slots__ = ("_models", "_seen")
+    __slots__ = ("_models", "_unreported")
 
     def __init__(self) -> None:
         self._models: set[Models] = set()
-        # Of each model, what spans told and no program has repeated yet.
-        self._seen: dict[Models, deque[Counts]] = {}
+        # By model, the calls of instrumentations that the application has not reported as well.
+        self._unreported: dict[Models, deque[TokenCounts]] = {}
 
-    def add(self, call: ModelCall, *, by_program: bool) -> None:
-        """Note a call that was counted below.
+    def add(self, call: ModelCall, *, is_reported: bool) -> None:
+        """Add a call that was counted below.
 
         Args:
-            by_program: it was told of by the program itself, and not by a span.
+            is_reported: whether the application reported it; else an instrumentation's span did.
         """
         self._models.add(call.models)
-        if not by_program:
-            self._seen.setdefault(call.models, deque(maxlen=_MAX_CALLS)).append(_counts(call))
+        if not is_reported:
+            self._unreported.setdefault(call.models, deque(maxlen=_MAX_CALLS)).append(_counts(call))
 
-    def repeats(self, call: ModelCall) -> bool:
-        """Tell whether a span that ends with `call` repeats what is below it."""
-        return any(_alike(call.models, models) for models in self._models)
+    def has_model_of(self, call: ModelCall) -> bool:
+        """Return whether a call of the same model was counted, which a span that ends with `call` repeats."""
+        return any(_may_be_same(call.models, models) for models in self._models)
 
-    def repeats_by_program(self, call: ModelCall) -> bool:
-        """Tell whether a program that tells of `call` repeats what spans told; they are not repeated a second time."""
+    def take(self, call: ModelCall) -> bool:
+        """Return whether `call`, reported by the application, repeats calls of instrumentations; remove these."""
         wanted = _counts(call)
-        for models, seen in self._seen.items():
-            if not seen or not _alike(call.models, models):
+        for models, seen in self._unreported.items():
+            if not seen or not _may_be_same(call.models, models):
                 continue
             if wanted in seen:
                 seen.remove(wanted)
@@ -58,11 +57,12 @@ class SeenCalls:
         return False
 
 
-def _counts(call: ModelCall) -> Counts:
+def _counts(call: ModelCall) -> TokenCounts:
     return call.usage.input_tokens, call.usage.output_tokens
 
 
-def _alike(models: Models, told: Models) -> bool:
-    if not models or not told:
+def _may_be_same(models: Models, others: Models) -> bool:
+    # A call without a model name may be one of any model.
+    if not models or not others:
         return True
-    return any(same_model(one, other) for one in models for other in told)
+    return any(same_model(one, other) for one in models for other in others)

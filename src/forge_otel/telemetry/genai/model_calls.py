@@ -1,12 +1,11 @@
-"""The reading of model calls from the spans of any instrumentation.
+"""Tokens, cost and metrics of model calls, read from the ended spans of any instrumentation.
 
-A span that ends with `gen_ai.usage.*` gives tokens, cost and metrics, and its cost is noted on the generation that
-was running when it started: streams end where their reader happens to be, often in another task. Usage belongs to the
-innermost span that carries it; what repeats it above is passed over (`told`).
+The cost of a span with `gen_ai.usage.*` attributes is added to the generation that was running when the span started,
+because a stream often ends in another task. Usage belongs to the innermost span that has it; repetitions on the spans
+above are ignored (see `deduplication`).
 
-`gen_ai.client.*` metrics are left to the instrumentations that record them themselves (those of OpenTelemetry do,
-into the same meter provider), so that no call is in them twice; ours are for all other spans. Our own
-`forge.genai.*` counters hold every call.
+The `forge.genai.*` counters include every call. The `gen_ai.client.*` metrics leave out instrumentations that record
+them themselves, as those of OpenTelemetry do.
 """
 
 import threading
@@ -37,48 +36,51 @@ _UNKNOWN: Final = "unknown"
 _MODEL_OPERATIONS: Final = frozenset(
     {Operation.CHAT, Operation.TEXT_COMPLETION, Operation.GENERATE_CONTENT, Operation.EMBEDDINGS}
 )
-# The error type of the conventions for an error that has no name.
+# `error.type` by the conventions for an error without a name.
 _OTHER_ERROR: Final = "_OTHER"
-_PARTS: Final = fields(Usage)
-# Read in the sources of opentelemetry-instrumentation-openai-v2 2.4b0, -genai-openai 1.3b0 and -util-genai 1.3b0.
+_TOKEN_TYPES: Final = fields(Usage)
+# By the sources of opentelemetry-instrumentation-openai-v2 2.4b0, -genai-openai 1.3b0 and -util-genai 1.3b0.
 _RECORD_THEMSELVES: Final = ("opentelemetry.instrumentation.", "opentelemetry.util.genai")
 
 
-class _Open:
-    """What is remembered of a span from its start to its end; the rest is worked out if it tells of a model call."""
+class _OpenSpan:
+    """The context of a span between its start and its end."""
 
-    __slots__ = ("above", "below", "call", "own", "running", "span")
+    __slots__ = ("call", "current_generation", "parent", "reported", "seen", "span")
 
-    def __init__(self, span: Span | None, above: "_Open | None") -> None:
+    def __init__(self, span: Span | None, parent: "_OpenSpan | None") -> None:
         self.span = span
-        self.running = current_generation.get()
+        self.current_generation = current_generation.get()
         self.call = current_call.get()
-        self.above = above
-        self.below: SeenCalls | None = None
-        # The sum of what `ModelCallReader.record` was told for this span.
-        self.own: ModelCall | None = None
+        self.parent = parent
+        # Model calls counted below, None without any.
+        self.seen: SeenCalls | None = None
+        # Sum of the calls that the application reported for this span.
+        self.reported: ModelCall | None = None
 
-    def line(self) -> Iterator["_Open"]:
-        """Yield this span and those above it."""
-        entry: _Open | None = self
+    def ancestry(self) -> Iterator["_OpenSpan"]:
+        """Yield this span and its ancestors."""
+        entry: _OpenSpan | None = self
         while entry is not None:
             yield entry
-            entry = entry.above
+            entry = entry.parent
 
+    # The properties search the ancestors, because a thread may have started the span with an empty context.
     @property
     def generation(self) -> Generation | None:
-        """The generation that the span works for, also where it runs in a thread that knows of none."""
-        return next((entry.running for entry in self.line() if entry.running is not None), None)
+        """The generation around the span."""
+        generations = (entry.current_generation for entry in self.ancestry())
+        return next((generation for generation in generations if generation is not None), None)
 
     @property
     def component_type(self) -> str:
-        """The component type of that generation."""
-        return next((entry.call.request.component_type for entry in self.line() if entry.call is not None), "")
+        """The component type of the generation, "" without one."""
+        return next((entry.call.request.component_type for entry in self.ancestry() if entry.call is not None), "")
 
     @property
     def agent(self) -> str:
-        """The innermost agent around the span."""
-        for entry in self.line():
+        """The innermost agent around the span, "" without one."""
+        for entry in self.ancestry():
             name = (entry.span.attributes or {}).get(Attr.GEN_AI_AGENT_NAME) if entry.span is not None else None
             if isinstance(name, str):
                 return name
@@ -86,11 +88,11 @@ class _Open:
 
 
 class ModelCallReader(SingletonProcessor):
-    """Turns the usage of ended spans into cost and metrics.
+    """Span processor that records the cost and the metrics of model calls.
 
     Args:
-        instruments: where the points go.
-        prices: model name to price; wins over the built-in price table.
+        instruments: record the metrics.
+        prices: prices by model name, which take precedence over the built-in price table.
     """
 
     def __init__(self, instruments: Instruments, *, prices: Mapping[str, ModelPrice] | None = None) -> None:
@@ -98,81 +100,82 @@ class ModelCallReader(SingletonProcessor):
         self._overrides = prices or {}
         self._prices = PriceBook(prices)
         self.on_cost: Callable[[int, Decimal], None] | None = None
-        """Told of what a call has cost, and of the id of its trace."""
-        self._open: dict[int, _Open] = {}
+        """Called with the trace id and the cost of each priced call."""
+        # By span id. A plain dict, because a BoundedMap would cost every span of the process about 1 µs.
+        self._open: dict[int, _OpenSpan] = {}
         # Reentrant, because the garbage collector may end a span inside the lock.
         self._lock = threading.RLock()
 
     def warm(self) -> None:
-        """Load the price table, which takes half a second once; call it off the event loop."""
+        """Load the price table, which takes about 0.5 s the first time; call it off the event loop."""
         self._prices.price(Usage(input_uncached=1), model="gpt-4o", provider="openai")
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Remember which generation and agent the span works for."""
+        """Keep the generation and the agent that the span belongs to."""
         parent = span.parent
-        above = self._open.get(parent.span_id) if parent is not None else None
-        self._open[span.get_span_context().span_id] = _Open(span, above)
+        entry = self._open.get(parent.span_id) if parent is not None else None
+        self._open[span.get_span_context().span_id] = _OpenSpan(span, entry)
         if len(self._open) > _MAX_OPEN:
-            self._forget()
+            self._evict_oldest()
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Count what the span tells of, if no span below has told of it."""
+        """Record the model call of the span, unless a span below has recorded it."""
         context = span.get_span_context()
         entry = self._open.pop(context.span_id, None) if context is not None else None
         attributes = attributes_of(span)
         operation = attributes.get(Attr.GEN_AI_OPERATION)
         is_model_call = isinstance(operation, str) and operation in _MODEL_OPERATIONS
         if is_model_call:
-            self._time(span, attributes)
-        if USAGE_ATTRIBUTES.isdisjoint(attributes) or (entry is not None and entry.own is not None):
+            self._record_duration(span, attributes)
+        if USAGE_ATTRIBUTES.isdisjoint(attributes) or (entry is not None and entry.reported is not None):
             return
         call = read_call(attributes)
         if call is None:
             return
-        entry = entry or _Open(None, None)
-        if self._claim(entry, call, by_program=False):
+        entry = entry or _OpenSpan(None, None)
+        if self._is_new(entry, call, is_reported=False):
             self._count(entry, call, operation=str(operation) if is_model_call else Operation.CHAT, scope=_scope(span))
 
     def record(self, span: trace.Span, call: ModelCall) -> None:
-        """Count a call that the program itself tells of, and write it on `span`.
+        """Count a call that the application reports, and set its usage on `span`.
 
         Args:
-            span: the innermost one around the call; need not be recording.
+            span: the innermost span around the call; it need not be recording.
         """
-        entry = _Open(None, None)
+        entry = _OpenSpan(None, None)
         if span.is_recording():
             entry = self._open.setdefault(span.get_span_context().span_id, entry)
-        if not self._claim(entry, call, by_program=True):
+        if not self._is_new(entry, call, is_reported=True):
             return
-        entry.own = call if entry.own is None else _sum(entry.own, call)
-        span.set_attributes(_told(entry.own))
+        entry.reported = call if entry.reported is None else _sum(entry.reported, call)
+        span.set_attributes(_usage_attributes(entry.reported))
         self._count(entry, call, operation=Operation.CHAT, scope="")
 
-    def _claim(self, entry: _Open, call: ModelCall, *, by_program: bool) -> bool:
-        """Say whether `call` is news, and if so tell the spans above of it."""
+    def _is_new(self, entry: _OpenSpan, call: ModelCall, *, is_reported: bool) -> bool:
+        """Return whether `call` was not counted below `entry`; add it to the seen calls of the ancestors."""
         with self._lock:
-            below = entry.below
-            if below is not None and (below.repeats_by_program(call) if by_program else below.repeats(call)):
+            seen = entry.seen
+            if seen is not None and (seen.take(call) if is_reported else seen.has_model_of(call)):
                 return False
-            for parent in islice(entry.line(), 1, None):
-                parent.below = parent.below or SeenCalls()
-                parent.below.add(call, by_program=by_program)
+            for parent in islice(entry.ancestry(), 1, None):
+                parent.seen = parent.seen or SeenCalls()
+                parent.seen.add(call, is_reported=is_reported)
             return True
 
-    def _forget(self) -> None:
-        # Spans that never end would fill the table.
+    def _evict_oldest(self) -> None:
+        # Spans that never end would otherwise accumulate.
         with self._lock:
             for span_id in list(self._open)[: _MAX_OPEN // 10]:
                 self._open.pop(span_id, None)
 
-    def _count(self, entry: _Open, call: ModelCall, *, operation: str, scope: str) -> None:
+    def _count(self, entry: _OpenSpan, call: ModelCall, *, operation: str, scope: str) -> None:
         amount = self.price(call)
         model, provider = call.model or _UNKNOWN, call.provider or _UNKNOWN
         if (generation := entry.generation) is not None:
             generation.record_cost(
                 Cost(api=provider, model=call.model, agent=entry.agent, usage=call.usage, amount_usd=amount)
             )
-        for part in _PARTS:
+        for part in _TOKEN_TYPES:
             if tokens := getattr(call.usage, part.name):
                 labels = {Attr.GEN_AI_REQUEST_MODEL: model, Attr.TOKEN_TYPE: part.name}
                 self._instruments.add(Metric.TOKENS, tokens, labels)
@@ -186,9 +189,9 @@ class ModelCallReader(SingletonProcessor):
             if self.on_cost is not None and entry.span is not None:
                 self.on_cost(entry.span.get_span_context().trace_id, amount)
         if not scope.startswith(_RECORD_THEMSELVES):
-            self._client_usage(call.usage, operation=operation, provider=provider, model=model)
+            self._record_usage(call.usage, operation=operation, provider=provider, model=model)
 
-    def _client_usage(self, usage: Usage, *, operation: str, provider: str, model: str) -> None:
+    def _record_usage(self, usage: Usage, *, operation: str, provider: str, model: str) -> None:
         for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
             labels = {
                 Attr.GEN_AI_OPERATION: operation,
@@ -198,13 +201,13 @@ class ModelCallReader(SingletonProcessor):
             }
             self._instruments.record(Metric.TOKEN_USAGE, tokens, labels)
 
-    def _time(self, span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
+    def _record_duration(self, span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
         if span.end_time is None or span.start_time is None:
             return
         call = read_call(attributes)
         duration_s = (span.end_time - span.start_time) / 1e9
         first_s = _first_chunk_s(attributes)
-        self._pace(call, duration_s - (first_s or 0.0))
+        self._record_rate(call, duration_s - (first_s or 0.0))
         if _scope(span).startswith(_RECORD_THEMSELVES):
             return
         labels = {
@@ -219,17 +222,17 @@ class ModelCallReader(SingletonProcessor):
             labels[Attr.ERROR_TYPE] = str(attributes.get(Attr.ERROR_TYPE) or _OTHER_ERROR)
         self._instruments.record(Metric.LLM_DURATION, duration_s, labels)
 
-    def _pace(self, call: ModelCall | None, writing_s: float) -> None:
-        if call is None or not call.usage.output_tokens or writing_s <= 0:
+    def _record_rate(self, call: ModelCall | None, output_s: float) -> None:
+        if call is None or not call.usage.output_tokens or output_s <= 0:
             return
         labels = {Attr.GEN_AI_REQUEST_MODEL: call.model or _UNKNOWN}
-        self._instruments.record(Metric.TOKEN_RATE, call.usage.output_tokens / writing_s, labels)
+        self._instruments.record(Metric.TOKEN_RATE, call.usage.output_tokens / output_s, labels)
 
     def price(self, call: ModelCall) -> Decimal | None:
-        """Return what `call` cost in USD, None where that is not known."""
+        """Return the cost of `call` in USD, None if the price is unknown."""
         if call.cost_usd is not None:
             return call.cost_usd
-        # The name that was asked for is the one that settings know, what answered is the one that price lists know.
+        # Prices in the settings are by the requested model, the built-in list knows the versions of responses.
         models = sorted(call.models, key=lambda model: model not in self._overrides)
         for model in models:
             amount = self._prices.price(call.usage, model=model, provider=call.provider or None)
@@ -239,25 +242,27 @@ class ModelCallReader(SingletonProcessor):
 
 
 def _first_chunk_s(attributes: Mapping[str, Any]) -> float | None:
-    """Return how long a stream took to begin: as an instrumentation says, or one of our generators."""
-    said = attributes.get(Attr.GEN_AI_FIRST_CHUNK_S, attributes.get(Attr.FIRST_CHUNK_S))
-    return float(said) if isinstance(said, int | float) and not isinstance(said, bool) and said >= 0 else None
+    """Return the seconds to the first chunk of a stream, set by an instrumentation or one of our decorators."""
+    value = attributes.get(Attr.GEN_AI_FIRST_CHUNK_S, attributes.get(Attr.FIRST_CHUNK_S))
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _sum(one: ModelCall, other: ModelCall) -> ModelCall:
     reported = [call.cost_usd for call in (one, other) if call.cost_usd is not None]
     return ModelCall(
-        usage=Usage(**{part.name: getattr(one.usage, part.name) + getattr(other.usage, part.name) for part in _PARTS}),
+        usage=Usage(
+            **{part.name: getattr(one.usage, part.name) + getattr(other.usage, part.name) for part in _TOKEN_TYPES}
+        ),
         models=other.models or one.models,
         provider=other.provider or one.provider,
         cost_usd=sum(reported, Decimal(0)) if reported else None,
     )
 
 
-def _told(call: ModelCall) -> dict[str, str | int | float]:
-    """Return the attributes of a span that tells of `call`."""
+def _usage_attributes(call: ModelCall) -> dict[str, str | int | float]:
+    """Return the span attributes that describe `call`."""
     usage = call.usage
-    told: dict[str, str | int | float] = {
+    attributes: dict[str, str | int | float] = {
         Attr.GEN_AI_INPUT_TOKENS: usage.input_tokens,
         Attr.GEN_AI_OUTPUT_TOKENS: usage.output_tokens,
         Attr.GEN_AI_CACHE_READ_TOKENS: usage.cache_read,
@@ -266,10 +271,10 @@ def _told(call: ModelCall) -> dict[str, str | int | float]:
         Attr.GEN_AI_REQUEST_MODEL: call.model,
         Attr.GEN_AI_PROVIDER: call.provider,
     }
-    told = {name: value for name, value in told.items() if value}
+    attributes = {name: value for name, value in attributes.items() if value}
     if call.cost_usd is not None:
-        told[Attr.GEN_AI_COST_USD] = float(call.cost_usd)
-    return told
+        attributes[Attr.GEN_AI_COST_USD] = float(call.cost_usd)
+    return attributes
 
 
 def _scope(span: ReadableSpan) -> str:

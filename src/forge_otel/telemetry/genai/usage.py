@@ -1,7 +1,7 @@
-"""What a span says of a model call: its usage as a partition, its models, its provider.
+"""Usage, models and provider of a model call, read from span attributes.
 
-Pure: attributes in, facts out. The provider and the counts are read under their present, their coming and their former
-names, because instrumentations of all ages are in use.
+Pure functions. Attributes are read under their current, former and proposed names, because instrumentations of all
+versions are in use.
 """
 
 import re
@@ -16,7 +16,7 @@ from forge_otel.types import Usage
 __all__ = ["USAGE_ATTRIBUTES", "ModelCall", "UsageDetails", "partition", "read_call", "reported_call", "same_model"]
 
 _MAX_TOKENS: Final = 2**40
-# The first that is there counts.
+# Alternative names of a count; the first that is set is used.
 _INPUT: Final = (Attr.GEN_AI_INPUT_TOKENS, Attr.GEN_AI_INPUT_TOKENS_FORMER)
 _OUTPUT: Final = (Attr.GEN_AI_OUTPUT_TOKENS, Attr.GEN_AI_OUTPUT_TOKENS_FORMER)
 _CACHE_READ: Final = (Attr.GEN_AI_CACHE_READ_TOKENS, Attr.GEN_AI_CACHE_READ_TOKENS_FORMER)
@@ -27,9 +27,9 @@ _CACHE_WRITE: Final = (
 )
 _REASONING: Final = (Attr.GEN_AI_REASONING_TOKENS, Attr.GEN_AI_REASONING_TOKENS_FORMER)
 USAGE_ATTRIBUTES: Final = frozenset({*_INPUT, *_OUTPUT, Attr.GEN_AI_COST_USD})
-"""A span with any of these attributes tells of a model call."""
+"""A span with any of these attributes describes a model call."""
 
-# What providers put behind a model's name to name one of its versions.
+# Suffixes by which providers name a version of a model.
 _VERSION: Final = re.compile(r"[-@:](\d{4}-\d{2}-\d{2}|\d{4,8}|latest)$")
 
 
@@ -38,8 +38,8 @@ class ModelCall:
     """One call to a model.
 
     Args:
-        models: names of the model, most exact first: what answered, then what was asked for.
-        cost_usd: what the provider says it cost; wins over any price table.
+        models: names of the model: that of the response, then that of the request.
+        cost_usd: cost reported by the provider, which takes precedence over the price table.
     """
 
     usage: Usage
@@ -49,52 +49,49 @@ class ModelCall:
 
     @property
     def model(self) -> str:
-        """The name that was asked for, which is the stable one."""
+        """The name in the request, which does not change with versions."""
         return self.models[-1] if self.models else ""
 
 
 class UsageDetails(TypedDict, total=False):
-    """What a program may say of a model call beside its two totals."""
+    """Optional facts about a model call that an application reports."""
 
     model: str
-    """As the price list knows it."""
+    """Name of the model in the price list."""
     provider: str
     """For example ``"openai"``."""
     cost_usd: Decimal | None
-    """What the provider charged, where it says so; wins over the price list."""
+    """Cost reported by the provider, which takes precedence over the price list."""
     cache_read_tokens: int
-    """Sent tokens that the provider had in its cache."""
+    """Input tokens read from the provider's cache."""
     cache_write_tokens: int
-    """Sent tokens that it put there."""
+    """Input tokens written to the provider's cache."""
     reasoning_tokens: int
-    """Received tokens that were not shown."""
+    """Output tokens of hidden reasoning."""
 
 
-def reported_call(input_tokens: int, output_tokens: int, about: UsageDetails) -> ModelCall:
-    """Return the model call that a program tells of."""
-    model = about.get("model", "")
+def reported_call(input_tokens: int, output_tokens: int, details: UsageDetails) -> ModelCall:
+    """Return the model call that an application reports."""
+    model = details.get("model", "")
     return ModelCall(
         usage=partition(
             input_tokens,
             output_tokens,
-            cache_read=about.get("cache_read_tokens", 0),
-            cache_write=about.get("cache_write_tokens", 0),
-            reasoning=about.get("reasoning_tokens", 0),
+            cache_read=details.get("cache_read_tokens", 0),
+            cache_write=details.get("cache_write_tokens", 0),
+            reasoning=details.get("reasoning_tokens", 0),
         ),
         models=(model,) if model else (),
-        provider=about.get("provider", ""),
-        cost_usd=about.get("cost_usd"),
+        provider=details.get("provider", ""),
+        cost_usd=details.get("cost_usd"),
     )
 
 
 def partition(
     input_tokens: int, output_tokens: int, *, cache_read: int = 0, cache_write: int = 0, reasoning: int = 0
 ) -> Usage:
-    """Split inclusive counts, as the conventions define them, so that no token is in two numbers.
-
-    A provider that reports cached or reasoning tokens beside its totals instead of inside them is recognised where the
-    part is larger than the whole.
-    """
+    """Return token totals, which include cached and reasoning tokens by the conventions, as disjoint counts."""
+    # Some providers report these parts in addition to the totals, which shows if a part exceeds its total.
     cached = cache_read + cache_write
     return Usage(
         input_uncached=input_tokens - cached if cached <= input_tokens else input_tokens,
@@ -106,7 +103,7 @@ def partition(
 
 
 def read_call(attributes: Mapping[str, Any]) -> ModelCall | None:
-    """Return the model call that the attributes of an ended span tell of, None where they tell of no usage."""
+    """Return the model call that the attributes of an ended span describe; None without usage or cost."""
     usage = partition(
         _count(attributes, _INPUT),
         _count(attributes, _OUTPUT),
@@ -127,17 +124,17 @@ def read_call(attributes: Mapping[str, Any]) -> ModelCall | None:
 
 
 def same_model(one: str, other: str) -> bool:
-    """Tell whether two names may mean one model: `openai/gpt-4o`, `gpt-4o` and `gpt-4o-2024-08-06` do."""
-    return _bare(one) == _bare(other)
+    """Return whether two names may mean one model, like `openai/gpt-4o`, `gpt-4o` and `gpt-4o-2024-08-06`."""
+    return _base_name(one) == _base_name(other)
 
 
-def _bare(model: str) -> str:
+def _base_name(model: str) -> str:
     return _VERSION.sub("", model.rpartition("/")[2])
 
 
 def _count(attributes: Mapping[str, Any], names: tuple[str, ...]) -> int:
     value = next((attributes[name] for name in names if name in attributes), None)
-    # Attributes come from anybody: a boolean, a text or a negative number is not a count.
+    # Any library can set the attribute, with a boolean, a text or a negative number too.
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS:
         return value
     return 0

@@ -1,12 +1,10 @@
-"""What a span says of the inputs and outputs of a function: their size always, their contents on request.
+"""Size and contents of function inputs and outputs: sizes are always recorded, contents only where they are captured.
 
-A size is an estimate, because it is taken on the hot path of every decorated call: text and bytes are measured,
-containers by at most `MAX_VISITED` of their values, from which the rest is extrapolated. It is near what the value
-takes as JSON and its cost does not grow with the value.
+A size approximates the length of the value as JSON. It is an estimate, because every decorated call takes it: texts and
+bytes are measured, containers by at most `MAX_VISITED` of their values and extrapolated, in constant time.
 
-Contents become JSON that is at most so long and always valid. Values under keys that name a secret are replaced at any
-depth, so are secrets in texts and keys (see `forge_otel.telemetry.redaction`); where redaction fails, nothing of
-the value gets out.
+Contents are valid JSON of limited length. Values under secret names are replaced at any depth, as are secrets inside
+of texts and keys (see `forge_otel.telemetry.redaction`); if redaction fails, nothing of the value is recorded.
 """
 
 import dataclasses
@@ -22,32 +20,28 @@ from forge_otel.telemetry.redaction import REDACTED, is_secret_name, scrub, scru
 
 __all__ = ["MAX_CONTENT_BYTES", "MAX_VISITED", "REDACTED", "estimate_size", "redact", "to_json"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 MAX_VISITED: Final = 128
 MAX_CONTENT_BYTES: Final = 16 * 1024
-# Looked through beyond what is kept, so that no secret is cut in half and missed.
+# Characters searched beyond the kept ones, so that a secret across the cut is found.
 _MARGIN: Final = 4_096
 _UNREADABLE: Final = '{"_redaction_failed":true}'
 _MAX_DEPTH: Final = 64
-# Longer names come once, and are not worth remembering.
+# Longer names are rare, and would fill the cache of scrubbed names.
 _MAX_NAME: Final = 100
-# A number, a boolean, an object that we cannot look into.
+# A number, a boolean, an opaque object.
 _SCALAR_SIZE: Final = 8
 _SCALARS: Final = frozenset({int, float, bool, type(None)})
-# Two quotes, a colon and a comma.
+# Two quotes, a colon and a comma of a JSON member.
 _SEPARATORS_SIZE: Final = 4
-# Tried one after the other until the JSON fits: characters kept of a text, items kept of a container.
+# Tried in order until the JSON fits: characters kept of a text, items kept of a container.
 _SHAPES: Final = ((MAX_CONTENT_BYTES, 1_000), (2_000, 200), (500, 50), (100, 20), (30, 5))
 _MAX_VALUES: Final = 5_000
 
 
 def estimate_size(value: object) -> int:
-    """Return about how many bytes `value` is; see the module for how.
-
-    Args:
-        value: anything; where it cannot be looked into, it counts as nothing.
-    """
+    """Return the estimated size of `value` in bytes, 0 if it cannot be read."""
     kind = type(value)
     if kind is str:
         return _text_size(value)  # type: ignore[arg-type]  # the exact type is known
@@ -58,12 +52,12 @@ def estimate_size(value: object) -> int:
     try:
         return _Estimate().of(value)
     except Exception:
-        # Other people's containers may raise anything; a size is not worth their call.
+        # A foreign container may raise anything, which must not reach the decorated call.
         return 0
 
 
 def _text_size(text: str) -> int:
-    # isascii reads a flag; encoding would copy the whole text.
+    # isascii reads a flag; encoding copies the whole text.
     if text.isascii():
         return len(text)
     head = text[:1024]
@@ -71,7 +65,7 @@ def _text_size(text: str) -> int:
 
 
 class _Estimate:
-    """Walks over a value until it has seen enough. Asks for exact types first, because that is what JSON gives."""
+    """Traversal of a value that visits a limited number of items."""
 
     __slots__ = ("_left",)
 
@@ -80,6 +74,7 @@ class _Estimate:
 
     def of(self, value: Any) -> int:
         kind = type(value)
+        # Exact types first: values parsed from JSON have no others, and `isinstance` is slower.
         if kind is str:
             return _text_size(value)
         if kind in _SCALARS:
@@ -99,7 +94,8 @@ class _Estimate:
         return _SCALAR_SIZE if fields is None else self._mapping(fields)
 
     def _take(self, count: int) -> int:
-        """Return how many of `count` values to look at: a quarter of what is left, so that there is some for theirs."""
+        """Return how many of `count` items to visit."""
+        # A quarter of the rest, which leaves some for the items of the items.
         seen = min(count, self._left // 4)
         self._left -= seen
         return seen
@@ -129,7 +125,7 @@ def _extrapolated(total: int, seen: int, count: int) -> int:
 
 
 def _fields(value: object) -> Mapping[str, Any] | None:
-    """Return the fields of a plain object, without running code of it where that is possible."""
+    """Return the fields of a plain object, or None."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     fields = getattr(value, "__dict__", None)
@@ -140,8 +136,8 @@ def to_json(value: object, *, max_bytes: int = MAX_CONTENT_BYTES) -> str:
     """Return `value` as valid JSON of at most `max_bytes` bytes, without secrets.
 
     Args:
-        value: anything; what JSON does not know becomes the name of its type.
-        max_bytes: at least 64; what is longer is cut inside, and says so.
+        value: any object; types unknown to JSON are replaced by their name.
+        max_bytes: at least 64; longer values are truncated inside, with a marker.
     """
     try:
         for max_chars, max_items in _SHAPES:
@@ -150,17 +146,17 @@ def to_json(value: object, *, max_bytes: int = MAX_CONTENT_BYTES) -> str:
                 return text.decode()
         return orjson.dumps({"_truncated": True, "_bytes": estimate_size(value)}).decode()
     except Exception:
-        logger.debug("A value could not be made safe to record and was left out", exc_info=True)
+        _logger.debug("value could not be redacted and was left out", exc_info=True)
         return _UNREADABLE
 
 
 def redact(value: object) -> Any:
-    """Return a JSON-like copy of `value`, values under keys that name a secret replaced at any depth."""
+    """Return a copy of `value` in JSON types, with the values under secret names replaced at any depth."""
     return _Copier(sys.maxsize, sys.maxsize, max_values=sys.maxsize).copy(value, 0)
 
 
 class _Copier:
-    """Copies a value into JSON's own types, redacted and within limits."""
+    """A copy of a value in JSON types, redacted and within limits."""
 
     def __init__(self, max_chars: int, max_items: int, *, max_values: int) -> None:
         self._max_chars = max_chars
@@ -174,7 +170,7 @@ class _Copier:
         if isinstance(value, str):
             return self._text(value)
         if isinstance(value, int):
-            # JSON numbers beyond 64 bits are refused by the encoder and misread by most readers.
+            # orjson refuses integers beyond 64 bits.
             return value if -(2**63) <= value < 2**63 else f"<{value.bit_length()}-bit integer>"
         if isinstance(value, bytes | bytearray | memoryview):
             return f"<{len(value)} bytes>"
@@ -191,7 +187,7 @@ class _Copier:
 
     def _mapping(self, fields: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         kept: dict[str, Any] = {}
-        # A header or a parameter as {"name": …, "value": …}.
+        # A header or a parameter in the form {"name": …, "value": …}.
         is_pair = "value" in fields and any(_names_secret(fields.get(name)) for name in ("name", "key"))
         for key, item in islice(fields.items(), self._max_items):
             name = key if isinstance(key, str) else str(key)
@@ -210,7 +206,7 @@ class _Copier:
         text = scrub(text[: self._max_chars + _MARGIN])
         if len(text) > self._max_chars:
             text = f"{text[: self._max_chars]}… (+{max(whole, len(text)) - self._max_chars})"
-        # A lone surrogate cannot be encoded, and would cost the whole value.
+        # orjson refuses a text with a lone surrogate, and with it the whole value.
         return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 

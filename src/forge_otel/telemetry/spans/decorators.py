@@ -1,8 +1,8 @@
-"""The span decorators and context managers that users write.
+"""Span decorators and context managers for users.
 
-`Spans` belongs to whoever can say what records now: a Forge, or the module-level twins that ask for the process
-default. The question is asked at each call, so that functions can be decorated at import; without an answer a decorated
-function simply runs.
+A `Spans` object belongs to a Forge, or to the module-level functions, which use the default Forge of the process. The
+telemetry is looked up at each call, so that functions can be decorated at import; without an open Forge a decorated
+function runs without a span.
 """
 
 import inspect
@@ -36,16 +36,16 @@ def traced(
     *,
     capture: bool | None = None,
     attributes: Mapping[str, Value] | None = None,
-    resolve: FindTelemetry,
+    find_telemetry: FindTelemetry,
 ) -> Callable[[F], F]:
-    """Return a decorator that puts a span around each call.
+    """Return a decorator that records a span for each call.
 
     Args:
-        kind: what the function is.
-        name: of few values; the function's name where it is left out.
-        capture: record inputs and outputs; None leaves it to the settings.
-        attributes: on every span of the function.
-        resolve: asked at each call for what records it.
+        kind: type of the span.
+        name: of low cardinality; by default the function's name.
+        capture: whether inputs and outputs are recorded; None applies `FORGE_CAPTURE_CONTENT`.
+        attributes: set on every span.
+        find_telemetry: called at each call.
     """
 
     def decorate(function: F) -> F:
@@ -55,7 +55,7 @@ def traced(
             raise TypeError(f"{function!r} cannot be traced; decorate a function or a method")
         own_name: str = getattr(function, "__name__", type(function).__name__)
         plan = SpanPlan.of(kind, name or own_name, attributes)
-        wrapped = TracedFunction(function, plan, capture=capture, resolve=resolve)
+        wrapped = TracedFunction(function, plan, capture=capture, find_telemetry=find_telemetry)
         if inspect.isasyncgenfunction(function):
             return cast("F", wrap_async_generator(function, wrapped))
         if inspect.iscoroutinefunction(function):
@@ -71,13 +71,13 @@ class SpanDecorator:
     """Decorates functions of one kind: `@agent`, `@agent("name")`, `@agent(capture=True)`.
 
     Args:
-        kind: what the functions are.
-        resolve: asked at each call for what records it.
+        kind: type of the spans.
+        find_telemetry: called at each call.
     """
 
-    def __init__(self, kind: SpanType, resolve: FindTelemetry) -> None:
+    def __init__(self, kind: SpanType, find_telemetry: FindTelemetry) -> None:
         self._kind = kind
-        self._resolve = resolve
+        self._find_telemetry = find_telemetry
 
     @overload
     def __call__(self, function: F, /) -> F: ...
@@ -102,37 +102,39 @@ class SpanDecorator:
     ) -> Any:
         """Decorate a function, or return the decorator for a name and options; see `traced`."""
         name = subject if isinstance(subject, str) else None
-        decorator = traced(self._kind, name, capture=capture, attributes=attributes, resolve=self._resolve)
+        decorator = traced(
+            self._kind, name, capture=capture, attributes=attributes, find_telemetry=self._find_telemetry
+        )
         return decorator if subject is None or name is not None else decorator(subject)
 
 
 class SpanScope:
-    """A span for a block: `with` and `async with` give its `SpanHandle`. Enter it once.
+    """A span for one `with` or `async with` block, whose target is a `SpanHandle`.
 
     Args:
-        resolve: asked on entry for what records it.
+        find_telemetry: called on entry.
         plan: of the span.
     """
 
-    def __init__(self, resolve: FindTelemetry, plan: SpanPlan) -> None:
-        self._resolve = resolve
+    def __init__(self, find_telemetry: FindTelemetry, plan: SpanPlan) -> None:
+        self._find_telemetry = find_telemetry
         self._plan = plan
-        self._run: SpanHandle | NoOpSpan = NO_OP_SPAN
+        self._handle: SpanHandle | NoOpSpan = NO_OP_SPAN
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> SpanHandle | NoOpSpan:
-        telemetry = self._resolve()
+        telemetry = self._find_telemetry()
         if telemetry is not None:
-            self._run = SpanHandle(telemetry, self._plan, self._plan.attributes)
-            self._token = self._run.enter()
-        return self._run
+            self._handle = SpanHandle(telemetry, self._plan, self._plan.attributes)
+            self._token = self._handle.enter()
+        return self._handle
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._run.finish(error)
-        if isinstance(self._run, SpanHandle) and self._token is not None:
-            self._run.leave(self._token)
+        self._handle.finish(error)
+        if isinstance(self._handle, SpanHandle) and self._token is not None:
+            self._handle.leave(self._token)
 
     async def __aenter__(self) -> SpanHandle | NoOpSpan:
         return self.__enter__()
@@ -144,42 +146,42 @@ class SpanScope:
 
 
 class Spans:
-    """Span decorators and context managers over whatever records at the time of the call.
+    """Span decorators and context managers, looking up the telemetry at each call.
 
     Args:
-        resolve: returns it, or None.
+        find_telemetry: returns the open telemetry, or None.
     """
 
-    def __init__(self, resolve: FindTelemetry) -> None:
-        self._resolve = resolve
-        self.agent = SpanDecorator("agent", resolve)
-        self.tool = SpanDecorator("tool", resolve)
-        self.step = SpanDecorator("step", resolve)
-        self.chain = SpanDecorator("chain", resolve)
-        self.retriever = SpanDecorator("retriever", resolve)
-        self.embedding = SpanDecorator("embedding", resolve)
-        self.llm = SpanDecorator("llm", resolve)
+    def __init__(self, find_telemetry: FindTelemetry) -> None:
+        self._find_telemetry = find_telemetry
+        self.agent = SpanDecorator("agent", find_telemetry)
+        self.tool = SpanDecorator("tool", find_telemetry)
+        self.step = SpanDecorator("step", find_telemetry)
+        self.chain = SpanDecorator("chain", find_telemetry)
+        self.retriever = SpanDecorator("retriever", find_telemetry)
+        self.embedding = SpanDecorator("embedding", find_telemetry)
+        self.llm = SpanDecorator("llm", find_telemetry)
 
     def span(self, name: str, *, kind: SpanType = "step", attributes: Mapping[str, Value] | None = None) -> SpanScope:
         """Return a span for a `with` or `async with` block.
 
         Args:
-            name: of few values, because it becomes a metric label; put what varies into attributes.
-            kind: what the block is.
+            name: of low cardinality, because it becomes a metric label; ids belong into attributes.
+            kind: type of the span.
             attributes: set when the span starts.
         """
-        return SpanScope(self._resolve, SpanPlan.of(kind, name, attributes))
+        return SpanScope(self._find_telemetry, SpanPlan.of(kind, name, attributes))
 
-    def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[UsageDetails]) -> None:
-        """Tell of a model call that no instrumentation sees; it is written on the current span, priced and counted.
+    def record_usage(self, input_tokens: int, output_tokens: int, **details: Unpack[UsageDetails]) -> None:
+        """Record the usage and cost of a model call that no instrumentation records, on the current span.
 
-        Where an instrumentation has told of the same figures on a span below, it is the same call, and nothing happens.
+        A call that an instrumentation has already reported with the same token counts, on a child span, is ignored.
 
         Args:
             input_tokens: all tokens sent, cached ones included.
             output_tokens: all tokens received, reasoning included.
-            **about: see `forge_otel.telemetry.genai.usage.UsageDetails`.
+            **details: see `forge_otel.telemetry.genai.usage.UsageDetails`.
         """
-        telemetry = self._resolve()
+        telemetry = self._find_telemetry()
         if telemetry is not None:
-            telemetry.model_calls.record(trace.get_current_span(), reported_call(input_tokens, output_tokens, about))
+            telemetry.model_calls.record(trace.get_current_span(), reported_call(input_tokens, output_tokens, details))

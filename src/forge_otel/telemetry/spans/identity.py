@@ -1,4 +1,4 @@
-"""On whose behalf, on every span: also on the spans of other instrumentations, which know nothing of us."""
+"""User, session, tenant and component type on every span, those of other instrumentations included."""
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span
@@ -11,19 +11,19 @@ __all__ = ["IdentityProcessor"]
 
 
 class IdentityProcessor(SingletonProcessor):
-    """Writes user, session, tenant and component type on each span as it starts."""
+    """Sets the identity attributes of a span when it starts."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Write what the running context knows; nothing is written for what it does not know."""
-        who = identity.get()
+        """Set the attributes that the current context has values for."""
+        bound = identity.get()
         call = current_call.get()
         component_type = inherited_component_type.get() if call is None else call.request.component_type
-        if component_type is None and not (who.user_id or who.session_id or who.tenant):
+        if component_type is None and not (bound.user_id or bound.session_id or bound.tenant):
             return
         known = {
-            Attr.USER_ID: who.user_id,
-            Attr.SESSION_ID: who.session_id,
-            Attr.TENANT: who.tenant,
+            Attr.USER_ID: bound.user_id,
+            Attr.SESSION_ID: bound.session_id,
+            Attr.TENANT: bound.tenant,
             Attr.COMPONENT_TYPE: component_type,
         }
         attributes = {name: value for name, value in known.items() if value}

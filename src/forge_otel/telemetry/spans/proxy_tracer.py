@@ -1,4 +1,4 @@
-"""A tracer that can be handed out before it is known where its spans go."""
+"""A tracer that can be used before its provider is known."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ __all__ = ["ProxyTracer"]
 
 
 class ProxyTracer(Tracer):
-    """Passes everything on to the tracer that it is bound to; until then nothing is recorded.
+    """Delegates to the tracer that it is bound to, by default a no-op.
 
-    Layers are built before anything is opened, and the application may set its providers in between.
+    Layers are built before the telemetry is started, and the application may set its provider in between.
     """
 
     def __init__(self) -> None:
         self.bound: Tracer = NoOpTracer()
-        """The tracer behind this one; for a hot path that can spare the detour."""
+        """The bound tracer; hot paths call it directly."""
 
     def bind(self, tracer: Tracer | None) -> None:
-        """Start spans with `tracer` from now on, None for none."""
+        """Delegate to `tracer`, or to a no-op for None."""
         self.bound = tracer or NoOpTracer()
 
     def start_span(self, *args: Any, **options: Any) -> Span:

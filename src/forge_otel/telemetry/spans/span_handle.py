@@ -1,8 +1,8 @@
-"""The life of one span of ours: start, made current while its code runs, ended once, whatever happened.
+"""A running span: started, current while its code runs, ended once with its duration metric.
 
-On the hot path of every decorated call, hence: one attribute dictionary at the start and one at the end, plain attach
-and detach in place of OpenTelemetry's generator-based context managers, and one histogram point, whose count is the
-number of calls, and which is recorded when metrics are collected.
+Every decorated call passes through this module. Hence one attribute dictionary at the start and one at the end, plain
+attach and detach instead of OpenTelemetry's generator-based context managers, and a histogram point that is recorded
+when metrics are collected.
 """
 
 import logging
@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from contextvars import Token
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, Unpack
+from typing import Final, Literal, Unpack
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -19,17 +19,14 @@ from opentelemetry.trace import SpanKind
 
 from forge_otel.context import current_generation
 from forge_otel.names import Attr, Metric, Operation
-from forge_otel.settings import Settings
-from forge_otel.telemetry.genai.model_calls import ModelCallReader
 from forge_otel.telemetry.genai.usage import UsageDetails, reported_call
-from forge_otel.telemetry.metrics.instruments import Instruments
+from forge_otel.telemetry.providers import Telemetry
 from forge_otel.telemetry.spans.exceptions import mark_failed
-from forge_otel.telemetry.spans.proxy_tracer import ProxyTracer
 from forge_otel.types import Step
 
-__all__ = ["NO_OP_SPAN", "NoOpSpan", "SpanHandle", "SpanPlan", "SpanType", "Telemetered"]
+__all__ = ["NO_OP_SPAN", "NoOpSpan", "SpanHandle", "SpanPlan", "SpanType", "Value"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 SpanType = Literal["agent", "tool", "step", "chain", "retriever", "embedding", "llm"]
 Value = str | bool | int | float
@@ -41,40 +38,21 @@ _OPERATIONS: Final[Mapping[str, str]] = {
     "embedding": Operation.EMBEDDINGS,
     "llm": Operation.CHAT,
 }
-# The kinds that the table of timings and the duration metric show.
+# The types that the duration metric and a generation's list of steps show.
 _COUNTED: Final = frozenset({"agent", "tool", "step"})
-# The conventions call what leaves the process CLIENT.
+# The conventions give calls to other services the span kind CLIENT.
 _REMOTE: Final = frozenset({"retriever", "embedding", "llm"})
-
-
-class Telemetered(Protocol):
-    """What a span needs of `forge_otel.telemetry.providers.Telemetry`."""
-
-    settings: Settings
-
-    @property
-    def tracer(self) -> ProxyTracer:
-        """Starts the spans."""
-        ...
-
-    @property
-    def instruments(self) -> Instruments:
-        """Records the points."""
-        ...
-
-    @property
-    def model_calls(self) -> ModelCallReader:
-        """Counts the model calls."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class SpanPlan:
-    """What is known of a span before it starts; made once for a decorated function.
+    """Name, kind, attributes and metric labels of a span, computed once for a decorated function.
 
     Args:
-        name: what people call it.
-        attributes: on every span made from the plan.
+        name: as given by the user; the value of the metric label.
+        span_name: by the conventions, with the operation.
+        attributes: set when a span starts.
+        labels: of the duration metric.
     """
 
     name: str
@@ -86,7 +64,7 @@ class SpanPlan:
 
     @classmethod
     def of(cls, kind: SpanType, name: str, attributes: Mapping[str, Value] | None = None) -> "SpanPlan":
-        """Return the plan of a span of `kind`, named as the GenAI conventions want it."""
+        """Return the plan of a span of type `kind`, named by the GenAI conventions."""
         fixed: dict[str, Value] = {Attr.SPAN_KIND: kind}
         operation = _OPERATIONS.get(kind)
         if operation is not None:
@@ -109,13 +87,13 @@ class SpanHandle:
     """A running span.
 
     Args:
-        captures: whether contents are wanted on it.
+        captures: whether inputs and outputs are recorded on it.
     """
 
     __slots__ = ("_context", "_ended", "_generation", "_plan", "_span", "_started_s", "_telemetry", "captures")
 
     def __init__(
-        self, telemetry: Telemetered, plan: SpanPlan, attributes: Mapping[str, Value], *, captures: bool = False
+        self, telemetry: Telemetry, plan: SpanPlan, attributes: Mapping[str, Value], *, captures: bool = False
     ) -> None:
         self.captures = captures
         self._telemetry = telemetry
@@ -130,38 +108,38 @@ class SpanHandle:
 
     @property
     def trace_id(self) -> str:
-        """The trace, 32 lower-case hex digits; zeros where tracing is off."""
+        """The trace id, 32 lower-case hex digits; zeros while tracing is off."""
         return trace.format_trace_id(self._span.get_span_context().trace_id)
 
     @property
     def is_recording(self) -> bool:
-        """Whether anybody will see what is set."""
+        """Return whether attributes can still be set and are recorded."""
         return not self._ended and self._span.is_recording()
 
     def set(self, key: str, value: Value) -> None:
-        """Set an attribute; does nothing once the span has ended."""
+        """Set an attribute; no effect on an ended span."""
         if not self._ended:
             self._span.set_attribute(key, value)
 
-    def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[UsageDetails]) -> None:
+    def record_usage(self, input_tokens: int, output_tokens: int, **details: Unpack[UsageDetails]) -> None:
         """Record the usage of a model call that was made inside this span; see `Spans.record_usage`."""
-        self._telemetry.model_calls.record(self._span, reported_call(input_tokens, output_tokens, about))
+        self._telemetry.model_calls.record(self._span, reported_call(input_tokens, output_tokens, details))
 
     def enter(self) -> Token[Context]:
         """Make the span current; pair it with `leave`."""
         return otel_context.attach(self._context)
 
     def leave(self, token: Token[Context]) -> None:
-        """Make current again what was before `enter`."""
-        # A coroutine that is thrown away may be closed in a context that never saw `enter`: nothing to undo there.
+        """Restore the context of before `enter`."""
+        # The garbage collector may close a coroutine in a context in which `enter` was not called.
         if otel_context.get_current() is self._context:
             otel_context.detach(token)
 
     def finish(self, error: BaseException | None = None, attributes: Mapping[str, Value] | None = None) -> None:
-        """End the span and count it; only the first call has an effect.
+        """End the span and record its duration; only the first call has an effect.
 
         Args:
-            error: what came out of the code; closing a generator is no error, a cancelled task is one.
+            error: raised by the code. `GeneratorExit` is not a failure, cancellation is one.
             attributes: set before the end.
         """
         if self._ended:
@@ -170,7 +148,7 @@ class SpanHandle:
         try:
             self._finish(error, attributes)
         except Exception:
-            logger.exception("A span of %s could not be ended", self._plan.name)
+            _logger.exception("span of %s could not be ended", self._plan.name)
 
     def _finish(self, error: BaseException | None, attributes: Mapping[str, Value] | None) -> None:
         duration_s = time.monotonic() - self._started_s
@@ -206,7 +184,7 @@ class SpanHandle:
 
 
 class NoOpSpan:
-    """Stands in for a `SpanHandle` where no forge is open."""
+    """A `SpanHandle` without effect, used while no forge is open."""
 
     __slots__ = ()
     trace_id = "0" * 32
@@ -216,7 +194,7 @@ class NoOpSpan:
     def set(self, key: str, value: Value) -> None:
         """Do nothing."""
 
-    def record_usage(self, input_tokens: int, output_tokens: int, **about: Unpack[UsageDetails]) -> None:
+    def record_usage(self, input_tokens: int, output_tokens: int, **details: Unpack[UsageDetails]) -> None:
         """Do nothing."""
 
     def enter(self) -> None:

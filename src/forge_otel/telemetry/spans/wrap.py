@@ -1,8 +1,8 @@
-"""A span around a function, of whatever shape: coroutine, plain, generator, async generator.
+"""Wrappers that record a span around functions, coroutines, generators and async generators.
 
-The wrapper has the shape of what it wraps, so that frameworks that look (FastAPI at dependencies with `yield`) see
-what they saw. A generator's span lives from the first step to the last and is current only while the body runs: held
-across a `yield` it would be current in the consumer, and would be detached in a context that never attached it.
+A wrapper is of the same type as its function, because frameworks look at it, as FastAPI does at dependencies with
+`yield`. The span of a generator lasts from the first step to the last but is current only while the body runs: kept
+across a `yield` it would be current in the consumer, and detached in a context that never attached it.
 """
 
 import functools
@@ -13,45 +13,46 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapp
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from forge_otel.names import Attr
+from forge_otel.telemetry.providers import Telemetry
 from forge_otel.telemetry.spans.capture import MAX_CONTENT_BYTES, estimate_size, to_json
-from forge_otel.telemetry.spans.span_handle import NO_OP_SPAN, NoOpSpan, SpanHandle, SpanPlan, Telemetered, Value
+from forge_otel.telemetry.spans.span_handle import NO_OP_SPAN, NoOpSpan, SpanHandle, SpanPlan, Value
 
 __all__ = ["FindTelemetry", "TracedFunction"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Y = TypeVar("Y")
 S = TypeVar("S")
-FindTelemetry = Callable[[], Telemetered | None]
-"""Returns what records at the time of the call, None where nothing does."""
+FindTelemetry = Callable[[], Telemetry | None]
+"""Returns the open telemetry, or None."""
 
 _RECEIVERS: Final = frozenset({"self", "cls", "mcs"})
 
 
 class TracedFunction:
-    """Knows of one decorated function what its spans need.
+    """A decorated function, and the start of its spans.
 
     Args:
-        function: what is decorated.
+        function: the function.
         plan: of its spans.
-        capture: whether contents are recorded; None leaves it to the settings.
-        resolve: asked at each call.
+        capture: whether inputs and outputs are recorded; None applies the settings.
+        find_telemetry: called at each call.
     """
 
     def __init__(
-        self, function: Callable[..., Any], plan: SpanPlan, *, capture: bool | None, resolve: FindTelemetry
+        self, function: Callable[..., Any], plan: SpanPlan, *, capture: bool | None, find_telemetry: FindTelemetry
     ) -> None:
         self._plan = plan
         self._capture = capture
-        self._resolve = resolve
+        self._find_telemetry = find_telemetry
         self._names = _parameters(function)
         self._skipped = 1 if _has_receiver(function) else 0
 
     def start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> SpanHandle | NoOpSpan:
-        """Start a span for a call, or return `NO_OP_SPAN`; never raises, the call matters more."""
-        telemetry = self._resolve()
+        """Start a span for a call; return `NO_OP_SPAN` without open telemetry, or after an error."""
+        telemetry = self._find_telemetry()
         if telemetry is None:
             return NO_OP_SPAN
         try:
@@ -61,7 +62,7 @@ class TracedFunction:
                 attributes[Attr.INPUT] = to_json(self._named(args, kwargs))
             return SpanHandle(telemetry, self._plan, attributes, captures=captures)
         except Exception:
-            logger.exception("A span of %s could not be started", self._plan.name)
+            _logger.exception("span of %s could not be started", self._plan.name)
             return NO_OP_SPAN
 
     def _input_size(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
@@ -81,21 +82,21 @@ class TracedFunction:
         return {**named, **kwargs}
 
 
-def _finish(run: SpanHandle, result: object) -> None:
-    if run.is_recording:
-        run.set(Attr.OUTPUT_SIZE, estimate_size(result))
-        if run.captures:
-            run.set(Attr.OUTPUT, to_json(result))
-    run.finish()
+def _finish(span: SpanHandle, result: object) -> None:
+    if span.is_recording:
+        span.set(Attr.OUTPUT_SIZE, estimate_size(result))
+        if span.captures:
+            span.set(Attr.OUTPUT, to_json(result))
+    span.finish()
 
 
 class ChunkTotals:
-    """Adds up what a generator yields, within bounds whatever it yields."""
+    """Number, size and the first contents of the chunks that a generator yields."""
 
-    __slots__ = ("_chunks", "_first_s", "_keep", "_kept", "_kept_bytes", "_size", "_started_s")
+    __slots__ = ("_chunks", "_first_s", "_keeps", "_kept", "_kept_bytes", "_size", "_started_s")
 
     def __init__(self, *, keep: bool) -> None:
-        self._keep = keep
+        self._keeps = keep
         self._kept: list[Any] = []
         self._kept_bytes = 0
         self._size = self._chunks = 0
@@ -109,64 +110,64 @@ class ChunkTotals:
         self._chunks += 1
         size = estimate_size(chunk)
         self._size += size
-        if self._keep and self._kept_bytes <= MAX_CONTENT_BYTES:
+        if self._keeps and self._kept_bytes <= MAX_CONTENT_BYTES:
             self._kept.append(chunk)
-            # Empty chunks take room too.
+            # An empty chunk still takes an entry of the list.
             self._kept_bytes += max(size, 16)
 
     def attributes(self) -> dict[str, Value]:
-        """Return what the span shall say of the chunks."""
+        """Return the span attributes about the chunks."""
         attributes: dict[str, Value] = {Attr.OUTPUT_SIZE: self._size, Attr.CHUNKS: self._chunks}
         if self._first_s is not None:
             attributes[Attr.FIRST_CHUNK_S] = self._first_s
-        if self._keep:
+        if self._keeps:
             texts = all(isinstance(chunk, str) for chunk in self._kept)
             attributes[Attr.OUTPUT] = to_json("".join(self._kept) if texts else self._kept)
         return attributes
 
 
 def wrap_coroutine(function: Callable[P, Awaitable[R]], wrapped: TracedFunction) -> Callable[P, Awaitable[R]]:
-    """Put a span around each call of a coroutine function."""
+    """Return `function` with a span around each call."""
 
     @functools.wraps(function)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        run = wrapped.start(args, kwargs)
-        if isinstance(run, NoOpSpan):
+        span = wrapped.start(args, kwargs)
+        if isinstance(span, NoOpSpan):
             return await function(*args, **kwargs)
-        token = run.enter()
+        token = span.enter()
         try:
             result = await function(*args, **kwargs)
         except BaseException as exc:
-            run.finish(exc)
+            span.finish(exc)
             raise
         else:
-            _finish(run, result)
+            _finish(span, result)
             return result
         finally:
-            run.leave(token)
+            span.leave(token)
 
     return call
 
 
 def wrap_plain(function: Callable[P, R], wrapped: TracedFunction) -> Callable[P, R]:
-    """Put a span around each call of a plain function."""
+    """Return `function` with a span around each call."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        run = wrapped.start(args, kwargs)
-        if isinstance(run, NoOpSpan):
+        span = wrapped.start(args, kwargs)
+        if isinstance(span, NoOpSpan):
             return function(*args, **kwargs)
-        token = run.enter()
+        token = span.enter()
         try:
             result = function(*args, **kwargs)
         except BaseException as exc:
-            run.finish(exc)
+            span.finish(exc)
             raise
         else:
-            _finish(run, result)
+            _finish(span, result)
             return result
         finally:
-            run.leave(token)
+            span.leave(token)
 
     return call
 
@@ -174,95 +175,95 @@ def wrap_plain(function: Callable[P, R], wrapped: TracedFunction) -> Callable[P,
 def wrap_generator(
     function: Callable[P, Generator[Y, S, R]], wrapped: TracedFunction
 ) -> Callable[P, Generator[Y, S, R]]:
-    """Put a span around each run of a generator function."""
+    """Return `function` with a span around each iteration."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Y, S, R]:
         body = function(*args, **kwargs)
-        run = wrapped.start(args, kwargs)
-        if isinstance(run, NoOpSpan):
+        span = wrapped.start(args, kwargs)
+        if isinstance(span, NoOpSpan):
             return (yield from body)
-        stream = ChunkTotals(keep=run.captures)
+        stream = ChunkTotals(keep=span.captures)
         try:
-            result = yield from _advance(body, run, stream)
+            result = yield from _advance(body, span, stream)
         except BaseException as exc:
-            run.finish(exc, stream.attributes())
+            span.finish(exc, stream.attributes())
             raise
-        run.finish(None, stream.attributes())
+        span.finish(None, stream.attributes())
         return result
 
     return call
 
 
-def _advance(body: Generator[Y, S, R], run: SpanHandle, stream: ChunkTotals) -> Generator[Y, S, R]:
-    """Run `body` step by step as `yield from` would (PEP 380), the span current inside each step only."""
+def _advance(body: Generator[Y, S, R], span: SpanHandle, stream: ChunkTotals) -> Generator[Y, S, R]:
+    """Run `body` like `yield from` (PEP 380), with the span current inside each step only."""
     step: Callable[[Any], Y] = body.send
     argument: Any = None
     while True:
-        token = run.enter()
+        token = span.enter()
         try:
             chunk = step(argument)
         except StopIteration as stop:
             return cast("R", stop.value)
         finally:
-            run.leave(token)
+            span.leave(token)
         stream.add(chunk)
         try:
             step, argument = body.send, (yield chunk)
         except GeneratorExit:
-            _close(body, run)
+            _close(body, span)
             raise
         except BaseException as exc:
             step, argument = body.throw, exc
 
 
-def _close(body: Generator[Any, Any, Any], run: SpanHandle) -> None:
-    token = run.enter()
+def _close(body: Generator[Any, Any, Any], span: SpanHandle) -> None:
+    token = span.enter()
     try:
         body.close()
     finally:
-        run.leave(token)
+        span.leave(token)
 
 
 def wrap_async_generator(
     function: Callable[P, AsyncGenerator[Y, S]], wrapped: TracedFunction
 ) -> Callable[P, AsyncGenerator[Y, S]]:
-    """Put a span around each run of an async generator function."""
+    """Return `function` with a span around each iteration."""
 
     @functools.wraps(function)
     async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Y, S]:
         body = function(*args, **kwargs)
-        run = wrapped.start(args, kwargs)
-        stream = ChunkTotals(keep=run.captures)
+        span = wrapped.start(args, kwargs)
+        stream = ChunkTotals(keep=span.captures)
         step: Callable[[Any], Awaitable[Y]] = body.asend
         argument: Any = None
         try:
             while True:
-                chunk = await _inside(run, step(argument))
+                chunk = await _inside(span, step(argument))
                 stream.add(chunk)
                 step, argument = body.asend, None
                 try:
                     argument = yield chunk
                 except GeneratorExit:
-                    await _inside(run, body.aclose())
+                    await _inside(span, body.aclose())
                     raise
                 except BaseException as exc:
                     step, argument = body.athrow, exc
         except StopAsyncIteration:
-            run.finish(None, stream.attributes())
+            span.finish(None, stream.attributes())
         except BaseException as exc:
-            run.finish(exc, stream.attributes())
+            span.finish(exc, stream.attributes())
             raise
 
     return call
 
 
-async def _inside(run: SpanHandle | NoOpSpan, step: Awaitable[R]) -> R:
-    token = run.enter()
+async def _inside(span: SpanHandle | NoOpSpan, step: Awaitable[R]) -> R:
+    token = span.enter()
     try:
         return await step
     finally:
-        run.leave(token)  # type: ignore[arg-type]  # each takes back the token that it gave
+        span.leave(token)  # type: ignore[arg-type]  # each accepts the token that it returned
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -275,7 +276,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _has_receiver(function: Callable[..., Any]) -> bool:
-    """Say whether the first argument is the object or class that a method is called on."""
+    """Return whether the first parameter is the object or class that a method is called on."""
     owner = getattr(function, "__qualname__", "").rpartition(".")[0]
     names = _parameters(function)
     return bool(owner) and not owner.endswith("<locals>") and bool(names) and names[0] in _RECEIVERS

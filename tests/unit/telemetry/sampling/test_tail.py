@@ -3,13 +3,13 @@
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -19,6 +19,7 @@ from tests.unit.telemetry.recorder import Recorder
 from forge_otel.context import Generation
 from forge_otel.names import Attr, Metric
 from forge_otel.settings import Settings
+from forge_otel.telemetry.export.processor import ExportProcessor
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.telemetry.sampling.probability import is_kept_upstream, randomness, threshold, with_threshold
 from forge_otel.telemetry.sampling.recording_sampler import RecordingSampler
@@ -34,20 +35,26 @@ USAGE = {
 }
 
 
-class Kept(SpanProcessor):
-    """An exporter that accounts for everything."""
+class InMemoryExporter(ExportProcessor):
+    """An exporter without threads that keeps its spans and its count of the others."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
         self.left_out = 0
 
     def on_end(self, span: ReadableSpan) -> None:
-        # As the SDK's own processors do.
+        # Like the SDK's own processors.
         if span.context.trace_flags.sampled:
             self.spans.append(span)
 
     def sampled_out(self, count: int) -> None:
         self.left_out += count
+
+    def select(self, spans: Sequence[ReadableSpan], *, is_last: bool) -> Sequence[ReadableSpan]:
+        raise NotImplementedError
+
+    def shutdown(self) -> None:
+        """Keep the spans for the assertions."""
 
     @property
     def names(self) -> list[str]:
@@ -58,9 +65,9 @@ class Sampled:
     """A tail sampler on a provider of its own."""
 
     def __init__(self, **rules: Any) -> None:
-        self.kept = Kept()
+        self.kept = InMemoryExporter()
         self.sampler = TailSampler(SamplingRules(**{"rate": 0.0, **rules}))
-        self.sampler.behind.attach(self.kept)
+        self.sampler.downstream.attach(self.kept)
         self.provider = TracerProvider(shutdown_on_exit=False)
         self.provider.add_span_processor(self.sampler)
         self.tracer = self.provider.get_tracer("test")
@@ -76,9 +83,9 @@ def below(trace_id: int, *, state: TraceState | None = None, flags: int = 1) -> 
 
 
 @contextmanager
-def sampled_recorder(**settings: Any) -> Iterator[tuple[Telemetry, Kept]]:
+def sampled_recorder(**settings: Any) -> Iterator[tuple[Telemetry, InMemoryExporter]]:
     """An open telemetry that makes its own tracer provider, and what it exports."""
-    kept = Kept()
+    kept = InMemoryExporter()
     made = Recorder()
     telemetry = Telemetry(
         Settings(**{"trace_sample_rate": 0.0, **settings}), meter_provider=made.meters, span_processors=[kept]
@@ -320,7 +327,7 @@ def test_langsmith_gets_kept_traces_and_counts_the_others() -> None:
     """Its ledger knows of every span that it was spared."""
     with bridge(keep=lambda _span: True) as found:
         sampler = TailSampler(SamplingRules(rate=0.0))
-        sampler.behind.attach(found.processor)
+        sampler.downstream.attach(found.processor)
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(sampler)
         tracer = provider.get_tracer("test")
@@ -340,14 +347,14 @@ def test_two_telemetries_send_each_trace_to_langsmith_once() -> None:
     """An exclusive exporter behind a sampler is one of its kind still, and the next takes over where it leaves."""
     with bridge() as one, bridge() as other:
         first, second = TailSampler(SamplingRules()), TailSampler(SamplingRules())
-        first.behind.attach(one.processor)
-        second.behind.attach(other.processor)
-        board = TailSampler(SamplingRules()).behind
+        first.downstream.attach(one.processor)
+        second.downstream.attach(other.processor)
+        board = TailSampler(SamplingRules()).downstream
         board.attach(first)
         board.attach(second)
-        assert (first.behind.running, second.behind.running) == ((one.processor,), ())
+        assert (first.downstream.running, second.downstream.running) == ((one.processor,), ())
         board.detach(first)
-        assert second.behind.running == (other.processor,)
+        assert second.downstream.running == (other.processor,)
 
 
 def test_the_decisions_are_metrics() -> None:
