@@ -118,7 +118,7 @@ class Forge:
         )
         self._langsmith = LangSmithFeedback(self.guards, self.telemetry.instruments)
         always: list[Layer] = [
-            TracingLayer(self.telemetry, runs=self._langsmith, with_texts=self.settings.capture_content),
+            TracingLayer(self.telemetry, feedback=self._langsmith, with_texts=self.settings.capture_content),
             recorder,
             MetricsLayer(self.telemetry.instruments, on_end=self._watch.ended),
         ]

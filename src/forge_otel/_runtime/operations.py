@@ -75,7 +75,7 @@ class Operations:
                 "journal_bytes": stats.journal_bytes,
                 "sinks": {name: asdict(sink) for name, sink in stats.sinks.items()},
             },
-            "budget": await self._budget.used(),
+            "budget": await self._budget.usage(),
             "breakers": self.breakers(),
             "incidents": [incident.to_dict() for incident in self._observers.incidents.report()],
             "spike": asdict(self._observers.spikes.state()),

@@ -1,13 +1,13 @@
-"""The layer that keeps spending within limits: money and tokens a UTC day, of everybody, a tenant, a user, a session.
+"""Daily spending limits in USD and tokens: for all callers, per tenant, per user and per session.
 
-A generation reserves what it is expected to cost before it runs, and is charged what it did cost when it ends, however
-it ends. So callers at the same moment, in all workers that share a store, overspend a limit by at most the sum of what
-the running generations cost beyond their reservation: nothing, where none costs more. At the edge of a limit a caller
-may be refused for a reservation that is given back a moment later, never the other way round.
+A generation reserves its expected cost before it runs and is charged its actual cost when it ends, however it ends.
+Concurrent callers in all workers that share a store therefore exceed a limit by at most the amount by which running
+generations exceed their reservations. Near a limit a caller may be refused because of a reservation that is returned a
+moment later.
 
-What is answered from a cache costs nothing and never gets here. A call whose price is unknown is charged its
-reservation. A process that is killed leaves its reservations charged until the day ends. While the store is away each
-worker counts by itself, and so may spend each limit once more; the record then says `budget:local`.
+Cache hits cost nothing and never reach this layer. A call with an unknown price is charged its reservation. A killed
+process leaves its reservations charged until the day ends. While the store is unavailable each worker counts on its own
+and may spend each limit once more; the record then says `budget:local`.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, Self
 
 from opentelemetry import trace
 
+from forge_otel._internal.tasks import TaskSet
 from forge_otel.context import Generation, current_generation, identity
 from forge_otel.errors import BudgetExceeded
 from forge_otel.keys import digest
@@ -29,23 +30,24 @@ from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, CallNext, Reply
 from forge_otel.types.capabilities import SupportsIncrement
 
-__all__ = ["BudgetLayer", "BudgetOptions", "Spend"]
+__all__ = ["BudgetLayer", "BudgetOptions", "LocalCounters"]
 
 _DAY_S: Final = 86_400
-_KEPT_S: Final = 2.0 * _DAY_S
+# Two days, because the clocks of workers may differ around midnight.
+_COUNTER_TTL_S: Final = 2.0 * _DAY_S
 _MICRO: Final = 1_000_000
 LOCAL: Final = "budget:local"
 
 
-class Spend:
-    """Counters in this process."""
+class LocalCounters:
+    """Counters of this process; those of earlier days are dropped."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._day = ""
 
     async def increment(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
-        """Add to counters; those of earlier days are forgotten."""
+        """Add to counters and return their new values, in the order of `amounts`."""
         del ttl_s
         for key, amount in amounts.items():
             day = key.split(":")[2]
@@ -57,12 +59,12 @@ class Spend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetOptions:
-    """The limits of one UTC day; None is no limit.
+    """Limits for one UTC day.
 
     Args:
-        usd, tokens: scope to limit; scopes are `all`, `tenant`, `user` and `session`.
-        mode: `refuse` answers 429 beyond a limit, `warn` only says so.
-        reserve_usd, reserve_tokens: what one generation is expected to cost at most.
+        usd, tokens: limit by scope (`all`, `tenant`, `user`, `session`); None is unlimited.
+        mode: `refuse` answers 429 above a limit, `warn` only reports it.
+        reserve_usd, reserve_tokens: expected maximum of one generation.
     """
 
     usd: Mapping[str, Decimal | None]
@@ -82,14 +84,14 @@ class _Limit:
 
 
 class BudgetLayer:
-    """The layer.
+    """Refuses or reports generations above a daily limit.
 
     Args:
         options: the limits.
-        store: counts for all workers; None counts in this process.
-        instruments: where decisions are counted.
+        store: counters shared by all workers; None counts in this process only.
+        instruments: receive the decisions.
         guard: `await guard(function, *args)` calls the store within its deadline and breaker.
-        clock_s: the wall clock, because the day is the calendar's.
+        clock_s: wall clock in seconds since 1970, because a day is a calendar day.
     """
 
     def __init__(
@@ -106,12 +108,11 @@ class BudgetLayer:
         self._instruments = instruments
         self._guard = guard
         self._clock_s = clock_s
-        self._local = Spend()
-        # Holds the tasks too: the event loop keeps only weak references.
-        self._settling: set[asyncio.Task[None]] = set()
+        self._local = LocalCounters()
+        self._charges: TaskSet[None] = TaskSet()
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
-        """Let the call pass if the limits allow it, and charge what it cost.
+        """Reserve, run the inner layers, and charge the actual cost.
 
         Raises:
             BudgetExceeded: a limit is reached.
@@ -121,45 +122,43 @@ class BudgetLayer:
         if not limits or generation is None:
             return await call_next(call)
         exceeded = await self._reserve(limits)
-        self._say(exceeded)
+        self._report(exceeded)
         if exceeded is not None and self._options.mode == "refuse":
             await self._charge({limit.key: -limit.reserved for limit in limits})
             raise self._refusal(exceeded)
-        before = len(generation.costs)
+        costs_before = len(generation.costs)
         try:
             return await call_next(call)
         finally:
-            # A task of its own: also a cancelled caller's spending is charged.
-            task = behind(self._charge(_settlement(limits, generation, before)))
-            self._settling.add(task)
-            task.add_done_callback(self._settling.discard)
+            # In a task of its own, because a cancelled caller's spending must be charged too.
+            self._charges.hold(behind(self._charge(_settlement(limits, generation, costs_before))))
 
-    async def settled(self) -> None:
-        """Return when everything that has ended is charged."""
-        while self._settling:
-            await asyncio.wait(self._settling)
+    async def flush(self) -> None:
+        """Wait until all pending charges are recorded."""
+        while self._charges:
+            await asyncio.wait(self._charges)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.settled()
+        await self.flush()
 
-    async def used(self) -> Mapping[str, Any]:
-        """Return what everybody together has used today, JSON-ready, reservations included."""
+    async def usage(self) -> Mapping[str, Any]:
+        """Return today's use of the limits for all callers, including reservations, JSON-ready."""
         limits = [limit for limit in self._limits(None) if limit.scope == "all"]
         counts = await self._add({limit.key: 0 for limit in limits}) if limits else []
-        shown = dict.fromkeys(("usd", "tokens"), None) | {
-            limit.unit: {"used": _shown(limit, count), "limit": _shown(limit, limit.most)}
+        report = dict.fromkeys(("usd", "tokens"), None) | {
+            limit.unit: {"used": _format(limit, count), "limit": _format(limit, limit.most)}
             for limit, count in zip(limits, counts, strict=True)
         }
-        return shown | {"mode": self._options.mode, "resets_in_s": self._resets_in_s()}
+        return report | {"mode": self._options.mode, "resets_in_s": self._resets_in_s()}
 
     def _limits(self, call: Call | None) -> list[_Limit]:
         day = datetime.fromtimestamp(self._clock_s(), UTC).strftime("%Y%m%d")
         return [
-            _Limit(scope, unit, f"forge:budget:{day}:{digest([scope, who, unit])}", most, reserved)
-            for scope, who in _whose(call).items()
+            _Limit(scope, unit, f"forge:budget:{day}:{digest([scope, owner, unit])}", most, reserved)
+            for scope, owner in _owners(call).items()
             for unit, most, reserved in (
                 ("usd", self._options.usd.get(scope), self._options.reserve_usd),
                 ("tokens", self._options.tokens.get(scope), self._options.reserve_tokens),
@@ -169,21 +168,21 @@ class BudgetLayer:
         ]
 
     async def _reserve(self, limits: list[_Limit]) -> _Limit | None:
-        """Reserve for one generation; return the limit that this went beyond."""
+        """Reserve one generation; return the first limit that this exceeds."""
         counts = await self._add({limit.key: limit.reserved for limit in limits})
-        beyond = (limit for limit, count in zip(limits, counts, strict=True) if count > limit.most)
-        return next(beyond, None)
+        exceeded = (limit for limit, count in zip(limits, counts, strict=True) if count > limit.most)
+        return next(exceeded, None)
 
     async def _charge(self, amounts: Mapping[str, int]) -> None:
         await self._add(amounts)
 
     async def _add(self, amounts: Mapping[str, int]) -> list[int]:
-        # Counted here as well, so that a worker that loses the store goes on from what it spent itself.
-        local = await self._local.increment(amounts, ttl_s=_KEPT_S)
+        # Counted here too, so that a worker that loses the store continues from its own spending.
+        local = await self._local.increment(amounts, ttl_s=_COUNTER_TTL_S)
         if self._store is None:
             return local
         try:
-            counts: list[int] = await self._guard(self._store.increment, amounts, ttl_s=_KEPT_S)
+            counts: list[int] = await self._guard(self._store.increment, amounts, ttl_s=_COUNTER_TTL_S)
         except Exception:
             generation = current_generation.get()
             if generation is not None:
@@ -191,7 +190,7 @@ class BudgetLayer:
             return local
         return counts
 
-    def _say(self, exceeded: _Limit | None) -> None:
+    def _report(self, exceeded: _Limit | None) -> None:
         outcome = "admitted" if exceeded is None else "refused" if self._options.mode == "refuse" else "warned"
         scope = "none" if exceeded is None else exceeded.scope
         self._instruments.add(Metric.BUDGET_DECISIONS, 1, {Attr.BUDGET_SCOPE: scope, Attr.OUTCOME: outcome})
@@ -199,10 +198,10 @@ class BudgetLayer:
             trace.get_current_span().set_attribute(Attr.BUDGET_SCOPE, scope)
 
     def _refusal(self, limit: _Limit) -> BudgetExceeded:
-        whose = "all callers together" if limit.scope == "all" else f"this {limit.scope}"
-        most = f"{_shown(limit, limit.most)} {'USD' if limit.unit == 'usd' else 'tokens'}"
+        owner = "all callers" if limit.scope == "all" else f"this {limit.scope}"
+        most = f"{_format(limit, limit.most)} {'USD' if limit.unit == 'usd' else 'tokens'}"
         return BudgetExceeded(
-            f"the day's budget of {whose} ({most}) is used up; it begins anew at 00:00 UTC",
+            f"the daily budget of {owner} ({most}) is used up; it resets at 00:00 UTC",
             scope=limit.scope,
             retry_after_s=self._resets_in_s(),
         )
@@ -211,24 +210,25 @@ class BudgetLayer:
         return _DAY_S - self._clock_s() % _DAY_S
 
 
-def _whose(call: Call | None) -> dict[str, str]:
+def _owners(call: Call | None) -> dict[str, str]:
+    """Return the name of the budget's owner by scope."""
     if call is None:
         return {"all": ""}
-    who, request = identity.get(), call.request
+    current, request = identity.get(), call.request
     found = {
-        "tenant": request.tenant or who.tenant,
-        "user": request.user_id or who.user_id,
-        "session": request.session_id or who.session_id,
+        "tenant": request.tenant or current.tenant,
+        "user": request.user_id or current.user_id,
+        "session": request.session_id or current.session_id,
     }
-    # A user of one tenant is not the user of that name of another.
+    # Two tenants may each have a user of the same name.
     tenant = found["tenant"] or ""
     named = {scope: f"{tenant}\0{name}" for scope, name in found.items() if name}
     return {"all": ""} | named
 
 
-def _settlement(limits: list[_Limit], generation: Generation, before: int) -> dict[str, int]:
-    """Return what each counter is still to be charged, which is negative where less was spent than reserved."""
-    costs = generation.costs[before:]
+def _settlement(limits: list[_Limit], generation: Generation, costs_before: int) -> dict[str, int]:
+    """Return the difference between the actual cost and the reservation, by counter."""
+    costs = generation.costs[costs_before:]
     known_usd = sum((cost.amount_usd for cost in costs if cost.amount_usd is not None), Decimal(0))
     spent = {
         "usd": _count("usd", known_usd),
@@ -245,9 +245,9 @@ def _settlement(limits: list[_Limit], generation: Generation, before: int) -> di
 
 
 def _count(unit: str, amount: Decimal | int) -> int:
-    """Return whole tokens, or millionths of a dollar, rounded up."""
+    """Return whole tokens, or micro-dollars rounded up."""
     return int((Decimal(amount) * _MICRO).to_integral_value(ROUND_CEILING)) if unit == "usd" else int(amount)
 
 
-def _shown(limit: _Limit, count: int) -> str:
+def _format(limit: _Limit, count: int) -> str:
     return f"{Decimal(count) / _MICRO:.2f}" if limit.unit == "usd" else str(count)

@@ -1,4 +1,4 @@
-"""What every look-up of a cache layer leaves behind: a result in the metrics, the reason of a miss in the record."""
+"""Metrics of cache lookups and operations, and the miss reasons of the running generation."""
 
 from functools import lru_cache
 from typing import Final
@@ -15,12 +15,12 @@ _FAULTS: Final = frozenset({"backend_down"})
 
 
 def record_lookup(instruments: Instruments, layer: str, duration_s: float, *, reason: str | None) -> None:
-    """Count a look-up, and tell the running generation why it was a miss.
+    """Count a lookup, and record a miss reason on the running generation.
 
     Args:
         layer: `"L1"` to `"L3"`.
-        duration_s: seconds.
-        reason: of the miss; None for a hit.
+        duration_s: duration of the lookup in seconds.
+        reason: reason of a miss; None for a hit.
     """
     if reason is not None:
         generation = current_generation.get()
@@ -31,7 +31,7 @@ def record_lookup(instruments: Instruments, layer: str, duration_s: float, *, re
 
 
 def record_duration(instruments: Instruments, layer: str, operation: str, duration_s: float) -> None:
-    """Record how long an operation of a layer took, in seconds."""
+    """Record the duration of a layer's operation in seconds."""
     span = trace.get_current_span().get_span_context()
     instruments.record_later(Metric.CACHE_DURATION, duration_s, _operation(layer, operation), exemplar=span)
 

@@ -1,4 +1,4 @@
-"""What only a service can tell its caches."""
+"""Functions by which a service adapts the semantic and the pattern cache to its requests."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ __all__ = ["CacheHooks"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheHooks:
-    """The hooks of the cache layers, given as `Forge(hooks=CacheHooks(…))`.
+    """Hooks of the cache layers, passed as `Forge(hooks=CacheHooks(…))`.
 
     Args:
-        wording: says what of a request is free text, which may be worded in another way.
-        patterns: what the service knows of its patterns.
+        wording: returns the free text of a request, which may be paraphrased; None for a request without free text.
+        patterns: functions of the pattern cache.
     """
 
     wording: Callable[[GenerationRequest], Wording | None] = wording_of

@@ -1,4 +1,4 @@
-"""The layer that counts: each generation once, by who answered it."""
+"""The layer that measures: duration, outcome and saving of each generation, by the layer that answered."""
 
 import time
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from forge_otel.types import Call, CallNext, Reply, outcome_of
 
 __all__ = ["MetricsLayer"]
 
-_NOBODY: Final = "none"
+_NO_LAYER: Final = "none"
 
 
 class MetricsLayer:
-    """Records duration, outcome, answering layer and savings of every generation.
+    """Records the metrics of every generation.
 
     Args:
-        instruments: where the points go.
-        on_end: told how each generation ended: what left it, or None.
+        instruments: receive the measurements.
+        on_end: receives the exception of each generation, None for a success.
     """
 
     def __init__(self, instruments: Instruments, *, on_end: Callable[[BaseException | None], None]) -> None:
@@ -26,7 +26,7 @@ class MetricsLayer:
         self._on_end = on_end
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
-        """Answer `call` and count it, also when it fails or is cancelled."""
+        """Answer `call` and measure it, also when it fails or is cancelled."""
         started = time.perf_counter()
         self._instruments.add(Metric.GENERATION_ACTIVE, 1)
         reply: Reply | None = None
@@ -40,13 +40,13 @@ class MetricsLayer:
         finally:
             self._instruments.add(Metric.GENERATION_ACTIVE, -1)
             self._finish(call, reply, failure, time.perf_counter() - started)
-            # The traceback of an exception holds this frame, which must not hold the exception.
+            # Breaks the reference cycle of exception, traceback and this frame.
             del failure
 
     def _finish(self, call: Call, reply: Reply | None, failure: BaseException | None, duration_s: float) -> None:
         self._on_end(failure)
         outcome = "ok" if failure is None else outcome_of(failure)
-        layer = _NOBODY if reply is None else reply.source
+        layer = _NO_LAYER if reply is None else reply.source
         component_type = call.request.component_type
         self._instruments.record(
             Metric.GENERATION_DURATION,

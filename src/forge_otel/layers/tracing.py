@@ -1,53 +1,34 @@
-"""The outermost layer: one span around a generation, whoever answers it."""
+"""The outermost layer: one span per generation, with the layer that answered and the cost."""
 
 import asyncio
-from datetime import datetime
-from typing import Protocol
 
-from opentelemetry.trace import Span, SpanContext, SpanKind, Tracer, format_trace_id
+from opentelemetry.trace import Span, SpanKind, format_trace_id
 
 from forge_otel.context import Generation, current_generation, current_request
-from forge_otel.layers.recording import finite
+from forge_otel.layers.recording import quality_score_of
 from forge_otel.names import Attr, Operation
+from forge_otel.telemetry.langsmith.feedback import LangSmithFeedback
+from forge_otel.telemetry.providers import Telemetry
 from forge_otel.telemetry.spans.exceptions import mark_failed
 from forge_otel.types import Call, CallNext, Reply
 
 __all__ = ["TracingLayer"]
 
 
-class Traced(Protocol):
-    """Has a tracer, another one each time it is opened."""
-
-    @property
-    def tracer(self) -> Tracer:
-        """Starts the spans."""
-        ...
-
-
-class Runs(Protocol):
-    """What LangSmith makes of spans; `forge_otel.telemetry.langsmith.feedback.LangSmithFeedback` is one."""
-
-    def run_url(self, context: SpanContext, /) -> str:
-        """Return where the run of a span is shown, "" where that is not known."""
-        ...
-
-    def score(self, context: SpanContext, score: float, /, *, about: str, started_at: datetime) -> None:
-        """Have a score put on the run of a span; returns at once."""
-        ...
-
-
 class TracingLayer:
-    """Opens the generation's span and says on it who answered, for how much.
+    """Runs each generation inside a span.
 
     Args:
-        telemetry: records nothing where tracing is off, and the layer still works.
-        runs: links and scores the run of a generation.
-        with_texts: whether what an exception says may be recorded.
+        telemetry: provides the tracer, a new one each time the Forge is opened.
+        feedback: links the run in LangSmith and scores it; None for neither.
+        with_texts: whether messages of exceptions may be recorded.
     """
 
-    def __init__(self, telemetry: Traced, *, runs: Runs | None = None, with_texts: bool = False) -> None:
+    def __init__(
+        self, telemetry: Telemetry, *, feedback: LangSmithFeedback | None = None, with_texts: bool = False
+    ) -> None:
         self._telemetry = telemetry
-        self._runs = runs
+        self._feedback = feedback
         self._with_texts = with_texts
 
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
@@ -57,7 +38,7 @@ class TracingLayer:
             f"{Operation.INVOKE_WORKFLOW} {call.pipeline}",
             kind=SpanKind.INTERNAL,
             attributes=_attributes(call, generation),
-            # Errors are marked below, so that a cancelled generation is one too.
+            # Errors are marked below, because OpenTelemetry does not count a cancellation as an error.
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -70,27 +51,27 @@ class TracingLayer:
                 mark_failed(span, exc, error_type=type(exc).__name__, with_text=self._with_texts)
                 raise
             finally:
-                _conclude(span, generation)
-            _answer(span, reply)
+                _add_generation(span, generation)
+            _add_reply(span, reply)
             self._score(span, generation, reply)
             return reply
 
     def _link(self, span: Span, generation: Generation) -> None:
-        if self._runs is None or not span.is_recording():
+        if self._feedback is None or not span.is_recording():
             return
-        generation.run_url = self._runs.run_url(span.get_span_context())
+        generation.run_url = self._feedback.run_url(span.get_span_context())
         request = current_request.get()
         if request is not None:
             request.run_url = generation.run_url
 
     def _score(self, span: Span, generation: Generation | None, reply: Reply) -> None:
-        score = finite(reply.result.metadata.get("quality_score"))
-        # An answer from the cache was judged when it was made.
-        if self._runs is None or generation is None or score is None or reply.source != "L4":
+        score = quality_score_of(reply.result)
+        # An answer from a cache was scored when it was made.
+        if self._feedback is None or generation is None or score is None or reply.source != "L4":
             return
         if span.is_recording():
             context = span.get_span_context()
-            self._runs.score(context, score, about=generation.id, started_at=generation.started_at)
+            self._feedback.score(context, score, about=generation.id, started_at=generation.started_at)
 
 
 def _attributes(call: Call, generation: Generation | None) -> dict[str, str]:
@@ -104,7 +85,7 @@ def _attributes(call: Call, generation: Generation | None) -> dict[str, str]:
     }
 
 
-def _conclude(span: Span, generation: Generation | None) -> None:
+def _add_generation(span: Span, generation: Generation | None) -> None:
     if generation is None:
         return
     span.set_attribute(Attr.COST_USD, float(generation.spent_usd))
@@ -114,7 +95,7 @@ def _conclude(span: Span, generation: Generation | None) -> None:
         span.set_attribute(Attr.DEGRADED, list(generation.degraded))
 
 
-def _answer(span: Span, reply: Reply) -> None:
+def _add_reply(span: Span, reply: Reply) -> None:
     span.set_attribute(Attr.CACHE_LAYER, reply.source)
     span.set_attribute(Attr.SAVED_USD, float(reply.saved_usd))
     if reply.origin_id:

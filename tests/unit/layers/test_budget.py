@@ -48,10 +48,10 @@ async def test_beyond_the_limit_new_things_are_refused_and_known_ones_answered()
     async with Forge(_settings(budget_usd=Decimal("0.30"))) as forge:
         ask = Asker(forge)
         assert [await ask(number) for number in range(3)] == ["L4"] * 3
-        with pytest.raises(BudgetExceeded, match="used up; it begins anew at 00:00 UTC") as refused:
+        with pytest.raises(BudgetExceeded, match="used up; it resets at 00:00 UTC") as refused:
             await ask(3)
         assert await ask(0) == "L1"
-        assert (await forge.budget.used())["usd"] == {"used": "0.30", "limit": "0.30"}
+        assert (await forge.budget.usage())["usd"] == {"used": "0.30", "limit": "0.30"}
     assert (refused.value.status, refused.value.scope) == (429, "all")
     assert 0 < (refused.value.retry_after_s or 0) <= 86_400
 
@@ -89,8 +89,8 @@ async def test_callers_at_the_same_moment_do_not_overspend() -> None:
                 await asyncio.sleep(0.005)
         ask.gate.set()
         ended = await asyncio.gather(*asked, return_exceptions=True)
-        await forge.budget.settled()
-        assert (await forge.budget.used())["usd"]["used"] == "1.00"
+        await forge.budget.flush()
+        assert (await forge.budget.usage())["usd"]["used"] == "1.00"
     assert (ended.count("L4"), ask.ran) == (10, 10)
 
 
@@ -101,7 +101,7 @@ async def test_workers_share_what_is_left(fresh_redis: str) -> None:
         first, second = Asker(one), Asker(two)
         await first(0)
         await second(1)
-        await one.budget.settled()
+        await one.budget.flush()
         for ask, number in ((first, 2), (second, 3)):
             with pytest.raises(BudgetExceeded):
                 await ask(number)
@@ -114,8 +114,8 @@ async def test_what_was_spent_is_charged_however_it_ended(usd: str | None, fails
     """The reservation is given back, the cost stays."""
     async with Forge(_settings(budget_usd=Decimal(1))) as forge:
         await asyncio.gather(Asker(forge)(0, usd, fails=fails), return_exceptions=True)
-        await forge.budget.settled()
-        assert (await forge.budget.used())["usd"]["used"] == used
+        await forge.budget.flush()
+        assert (await forge.budget.usage())["usd"]["used"] == used
 
 
 async def test_a_cancelled_caller_leaves_no_reservation() -> None:
@@ -131,7 +131,7 @@ async def test_a_cancelled_caller_leaves_no_reservation() -> None:
             await asked
         ask.gate.set()
         async with asyncio.timeout(10):
-            while (await forge.budget.used())["usd"]["used"] != "0.00":
+            while (await forge.budget.usage())["usd"]["used"] != "0.00":
                 await asyncio.sleep(0.005)
 
 
@@ -140,8 +140,8 @@ async def test_a_warning_lets_pass() -> None:
     async with Forge(_settings(budget_usd=Decimal("0.10"), budget_mode="warn")) as forge:
         ask = Asker(forge)
         assert [await ask(number) for number in range(3)] == ["L4"] * 3
-        await forge.budget.settled()
-        assert (await forge.budget.used())["usd"]["used"] == "0.30"
+        await forge.budget.flush()
+        assert (await forge.budget.usage())["usd"]["used"] == "0.30"
 
 
 async def test_without_the_store_a_worker_counts_by_itself(redis_server: Any) -> None:
@@ -149,7 +149,7 @@ async def test_without_the_store_a_worker_counts_by_itself(redis_server: Any) ->
     async with Forge(_settings(cache_url=redis_server.url, budget_usd=Decimal("0.20"))) as forge:
         ask = Asker(forge)
         await ask(0)
-        await forge.budget.settled()
+        await forge.budget.flush()
         await asyncio.to_thread(redis_server.kill)
         await ask(1)
         with pytest.raises(BudgetExceeded):
