@@ -1,11 +1,11 @@
 """Canonical JSON, digests, cache keys and ids.
 
-The canonical form is RFC 8785 (JCS) with two additions: every string is brought to Unicode NFC, and design values that
-are spelt in several ways get one spelling (`#FFF` = `#ffffff` = `rgb(255, 255, 255)`, `1.0REM` = `1rem`). So
-equal meaning gives equal bytes: key order, `1` and `1.0`, composed and decomposed letters do not matter. What JSON
-cannot say (NaN, infinities, integers that a double cannot hold, keys that are not strings) is refused.
+The canonical form is RFC 8785 (JCS) with two additions: strings are normalised to Unicode NFC, and design values with
+several spellings get one of them (`#FFF` = `#ffffff` = `rgb(255, 255, 255)`, `1.0REM` = `1rem`). Key order, `1` and
+`1.0`, composed and decomposed letters therefore make no difference. Values without a JSON form (NaN, infinities,
+integers that a double cannot hold, keys that are not strings) are rejected.
 
-`docs/keys.md` is the published description, with test vectors.
+`docs/keys.md` is the published specification, with test vectors.
 """
 
 import functools
@@ -27,37 +27,37 @@ from forge_otel.types import GenerationRequest
 __all__ = ["artifact_key", "canonical", "digest", "generation_key"]
 
 KEY_VERSION: Final = "forge:key:v2"
-"""Part of every key; it changes whenever the canonical form does."""
+"""Part of every key; a change of the canonical form needs a new version."""
 
 _MAX_DEPTH: Final = 64
 _MAX_SAFE_INTEGER: Final = 2**53 - 1
 _HEX_COLOR: Final = re.compile(r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})", re.ASCII)
 _CHANNEL: Final = r"\s*([0-9]{1,3})\s*"
-# Only what is opaque: an alpha of 0.5 is no whole number of 255ths.
+# Opaque colours only: an alpha of 0.5 is not a multiple of 1/255, so it has no equal hex spelling.
 _RGB_COLOR: Final = re.compile(
     rf"rgba?\({_CHANNEL},{_CHANNEL},{_CHANNEL}(?:,\s*1(?:\.0+)?\s*)?\)", re.ASCII | re.IGNORECASE
 )
 _UNITS: Final = "px|rem|em|vw|vh|vmin|vmax|ch|ex|pt|pc|cm|mm|in|deg|rad|turn|ms|s|fr"
 _DIMENSION: Final = re.compile(rf"([+-]?)([0-9]{{0,32}})(?:\.([0-9]{{1,32}}))?({_UNITS})", re.ASCII | re.IGNORECASE)
-# Longer strings are no design values.
+# No design value is longer; longer strings skip the patterns.
 _MAX_DESIGN_CHARS: Final = 80
 _ARTIFACT_NAME: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
 _REPORT: Final = "quality-report.html"
 
 
-_NOTHING_ODD: Final = (
-    orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
-)
+_STRICT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _MEMO_ABOVE_BYTES, _MEMO_BELOW_BYTES = 1024, 2**20
 _MEMO_BYTES: Final = 8 * 2**20
 
 
 class _Digests:
-    """Remembers digests of large values by their exact image, because a team sends the same token set all day.
+    """Memo of digests of large values, keyed by a fast serialisation and bounded in bytes.
 
-    A mutable value cannot be remembered by its identity. Equal images are equal values; images of one value may differ,
-    as by the order of its keys, which costs time only.
+    Equal serialisations imply equal values. One value may have several, for example with its keys in another order,
+    which costs time only.
     """
+
+    # Keyed by content, because token sets are mutable mappings; requests repeat the same large token set all day.
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -84,7 +84,7 @@ _digests = _Digests(_MEMO_BYTES)
 
 
 def canonical(value: Any) -> bytes:
-    """Serialise a JSON-like value so that equal meanings give equal bytes.
+    """Serialise a JSON-like value canonically: equal values give equal bytes.
 
     Args:
         value: None, bool, int, float, str, mappings with string keys, lists, tuples and sets of these.
@@ -93,14 +93,14 @@ def canonical(value: Any) -> bytes:
         UTF-8 JSON after RFC 8785.
 
     Raises:
-        BadRequest: the value holds something that JSON cannot say, or is nested deeper than 64 levels.
+        BadRequest: the value has no JSON form, or is nested deeper than 64 levels.
     """
     parts: list[str] = []
     _write(value, parts, depth=0)
     try:
         return "".join(parts).encode()
     except UnicodeEncodeError as exc:
-        raise BadRequest("a string holds half of a surrogate pair; send valid Unicode") from exc
+        raise BadRequest("a string holds a lone surrogate; send valid Unicode") from exc
 
 
 def digest(value: Any) -> str:
@@ -116,26 +116,26 @@ def digest(value: Any) -> str:
 
 
 def _image(value: Any) -> bytes:
-    """Return bytes that no value of another meaning has; empty where there are none."""
+    """Return a fast serialisation that no different value has; empty if the value has none."""
     try:
-        image = orjson.dumps(value, option=_NOTHING_ODD)
-        # orjson writes NaN as null, too; marshal tells them apart, and takes longer.
+        image = orjson.dumps(value, option=_STRICT)
+        # orjson writes NaN as null too; marshal distinguishes them but takes longer.
         return b"\0" + marshal.dumps(value, 2) if b"null" in image else image
     except (ValueError, TypeError):
-        # A subclass, say, or what will be refused.
+        # A subclass of dict or str, for example, or a value that `canonical` will reject.
         return b""
 
 
 def generation_key(request: GenerationRequest, *, pipeline: str, version: str) -> str:
-    """Return the key under which an answer to `request` may be kept: 64 lower-case hex digits.
+    """Return the cache key of a request: 64 lower-case hex digits.
 
     Args:
-        request: everything in it that decides the answer is part of the key; who asks is not, but the tenant is.
-        pipeline: the name of the pipeline.
-        version: the pipeline's version; a new one makes every old answer unreachable.
+        request: all fields that determine the answer are part of the key, and the tenant; user and session are not.
+        pipeline: name of the pipeline.
+        version: version of the pipeline; a new version invalidates every earlier answer.
 
     Raises:
-        BadRequest: tokens or requirements hold something that JSON cannot say.
+        BadRequest: tokens or requirements have no JSON form.
     """
     return digest(
         [
@@ -157,15 +157,15 @@ def generation_key(request: GenerationRequest, *, pipeline: str, version: str) -
 
 
 def artifact_key(component_id: str, name: str) -> str:
-    """Return where an artifact lies in every archive, as a relative path with forward slashes.
+    """Return the path of an artifact in an archive, relative and with forward slashes.
 
     Raises:
         BadRequest: the name is not 1 to 128 letters, digits, `.`, `_` and `-`.
     """
     if not _ARTIFACT_NAME.fullmatch(name):
         raise BadRequest(f"the artifact name {name[:64]!r} may hold only letters, digits, '.', '_' and '-'")
-    room = "reports" if name == _REPORT else "components"
-    return f"{room}/{component_id}/{name}"
+    folder = "reports" if name == _REPORT else "components"
+    return f"{folder}/{component_id}/{name}"
 
 
 def _write(value: Any, parts: list[str], *, depth: int) -> None:
@@ -184,7 +184,7 @@ def _write(value: Any, parts: list[str], *, depth: int) -> None:
     elif isinstance(value, list | tuple):
         _write_sequence(value, parts, depth=depth)
     elif isinstance(value, AbstractSet):
-        # Members that mean the same are one member.
+        # Members with equal canonical forms, such as 1 and 1.0, are one member.
         members = sorted({canonical(member).decode() for member in value})
         parts.append(f"[{','.join(members)}]")
     else:
@@ -201,7 +201,7 @@ def _write_mapping(value: Mapping[Any, Any], parts: list[str], *, depth: int) ->
             is_ascii, key = False, _nfc(key)  # noqa: PLW2901
         members[key] = member
     if len(members) != len(value):
-        raise BadRequest("two keys of one object are the same letters in different Unicode forms")
+        raise BadRequest("two keys of one object are equal after Unicode normalisation (NFC); rename one")
     before = "{"
     # RFC 8785 §3.2.3 sorts by UTF-16 code units; for characters outside the BMP that differs from code points.
     for key in sorted(members) if is_ascii else sorted(members, key=_utf16):
@@ -226,7 +226,7 @@ def _utf16(key: str) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def _short_string(value: str) -> str:
-    """Quote a string that may be a design value, in its one spelling."""
+    """Quote a short string; a design value gets its canonical spelling."""
     first = value[:1]
     if first in "#rR":
         value = _color(value) or value
@@ -246,10 +246,8 @@ def _color(value: str) -> str | None:
 
 
 def _dimension(value: str) -> str | None:
-    """Write number and unit without idle zeros, in lower case.
-
-    `16 px` stays what it is: as CSS it says nothing, so that an answer made from it may be another one.
-    """
+    """Return a CSS dimension in lower case without redundant zeros and plus sign; None for any other string."""
+    # `16 px` with a space is not a CSS dimension, so an answer to it may differ from one to `16px`.
     found = _DIMENSION.fullmatch(value)
     if found is None or not (found[2] or found[3]):
         return None
@@ -269,7 +267,7 @@ def _quote(value: str) -> str:
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError as exc:
-        raise BadRequest("a string holds half of a surrogate pair; send valid Unicode") from exc
+        raise BadRequest("a string holds a lone surrogate; send valid Unicode") from exc
 
 
 def _number(value: float) -> str:
@@ -290,7 +288,7 @@ def _ecmascript(value: float) -> str:
     mantissa, _, exponent_text = f"{abs(value)!r}".partition("e")
     whole, _, fraction = mantissa.partition(".")
     digits = (whole + fraction).lstrip("0")
-    # The decimal point stands `point` digits after the first significant one.
+    # The decimal point follows `point` digits, counted from the first significant one.
     point = len(whole) + int(exponent_text or 0) - (len(whole + fraction) - len((whole + fraction).lstrip("0")))
     digits = digits.rstrip("0")
     if 0 < point <= 21:

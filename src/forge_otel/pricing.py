@@ -1,6 +1,6 @@
-"""Usage → money, exactly.
+"""Prices of model calls in USD, as exact decimals.
 
-An override table comes first, then the offline data of `genai-prices`. A price that is not known is None, never 0.
+The override table has precedence over the offline data of `genai-prices`. An unknown price is None, never 0.
 """
 
 import json
@@ -20,7 +20,7 @@ _MILLION: Final = Decimal(1_000_000)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPrice:
-    """What a model costs, in USD per million tokens; cached tokens cost as much as others where nothing is said."""
+    """Price of a model in USD per million tokens; cached tokens without a price of their own cost as much as input."""
 
     input_usd: Decimal
     output_usd: Decimal
@@ -30,10 +30,10 @@ class ModelPrice:
     def __post_init__(self) -> None:
         for price in (self.input_usd, self.output_usd, self.cache_read_usd, self.cache_write_usd):
             if price is not None and not (price.is_finite() and price >= 0):
-                raise ValueError(f"a price is 0 or more USD per million tokens, not {price}")
+                raise ValueError(f"a price must be 0 or more USD per million tokens, not {price}")
 
     def of(self, usage: Usage) -> Decimal:
-        """Return the price of one call."""
+        """Return the price of one call in USD."""
         read = self.input_usd if self.cache_read_usd is None else self.cache_read_usd
         write = self.input_usd if self.cache_write_usd is None else self.cache_write_usd
         total = (
@@ -64,14 +64,14 @@ class PriceBook:
     """Prices of models.
 
     Args:
-        overrides: model name to price; wins over the data of `genai-prices`.
+        overrides: price by model name; has precedence over `genai-prices`.
     """
 
     def __init__(self, overrides: Mapping[str, ModelPrice] | None = None) -> None:
         self._overrides = dict(overrides or {})
 
     def price(self, usage: Usage, *, model: str, provider: str | None = None) -> Decimal | None:
-        """Return what `usage` costs in USD, or None where the model's price is not known."""
+        """Return the price of `usage` in USD, or None if the model is unknown."""
         override = self._overrides.get(model)
         if override is not None:
             return override.of(usage)
@@ -80,7 +80,7 @@ class PriceBook:
 
 @lru_cache(maxsize=1024)
 def _listed(usage: Usage, model: str, provider: str | None) -> Decimal | None:
-    # Imported here: it loads the price table, some hundred milliseconds that only a model call should pay.
+    # Imported on first use: loading the price table takes some 100 ms, which only model calls should cost.
     from genai_prices import Usage as ListedUsage
     from genai_prices import calc_price
 

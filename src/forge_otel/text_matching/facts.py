@@ -1,15 +1,14 @@
-"""The value gate: what two texts have in common that may stand for each other.
+"""The value gate: reduces a text to the facts that must be equal in a paraphrase.
 
-Numbers, units, colours, names, quotations, negations and every other word that is not known to say the same must be
-equal, in their order. What may differ: articles and politeness, the words of one group of the published list
-(`forge_otel.text_matching.lexicon`), contractions, inflections of known verbs, `two` and `2`, `16 px` and
-`16px`, and the order where it says nothing:
+Numbers, units, colours, names, quotations, negations and all words outside the published synonym list must be equal and
+in the same order. Paraphrases may differ in articles and politeness, synonyms (`forge_otel.text_matching.lexicon`),
+contractions, inflections of known verbs, `two` and `2`, `16 px` and `16px`, and in word order where it is irrelevant:
 
-* a condition before or after what depends on it, in a sentence with one of each;
-* the members of one list whose members each have an article (`a title and an icon`);
-* sentences that stand for themselves.
+* a condition before or after its main clause, in a sentence with one of each;
+* the members of a list in which each member has an article (`a title and an icon`);
+* independent sentences.
 
-Everything else is another text: rather a miss than a wrong answer.
+Any other difference makes another text, because a miss costs less than a wrong answer.
 """
 
 import itertools
@@ -26,7 +25,7 @@ from forge_otel.text_matching.lexicon import (
     SUBORDINATORS,
     VERBS,
 )
-from forge_otel.text_matching.tokens import Token, read
+from forge_otel.text_matching.tokens import Token, tokenize
 
 __all__ = ["facts"]
 
@@ -40,10 +39,10 @@ _PREPOSITIONS: Final = frozenset(
 
 
 def facts(text: str) -> tuple[Sentence, ...]:
-    """Return what `text` says, as words in a form that is equal for wordings that may stand for each other."""
-    sentences = [_sentence(tokens) for tokens in _split(read(text))]
+    """Return the facts of `text` as normalised sentences; equal results mean that the texts are paraphrases."""
+    sentences = [_sentence(tokens) for tokens in _split(tokenize(text))]
     sentences = [sentence for sentence in sentences if sentence]
-    if all(map(_stands_alone, sentences)) and not _points_back(text):
+    if all(map(_is_independent, sentences)) and not _refers_back(text):
         sentences.sort()
     return tuple(sentences)
 
@@ -54,16 +53,16 @@ def _split(tokens: Sequence[Token]) -> list[list[Token]]:
 
 
 def _sentence(tokens: Sequence[Token]) -> Sentence:
-    words = _without_opening([_spelt(token) for token in tokens])
+    words = _without_opening([_word(token) for token in tokens])
     is_negated = not NEGATIONS.isdisjoint(words)
-    # "must not" forbids and "need not" permits: a modal verb says nothing only where nothing is negated.
+    # "must not" forbids and "need not" permits: a modal verb is redundant only in a sentence without negation.
     dropped = FILLERS if is_negated else FILLERS | {"must"}
     words = [word for word in words if word not in dropped]
     return _in_order(_condition_last(words))
 
 
-def _spelt(token: Token) -> str:
-    # A name or a quotation is never taken for one of our words, whatever it is.
+def _word(token: Token) -> str:
+    # The prefix keeps a name or a quotation from being treated as a word of the lexicon.
     return token.text if token.kind in {"word", "symbol"} else f"={token.text}"
 
 
@@ -76,11 +75,11 @@ def _without_opening(words: list[str]) -> list[str]:
 
 
 def _condition_last(words: list[str]) -> list[str]:
-    """Put the one condition of a sentence behind what depends on it, marked; any other sentence stays as it is."""
-    places = [place for place, word in enumerate(words) if word in SUBORDINATORS]
-    if len(places) != 1:
+    """Move the only condition of a sentence behind its main clause, after a mark; other sentences are unchanged."""
+    positions = [position for position, word in enumerate(words) if word in SUBORDINATORS]
+    if len(positions) != 1:
         return words
-    start = places[0]
+    start = positions[0]
     if start:
         main, condition = words[:start], words[start:]
         if main[-1] == ",":
@@ -95,14 +94,14 @@ def _condition_last(words: list[str]) -> list[str]:
 
 
 def _in_order(words: list[str]) -> Sentence:
-    """Sort the members of a list that has articles, then drop the articles."""
+    """Sort the members of a list with articles, then drop the articles."""
     found = _list_in(words)
     if found is not None:
         start, end, members = found
         joined = itertools.chain.from_iterable((*member, "and") for member in sorted(members))
         words = [*words[:start], *list(joined)[:-1], *words[end:]]
     kept = [word for word in words if word not in ARTICLES]
-    # The comma before the last member of a list is a matter of taste.
+    # The serial comma is optional in English.
     return tuple(
         word
         for word, after in itertools.zip_longest(kept, kept[1:])
@@ -111,20 +110,20 @@ def _in_order(words: list[str]) -> Sentence:
 
 
 def _list_in(words: Sequence[str]) -> tuple[int, int, list[tuple[str, ...]]] | None:
-    """Return where a list stands that ends the sentence or its main part, and its members without their joins."""
+    """Return start, end and members of a list at the end of the sentence or its main clause; None without one."""
     end = words.index("|") if "|" in words else len(words)
     start, members = end, list[tuple[str, ...]]()
-    for place in range(end - 1, -1, -1):
-        if words[place] not in ARTICLES:
+    for position in range(end - 1, -1, -1):
+        if words[position] not in ARTICLES:
             continue
-        member = tuple(itertools.dropwhile(lambda word: word in ARTICLES, words[place:start]))
+        member = tuple(itertools.dropwhile(lambda word: word in ARTICLES, words[position:start]))
         joins = list(itertools.takewhile(lambda word: word in _JOINS, reversed(member)))
         member = member[: len(member) - len(joins)]
         is_last = start == end
         if not _is_member(member) or is_last == bool(joins):
             break
-        members.append((words[place], *member))
-        start = place
+        members.append((words[position], *member))
+        start = position
     return (start, end, members) if len(members) > 1 and "and" in words[start:end] else None
 
 
@@ -135,15 +134,15 @@ def _is_member(words: Sequence[str]) -> bool:
     ).isdisjoint(words)
 
 
-def _stands_alone(sentence: Sentence) -> bool:
+def _is_independent(sentence: Sentence) -> bool:
     has_verb = len(sentence) > 1 and not VERBS.isdisjoint(sentence)
     is_statement = not AUXILIARIES.isdisjoint(sentence[1:-1])
     return (has_verb or is_statement) and ANAPHORA.isdisjoint(sentence)
 
 
-def _points_back(text: str) -> bool:
-    """Whether a sentence speaks of "the" thing that another one may have introduced with "a"."""
-    sentences = [[token.text for token in tokens] for tokens in _split(read(text))]
+def _refers_back(text: str) -> bool:
+    """Return whether a sentence begins with "the" and another contains "a", so that their order may matter."""
+    sentences = [[token.text for token in tokens] for tokens in _split(tokenize(text))]
     definite = {number for number, words in enumerate(sentences) if words and words[0] == "the"}
     introducing = {number for number, words in enumerate(sentences) if not {"a", "an"}.isdisjoint(words)}
     return any(one != other for one in definite for other in introducing)

@@ -1,7 +1,7 @@
-"""The words that are treated in a special way: the published list of synonyms, of inflections and of fillers.
+"""The published word lists: synonyms, inflections, fillers, units and words around names.
 
-The list is short on purpose. Two words stand in one group only where exchanging them changes no component: `large`
-and `big` do not, because both may be the name of a size, nor do `click` and `tap`, `select` and `choose`.
+The lists are short on purpose. Two words are synonyms only if exchanging them changes no component. `large` and `big`
+are not, because both may name a size; nor are `click` and `tap`, or `select` and `choose`.
 """
 
 from collections.abc import Mapping
@@ -85,19 +85,19 @@ SYNONYMS: Final = (
     ("need",),
     ("require",),
 )
-"""Groups of words that say the same, the first of each stands for all; a group of one is a verb with its forms."""
+"""Groups of synonyms, each normalised to its first word; a group of one is a verb with inflections."""
 
 _VERB_GROUPS: Final = frozenset(group[0] for group in SYNONYMS) - {
     *("with", "when", "while", "must", "entire", "color", "gray", "center"),
 }
-# What ends in a single consonant that is doubled, or is irregular.
+# Verbs that double their last consonant or are irregular.
 _IRREGULAR: Final = {"let": ("lets", "letting"), "put": ("puts", "putting"), "submit": ("submits", "submitting")}
-# Names of states, slots and components as well as verbs: their inflected forms are left as they are.
+# Also names of states, slots and components, so their inflections are not normalised.
 _NEVER_INFLECTED: Final = frozenset({"display", "present", "place", "signal", "focus", "report"})
 
 ARTICLES: Final = frozenset({"a", "an", "the"})
 FILLERS: Final = frozenset({"please", "kindly", "also", "additionally", "does", "do"})
-"""Words that say nothing; left out wherever they stand, as articles are."""
+"""Words without meaning, dropped at any position like articles."""
 
 OPENINGS: Final = (
     ("make", "sure", "that", "you"),
@@ -117,7 +117,7 @@ OPENINGS: Final = (
     ("can", "you"),
     ("remember", "to"),
 )
-"""What a sentence may begin with without saying anything."""
+"""Openings of a sentence without meaning."""
 
 NEGATIONS: Final = frozenset(
     {"not", "no", "never", "none", "nothing", "nobody", "neither", "nor", "without", "cannot", "except", "unless"}
@@ -146,7 +146,7 @@ ANAPHORA: Final = frozenset(
         *("again", "therefore", "likewise", "similarly", "but", "too", "only", "rest", "afterwards", "later"),
     }
 )
-"""Words that point to another sentence, so that the order of the sentences says something."""
+"""Words that refer to another sentence, which makes the order of the sentences significant."""
 
 NAMING: Final = frozenset(
     {
@@ -155,18 +155,18 @@ NAMING: Final = frozenset(
         *("types", "words", "slots", "tags", "classes"),
     }
 )
-"""Words that all words behind them are names for, to the end of the sentence or a few words on."""
+"""Words followed by names, up to eight of them or the end of the sentence."""
 LABEL_WORDS: Final = NAMING | {
     *("label", "title", "text", "caption", "placeholder", "heading", "prop", "property", "value", "option"),
     *("variant", "state", "type", "event", "name", "class", "id", "slot", "tag", "word"),
 }
-"""Words after which names follow: they are taken as they are spelt."""
+"""Words followed by up to three names, which are compared by their spelling."""
 LINKS: Final = frozenset({"is", "are", "of", "to", "as", "should", "must", "it"})
-"""Words that may stand between such a word and the name."""
+"""Words that may separate a label word from the name."""
 NO_NAMES: Final = frozenset(
     {"a", "an", "the", "and", "or", "in", "on", "at", "for", "with", "when", "while", "if", "then"}
 )
-"""Words that no name begins with, unless a word of naming stands before."""
+"""Words that do not begin a name, except after a word of `NAMING`."""
 
 UNITS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -211,11 +211,11 @@ def _canonical() -> dict[str, str]:
 
 _CANONICAL: Final[Mapping[str, str]] = MappingProxyType(_canonical())
 VERBS: Final = _VERB_GROUPS
-"""Verbs in their basic form."""
+"""Verbs in their base form."""
 AUXILIARIES: Final = frozenset({"is", "are", "with", "must", "can", "may", "will", "be"})
-"""Words that make a sentence, too, if something stands before them and after them."""
+"""Words that form a sentence with a word before and after them."""
 
 
 def canonical_word(word: str) -> str:
-    """Return the word that stands for all that say the same as `word`, a lower-case one."""
+    """Return the first synonym of a lower-case word's group, or the word itself."""
     return _CANONICAL.get(word, word)

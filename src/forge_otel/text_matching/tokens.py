@@ -1,4 +1,4 @@
-"""Text → tokens: words as they count, numbers with their units, colours, and what is quoted, word for word."""
+"""Splits text into tokens: normalised words, names, numbers with units, colours and quotations."""
 
 import itertools
 import re
@@ -11,7 +11,7 @@ from typing import Final
 
 from forge_otel.text_matching.lexicon import LABEL_WORDS, LINKS, NAMING, NO_NAMES, NUMBER_WORDS, UNITS, canonical_word
 
-__all__ = ["Token", "read"]
+__all__ = ["Token", "tokenize"]
 
 _UNITS: Final = "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True))
 _TOKEN: Final = re.compile(
@@ -27,9 +27,9 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
-# So many words after "label" are names, and so many after "called", whatever they are.
-_NAMES: Final = 3
-_NAMES_GIVEN: Final = 8
+# Number of words that are treated as names after a label word ("label") and after a naming word ("called").
+_NAMES_AFTER_LABEL: Final = 3
+_NAMES_AFTER_NAMING: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +37,24 @@ class Token:
     """One word, number or sign.
 
     Args:
-        text: as it counts: of a number its value, of a known verb its basic form, of a quotation every letter.
-        kind: `word`, `name` for a word that is taken as it is spelt, `value` for a number, colour or quotation,
-            `symbol`, or `end` of a sentence.
-        spelt: a word as it is spelt, in lower case.
+        text: normalised text: the value of a number, the base form of a known verb, a quotation verbatim.
+        kind: `word`, `name` for a word compared by its spelling, `value` for a number, colour or quotation, `symbol`,
+            or `end` of a sentence.
+        spelling: the word as written, in lower case.
     """
 
     text: str
     kind: str
-    spelt: str = ""
+    spelling: str = ""
 
 
-def read(text: str) -> list[Token]:
-    """Return the tokens of `text`; what is not known to mean the same stays different."""
+def tokenize(text: str) -> list[Token]:
+    """Return the tokens of `text`; only known synonyms and spellings are normalised."""
     tokens = list(_tokens(unicodedata.normalize("NFC", text)))
-    for place, (token, after) in enumerate(itertools.pairwise(tokens)):
-        # As in "the display prop": what stands before such a word is a name, too.
+    for position, (token, after) in enumerate(itertools.pairwise(tokens)):
+        # A word before a label word is a name too, as in "the display prop".
         if token.kind == "word" and after.text in LABEL_WORDS and token.text not in NO_NAMES | LINKS:
-            tokens[place] = Token(token.spelt, "name")
+            tokens[position] = Token(token.spelling, "name")
     return tokens
 
 
@@ -70,29 +70,29 @@ def _tokens(text: str) -> Iterator[Token]:
         if kind == "word":
             token = _word(found, is_first=is_first, is_name=names_left > 0)
             names_left = _names_after(found.lower(), names_left)
-            yield from _apart(token)
+            yield from _expanded(token)
         elif kind == "number":
             yield Token(_number(found, match["unit"]), "value")
         elif kind == "end":
             names_left = 0
-            # A question is not an order.
+            # A question differs from an instruction.
             yield from [Token("?", "symbol")] * ("?" in found)
             yield Token("", "end")
         else:
-            if found == "," and names_left <= _NAMES:
+            if found == "," and names_left <= _NAMES_AFTER_LABEL:
                 names_left = 0
             yield Token(*_sign(str(kind), found))
         is_first = kind == "end" or (is_first and kind == "symbol")
 
 
 def _names_after(word: str, names_left: int) -> int:
-    """Say how many of the words after `word` are names."""
+    """Return how many words after `word` are names."""
     if word in NAMING:
-        return _NAMES_GIVEN
-    if names_left > _NAMES:
+        return _NAMES_AFTER_NAMING
+    if names_left > _NAMES_AFTER_LABEL:
         return names_left - 1
     if word in LABEL_WORDS:
-        return _NAMES
+        return _NAMES_AFTER_LABEL
     if word in NO_NAMES:
         return 0
     return names_left if word in LINKS else names_left - 1
@@ -101,8 +101,8 @@ def _names_after(word: str, names_left: int) -> int:
 def _word(found: str, *, is_first: bool, is_name: bool) -> Token:
     word = found.replace("\u2019", "'")
     lower = word.lower()
-    is_spelt = any(letter.isupper() or letter.isdigit() or letter == "_" for letter in word[1:])
-    if is_spelt or (word[0].isupper() and not is_first and lower != "i"):
+    is_verbatim = any(letter.isupper() or letter.isdigit() or letter == "_" for letter in word[1:])
+    if is_verbatim or (word[0].isupper() and not is_first and lower != "i"):
         return Token(word, "name")
     if is_name and lower not in LABEL_WORDS | LINKS | NO_NAMES:
         return Token(lower, "name")
@@ -111,8 +111,8 @@ def _word(found: str, *, is_first: bool, is_name: bool) -> Token:
     return Token(canonical_word(lower), "word", lower)
 
 
-def _apart(token: Token) -> Iterator[Token]:
-    """Write contractions in full."""
+def _expanded(token: Token) -> Iterator[Token]:
+    """Expand a contraction."""
     word = token.text
     if token.kind == "word" and word.endswith("n't"):
         yield from (Token({"ca": "can", "wo": "will", "sha": "must"}.get(word[:-3], word[:-3]), "word"), _NOT)
@@ -140,6 +140,6 @@ def _sign(kind: str, found: str) -> tuple[str, str]:
     if kind == "color":
         return found.lower(), "value"
     if kind == "quoted":
-        # Whichever marks it stands in; a backquoted name and a quoted text are not the same.
+        # All quotation marks are equivalent, but a backquoted name differs from a quoted text.
         return ("`" if found[0] == "`" else '"') + found[1:-1], "value"
     return found, "symbol"

@@ -318,7 +318,7 @@ class _ExactSlot:
         self._history = history
         self._writing: asyncio.Task[bool] | None = None
         self.is_used = False
-        """Whether an inner layer has already offered the answer."""
+        """True once an inner layer has offered the answer."""
 
     @property
     def is_available(self) -> bool:

@@ -51,7 +51,7 @@ class Run:
         self.event_log = EventLog()
         self.waiters = 0
         self.is_orphaned = False
-        """Whether the first caller left before the run ended."""
+        """True once the first caller has left before the end."""
 
     @property
     def is_local(self) -> bool:
