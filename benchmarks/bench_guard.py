@@ -109,16 +109,18 @@ def closed_contenders() -> dict[str, Call]:
 def open_guard() -> Guard:
     """A guard that refuses everything."""
     guard = Guard("bench", IN_PLACE)
-    guard.gate.set_mode("forced_open")
+    guard.admission.set_mode("forced_open")
     return guard
 
 
-def tripped_guard() -> Guard:
-    """A guard whose breaker has opened by itself."""
+async def tripped_guard() -> Guard:
+    """Return a guard whose breaker was opened by failures."""
     guard = Guard("bench", IN_PLACE)
-    now_s = time.monotonic()
     for _ in range(IN_PLACE.breaker.threshold):
-        guard.gate.breaker.fail(guard.gate.breaker.admit(now_s), ConnectionError(), now_s, 0.0)
+        # A block is not retried.
+        with contextlib.suppress(ConnectionError):
+            async with guard:
+                raise ConnectionError
     return guard
 
 
@@ -144,7 +146,7 @@ async def measure_closed(rounds: int, count: int) -> dict[str, list[float]]:
 
 async def measure_open(rounds: int, count: int) -> dict[str, list[float]]:
     """Nanoseconds a refusal by contender and round."""
-    tripped, forced = tripped_guard(), open_guard()
+    tripped, forced = await tripped_guard(), open_guard()
     found: dict[str, list[float]] = {name: [] for name in ("bare raise", "guard", "guard forced open", "purgatory")}
     for round_number in range(rounds + 1):
         # Long tracebacks would make later rounds of purgatory slower; it gets a fresh circuit each time.
@@ -163,7 +165,7 @@ async def measure_open(rounds: int, count: int) -> dict[str, list[float]]:
 
 async def measure_growth(rejections: int) -> int:
     """Growth of the resident memory in kB over so many refusals, each of a request that holds 10 kB."""
-    guard = tripped_guard()
+    guard = await tripped_guard()
 
     async def request() -> None:
         payload = bytearray(10_000)

@@ -59,9 +59,11 @@ async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict
     call = Call(request=request, pipeline="p", key=key, component_id="c", run=never)
     instruments = Instruments(MeterProvider([InMemoryMetricReader()]).get_meter("bench"))
     async with open_url(url, max_bytes=0) as store, Redis.from_url(url) as client:
-        guard = Guards().get("redis").call
+        guards = Guards()
         options = ExactCacheOptions(secret=b"secret", pipeline_version="1", time_budget_s=0.05)
-        exact = ExactCacheLayer(store, options, instruments=instruments, guard=guard)
+        exact = ExactCacheLayer(
+            store, options, instruments=instruments, guard=guards.get("redis").call, loop_lag=guards.loop_lag
+        )
 
         async def answer(_call: Call) -> Reply:
             return Reply(result=GenerationResult(code=code), cost_usd=Decimal("0.42"), origin_id="g")

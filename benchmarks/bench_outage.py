@@ -78,7 +78,7 @@ class Site:
                 except Exception:
                     await asyncio.sleep(0.05)
         for name in GUARDS:
-            self.forge.guard(name).gate.reset()
+            self.forge.guard(name).admission.reset()
 
 
 @asynccontextmanager

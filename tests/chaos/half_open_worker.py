@@ -37,11 +37,11 @@ async def main(port: int, worker: str) -> None:
     policies = defaults_for("openai")
     breaker = replace(policies.breaker, open_s=OPEN_S)
     guard = Guard("openai", replace(policies, breaker=breaker, retry=RetryOptions(attempts=1)))
-    while guard.gate.state().state == "closed":
+    while guard.admission.state().state == "closed":
         await outcome(guard, port, worker)
     print("open", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    while guard.gate.state().rejects_for_s:
+    while guard.admission.state().rejects_for_s:
         await asyncio.sleep(0.01)
     ends = await asyncio.gather(*(outcome(guard, port, worker) for _ in range(CALLS)))
     print(json.dumps(Counter(ends)), flush=True)

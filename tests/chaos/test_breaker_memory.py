@@ -30,7 +30,7 @@ async def never() -> None:
 async def test_a_million_rejections_leave_the_memory_flat() -> None:
     """purgatory keeps the frames of every rejected request: 20 000 of these take 238 MB."""
     guard = Guard("svc", Policies())
-    guard.gate.set_mode("forced_open")
+    guard.admission.set_mode("forced_open")
 
     async def request() -> None:
         payload = bytearray(10_000)
@@ -46,5 +46,5 @@ async def test_a_million_rejections_leave_the_memory_flat() -> None:
     for _ in range(REJECTIONS):
         await request()
     gc.collect()
-    assert guard.gate.state().rejected == REJECTIONS + 20_000
+    assert guard.admission.state().rejected == REJECTIONS + 20_000
     assert resident_kb() - before_kb < MAX_GROWTH_KB

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from forge_otel.errors import CircuitOpen
-from forge_otel.resilience.breaker import Breaker, BreakerOptions
+from forge_otel.resilience.breaker import BreakerOptions, CircuitBreaker
 
 SCHEDULES = 10_000
 STEPS = 60
@@ -44,9 +44,9 @@ class Oracle:
         """Whether a call may begin; the one that may in half-open is the probe."""
         if self.state == "closed":
             return True
-        if self.state == "opened" and now_s >= self.reopens_s:
-            self.enter("half-opened")
-        elif self.state == "opened" or now_s < self.lease_ends_s:
+        if self.state == "open" and now_s >= self.reopens_s:
+            self.enter("half_open")
+        elif self.state == "open" or now_s < self.lease_ends_s:
             return False
         else:
             self.era += 1
@@ -63,7 +63,7 @@ class Oracle:
         is_failure = how == "failed"
         self.samples.append((now_s, is_failure, is_slow))
         self.row = self.row + 1 if is_failure else 0
-        if self.state == "half-opened":
+        if self.state == "half_open":
             self.probe_ends(now_s, is_bad=is_failure or is_slow)
         elif (is_failure or is_slow) and (self.row >= self.options.threshold or self.is_bad(now_s)):
             self.opens(now_s)
@@ -89,7 +89,7 @@ class Oracle:
 
     def opens(self, now_s: float) -> None:
         """For longer and longer."""
-        self.enter("opened")
+        self.enter("open")
         self.reopens_s = now_s + min(self.options.open_s * 2**self.failed_probes, self.options.max_open_s)
 
     def enter(self, state: str) -> None:
@@ -117,7 +117,7 @@ def run(seed: int) -> set[tuple[str, str]]:
     """Play one schedule on both sides; return the changes of state that happened."""
     rng = random.Random(seed)
     options = options_of(rng)
-    breaker, oracle = Breaker("svc", options, rng=lambda: 0.5), Oracle(options)
+    breaker, oracle = CircuitBreaker("svc", options, rng=lambda: 0.5), Oracle(options)
     now_s, in_flight, changes = 1000.0, list[Begun](), set[tuple[str, str]]()
     for step in range(STEPS):
         before = oracle.state
@@ -131,7 +131,7 @@ def run(seed: int) -> set[tuple[str, str]]:
     return changes
 
 
-def begin(breaker: Breaker, oracle: Oracle, in_flight: list[Begun], now_s: float) -> None:
+def begin(breaker: CircuitBreaker, oracle: Oracle, in_flight: list[Begun], now_s: float) -> None:
     """Both admit the call, or both refuse it."""
     if oracle.admits(now_s):
         in_flight.append(Begun(breaker.admit(now_s), oracle.era, now_s))
@@ -141,7 +141,7 @@ def begin(breaker: Breaker, oracle: Oracle, in_flight: list[Begun], now_s: float
         breaker.admit(now_s)
 
 
-def end(rng: random.Random, breaker: Breaker, oracle: Oracle, call: Begun, now_s: float) -> None:
+def end(rng: random.Random, breaker: CircuitBreaker, oracle: Oracle, call: Begun, now_s: float) -> None:
     """The call ends in one of the ways in which calls end."""
     how = rng.choice(["answered", "failed", "failed", "ignored"])
     duration_s = now_s - call.started_s
@@ -162,17 +162,17 @@ def test_no_divergence_from_the_oracle() -> None:
         seen |= run(seed)
     moves = {change for change in seen if change[0] != change[1]}
     assert moves == {
-        ("closed", "opened"),
-        ("opened", "half-opened"),
-        ("half-opened", "opened"),
-        ("half-opened", "closed"),
+        ("closed", "open"),
+        ("open", "half_open"),
+        ("half_open", "open"),
+        ("half_open", "closed"),
     }
 
 
 def test_the_oracle_can_tell_a_wrong_breaker() -> None:
     """A breaker that takes every failure for an answer does not pass."""
 
-    class Blind(Breaker):
+    class Blind(CircuitBreaker):
         def fail(self, ticket: int, exc: BaseException, now_s: float, duration_s: float) -> bool:
             return self.succeed(ticket, now_s, duration_s)
 

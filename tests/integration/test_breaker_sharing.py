@@ -42,12 +42,12 @@ async def fail(guard: Guard, times: int) -> None:
 
 def state(guard: Guard) -> str:
     """Of its breaker."""
-    return guard.gate.breaker.state
+    return guard.admission.state().state
 
 
-def is_suspicious(guard: Guard) -> bool:
+def is_sensitized(guard: Guard) -> bool:
     """Whether the next failure would open its breaker."""
-    return guard.gate.breaker.suspicious_until_s > time.monotonic()
+    return guard.admission.is_sensitized
 
 
 async def eventually(condition: Callable[[], object]) -> None:
@@ -74,17 +74,17 @@ async def test_a_notice_reaches_the_other_worker_and_ends(fresh_redis: str) -> N
     """First failure while it lives; five again when the first worker has recovered."""
     async with two_workers(fresh_redis) as (a, b):
         await fail(a, 5)
-        await eventually(lambda: is_suspicious(b))
+        await eventually(lambda: is_sensitized(b))
         assert await b.call(_up) == "answer"
-        a.gate.reset()
-        await eventually(lambda: not is_suspicious(b))
+        a.admission.reset()
+        await eventually(lambda: not is_sensitized(b))
         await fail(b, 4)
         assert state(b) == "closed"
         await fail(a, 5)
-        b.gate.reset()
-        await eventually(lambda: is_suspicious(b))
+        b.admission.reset()
+        await eventually(lambda: is_sensitized(b))
         await fail(b, 1)
-        assert state(b) == "opened"
+        assert state(b) == "open"
 
 
 async def test_redis_sees_one_read_a_round_and_keeps_nothing(fresh_redis: str) -> None:
@@ -94,13 +94,13 @@ async def test_redis_sees_one_read_a_round_and_keeps_nothing(fresh_redis: str) -
         guards.get(f"other-{number}")
     await fail(guards.get(SERVICE), 5)
     async with open_url(fresh_redis, max_bytes=0) as store, Redis.from_url(fresh_redis) as client:
-        board = BreakerSharing(store, guards)
+        sharing = BreakerSharing(store, guards)
         await client.config_resetstat()
-        await board.refresh()
+        await sharing.refresh()
         calls = {name: stats["calls"] for name, stats in (await client.info("commandstats")).items()}
         keys = await client.keys()
         assert (calls["cmdstat_mget"], calls["cmdstat_set"], len(keys)) == (1, 1, 1)
-        assert 0 < await client.pttl(keys[0]) <= board.ttl_s * 1000
+        assert 0 < await client.pttl(keys[0]) <= sharing.ttl_s * 1000
 
 
 @pytest.mark.parametrize("poison", [b"\xff" * 5_000_000, b"", ["a", "list"]], ids=["huge", "empty", "another kind"])
@@ -115,10 +115,10 @@ async def test_what_is_no_notice_is_ignored_and_written_over(fresh_redis: str, p
         await (client.set(key, poison) if isinstance(poison, bytes) else client.rpush(key, *poison))
         await fail(b.get(SERVICE), 4)
         await BreakerSharing(store, b).refresh()
-        assert not is_suspicious(b.get(SERVICE))
+        assert not is_sensitized(b.get(SERVICE))
         await BreakerSharing(store, a).refresh()
         await BreakerSharing(store, b).refresh()
-        assert is_suspicious(b.get(SERVICE))
+        assert is_sensitized(b.get(SERVICE))
 
 
 @pytest.mark.parametrize("away", [RedisServer.pause, RedisServer.kill])
@@ -129,25 +129,25 @@ async def test_calls_do_not_notice_that_redis_is_away(
     back = redis_server.resume if away is RedisServer.pause else redis_server.start
     async with two_workers(redis_server.url) as (a, b):
         await fail(a, 5)
-        await eventually(lambda: is_suspicious(b))
+        await eventually(lambda: is_sensitized(b))
         await asyncio.to_thread(away, redis_server)
-        await eventually(lambda: not is_suspicious(b))
+        await eventually(lambda: not is_sensitized(b))
         started = time.monotonic()
         assert [await b.call(_up) for _ in range(200)] == ["answer"] * 200
         assert time.monotonic() - started < AT_ONCE_S
         await fail(b, 4)
         assert state(b) == "closed"
         await asyncio.to_thread(back)
-        await eventually(lambda: is_suspicious(b))
+        await eventually(lambda: is_sensitized(b))
 
 
 async def test_leaving_takes_no_time_when_redis_is_silent(redis_server: RedisServer) -> None:
     """Neither the board nor the store's connections wait for an answer."""
     async with two_workers(redis_server.url) as (a, b):
         await fail(a, 5)
-        await eventually(lambda: is_suspicious(b))
+        await eventually(lambda: is_sensitized(b))
         await asyncio.to_thread(redis_server.pause)
-        await eventually(lambda: not is_suspicious(b))
+        await eventually(lambda: not is_sensitized(b))
         started = time.monotonic()
     assert time.monotonic() - started < AT_ONCE_S
 
@@ -163,10 +163,10 @@ async def test_forges_that_share_a_redis_tell_each_other(fresh_redis: str) -> No
             while not await client.keys("forge:{breakers}:*"):
                 await asyncio.sleep(0.01)
         async with b:
-            await eventually(lambda: is_suspicious(b.guard(SERVICE)))
+            await eventually(lambda: is_sensitized(b.guard(SERVICE)))
 
 
 async def test_a_forge_whose_cache_is_its_own_has_nobody_to_tell() -> None:
     """No board, no task."""
     async with Forge(Settings(**IN_MEMORY)):
-        assert not [task for task in asyncio.all_tasks() if task.get_name() == "breaker board"]
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "breaker sharing"]

@@ -126,7 +126,7 @@ async def test_a_call_asks_a_failing_redis_once(shared_redis: RedisServer, fault
             for number in range(1, 20):
                 assert (await pipeline.ask(_request(number))).source == "L4"
             after = {guard["name"]: guard for guard in forge.operations.breakers()}
-        assert after["redis"]["state"] == "opened"
+        assert after["redis"]["state"] == "open"
         assert after["redis"]["failures"] - before["redis"]["failures"] == 5
         assert after["redis:flights"]["failures"] == before["redis:flights"]["failures"]
 

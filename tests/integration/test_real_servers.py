@@ -81,11 +81,11 @@ async def test_a_redis_that_is_away_costs_its_budget_at_most(
         assert await forge.outbox.drain(timeout_s=10)
         record = forge.recent.records()[0]
         assert (record.degraded, record.misses["L1"]) == (("redis:uncached",), "backend_down")
-        assert {guard.name: guard.state for guard in forge.guards.states()}["redis"] == "opened"
+        assert {guard.name: guard.state for guard in forge.guards.states()}["redis"] == "open"
         assert [incident["service"] for incident in (await forge.operations.summary())["incidents"]] == ["redis"]
         assert forge.operations.health_report()["status"] == "warn"
         redis_server.resume() if fault == "pause" else redis_server.start()
-        forge.guards.get("redis").gate.reset()
+        forge.guards.get("redis").admission.reset()
         await _generate(forge)
         async with asyncio.timeout(10):
             while (await _generate(forge)).source != "L1":

@@ -119,6 +119,7 @@ def _exact(settings: Settings, parts: Components, telemetry: Telemetry, guards: 
         instruments=telemetry.instruments,
         guard=guards.get(service).call if service is not None else unguarded,
         degraded_label=f"{service or 'memory'}:uncached",
+        loop_lag=guards.loop_lag,
     )
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Final
+from typing import get_args
 
 from opentelemetry import trace
 
@@ -13,6 +13,7 @@ from forge_otel.context import current_generation
 from forge_otel.errors import ForgeError
 from forge_otel.names import Attr, Metric
 from forge_otel.outbox.outbox import Outbox, SinkStats
+from forge_otel.resilience.breaker import State
 from forge_otel.resilience.events import GuardEvent
 from forge_otel.resilience.guard import Guards
 from forge_otel.telemetry.error_rate import ErrorRateChange, ErrorRateMonitor
@@ -24,9 +25,6 @@ __all__ = ["Observers"]
 _logger = logging.getLogger(__name__)
 
 Points = list[tuple[float, dict[str, str]]]
-
-# purgatory's words → the words of our metrics.
-_STATES: Final = {"closed": "closed", "opened": "open", "half-opened": "half_open"}
 
 
 class Observers:
@@ -120,7 +118,7 @@ class Observers:
         )
 
     def _changed(self, event: GuardEvent) -> None:
-        before, after = _STATES[event.previous], _STATES[event.state]
+        before, after = event.previous, event.state
         labels = {Attr.BREAKER_NAME: event.service, Attr.BREAKER_FROM: before, Attr.BREAKER_TO: after}
         self._instruments.add(Metric.BREAKER_TRANSITIONS, 1, labels)
         level = logging.WARNING if after == "open" else logging.INFO
@@ -167,9 +165,9 @@ class Observers:
 
     def _breaker_states(self) -> Points:
         return [
-            (float(guard.state == state), {Attr.BREAKER_NAME: guard.name, Attr.BREAKER_STATE: shown})
+            (float(guard.state == state), {Attr.BREAKER_NAME: guard.name, Attr.BREAKER_STATE: state})
             for guard in self._guards.states()
-            for state, shown in _STATES.items()
+            for state in get_args(State)
         ]
 
     def _breaker_calls(self) -> Points:

@@ -113,7 +113,7 @@ class Operations:
             raise NotFound(f"no service called {name[:64]!r} is guarded; `forge-otel breakers` lists the guarded ones")
         if mode not in get_args(Mode):
             raise BadRequest(f"a breaker has no mode {mode[:64]!r}; use one of {', '.join(get_args(Mode))}")
-        self._guards.get(name).gate.set_mode(cast("Mode", mode))
+        self._guards.get(name).admission.set_mode(cast("Mode", mode))
 
     async def purge(self, by: str, value: str = "", *, who: str = "", is_dry_run: bool = False) -> dict[str, Any]:
         """Invalidate entries of the exact cache and return the result, JSON-ready.

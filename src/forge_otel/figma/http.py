@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 from opentelemetry.trace import SpanKind, Tracer
 
+from forge_otel._internal.backoff import parse_retry_after
 from forge_otel.errors import BadRequest, ConfigurationError, NotFound, needs
 from forge_otel.figma.request import FigmaRequest
 from forge_otel.figma.response import FigmaRejected, Throttled
 from forge_otel.names import Attr
-from forge_otel.resilience.retry import parse_retry_after
 
 with needs("figma"):
     import httpx

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from forge_otel.resilience.deadline import current_scope
+from forge_otel.resilience.deadline import current_deadline
 
 __all__ = ["SharedCalls"]
 
@@ -54,5 +54,5 @@ class SharedCalls:
 
 async def _unbounded(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
     # The time that the first caller has left is no concern of the others.
-    current_scope.set(None)
+    current_deadline.set(None)
     return await start()

@@ -25,7 +25,7 @@ from forge_otel.context import Generation, current_generation, identity
 from forge_otel.errors import BudgetExceeded
 from forge_otel.keys import digest
 from forge_otel.names import Attr, Metric
-from forge_otel.resilience.time_budget import behind
+from forge_otel.resilience.time_budget import start_detached
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, CallNext, Reply
 from forge_otel.types.capabilities import SupportsIncrement
@@ -131,7 +131,7 @@ class BudgetLayer:
             return await call_next(call)
         finally:
             # In a task of its own, because a cancelled caller's spending must be charged too.
-            self._charges.hold(behind(self._charge(_settlement(limits, generation, costs_before))))
+            self._charges.hold(start_detached(self._charge(_settlement(limits, generation, costs_before))))
 
     async def flush(self) -> None:
         """Wait until all pending charges are recorded."""

@@ -1,26 +1,26 @@
-"""The concurrency limit of a service: a slow one may fill its own places, not the whole process.
+"""Bulkhead: a limit of concurrent calls to one service, so that a slow service cannot use up the whole process.
 
-A call that finds no place waits in a short line, for a bounded time, or is refused with `Overloaded`. A refusal says
-nothing about the service's health, so the breaker does not count it.
+A call without a free slot waits in a bounded queue for a bounded time, or is rejected with `Overloaded`. Rejections are
+not counted by the circuit breaker, because they are not caused by the service.
 """
 
 import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from forge_otel.errors import ConfigurationError
+from forge_otel._internal.checks import require
 
 __all__ = ["Bulkhead", "BulkheadOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkheadOptions:
-    """How many calls of a service may run at once.
+    """How many calls to a service may run and wait at the same time.
 
     Args:
-        max_concurrent: calls in flight.
-        max_waiting: calls that may wait for a place.
-        max_wait_s: seconds that one waits at most.
+        max_concurrent: number of slots.
+        max_waiting: length of the queue for a slot.
+        max_wait_s: longest wait for a slot in seconds.
 
     Raises:
         ConfigurationError: with every fault at once.
@@ -31,74 +31,75 @@ class BulkheadOptions:
     max_wait_s: float = 5.0
 
     def __post_init__(self) -> None:
-        faults = []
-        if self.max_concurrent < 1:
-            faults.append("max_concurrent of a limit must be at least 1")
-        if self.max_waiting < 0 or self.max_wait_s < 0:
-            faults.append("max_waiting and max_wait_s of a limit may not be negative")
-        if faults:
-            raise ConfigurationError(faults)
+        require(
+            (self.max_concurrent >= 1, "max_concurrent of a bulkhead must be at least 1"),
+            (
+                self.max_waiting >= 0 and self.max_wait_s >= 0,
+                "max_waiting and max_wait_s of a bulkhead must not be negative",
+            ),
+        )
 
 
 class Bulkhead:
-    """Counted places, given in the order of asking; for one event loop.
+    """Slots for concurrent calls with a FIFO queue; for one event loop.
 
     Args:
-        options: how many there are, and how long one waits.
+        options: number of slots and size of the queue.
     """
 
     def __init__(self, options: BulkheadOptions) -> None:
         self.options = options
-        # While somebody waits there is none free: a place that is given back goes to the first in line.
-        self._free = options.max_concurrent
-        self._line: deque[asyncio.Future[None]] = deque()
+        # 0 while calls are queued: a released slot is handed to the first of them.
+        self.free = options.max_concurrent
+        """Number of free slots."""
+        self._queue: deque[asyncio.Future[None]] = deque()
 
     @property
     def in_flight(self) -> int:
-        """Calls that have a place."""
-        return self.options.max_concurrent - self._free
+        """Number of calls that hold a slot."""
+        return self.options.max_concurrent - self.free
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a place."""
-        return len(self._line)
+        """Number of queued calls."""
+        return len(self._queue)
 
-    def take(self) -> bool:
-        """Take a place if one is free."""
-        if self._free <= 0:
+    def try_acquire(self) -> bool:
+        """Take a free slot and return whether there was one."""
+        if self.free <= 0:
             return False
-        self._free -= 1
+        self.free -= 1
         return True
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Wait for a place; return whether one was got.
+    async def acquire(self, timeout_s: float) -> bool:
+        """Queue for a slot and return whether it was acquired.
 
         Args:
-            timeout_s: seconds, if that is less than the options allow.
+            timeout_s: limit in seconds, capped by `max_wait_s`.
         """
-        if len(self._line) >= self.options.max_waiting:
+        if len(self._queue) >= self.options.max_waiting:
             return False
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append(place)
+        slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(slot)
         try:
-            await asyncio.wait([place], timeout=max(0.0, min(timeout_s, self.options.max_wait_s)))
+            await asyncio.wait([slot], timeout=max(0.0, min(timeout_s, self.options.max_wait_s)))
         except asyncio.CancelledError:
-            if not self._leave(place):
-                # The place came in the moment of the cancellation: the next in line gets it.
+            if not self._leave_queue(slot):
+                # The slot was granted in the moment of the cancellation: pass it on.
                 self.release()
             raise
-        return not self._leave(place)
+        return not self._leave_queue(slot)
 
     def release(self) -> None:
-        """Give a place back, or on to the first in line."""
-        if self._line:
-            self._line.popleft().set_result(None)
+        """Return a slot, or hand it to the first queued call."""
+        if self._queue:
+            self._queue.popleft().set_result(None)
         else:
-            self._free += 1
+            self.free += 1
 
-    def _leave(self, place: asyncio.Future[None]) -> bool:
-        """Step out of the line; return False where a place was given already."""
-        if place.done():
+    def _leave_queue(self, slot: asyncio.Future[None]) -> bool:
+        """Remove a queued call and return False if its slot was already granted."""
+        if slot.done():
             return False
-        self._line.remove(place)
+        self._queue.remove(slot)
         return True

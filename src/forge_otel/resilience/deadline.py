@@ -1,10 +1,9 @@
-"""The total deadline of a call, shared with everything that the call calls.
+"""Total deadline of a call, shared with all calls inside it through a ContextVar.
 
-A scope is opened around each guarded call and found through a ContextVar, so that a guard inside a guard, a task that
-it starts, or an SDK that is given `remaining_s` as its time limit, never gets more time than whoever waits for it has
-left. A deadline refuses to begin what cannot end in time; what interrupts a running call is the attempt timeout.
+A guard inside a guard, a task started by a call, and an SDK that gets `remaining_s` as its timeout never have more time
+than the outer call. A deadline rejects work that cannot end in time; only the attempt timeout interrupts running work.
 
-Tasks may outlive the call that started them and keep its context, so a closed scope no longer limits anybody.
+Tasks may outlive the call that started them and keep its context, so a closed scope no longer limits them.
 """
 
 import asyncio
@@ -16,20 +15,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from forge_otel.errors import ConfigurationError
+from forge_otel._internal.checks import require
 
-__all__ = ["SYSTEM_CLOCK", "Clock", "DeadlineOptions", "Scope", "current_scope", "deadline", "remaining_s"]
+__all__ = ["SYSTEM_CLOCK", "Clock", "DeadlineOptions", "DeadlineScope", "current_deadline", "deadline", "remaining_s"]
 
 
 class Clock(Protocol):
-    """Time as guards see it; `forge_otel.testing.clock.ManualClock` stands still until it is told to go on."""
+    """The time source of guards; `forge_otel.testing.clock.ManualClock` is moved by tests."""
 
     def now_s(self) -> float:
         """Return monotonic seconds."""
         ...
 
     async def sleep(self, delay_s: float) -> None:
-        """Return after `delay_s` seconds."""
+        """Sleep for `delay_s` seconds."""
         ...
 
 
@@ -48,25 +47,24 @@ class DeadlineOptions:
     """How long a guarded call may take with all its attempts and pauses.
 
     Args:
-        total_s: seconds; inf: as long as the caller has.
+        total_s: limit in seconds; inf: only the caller's deadline applies.
 
     Raises:
-        ConfigurationError: it is not above 0.
+        ConfigurationError: `total_s` is not above 0.
     """
 
     total_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if not self.total_s > 0:
-            raise ConfigurationError(["total_s of a deadline must be above 0"])
+        require((self.total_s > 0, "total_s of a deadline must be above 0"))
 
 
-class Scope:
-    """The limits of one running call, narrowed to those of the calls around it; open from its making to `close`.
+class DeadlineScope:
+    """The limits of one running call, narrowed to those of the outer calls; open until `close`.
 
     Args:
-        until_s: monotonic time after which nothing new is begun.
-        is_retrying: whether the call is tried again when it fails.
+        until_s: monotonic time after which no new work is started.
+        is_retrying: whether the call is retried when it fails.
     """
 
     __slots__ = ("is_open", "is_retrying", "outer", "until_s")
@@ -75,7 +73,7 @@ class Scope:
     until_s: float
 
     def __init__(self, until_s: float, is_retrying: bool) -> None:
-        outer: Scope | None = current_scope.get()
+        outer: DeadlineScope | None = current_deadline.get()
         if outer is not None and outer.is_open:
             until_s = min(until_s, outer.until_s)
             is_retrying = is_retrying or outer.is_retrying
@@ -85,34 +83,34 @@ class Scope:
         self.until_s = until_s
         self.is_retrying = is_retrying
         self.is_open = True
-        current_scope.set(self)
+        current_deadline.set(self)
 
     @property
     def is_outer_retrying(self) -> bool:
-        """Whether a call around this one is tried again when it fails."""
+        """Return whether an outer call is retried when it fails."""
         return self.outer is not None and self.outer.is_retrying
 
     def close(self) -> None:
-        """Give the outer scope back; tasks that still hold this one are free."""
+        """Restore the outer scope; tasks that still hold this one are no longer limited."""
         self.is_open = False
-        # A closed scope may as well stay where there is no outer one. Not a token: it could not be given back in the
-        # context in which a generator is closed.
+        # Not by a ContextVar token, which is invalid in the context in which a generator is closed. Without an outer
+        # scope the closed one may stay: it limits nothing.
         if self.outer is not None:
-            current_scope.set(self.outer)
+            current_deadline.set(self.outer)
 
 
-current_scope: ContextVar[Scope | None] = ContextVar("forge_scope", default=None)
+current_deadline: ContextVar[DeadlineScope | None] = ContextVar("forge_deadline", default=None)
 
 
 @contextmanager
 def deadline(total_s: float, *, clock: Clock = SYSTEM_CLOCK) -> Iterator[None]:
-    """Give everything inside the block `total_s` seconds together, or what the outer deadline leaves.
+    """Limit all guarded calls inside the block together.
 
     Args:
-        total_s: seconds from now.
+        total_s: seconds from now, capped by the outer deadline.
         clock: the clock of the guards inside.
     """
-    scope = Scope(clock.now_s() + total_s, False)
+    scope = DeadlineScope(clock.now_s() + total_s, False)
     try:
         yield
     finally:
@@ -120,10 +118,10 @@ def deadline(total_s: float, *, clock: Clock = SYSTEM_CLOCK) -> Iterator[None]:
 
 
 def remaining_s(*, clock: Clock = SYSTEM_CLOCK) -> float:
-    """Return the seconds that the running call has left, inf without a deadline; good as an SDK's own time limit.
+    """Return the remaining seconds of the current deadline, inf without one; usable as the timeout of an SDK.
 
     Args:
-        clock: the clock of the guards around.
+        clock: the clock of the surrounding guards.
     """
-    scope = current_scope.get()
+    scope = current_deadline.get()
     return math.inf if scope is None or not scope.is_open else max(0.0, scope.until_s - clock.now_s())

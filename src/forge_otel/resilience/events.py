@@ -1,19 +1,16 @@
-"""What guards tell: one frozen event a happening, one snapshot a guard, and whoever wants to know.
+"""Events and state snapshots emitted by guards, and their listener registry.
 
-Successes are not told one by one, which would cost more than guarding them: `GuardState` counts them.
+Successes are counted in `GuardState` and emit no event: an event for each would cost more than the guard itself.
 """
 
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import Any, Literal
 
 from forge_otel.resilience.breaker import Mode, State
 
-if TYPE_CHECKING:
-    from purgatory import Event
-
-__all__ = ["EventKind", "GuardEvent", "GuardListener", "GuardListeners", "GuardState", "Hook"]
+__all__ = ["EventKind", "GuardEvent", "GuardListener", "GuardListeners", "GuardState"]
 
 _logger = logging.getLogger(__name__)
 
@@ -29,30 +26,20 @@ EventKind = Literal[
     "budget_exhausted",
 ]
 
-Hook = Callable[[str, Any, Any], None]
-"""A purgatory listener, called with the service's name, purgatory's kind of event, and its event."""
-
-_HOOK_KINDS: Final = {
-    "CircuitBreakerCreated": "circuit_breaker_created",
-    "ContextChanged": "state_changed",
-    "CircuitBreakerFailed": "failed",
-    "CircuitBreakerRecovered": "recovered",
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardEvent:
-    """Something that a guard did.
+    """One event of a guarded call.
 
     Args:
-        kind: what happened; `abandoned` is told when a call is given up, also by a caller who went away.
-        service: the guard's name.
-        error_type: the type of the error that led to it.
-        previous, state: of the breaker, for `state_changed`.
-        wait_s: the pause before the retry, or how long calls are refused.
-        detail: of `attempt_failed` the verdict, of `rejected` who refused (`breaker` or `limit`), of
-            `abandoned` why (`timed_out` or `cancelled`), of `fallback_used` which one, of `state_changed`
-            `slow calls` where these opened the breaker.
+        kind: type of the event; `abandoned` is also emitted when the caller was cancelled.
+        service: name of the guard.
+        error_type: type of the causing error.
+        previous, state: states of the breaker, for `state_changed`.
+        wait_s: pause before the retry, or how long calls are rejected, in seconds.
+        detail: of `attempt_failed` the verdict, of `rejected` the cause (`breaker` or `bulkhead`), of `abandoned` the
+            reason (`timed_out` or `cancelled`), of `fallback_used` the label, of `state_changed` `slow calls` if these
+            opened the breaker.
     """
 
     kind: EventKind
@@ -64,25 +51,21 @@ class GuardEvent:
     detail: str = ""
 
 
-class GuardListener(Protocol):
-    """Is told what guards do, from inside the call: it must be quick. What it raises is logged and goes no further."""
-
-    def __call__(self, event: GuardEvent, /) -> None:
-        """Take note of `event`."""
-        ...
+GuardListener = Callable[[GuardEvent], None]
+"""Called inside the guarded call, so it must be quick; an exception is logged and suppressed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardState:
-    """What a guard looks like at one moment; its counts are of attempts since the start.
+    """Snapshot of a guard; its counters are of attempts since the start.
 
     Args:
-        rejects_for_s: seconds for which calls are refused.
-        ignored: attempts that were cancelled or wrongly asked.
-        abandoned: calls that were given up and have not ended yet.
-        late_errors: calls that were given up and ended with an exception since.
-        last_success_age_s: seconds, or None before the first success.
-        attention: the type of an error that somebody has to look at; empty after the next success.
+        rejects_for_s: seconds for which calls are rejected.
+        ignored: attempts that were cancelled, or failed by the caller's fault.
+        abandoned: timed-out or cancelled calls that have not ended yet.
+        late_errors: abandoned calls that ended with an exception.
+        last_success_age_s: seconds since the last success, or None before the first one.
+        attention: type of an error that needs an operator, such as a rejected key; empty after the next success.
     """
 
     name: str
@@ -103,45 +86,32 @@ class GuardState:
 
 
 class GuardListeners:
-    """Calls every listener and hook; what one of them raises is logged and goes no further.
+    """Registry of listeners; an exception of one of them is logged and suppressed.
 
     Args:
-        listeners: ours.
-        hooks: purgatory's, for example `factory.listeners` of an `AsyncCircuitBreakerFactory`.
+        listeners: the first listeners.
     """
 
-    def __init__(self, listeners: Iterable[GuardListener] = (), *, hooks: Iterable[Hook] = ()) -> None:
+    def __init__(self, listeners: Iterable[GuardListener] = ()) -> None:
         self._listeners = list(listeners)
-        self.is_heard = bool(self._listeners)
-        """Whether there is anybody to tell."""
-        self._hooks = list(hooks)
+        self.is_empty = not self._listeners
 
     def add(self, listener: GuardListener) -> None:
-        """Tell `listener` too, from now on."""
+        """Register a listener for the events from now on."""
         self._listeners.append(listener)
-        self.is_heard = True
+        self.is_empty = False
 
-    def tell(self, kind: EventKind, service: str, **facts: Any) -> None:
-        """Tell the listeners.
+    def emit(self, kind: EventKind, service: str, **facts: Any) -> None:
+        """Call every listener.
 
         Args:
-            kind, service, facts: the fields of the `GuardEvent`.
+            kind, service, facts: fields of the `GuardEvent`.
         """
-        if not self.is_heard:
+        if self.is_empty:
             return
         event = GuardEvent(kind=kind, service=service, **facts)
         for listener in self._listeners:
-            _call(listener, event)
-
-    def relay(self, message: "Event") -> None:
-        """Hand one of purgatory's own events to its hooks."""
-        kind = _HOOK_KINDS[type(message).__name__]
-        for hook in self._hooks:
-            _call(hook, getattr(message, "name", ""), kind, message)
-
-
-def _call(listener: Callable[..., None], *args: Any) -> None:
-    try:
-        listener(*args)
-    except Exception:
-        _logger.exception("a listener of guards failed; the guarded call goes on")
+            try:
+                listener(event)
+            except Exception:
+                _logger.exception("guard listener %r failed, the guarded call continues", listener)

@@ -1,14 +1,14 @@
-"""One guard for every call to an outside service.
+"""Guards for calls to outside services, with one stack of policies.
 
-Policies from outer to inner::
+From outer to inner::
 
-    fallback → total deadline → retry → breaker → concurrency limit → attempt timeout → the call
+    fallback → total deadline → retry → breaker → bulkhead → attempt timeout → the call
 
-Each attempt is one sample of the breaker. A guard that tries again switches off the trying again of all guards inside
-it. A stream is tried again only before its first chunk. With `async with guard:` the block cannot be run twice nor in
-another task, so that only deadline, breaker and limit apply.
+Each attempt is one sample of the breaker. A retrying guard turns off the retries of all guards inside it. A stream is
+retried only before its first chunk. An `async with guard:` block can be run neither twice nor in another task, so only
+deadline, breaker and bulkhead apply to it.
 
-Without an attempt timeout a call is awaited in place: it costs about a microsecond, and its deadline refuses to begin
+Without an attempt timeout a call is awaited in place, which costs about a microsecond. Its deadline then rejects
 attempts, pauses and nested calls that cannot end in time, but does not interrupt. With one, each attempt is a task.
 """
 
@@ -19,15 +19,15 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
-from forge_otel.errors import ConfigurationError
-from forge_otel.resilience.admission import AdmissionControl, Opened
-from forge_otel.resilience.attempt_timeout import END
-from forge_otel.resilience.deadline import SYSTEM_CLOCK, Clock, Scope, current_scope
-from forge_otel.resilience.event_loop_lag import stalled_s
-from forge_otel.resilience.events import GuardListener, GuardListeners, GuardState, Hook
+from forge_otel.errors import ConfigurationError, ServiceUnavailable
+from forge_otel.resilience.admission import AdmissionControl, OpenStream, Ticket
+from forge_otel.resilience.attempt_timeout import STREAM_END
+from forge_otel.resilience.deadline import SYSTEM_CLOCK, Clock, DeadlineScope, current_deadline
+from forge_otel.resilience.event_loop_lag import LoopLagMonitor
+from forge_otel.resilience.events import GuardListener, GuardListeners, GuardState
 from forge_otel.resilience.fallback import Fallback, first_answer, is_outage
 from forge_otel.resilience.policies import Policies, defaults_for
-from forge_otel.resilience.retry import Classify, RetryBudget, classify, left_alone, pause_s, verdict_of
+from forge_otel.resilience.retry import Classify, RetryBudget, classify, pause_s, verdict_of
 
 __all__ = ["Guard", "Guards"]
 
@@ -38,31 +38,31 @@ F = TypeVar("F", bound=Callable[..., Any])
 _MAX_GUARDS: Final = 100
 
 
-class _Entry(Scope):
-    """An `async with` block that is running."""
+class _GuardedBlock(DeadlineScope):
+    """A running `async with guard:` block."""
 
-    __slots__ = ("guard", "started_s", "ticket")
+    __slots__ = ("guard", "ticket")
     guard: "Guard"
-    started_s: float
-    ticket: int
+    ticket: Ticket
 
 
 class Guard:
-    """Stands around every call to one outside service; for one event loop.
+    """Guards the calls to one outside service; for one event loop.
 
-    As decorator on async functions and async generator functions, as `async with guard:`, as
-    `await guard.call(function, …)`, and around streams as `guard.stream(function, …)`.
+    Usable as a decorator of async functions and async generator functions, as `async with guard:`, as
+    `await guard.call(function, …)`, and for streams as `guard.stream(function, …)`.
 
     Args:
-        name: the service's name, of few values.
-        policies: how it is guarded; `defaults_for` its name where they are left out.
-        classify: says what an error means; pure.
-        fallbacks: answer in their order when the service does not.
-        budget: what trying again may add, shared by all guards.
-        listeners: whoever wants to know.
-        clock: time, for tests.
-        rng: draws from [0, 1), for the jitter of pauses and of the breaker's open time.
-        gate: of another guard of the same service, to share its breaker and limit.
+        name: name of the service.
+        policies: options of all policies; by default `defaults_for(name)`.
+        classify: returns the verdict on an error; a pure function.
+        fallbacks: tried in order when the service fails.
+        budget: limits the retries of all guards that share it.
+        listeners: receive the events.
+        clock: time source.
+        rng: returns a number in [0, 1), for the jitter of pauses and of the breaker's open time.
+        loop_lag: measures stalls of the event loop.
+        admission: of another guard of the service, to share its breaker and bulkhead.
     """
 
     def __init__(
@@ -76,14 +76,19 @@ class Guard:
         listeners: GuardListeners | None = None,
         clock: Clock = SYSTEM_CLOCK,
         rng: Callable[[], float] = random.random,
-        gate: AdmissionControl | None = None,
+        loop_lag: LoopLagMonitor | None = None,
+        admission: AdmissionControl | None = None,
     ) -> None:
         self.name = name
         self.policies = policies or defaults_for(name)
-        self.gate = gate or AdmissionControl(
-            name, self.policies, listeners=listeners or GuardListeners(), clock=clock, rng=rng
+        self.admission = admission or AdmissionControl(
+            name,
+            self.policies,
+            listeners=listeners or GuardListeners(),
+            clock=clock,
+            rng=rng,
+            loop_lag=loop_lag or LoopLagMonitor(),
         )
-        self._breaker = self.gate.breaker
         self._classify = classify
         self._fallbacks = tuple(fallbacks)
         self._budget = budget or RetryBudget()
@@ -95,11 +100,11 @@ class Guard:
         self._without_fallbacks = self.using(fallbacks=()) if fallbacks else self
 
     def using(self, *, fallbacks: Sequence[Fallback] | None = None, classify: Classify | None = None) -> "Guard":
-        """Return a guard with the same gate, for calls to the same service that differ in this.
+        """Return a guard of the same service that shares breaker and bulkhead, but differs in these options.
 
         Args:
-            fallbacks: answer in their order when the service does not.
-            classify: says what an error of these calls means.
+            fallbacks: tried in order when the service fails.
+            classify: returns the verdict on an error.
         """
         return Guard(
             self.name,
@@ -109,14 +114,14 @@ class Guard:
             budget=self._budget,
             clock=self._clock,
             rng=self._rng,
-            gate=self.gate,
+            admission=self.admission,
         )
 
     def __call__(self, function: F) -> F:
         """Guard every call of `function`, an async function or an async generator function.
 
         Raises:
-            TypeError: it is neither.
+            TypeError: `function` is neither.
         """
         if inspect.isasyncgenfunction(function):
 
@@ -140,14 +145,14 @@ class Guard:
         """Await `function(*args, **kwargs)` under all policies.
 
         Args:
-            function: may be called several times.
+            function: called once for each attempt.
 
         Raises:
-            CircuitOpen: calls are refused for now.
-            Overloaded: as many calls as may run are in flight.
-            ServiceTimeout: an attempt, or all of them, took too long.
-            ServiceUnavailable: the service asked to be left alone for longer than the deadline allows.
-            Exception: what the last attempt raised.
+            CircuitOpen: the breaker rejects calls.
+            Overloaded: the bulkhead is full.
+            ServiceTimeout: an attempt, or all of them together, took too long.
+            ServiceUnavailable: the service requested a pause that is longer than the remaining deadline.
+            Exception: raised by the last attempt.
         """
         return self.run(function, args, kwargs)
 
@@ -160,105 +165,95 @@ class Guard:
     ) -> AsyncGenerator[T, None]:
         """Iterate over `function(*args, **kwargs)` under all policies.
 
-        The first chunk decides whether the call succeeded, and until it is there the call may be tried again. A stream
-        that breaks later counts as one more failure. The attempt timeout is for each chunk, the deadline for them all.
+        The call succeeds with its first chunk and can be retried until then; an error after that counts as one more
+        failure. The attempt timeout applies to each chunk, the deadline to the whole stream.
 
         Args:
-            function: gives an async iterable, or an awaitable of one, as model clients do.
+            function: returns an async iterable, or an awaitable of one, as the clients of models do.
 
         Raises:
-            Exception: as `call`, and whatever breaks the stream.
+            Exception: as `call`, and the errors of the stream.
         """
 
-        async def open_stream(*args: P.args, **kwargs: P.kwargs) -> Opened:
+        async def open_stream(*args: P.args, **kwargs: P.kwargs) -> OpenStream:
             made = function(*args, **kwargs)
             chunks = await made if inspect.isawaitable(made) else made
-            return await self.gate.open(chunks)
+            return await self.admission.open_stream(chunks, self._classify)
 
-        opened: Any = await self.call(open_stream, *args, **kwargs)
-        if not isinstance(opened, Opened):
-            # A fallback's answer.
-            async for chunk in opened:
+        stream: Any = await self.call(open_stream, *args, **kwargs)
+        if not isinstance(stream, OpenStream):  # but a fallback's
+            async for chunk in stream:
                 yield chunk
             return
-        chunk = opened.first
+        chunk = stream.first
         try:
-            while chunk is not END:
+            while chunk is not STREAM_END:
                 yield chunk
-                chunk = await self.gate.next_chunk(opened, self._classify)
+                chunk = await stream.next()
         finally:
-            await self.gate.close(opened)
+            await stream.close()
 
     async def __aenter__(self) -> Self:
-        gate, now_s = self.gate, self._now()
-        entry = _Entry(now_s + self._total_s, False)
-        entry.guard = self
+        now_s = self._now()
+        ticket = self.admission.try_enter(now_s)
+        block = _GuardedBlock(now_s + self._total_s, False)
+        block.guard = self
         try:
-            entry.ticket = gate.admit(entry.until_s, now_s)
-            entry.started_s = now_s if gate.limit.take() else await gate.wait(entry.until_s, entry.ticket)
+            if ticket is None or now_s >= block.until_s:
+                ticket = await self.admission.enter(now_s, block.until_s, held=ticket)
+            block.ticket = ticket
         except BaseException:
-            entry.close()
+            block.close()
             raise
         return self
 
     async def __aexit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
-        self.gate.limit.release()
-        entry = current_scope.get()
-        while entry is not None and not (entry.is_open and isinstance(entry, _Entry) and entry.guard is self):
-            entry = entry.outer
-        if entry is None:
-            # Left in another context than it was entered in, as a generator that is closed late: nothing is known.
+        block = current_deadline.get()
+        while block is not None and not (block.is_open and isinstance(block, _GuardedBlock) and block.guard is self):
+            block = block.outer
+        if block is None:
+            # Left in another context than it was entered in, as by a generator that is closed late.
+            self.admission.release()
             return
-        entry.close()
+        block.close()
         if exc is None:
-            self.gate.succeeded(entry.ticket, entry.started_s)
+            self.admission.succeeded(block.ticket)
             self._budget.deposit()
         else:
-            self.gate.failed(exc, verdict_of(exc, self._classify), entry.ticket, entry.started_s)
+            self.admission.failed(exc, verdict_of(exc, self._classify), block.ticket)
 
     async def run(self, function: Callable[..., Awaitable[Any]], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Do what `call` does, with the arguments as they are.
+        """Await `function(*args, **kwargs)`, as `call` does.
 
         Args:
             function, args, kwargs: the call.
         """
-        # One function with what is usual in line: it decides what a guard costs.
         if self._fallbacks:
             return await self._run_or_fall_back(function, args, kwargs)
-        gate, breaker, now_s = self.gate, self._breaker, self._now()
-        if not breaker.is_idle:
-            gate.check(now_s)
-        scope = Scope(now_s + self._total_s, self._is_retrying)
+        admission, now_s = self.admission, self._now()
+        # Before the scope is made, so that the rejections of an open breaker cost little.
+        ticket = admission.try_enter(now_s)
+        scope = DeadlineScope(now_s + self._total_s, self._is_retrying)
         attempt = 1
         try:
             while True:
-                is_free = breaker.is_idle and now_s < scope.until_s
-                ticket = breaker.generation if is_free else gate.admit(scope.until_s, now_s)
-                started_s = now_s if gate.limit.take() else await gate.wait(scope.until_s, ticket)
+                if ticket is None or now_s >= scope.until_s:
+                    ticket = await admission.enter(now_s, scope.until_s, held=ticket)
                 try:
                     result: Any = await (
                         function(*args, **kwargs)
-                        if gate.is_in_place
-                        else gate.run(function, args, kwargs, scope.until_s - started_s)
+                        if admission.is_in_place
+                        else admission.run(function, args, kwargs, scope.until_s - ticket[1])
                     )
                 except BaseException as exc:
-                    gate.limit.release()
-                    await self._clock.sleep(self._pause_s(exc, attempt, scope, ticket, started_s))
-                    now_s, attempt = self._now(), attempt + 1
+                    await self._clock.sleep(self._record_and_pause_s(exc, attempt, scope, ticket))
+                    ticket, now_s, attempt = None, self._now(), attempt + 1
                     continue
-                if result.__class__ is Opened:
-                    # It keeps its place in the limit until it is closed.
-                    result.ticket = ticket
-                else:
-                    gate.limit.release()
-                ended_s = self._now()
-                took_s = ended_s - started_s
-                if took_s >= gate.slow_s:
-                    took_s -= stalled_s(started_s, ended_s)
-                is_slow = breaker.succeed(ticket, ended_s, took_s)
-                if is_slow or breaker.messages:
-                    gate.publish(is_slow=is_slow)
-                self._budget.deposit()
+                admission.succeeded(ticket, result)
+                budget = self._budget
+                # Full unless there were retries lately, which spares most calls the deposit.
+                if budget.tokens < budget.capacity:
+                    budget.deposit()
                 return result
         finally:
             scope.close()
@@ -272,43 +267,45 @@ class Guard:
             if not is_outage(exc, verdict_of(exc, self._classify)):
                 raise
             label, answer = await first_answer(self._fallbacks, exc, args, kwargs)
-            self.gate.tell("fallback_used", error_type=type(exc).__name__, detail=label)
+            self.admission.emit("fallback_used", error_type=type(exc).__name__, detail=label)
             return answer
 
-    def _pause_s(self, exc: BaseException, attempt: int, scope: Scope, ticket: int, started_s: float) -> float:
-        """Take note of a failed attempt; return the seconds until the next one, or raise what the caller is to see."""
+    def _record_and_pause_s(self, exc: BaseException, attempt: int, scope: DeadlineScope, ticket: Ticket) -> float:
+        """Record a failed attempt and return the seconds until the next one, or raise the error of the call."""
         verdict = verdict_of(exc, self._classify)
-        self.gate.failed(exc, verdict, ticket, started_s)
+        self.admission.failed(exc, verdict, ticket)
         attempts = 1 if scope.is_outer_retrying else self.policies.retry.attempts
-        now_s = self._now()
+        error_type = type(exc).__name__
         try:
-            if attempt >= attempts or not verdict.is_transient or self._breaker.rejects_for_s(now_s) > 0:
+            if attempt >= attempts or not verdict.is_transient or self.admission.rejects_for_s() > 0:
                 raise exc
-            asked_s = verdict.retry_after_s
-            delay_s = pause_s(self.policies.retry, attempt, asked_s, rng=self._rng)
+            now_s, requested_s = self._now(), verdict.retry_after_s
+            delay_s = pause_s(self.policies.retry, attempt, requested_s, rng=self._rng)
             if now_s + delay_s >= scope.until_s:
-                if asked_s is None:
+                if requested_s is None:
                     raise exc
-                raise left_alone(self.name, asked_s) from exc
+                raise ServiceUnavailable(
+                    f"{self.name!r} requested a pause of {requested_s:.3g} s, longer than this call may take",
+                    retry_after_s=requested_s,
+                ) from exc
             if not self._budget.withdraw(now_s):
-                self.gate.tell("budget_exhausted", error_type=type(exc).__name__)
+                self.admission.emit("budget_exhausted", error_type=error_type)
                 raise exc
-            self.gate.tell("retried", error_type=type(exc).__name__, wait_s=delay_s)
+            self.admission.emit("retried", error_type=error_type, wait_s=delay_s)
             return delay_s
         finally:
-            # The traceback of an exception holds this frame, which must not hold the exception.
+            # The traceback of the exception holds this frame; without `del` they form a reference cycle.
             del exc
 
 
 class Guards:
-    """The guards of a process, one a service, with one budget for trying again and one set of listeners.
+    """The guards of a process, one for each service, with one retry budget and one registry of listeners.
 
     Args:
-        policies: how services are guarded that should not be by default.
-        listeners: are told what all guards do.
-        hooks: purgatory listeners, for example `factory.listeners` of an `AsyncCircuitBreakerFactory`.
-        clock: time, for tests.
-        rng: draws from [0, 1), for jitter.
+        policies: options by service name; other services get `defaults_for` their name.
+        listeners: receive the events of all guards.
+        clock: time source.
+        rng: returns a number in [0, 1), for jitter.
     """
 
     def __init__(
@@ -316,34 +313,41 @@ class Guards:
         *,
         policies: Mapping[str, Policies] | None = None,
         listeners: Iterable[GuardListener] = (),
-        hooks: Iterable[Hook] = (),
         clock: Clock = SYSTEM_CLOCK,
         rng: Callable[[], float] = random.random,
     ) -> None:
         self.budget = RetryBudget()
-        self.listeners = GuardListeners(listeners, hooks=hooks)
+        self.listeners = GuardListeners(listeners)
+        self.loop_lag = LoopLagMonitor()
         self._policies = dict(policies or {})
         self._clock = clock
         self._rng = rng
         self._guards: dict[str, Guard] = {}
 
     def get(self, name: str) -> Guard:
-        """Return the guard of the service `name`, always the same one.
+        """Return the guard of the service `name`; created by the first call.
 
         Raises:
-            ConfigurationError: there are too many; a guard is named for a service, not for a request.
+            ConfigurationError: there are too many guards, because they are named for requests and not for services.
         """
         found = self._guards.get(name)
-        return self._make(name) if found is None else found
+        return self._create(name) if found is None else found
 
     def states(self) -> tuple[GuardState, ...]:
-        """Return what the guards look like now, by name."""
-        return tuple(self._guards[name].gate.state() for name in sorted(self._guards))
+        """Return a snapshot of each guard, sorted by name."""
+        return tuple(self._guards[name].admission.state() for name in sorted(self._guards))
 
-    def _make(self, name: str) -> Guard:
+    def _create(self, name: str) -> Guard:
         if len(self._guards) >= _MAX_GUARDS:
             raise ConfigurationError([f"{name!r} is one guard too many; name guards for services, not for requests"])
-        policies, clock = self._policies.get(name), self._clock
-        guard = Guard(name, policies, budget=self.budget, listeners=self.listeners, clock=clock, rng=self._rng)
+        guard = Guard(
+            name,
+            self._policies.get(name),
+            budget=self.budget,
+            listeners=self.listeners,
+            clock=self._clock,
+            rng=self._rng,
+            loop_lag=self.loop_lag,
+        )
         self._guards[name] = guard
         return guard

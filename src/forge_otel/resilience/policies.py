@@ -27,7 +27,7 @@ class Policies:
     deadline: DeadlineOptions = field(default_factory=DeadlineOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
     breaker: BreakerOptions = field(default_factory=BreakerOptions)
-    limit: BulkheadOptions = field(default_factory=BulkheadOptions)
+    bulkhead: BulkheadOptions = field(default_factory=BulkheadOptions)
     timeout: TimeoutOptions = field(default_factory=TimeoutOptions)
 
 
@@ -38,7 +38,7 @@ def _policies(
     attempts: int = 3,
     base_s: float = 0.5,
     slow_s: float = math.inf,
-    places: int = 100,
+    slots: int = 100,
     max_waiting: int | None = None,
     max_wait_s: float = 5.0,
     is_cancelled_in_place: bool = False,
@@ -48,9 +48,9 @@ def _policies(
         retry=RetryOptions(attempts=attempts, base_s=base_s),
         # A probe's lease outlasts the longest attempt, so that no second one goes out beside it.
         breaker=BreakerOptions(slow_s=slow_s, probe_lease_s=max(30.0, 1.5 * attempt_s)),
-        limit=BulkheadOptions(
-            max_concurrent=places,
-            max_waiting=4 * places if max_waiting is None else max_waiting,
+        bulkhead=BulkheadOptions(
+            max_concurrent=slots,
+            max_waiting=4 * slots if max_waiting is None else max_waiting,
             max_wait_s=max_wait_s,
         ),
         timeout=TimeoutOptions(attempt_s=attempt_s, is_cancelled_in_place=is_cancelled_in_place),
@@ -65,27 +65,27 @@ SERVICE_DEFAULTS: Final[Mapping[str, Policies]] = MappingProxyType(
         # Asked before every look-up of free text; without an answer the words themselves are compared.
         "openai:embeddings": _policies(total_s=2, attempt_s=1, attempts=2, base_s=0.1, max_wait_s=0.2),
         # Callers wait 2 s at most: all who waited for one call go on at once, and that takes the last of them a while.
-        "figma": _policies(total_s=1.9, attempt_s=1.9, attempts=2, base_s=0.2, places=20, max_wait_s=1),
+        "figma": _policies(total_s=1.9, attempt_s=1.9, attempts=2, base_s=0.2, slots=20, max_wait_s=1),
         "qdrant": _policies(total_s=0.5, attempt_s=0.5, attempts=2, base_s=0.05, slow_s=0.4, max_wait_s=0.1),
         # Asking a cache twice takes longer than going on without it. redis-py drops its connection when it is cancelled
-        # and waits for nothing, so that a task of its own would only make each hit slower. There are fewer places than
+        # and waits for nothing, so that a task of its own would only make each hit slower. There are fewer slots than
         # connections: to wait for one of these would look like a slow server. The line is long, and 50 ms are its end.
         "redis": _policies(
             total_s=0.05,
             attempt_s=0.05,
             attempts=1,
             slow_s=0.04,
-            places=20,
+            slots=20,
             max_waiting=10_000,
             max_wait_s=0.05,
             is_cancelled_in_place=True,
         ),
         # The file by which the workers of one host agree; its own bound on waiting for a lock is below this.
-        "flights": _policies(total_s=0.25, attempt_s=0.25, attempts=1, places=500, max_wait_s=0.05),
-        "s3": _policies(total_s=60, attempt_s=15, places=16, max_wait_s=30),
-        "postgresql": _policies(total_s=30, attempt_s=10, places=16, max_wait_s=10),
-        "langsmith": _policies(total_s=30, attempt_s=10, places=8),
-        "otlp": _policies(total_s=30, attempt_s=10, places=8),
+        "flights": _policies(total_s=0.25, attempt_s=0.25, attempts=1, slots=500, max_wait_s=0.05),
+        "s3": _policies(total_s=60, attempt_s=15, slots=16, max_wait_s=30),
+        "postgresql": _policies(total_s=30, attempt_s=10, slots=16, max_wait_s=10),
+        "langsmith": _policies(total_s=30, attempt_s=10, slots=8),
+        "otlp": _policies(total_s=30, attempt_s=10, slots=8),
     }
 )
 

@@ -9,13 +9,13 @@ outage, when trying again only makes things worse.
 """
 
 import random
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 
-from forge_otel.errors import ConfigurationError, ForgeError, ServiceTimeout, ServiceUnavailable
+from forge_otel._internal.backoff import parse_retry_after
+from forge_otel._internal.checks import require
+from forge_otel.errors import ForgeError, ServiceTimeout
 
 __all__ = [
     "Classify",
@@ -23,13 +23,10 @@ __all__ = [
     "RetryOptions",
     "Verdict",
     "classify",
-    "left_alone",
-    "parse_retry_after",
     "pause_s",
     "verdict_of",
 ]
 
-_MAX_RETRY_AFTER_S: Final = 3600.0
 _REQUEST_TIMEOUT: Final = 408
 _TOO_MANY_REQUESTS: Final = 429
 _QUOTA_CODES: Final = {"insufficient_quota", "billing_hard_limit_reached"}
@@ -149,29 +146,6 @@ def _retry_after_of(exc: Exception) -> float | None:
     return parse_retry_after(by_name.get("retry-after"))
 
 
-def parse_retry_after(value: str | None, *, wall_s: Callable[[], float] = time.time) -> float | None:
-    """Read a `Retry-After` header (RFC 9110 §10.2.3): seconds or an HTTP date.
-
-    Args:
-        value: the header, or None.
-        wall_s: the wall clock that a date is compared with; it may be wrong, so the result lies within an hour.
-
-    Returns:
-        Seconds from now in [0, 3600], or None where the header cannot be read.
-    """
-    if value is None:
-        return None
-    try:
-        asked_s = float(value)
-    except ValueError:
-        try:
-            asked_s = parsedate_to_datetime(value).timestamp() - wall_s()
-        except (ValueError, TypeError, OverflowError):
-            return None
-    # A NaN fails the comparison.
-    return min(max(asked_s, 0.0), _MAX_RETRY_AFTER_S) if asked_s == asked_s else None  # noqa: PLR0124
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryOptions:
     """How often a call is tried, and how long the pauses are.
@@ -190,13 +164,10 @@ class RetryOptions:
     max_s: float = 8.0
 
     def __post_init__(self) -> None:
-        faults = []
-        if self.attempts < 1:
-            faults.append("attempts of a retry must be at least 1, which is the call itself")
-        if self.base_s < 0 or self.max_s < 0:
-            faults.append("base_s and max_s of a retry may not be negative")
-        if faults:
-            raise ConfigurationError(faults)
+        require(
+            (self.attempts >= 1, "attempts of a retry must be at least 1, which is the call itself"),
+            (self.base_s >= 0 and self.max_s >= 0, "base_s and max_s of a retry must not be negative"),
+        )
 
 
 def pause_s(
@@ -216,18 +187,6 @@ def pause_s(
         return bound_s * rng()
     # All clients were told the same number; a little spread keeps them from coming back as one.
     return retry_after_s + options.base_s * rng()
-
-
-def left_alone(name: str, asked_s: float) -> ServiceUnavailable:
-    """Return what to raise where the pause that a service asked for is longer than the call may take.
-
-    Args:
-        name: the service's name.
-        asked_s: how long it asked to be left alone, in seconds.
-    """
-    return ServiceUnavailable(
-        f"{name!r} asked to be left alone for {asked_s:.3g} s, longer than this call may take", retry_after_s=asked_s
-    )
 
 
 class RetryBudget:
@@ -252,14 +211,14 @@ class RetryBudget:
         self.spent = 0
         self.refused = 0
         self._per_success = per_success
-        self._capacity = capacity
+        self.capacity = capacity
         self._reserve = reserve
         self._refill_per_s = refill_per_s
         self._refilled_at_s: float | None = None
 
     def deposit(self) -> None:
         """Take note of a success."""
-        if self.tokens < self._capacity:
+        if self.tokens < self.capacity:
             self.tokens += self._per_success
 
     def withdraw(self, now_s: float) -> bool:

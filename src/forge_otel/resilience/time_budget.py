@@ -1,12 +1,11 @@
-"""How long one call waits for its cache in all.
+"""Time budget of one generation for its cache: all cache steps of the call share one allowance.
 
-A call asks its cache several times: for the answer, for the lease, for a pattern, for the budget; then it writes. Each
-step is short, and a cache that fails makes each of them long. So all steps of a call share one allowance. When it is
-used up, or too small for a step as long as the longest one so far, the call goes on as if the cache were away; what has
-to be written is written behind its back.
+A call uses its cache several times: for the entry, the lease, a pattern, the spending limits, and a write. Each step is
+short, but a failing cache makes each of them long. When the budget is used up, or too small for a step as long as the
+longest one so far, the call continues as if the cache were unavailable, and writes continue in the background.
 
-A step that is cut short says nothing about the service, because it had less time than the service is given; and time in
-which the event loop stood still is nobody's.
+A step that is cut short does not count against the service, because it had less time than the service's own limit.
+Stalls of the event loop are not charged.
 """
 
 import asyncio
@@ -17,100 +16,103 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from forge_otel.errors import ServiceTimeout
-from forge_otel.resilience.deadline import current_scope
-from forge_otel.resilience.event_loop_lag import stalled_s
-from forge_otel.resilience.lag_aware_timeout import LagAwareTimeout
+from forge_otel.resilience.deadline import current_deadline
+from forge_otel.resilience.event_loop_lag import LagAwareTimeout, LoopLagMonitor
 
-__all__ = ["TimeBudget", "behind", "budgeted", "current_patience"]
+__all__ = ["TimeBudget", "budgeted", "current_time_budget", "start_detached"]
 
 T = TypeVar("T")
 Guarded = Callable[..., Awaitable[Any]]
 
 
 class TimeBudget:
-    """What one call may still wait for its cache.
+    """The time that one call may still wait for its cache.
 
     Args:
-        total_s: seconds for all steps together; no less than one step is given.
+        total_s: seconds for all steps together; at least the limit of one step.
+        loop_lag: measures stalls of the event loop, which are not charged.
     """
 
-    __slots__ = ("_longest_s", "_rest_s", "_total_s")
+    __slots__ = ("_longest_s", "_loop_lag", "_remaining_s", "_total_s")
 
-    def __init__(self, total_s: float) -> None:
+    def __init__(self, total_s: float, loop_lag: LoopLagMonitor) -> None:
         self._total_s = total_s
+        self._loop_lag = loop_lag
         self._longest_s = 0.0
-        self._rest_s = total_s
+        self._remaining_s = total_s
 
-    def renew(self) -> None:
-        """Begin anew, for a call that has waited for something else meanwhile."""
-        self._rest_s = self._total_s
+    def reset(self) -> None:
+        """Grant the full budget again, after a wait that was not for the cache."""
+        self._remaining_s = self._total_s
 
     async def run(self, function: Guarded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Await a step.
+        """Await one step.
 
         Args:
-            function, args, kwargs: the step; it ends at once when it is cancelled.
+            function: the step; it must end at once when it is cancelled.
+            args, kwargs: its arguments.
 
         Raises:
-            ServiceTimeout: there is no time left for it.
-            Exception: what it raises.
+            ServiceTimeout: the remaining budget is too small for the step.
+            Exception: raised by the step.
         """
-        if self._rest_s <= self._longest_s:
-            raise ServiceTimeout("no time is left for the cache: the call has waited for it long enough")
+        if self._remaining_s <= self._longest_s:
+            raise ServiceTimeout("the time budget of this call for the cache is used up")
         started_s = time.monotonic()
         try:
-            if self._rest_s >= self._total_s:
+            if self._remaining_s >= self._total_s:
+                # The step's own limit is smaller; a second timer would only slow the hit path down.
                 return await function(*args, **kwargs)
-            return await self._bounded(function, args, kwargs)
+            return await self._run_limited(function, args, kwargs)
         finally:
             self._charge(started_s)
 
     async def wait(self, task: asyncio.Task[Any]) -> bool:
-        """Wait for a task, which goes on after that; whether it is done."""
-        if self._rest_s > 0 and not task.done():
+        """Wait for a task within the budget and return whether it has ended; the task is not cancelled."""
+        if self._remaining_s > 0 and not task.done():
             started_s = time.monotonic()
             try:
-                await asyncio.wait([task], timeout=self._rest_s)
+                await asyncio.wait([task], timeout=self._remaining_s)
             finally:
                 self._charge(started_s)
         return task.done()
 
-    async def _bounded(self, function: Guarded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        bound = LagAwareTimeout(self._rest_s)
+    async def _run_limited(self, function: Guarded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        timeout = LagAwareTimeout(self._remaining_s, self._loop_lag)
         try:
             return await function(*args, **kwargs)
         except asyncio.CancelledError as exc:
-            if not bound.withdraw():
+            if not timeout.uncancel():
                 raise
-            raise ServiceTimeout("the cache did not answer in what was left of its time") from exc
+            raise ServiceTimeout("the cache did not respond within the remaining time budget of this call") from exc
         finally:
-            bound.end()
+            timeout.close()
 
     def _charge(self, started_s: float) -> None:
         ended_s = time.monotonic()
-        took_s = ended_s - started_s - stalled_s(started_s, ended_s)
-        self._rest_s -= took_s
+        took_s = ended_s - started_s - self._loop_lag.stalled_s(started_s, ended_s)
+        self._remaining_s -= took_s
         self._longest_s = max(self._longest_s, took_s)
 
 
-current_patience: ContextVar[TimeBudget | None] = ContextVar("forge_patience", default=None)
+current_time_budget: ContextVar[TimeBudget | None] = ContextVar("forge_time_budget", default=None)
 
 
 def budgeted(function: Guarded) -> Guarded:
-    """Let a guarded step draw from the patience of the running call, where it has one."""
+    """Return `function` limited by the time budget of the current call, if it has one."""
 
     async def step(*args: Any, **kwargs: Any) -> Any:
-        patience = current_patience.get()
-        if patience is None:
+        budget = current_time_budget.get()
+        if budget is None:
             return await function(*args, **kwargs)
-        return await patience.run(function, args, kwargs)
+        return await budget.run(function, args, kwargs)
 
     return step
 
 
-def behind(step: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Begin something that neither the call's patience nor its deadline limits; hold the task, the loop does not."""
+def start_detached(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Start a task without the time budget and the deadline of the current call; the caller holds the task."""
     context = contextvars.copy_context()
-    context.run(current_patience.set, None)
-    context.run(current_scope.set, None)
-    return asyncio.get_running_loop().create_task(step, context=context)
+    context.run(current_time_budget.set, None)
+    context.run(current_deadline.set, None)
+    return asyncio.get_running_loop().create_task(work, context=context)

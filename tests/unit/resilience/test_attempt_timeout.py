@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from forge_otel.errors import ConfigurationError, Overloaded, ServiceTimeout
-from forge_otel.resilience.attempt_timeout import AttemptTimeout, TimeoutOptions
+from forge_otel.resilience.attempt_timeout import AbandonReason, AttemptTimeout, TimeoutOptions
+from forge_otel.resilience.event_loop_lag import LoopLagMonitor
 
 
-def attempts(**options: Any) -> tuple[AttemptTimeout, list[str]]:
+def attempts(**options: Any) -> tuple[AttemptTimeout, list[AbandonReason]]:
     """A timeout, and what it tells."""
-    told: list[str] = []
-    return AttemptTimeout("svc", TimeoutOptions(**options), notify=told.append), told
+    told: list[AbandonReason] = []
+    return AttemptTimeout("svc", TimeoutOptions(**options), loop_lag=LoopLagMonitor(), on_abandon=told.append), told
 
 
 async def stubborn(release: asyncio.Event, *, end: BaseException | None = None) -> str:
@@ -55,7 +56,7 @@ async def test_a_call_that_refuses_to_end_is_left_to_itself() -> None:
     subject, told = attempts(attempt_s=0.02)
     release = asyncio.Event()
     started = time.monotonic()
-    with pytest.raises(ServiceTimeout, match=r"'svc' did not answer within 0\.02 s"):
+    with pytest.raises(ServiceTimeout, match=r"'svc' did not respond within 0\.02 s"):
         await subject.run(stubborn(release, end=ConnectionError("late")), 5.0)
     assert time.monotonic() - started < 1.0
     assert (subject.abandoned, told) == (1, ["timed_out"])
@@ -90,7 +91,7 @@ async def test_so_many_may_be_abandoned_and_no_more() -> None:
     for _ in range(3):
         with pytest.raises(ServiceTimeout):
             await subject.run(stubborn(release), 1.0)
-    with pytest.raises(Overloaded, match="3 calls to 'svc'"):
+    with pytest.raises(Overloaded, match="3 abandoned calls to 'svc'"):
         await subject.run(stubborn(release), 1.0)
     release.set()
     await ended(subject)

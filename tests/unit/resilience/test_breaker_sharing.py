@@ -34,18 +34,17 @@ class Worker:
     """What one process has: its guards and its board."""
 
     guards: Guards
-    board: BreakerSharing
+    sharing: BreakerSharing
 
     @property
     def state(self) -> str:
         """Of the breaker."""
-        return self.guards.get(SERVICE).gate.breaker.state
+        return self.guards.get(SERVICE).admission.state().state
 
     @property
-    def is_suspicious(self) -> bool:
+    def is_sensitized(self) -> bool:
         """Whether the next failure would open the breaker."""
-        gate = self.guards.get(SERVICE).gate
-        return gate.breaker.suspicious_until_s > gate._now()
+        return self.guards.get(SERVICE).admission.is_sensitized
 
     async def fail(self, times: int = 1) -> None:
         """So many guarded calls that fail by themselves, each of which reached the service."""
@@ -84,7 +83,7 @@ def workers(count: int) -> tuple[ManualClock, list[Worker]]:
 async def rounds(*those: Worker) -> None:
     """A round of each, in order."""
     for one in those:
-        await one.board.refresh()
+        await one.sharing.refresh()
 
 
 async def eventually(condition: Callable[[], object]) -> None:
@@ -163,7 +162,7 @@ async def test_where_one_worker_has_given_up_the_others_first_failure_counts() -
     await rounds(a, b)
     assert await b.answer() == "answer"
     await b.fail()
-    assert b.state == "opened"
+    assert b.state == "open"
     with pytest.raises(CircuitOpen):
         await b.answer()
 
@@ -176,7 +175,7 @@ async def test_without_a_notice_five_failures_count() -> None:
     await b.fail(4)
     assert b.state == "closed"
     await b.fail()
-    assert b.state == "opened"
+    assert b.state == "open"
 
 
 async def test_when_the_notice_has_ended_it_takes_five_again() -> None:
@@ -184,12 +183,12 @@ async def test_when_the_notice_has_ended_it_takes_five_again() -> None:
     clock, (a, b) = workers(2)
     await a.fail(5)
     await rounds(a, b)
-    clock.advance(a.board.ttl_s)
+    clock.advance(a.sharing.ttl_s)
     await rounds(b)
     await b.fail(4)
     assert b.state == "closed"
     await b.fail()
-    assert b.state == "opened"
+    assert b.state == "open"
 
 
 async def test_answers_neither_open_a_suspicious_breaker_nor_calm_it() -> None:
@@ -201,7 +200,7 @@ async def test_answers_neither_open_a_suspicious_breaker_nor_calm_it() -> None:
         await b.answer()
     assert b.state == "closed"
     await b.fail()
-    assert b.state == "opened"
+    assert b.state == "open"
 
 
 async def test_a_notice_lives_while_the_breaker_refuses_calls() -> None:
@@ -210,13 +209,13 @@ async def test_a_notice_lives_while_the_breaker_refuses_calls() -> None:
     await a.fail(5)
     await rounds(a)
     for _ in range(20):
-        clock.advance(0.9 * a.board.ttl_s)
+        clock.advance(0.9 * a.sharing.ttl_s)
         await rounds(b, a)
-        assert b.is_suspicious
+        assert b.is_sensitized
     clock.advance(OPEN_S)
     await rounds(a, b)
-    assert a.state == "opened"
-    assert not b.is_suspicious
+    assert a.state == "open"
+    assert not b.is_sensitized
 
 
 async def test_what_a_worker_was_told_it_does_not_tell() -> None:
@@ -225,10 +224,10 @@ async def test_what_a_worker_was_told_it_does_not_tell() -> None:
     await a.fail(5)
     await rounds(a, b)
     await b.fail()
-    assert b.state == "opened"
-    clock.advance(a.board.ttl_s)
+    assert b.state == "open"
+    clock.advance(a.sharing.ttl_s)
     await rounds(b, c)
-    assert not c.is_suspicious
+    assert not c.is_sensitized
     await c.fail(4)
     assert c.state == "closed"
 
@@ -241,9 +240,9 @@ async def test_a_failed_probe_of_such_a_worker_is_not_told_either() -> None:
     await b.fail()
     clock.advance(OPEN_S)
     await b.fail()
-    assert b.state == "opened"
+    assert b.state == "open"
     await rounds(b, c)
-    assert not c.is_suspicious
+    assert not c.is_sensitized
 
 
 async def test_a_worker_that_was_told_may_find_out_for_itself_later() -> None:
@@ -258,7 +257,7 @@ async def test_a_worker_that_was_told_may_find_out_for_itself_later() -> None:
     await rounds(b)
     await b.fail(5)
     await rounds(b, c)
-    assert c.is_suspicious
+    assert c.is_sensitized
 
 
 async def test_a_breaker_that_would_have_opened_anyway_is_told() -> None:
@@ -268,10 +267,10 @@ async def test_a_breaker_that_would_have_opened_anyway_is_told() -> None:
     await a.fail(5)
     await rounds(a, b)
     await b.fail()
-    assert b.state == "opened"
-    clock.advance(a.board.ttl_s)
+    assert b.state == "open"
+    clock.advance(a.sharing.ttl_s)
     await rounds(b, c)
-    assert c.is_suspicious
+    assert c.is_sensitized
 
 
 async def test_nobody_is_made_suspicious_by_itself() -> None:
@@ -279,7 +278,7 @@ async def test_nobody_is_made_suspicious_by_itself() -> None:
     _, (a,) = workers(1)
     await a.fail(5)
     await rounds(a)
-    a.guards.get(SERVICE).gate.reset()
+    a.guards.get(SERVICE).admission.reset()
     await rounds(a)
     await a.fail(4)
     assert a.state == "closed"
@@ -291,11 +290,11 @@ async def test_of_two_that_have_given_up_each_hears_the_other_when_it_recovers()
     await a.fail(5)
     await b.fail(5)
     await rounds(b, a)
-    a.guards.get(SERVICE).gate.reset()
+    a.guards.get(SERVICE).admission.reset()
     await rounds(a)
-    assert not a.is_suspicious
+    assert not a.is_sensitized
     await rounds(b, a)
-    assert a.is_suspicious
+    assert a.is_sensitized
 
 
 @pytest.mark.parametrize("mode", ["forced_open", "forced_closed", "shadow"])
@@ -303,9 +302,9 @@ async def test_what_an_operator_forces_is_for_his_worker_only(mode: Mode) -> Non
     """It says nothing about the service."""
     _, (a, b) = workers(2)
     await a.fail(5)
-    a.guards.get(SERVICE).gate.set_mode(mode)
+    a.guards.get(SERVICE).admission.set_mode(mode)
     await rounds(a, b)
-    assert not b.is_suspicious
+    assert not b.is_sensitized
 
 
 async def test_nothing_is_told_about_the_service_that_carries_the_notices() -> None:
@@ -314,7 +313,7 @@ async def test_nothing_is_told_about_the_service_that_carries_the_notices() -> N
     a, b = worker(store, carrier=SERVICE), worker(store)
     await a.fail(5)
     await rounds(a, b)
-    assert not b.is_suspicious
+    assert not b.is_sensitized
 
 
 async def test_one_read_sees_all_services() -> None:
@@ -348,7 +347,7 @@ async def test_a_store_may_say_anything(said: Callable[[int], object]) -> None:
     """What is not a notice is none."""
     a = worker(SayingStore(said))
     await rounds(a)
-    assert not a.is_suspicious
+    assert not a.is_sensitized
     await a.fail(4)
     assert a.state == "closed"
 
@@ -357,7 +356,7 @@ async def test_a_store_that_lies_can_fail_no_call() -> None:
     """The worst that it can say is a notice for everybody."""
     a = worker(SayingStore(lambda count: [b"0" * 32] * count))
     await rounds(a)
-    assert a.is_suspicious
+    assert a.is_sensitized
     assert [await a.answer() for _ in range(100)] == ["answer"] * 100
 
 
@@ -374,8 +373,8 @@ async def test_a_store_that_is_away_changes_nothing_and_is_logged_once(caplog: p
     store.fault = None
     await a.fail(5)
     await rounds(a, b)
-    assert b.is_suspicious
-    lines = [record.getMessage() for record in caplog.records if "workers" in record.getMessage()]
+    assert b.is_sensitized
+    lines = [record.getMessage() for record in caplog.records if "breaker sharing" in record.getMessage()]
     assert len(lines) == 2
     assert "secret" not in caplog.text
 
@@ -388,16 +387,16 @@ async def test_what_was_told_last_is_not_believed_for_ever() -> None:
     await rounds(a, b)
     store.fault = ConnectionError()
     await rounds(b)
-    assert b.is_suspicious
-    clock.advance(b.board.ttl_s)
-    assert not b.is_suspicious
+    assert b.is_sensitized
+    clock.advance(b.sharing.ttl_s)
+    assert not b.is_sensitized
 
 
 async def test_a_silent_store_holds_up_nothing() -> None:
     """Rounds end in time, what hangs is bounded, calls go on, and the board is back when the store is."""
     store = FaultyStore()
     a, b = worker(store), worker(store)
-    async with a.board, b.board:
+    async with a.sharing, b.sharing:
         async with store.hangs():
             await a.fail(5)
             await eventually(lambda: store.hanging == 8)
@@ -405,7 +404,7 @@ async def test_a_silent_store_holds_up_nothing() -> None:
             assert [await b.answer() for _ in range(100)] == ["answer"] * 100
             assert time.monotonic() - started < AT_ONCE_S
             assert store.hanging <= 8
-        await eventually(lambda: b.is_suspicious)
+        await eventually(lambda: b.is_sensitized)
 
 
 async def test_leaving_takes_no_time_even_then() -> None:
@@ -413,11 +412,11 @@ async def test_leaving_takes_no_time_even_then() -> None:
     store = FaultyStore()
     a = worker(store)
     async with store.hangs():
-        async with a.board:
+        async with a.sharing:
             await eventually(lambda: store.hanging)
             started = time.monotonic()
         assert time.monotonic() - started < AT_ONCE_S
-    assert not [task for task in asyncio.all_tasks() if task.get_name() == "breaker board"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "breaker sharing"]
 
 
 @pytest.mark.parametrize("fault", [ConnectionError(), asyncio.CancelledError(), TimeoutError(), RecursionError()])
@@ -426,12 +425,12 @@ async def test_the_task_outlives_whatever_the_store_raises(fault: BaseException)
     store = FaultyStore()
     a, b = worker(store), worker(store)
     await a.fail(5)
-    async with a.board, b.board:
+    async with a.sharing, b.sharing:
         store.fault = fault
         asked = len(store.gets)
         await eventually(lambda: len(store.gets) > asked + 4)
         store.fault = None
-        await eventually(lambda: b.is_suspicious)
+        await eventually(lambda: b.is_sensitized)
     # An exception that nobody looked at would be reported now.
     gc.collect()
 
@@ -443,7 +442,7 @@ async def test_a_board_that_is_cancelled_is_cancelled() -> None:
     async with store.hangs():
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await a.board.refresh()
+                await a.sharing.refresh()
 
 
 async def test_the_boards_rounds_do_not_belong_to_whoever_opened_it() -> None:
@@ -456,7 +455,7 @@ async def test_the_boards_rounds_do_not_belong_to_whoever_opened_it() -> None:
         return [None] * count
 
     opener.set("a request")
-    async with worker(SayingStore(said)).board:
+    async with worker(SayingStore(said)).sharing:
         await eventually(lambda: seen)
     assert seen == {"nobody"}
 
@@ -466,21 +465,21 @@ async def test_it_can_be_opened_again() -> None:
     store = MemoryStore()
     a, b = worker(store), worker(store)
     for _ in range(2):
-        async with a.board:
+        async with a.sharing:
             pass
     await a.fail(5)
-    async with a.board, b.board:
-        await eventually(lambda: b.is_suspicious)
+    async with a.sharing, b.sharing:
+        await eventually(lambda: b.is_sensitized)
 
 
 async def test_workers_that_were_forked_are_told_apart() -> None:
     """Boards built before the fork would else take the notices of their siblings for their own."""
     store = MemoryStore()
     a, b = worker(store), worker(store)
-    b.board._worker = a.board._worker
+    b.sharing._worker_id = a.sharing._worker_id
     await a.fail(5)
-    async with a.board, b.board:
-        await eventually(lambda: b.is_suspicious)
+    async with a.sharing, b.sharing:
+        await eventually(lambda: b.is_sensitized)
 
 
 @pytest.mark.parametrize(("interval_s", "timeout_s"), [(0.0, 1.0), (1.0, 0.0), (math.nan, 1.0)])

@@ -68,7 +68,7 @@ async def test_where_none_answers_the_last_one_says_why() -> None:
 async def test_a_refusal_of_the_breaker_is_answered_too() -> None:
     """With the breaker's own time to come back, where nothing else answers."""
     guard = Guard("openai", ONCE, fallbacks=[unavailable("openai")])
-    guard.gate.set_mode("forced_open")
+    guard.admission.set_mode("forced_open")
     with pytest.raises(ServiceUnavailable) as caught:
         await guard.call(down, "k")
     assert isinstance(caught.value.__cause__, CircuitOpen)

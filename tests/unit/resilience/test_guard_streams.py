@@ -63,7 +63,7 @@ async def test_a_stream_is_tried_again_until_its_first_chunk(timeout: TimeoutOpt
     """The reader sees one whole stream."""
     model, guard = Model(ConnectionError(), TimeoutError()), guarded(timeout=timeout)
     assert [chunk async for chunk in guard.stream(model.stream)] == ["a", "b", "c"]
-    state = guard.gate.state()
+    state = guard.admission.state()
     assert (model.calls, state.failures, state.successes, state.in_flight) == (3, 2, 1, 0)
 
 
@@ -74,7 +74,7 @@ async def test_a_stream_that_breaks_later_is_not_tried_again(timeout: TimeoutOpt
     seen: list[str] = []
     with pytest.raises(ConnectionError):
         await read(guard.stream(model.stream), seen)
-    state = guard.gate.state()
+    state = guard.admission.state()
     assert (seen, model.calls) == (["a", "b"], 1)
     assert (state.successes, state.failures, state.in_flight) == (1, 1, 0)
 
@@ -85,8 +85,8 @@ async def test_a_reader_who_stops_early_closes_the_stream(timeout: TimeoutOption
     model, guard = Model(), guarded(timeout=timeout)
     async with aclosing(guard.stream(model.stream)) as chunks:
         assert await anext(chunks) == "a"
-        assert guard.gate.state().in_flight == 1
-    state = guard.gate.state()
+        assert guard.admission.state().in_flight == 1
+    state = guard.admission.state()
     assert (model.closed, state.failures, state.in_flight) == (1, 0, 0)
 
 
@@ -113,7 +113,7 @@ async def test_a_silent_stream_is_given_up_at_its_first_or_any_later_chunk() -> 
         guard, seen = guarded(timeout=TimeoutOptions(attempt_s=0.01)), list[str]()
         with pytest.raises(ServiceTimeout):
             await read(guard.stream(silent, *before), seen)
-        assert (seen, guard.gate.state().in_flight) == (before, 0)
+        assert (seen, guard.admission.state().in_flight) == (before, 0)
 
 
 async def test_the_deadline_is_for_the_whole_stream() -> None:
@@ -133,12 +133,12 @@ async def test_the_deadline_is_for_the_whole_stream() -> None:
 
 async def test_a_streams_place_is_taken_until_it_ends() -> None:
     """The limit is about what runs, not about what begins."""
-    guard = guarded(limit=BulkheadOptions(max_concurrent=1))
+    guard = guarded(bulkhead=BulkheadOptions(max_concurrent=1))
     first = guard.stream(Model().stream)
     await anext(first)
     second = asyncio.ensure_future(anext(guard.stream(Model().stream)))
     await asyncio.sleep(0.01)
-    assert (second.done(), guard.gate.state().waiting) == (False, 1)
+    assert (second.done(), guard.admission.state().waiting) == (False, 1)
     await first.aclose()
     assert await second == "a"
 
@@ -180,7 +180,7 @@ async def test_an_empty_stream_is_a_success() -> None:
 
     guard = guarded()
     assert [chunk async for chunk in guard.stream(nothing)] == []
-    assert (guard.gate.state().successes, guard.gate.state().in_flight) == (1, 0)
+    assert (guard.admission.state().successes, guard.admission.state().in_flight) == (1, 0)
 
 
 @pytest.mark.parametrize("timeout", TIMEOUTS)
@@ -253,6 +253,6 @@ async def test_a_reader_who_is_cancelled(timeout: TimeoutOptions) -> None:
     await asyncio.wait([task], timeout=1.0)
     async with asyncio.timeout(1.0):
         await is_closed.wait()
-    state = guard.gate.state()
+    state = guard.admission.state()
     assert task.cancelled()
     assert (state.failures, state.in_flight) == (0, 0)

@@ -5,16 +5,18 @@ import asyncio
 import pytest
 
 from forge_otel.errors import ServiceTimeout
-from forge_otel.resilience.attempt_timeout import AttemptTimeout, TimeoutOptions
+from forge_otel.resilience.attempt_timeout import AbandonReason, AttemptTimeout, TimeoutOptions
+from forge_otel.resilience.event_loop_lag import LoopLagMonitor
 
 
-def _limit(told: list[str], attempt_s: float = 0.02) -> AttemptTimeout:
-    return AttemptTimeout("redis", TimeoutOptions(attempt_s=attempt_s, is_cancelled_in_place=True), notify=told.append)
+def _limit(told: list[AbandonReason], attempt_s: float = 0.02) -> AttemptTimeout:
+    options = TimeoutOptions(attempt_s=attempt_s, is_cancelled_in_place=True)
+    return AttemptTimeout("redis", options, loop_lag=LoopLagMonitor(), on_abandon=told.append)
 
 
 async def test_a_silent_service_is_given_up() -> None:
     """The caller gets a timeout, and its task is not left cancelled."""
-    told: list[str] = []
+    told: list[AbandonReason] = []
     with pytest.raises(ServiceTimeout):
         await _limit(told).run_in_place(asyncio.Event().wait(), 1.0)
     task = asyncio.current_task()
@@ -31,7 +33,7 @@ async def test_the_deadline_limits_it_too() -> None:
 
 async def test_an_answer_and_an_error_pass() -> None:
     """Nothing is changed about what ends in time, also where it is a timeout of its own."""
-    told: list[str] = []
+    told: list[AbandonReason] = []
     assert await _limit(told).run_in_place(asyncio.sleep(0, "answer"), 1.0) == "answer"
 
     async def fails() -> None:
@@ -44,7 +46,7 @@ async def test_an_answer_and_an_error_pass() -> None:
 
 async def test_a_caller_that_is_cancelled_stays_cancelled() -> None:
     """Somebody else's cancellation is no timeout of the service."""
-    told: list[str] = []
+    told: list[AbandonReason] = []
     begun = asyncio.Event()
 
     async def hangs() -> None:

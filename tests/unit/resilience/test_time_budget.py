@@ -6,7 +6,8 @@ import time
 import pytest
 
 from forge_otel.errors import ServiceTimeout
-from forge_otel.resilience.time_budget import TimeBudget, behind, budgeted, current_patience
+from forge_otel.resilience.event_loop_lag import LoopLagMonitor
+from forge_otel.resilience.time_budget import TimeBudget, budgeted, current_time_budget, start_detached
 
 
 class Steps:
@@ -39,7 +40,7 @@ async def test_without_patience_a_step_is_just_run() -> None:
 
 async def test_after_a_long_step_none_is_begun() -> None:
     """Half of the time was enough for one, so that the rest is too little for another one."""
-    current_patience.set(TimeBudget(0.1))
+    current_time_budget.set(TimeBudget(0.1, LoopLagMonitor()))
     steps = Steps()
     assert await steps.call(0.06) == "answer"
     await _rejected(steps, 0)
@@ -49,7 +50,7 @@ async def test_after_a_long_step_none_is_begun() -> None:
 
 async def test_a_step_that_hangs_is_cut_short_by_what_is_left() -> None:
     """The second one has less time than the first, and is cancelled then."""
-    current_patience.set(TimeBudget(0.2))
+    current_time_budget.set(TimeBudget(0.2, LoopLagMonitor()))
     steps = Steps()
     await steps.call(0.01)
     async with asyncio.timeout(60):
@@ -61,7 +62,7 @@ async def test_a_step_that_hangs_is_cut_short_by_what_is_left() -> None:
 
 async def test_a_caller_that_is_cancelled_stays_cancelled() -> None:
     """Somebody else's cancellation is no timeout."""
-    current_patience.set(TimeBudget(60.0))
+    current_time_budget.set(TimeBudget(60.0, LoopLagMonitor()))
     steps = Steps()
     await steps.call(0.001)
     task = asyncio.create_task(steps.call(None))
@@ -74,12 +75,10 @@ async def test_a_caller_that_is_cancelled_stays_cancelled() -> None:
 
 async def test_a_loop_that_stands_still_uses_up_nothing() -> None:
     """What the call itself, or another one, keeps the loop busy with is not the cache's."""
-    current_patience.set(TimeBudget(0.1))
+    lag = LoopLagMonitor()
+    current_time_budget.set(TimeBudget(0.1, lag))
 
     async def held_up() -> str:
-        from forge_otel.resilience.event_loop_lag import running_loop_lag
-
-        lag = running_loop_lag()
         lag.enter()
         until_s = time.monotonic() + 0.2
         while time.monotonic() < until_s:
@@ -94,21 +93,21 @@ async def test_a_loop_that_stands_still_uses_up_nothing() -> None:
 
 async def test_patience_can_begin_anew() -> None:
     """For a call that waited for somebody else's generation meanwhile."""
-    patience = TimeBudget(0.05)
-    current_patience.set(patience)
+    patience = TimeBudget(0.05, LoopLagMonitor())
+    current_time_budget.set(patience)
     steps = Steps()
     await steps.call(0.04)
     await _rejected(steps, 0)
-    patience.renew()
+    patience.reset()
     assert await steps.call(0) == "answer"
 
 
 async def test_what_is_behind_is_not_limited() -> None:
     """It neither has the patience of the call nor ends with it."""
-    current_patience.set(TimeBudget(0.001))
+    current_time_budget.set(TimeBudget(0.001, LoopLagMonitor()))
     steps = Steps()
-    task = behind(steps.call(0.05))
-    patience = current_patience.get()
+    task = start_detached(steps.call(0.05))
+    patience = current_time_budget.get()
     assert patience is not None
     assert not await patience.wait(task)
     assert await task == "answer"

@@ -27,7 +27,8 @@ from forge_otel.layers.exact.read_coalescing import ReadCoalescer
 from forge_otel.layers.exact.tag_versions import TagVersions, new_tag_version, tag_version_key, tags_of
 from forge_otel.layers.exact.write_behind import WriteBehindQueue
 from forge_otel.names import Attr, Metric
-from forge_otel.resilience.time_budget import TimeBudget, budgeted, current_patience
+from forge_otel.resilience.event_loop_lag import LoopLagMonitor
+from forge_otel.resilience.time_budget import TimeBudget, budgeted, current_time_budget
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, CallNext, Reply, Store
 from forge_otel.types.capabilities import CostAware, SingleServer, SupportsNearReads
@@ -101,6 +102,7 @@ class ExactCacheLayer:
         instruments: receive hits, misses and durations.
         guard: `await guard(function, *args, **kwargs)` calls the store within its deadline and breaker.
         degraded_label: recorded as `degraded` if the store is unavailable.
+        loop_lag: measures stalls of the event loop, which are not charged to the time budget.
     """
 
     def __init__(
@@ -111,12 +113,14 @@ class ExactCacheLayer:
         instruments: Instruments,
         guard: Guarded = unguarded,
         degraded_label: str = "cache:uncached",
+        loop_lag: LoopLagMonitor | None = None,
     ) -> None:
         self._store = store
         self._options = options
         self._instruments = instruments
         self._guard = guard
         self._degraded_label = degraded_label
+        self._loop_lag = loop_lag or LoopLagMonitor()
         self.purger = Purger(store, invalidate=self.invalidate, guard=guard, secret=options.secret)
         self.write_behind = WriteBehindQueue()
         near = store if isinstance(store, SupportsNearReads) else None
@@ -131,11 +135,11 @@ class ExactCacheLayer:
         """Answer from the store, or store the answer of the inner layers."""
         if self._options.time_budget_s is None:
             return await self._answer(call, call_next)
-        token = current_patience.set(TimeBudget(self._options.time_budget_s))
+        token = current_time_budget.set(TimeBudget(self._options.time_budget_s, self._loop_lag))
         try:
             return await self._answer(call, call_next)
         finally:
-            current_patience.reset(token)
+            current_time_budget.reset(token)
 
     async def _answer(self, call: Call, call_next: CallNext) -> Reply:
         started = time.perf_counter()
@@ -348,7 +352,7 @@ class _ExactSlot:
         if not self.is_available or reply.source == "L2":
             return False
         write = partial(self._write, reply, commit)
-        if current_patience.get() is None:
+        if current_time_budget.get() is None:
             return await write()
         self._writing = self._exact.write_behind.start(write)
         return await self._exact.write_behind.wait(self._writing)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from forge_otel._internal.tasks import TaskSet
 from forge_otel.keys import digest
-from forge_otel.resilience.time_budget import behind
+from forge_otel.resilience.time_budget import start_detached
 from forge_otel.types import GenerationRequest, Store
 from forge_otel.types.capabilities import SupportsBatchAdd
 
@@ -95,7 +95,7 @@ class TagVersions:
         queue, self._queue = self._queue, []
         size = 1 if self._add_all is None else _MAX_BATCH
         for first in range(0, len(queue), size):
-            self._batches.hold(behind(self._create(queue[first : first + size])))
+            self._batches.hold(start_detached(self._create(queue[first : first + size])))
 
     async def _create(self, tags: Sequence[str]) -> None:
         futures = [self._pending[tag] for tag in tags]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Self
 
 from forge_otel._internal.tasks import TaskSet
-from forge_otel.resilience.time_budget import behind, current_patience
+from forge_otel.resilience.time_budget import current_time_budget, start_detached
 
 __all__ = ["WriteBehindQueue"]
 
@@ -56,18 +56,18 @@ class WriteBehindQueue:
         if len(self._pending) >= self._max_pending:
             _logger.warning("cache write dropped, %d writes are pending", len(self._pending))
             return None
-        return self._pending.hold(behind(self._run(write)))
+        return self._pending.hold(start_detached(self._run(write)))
 
     async def write(self, write: Callable[[], Awaitable[bool]]) -> bool:
         """Run a write and return whether it succeeded within the caller's time budget."""
-        if current_patience.get() is None:
+        if current_time_budget.get() is None:
             return await write()
         return await self.wait(self.start(write))
 
     @staticmethod
     async def wait(task: asyncio.Task[bool] | None) -> bool:
         """Wait for a task that `start` returned; return whether it succeeded within the caller's time budget."""
-        budget = current_patience.get()
+        budget = current_time_budget.get()
         if task is None or budget is None or not await budget.wait(task):
             return False
         return not task.cancelled() and task.result()

@@ -34,7 +34,7 @@ from forge_otel.layers.single_flight.lease_election import COLLAPSED, LeaseElect
 from forge_otel.layers.single_flight.progress import EventLog, decode_event, parse_event_id
 from forge_otel.layers.single_flight.run import Run, RunOutcome
 from forge_otel.names import Attr, Metric
-from forge_otel.resilience.deadline import current_scope, remaining_s
+from forge_otel.resilience.deadline import current_deadline, remaining_s
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import TERMINAL, Call, CallNext, Event, Lease, Progress, Reply, outcome_of
 
@@ -189,7 +189,7 @@ class SingleFlightLayer:
         self._runs[call.key] = run
         context = contextvars.copy_context()
         context.run(current_generation.set, run.generation)
-        context.run(current_scope.set, None)
+        context.run(current_deadline.set, None)
         context.run(_active_keys.set, _active_keys.get() | {call.key})
         task = asyncio.create_task(self._execute(run, call_next), context=context, name=f"generation {call.key[:8]}")
         self._tasks[run] = task

@@ -22,7 +22,7 @@ from forge_otel.context import current_generation
 from forge_otel.errors import CircuitOpen, ForgeError, GenerationFailed, GenerationTimeout
 from forge_otel.layers.single_flight.run import Run, RunOutcome
 from forge_otel.names import Metric
-from forge_otel.resilience.time_budget import behind, budgeted, current_patience
+from forge_otel.resilience.time_budget import budgeted, current_time_budget, start_detached
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import CacheSlot, Event, Lease, LeaseHeld, Leases, Reply, Wakeup
 
@@ -93,7 +93,7 @@ class LeaseElection:
         Returns:
             The lease, the outcome of the other process, or None if the backend is unavailable.
         """
-        key, has_waited, budget = self._entry_key(run.call.key), False, current_patience.get()
+        key, has_waited, budget = self._entry_key(run.call.key), False, current_time_budget.get()
         with self._leases.listen(key) as wakeup:
             while True:
                 held = await self._claim(key, run)
@@ -108,7 +108,7 @@ class LeaseElection:
                     return RunOutcome(error=_timed_out(run), is_remote=True)
                 if budget is not None:
                     # The caller now waits for a generation, not for the cache: polling must not use up its budget.
-                    budget.renew()
+                    budget.reset()
                 reply = await self._lookup(key, run, cache_slot)
                 if reply is not None:
                     return RunOutcome(reply=reply, is_remote=True)
@@ -141,7 +141,7 @@ class LeaseElection:
     async def release(self, lease: Lease, *, failure: bytes | None = None) -> None:
         """Release the lease; after a failure, retry in the background until the lease expires."""
         if not await self._try_release(lease, failure):
-            self._release_retries.hold(behind(self._retry_release(lease, failure)))
+            self._release_retries.hold(start_detached(self._retry_release(lease, failure)))
 
     async def events(self, key: str, after: tuple[int, int]) -> list[Event]:
         """Return the events that other processes published for a call; empty if the backend is unavailable."""
@@ -271,7 +271,7 @@ class LeaseElection:
                 return
 
     def _spawn(self, step: Coroutine[Any, Any, None]) -> None:
-        self._background.hold(behind(step))
+        self._background.hold(start_detached(step))
 
 
 def encode_failure(error: BaseException) -> bytes | None:

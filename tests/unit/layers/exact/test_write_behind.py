@@ -8,12 +8,13 @@ import pytest
 
 from forge_otel import Forge, Settings
 from forge_otel.layers.exact.write_behind import WriteBehindQueue
-from forge_otel.resilience.time_budget import TimeBudget, current_patience
+from forge_otel.resilience.event_loop_lag import LoopLagMonitor
+from forge_otel.resilience.time_budget import TimeBudget, current_time_budget
 
 
 async def test_a_write_continues_after_the_callers_time_budget() -> None:
     """The caller learns that the write is not confirmed; the write is done when the queue closes."""
-    current_patience.set(TimeBudget(0.01))
+    current_time_budget.set(TimeBudget(0.01, LoopLagMonitor()))
     may_end = asyncio.Event()
     written: list[int] = []
 
@@ -31,7 +32,7 @@ async def test_a_write_continues_after_the_callers_time_budget() -> None:
 
 async def test_a_hanging_write_does_not_block_closing(caplog: pytest.LogCaptureFixture) -> None:
     """It is cancelled and logged as dropped."""
-    current_patience.set(TimeBudget(0.01))
+    current_time_budget.set(TimeBudget(0.01, LoopLagMonitor()))
 
     async def write() -> bool:
         await asyncio.Event().wait()
@@ -65,7 +66,7 @@ async def test_a_closing_forge_waits_for_background_writes() -> None:
 
 async def test_a_caller_with_time_left_gets_the_result_of_the_write() -> None:
     """Success and failure."""
-    current_patience.set(TimeBudget(60.0))
+    current_time_budget.set(TimeBudget(60.0, LoopLagMonitor()))
 
     async def write(is_written: bool) -> bool:
         await asyncio.sleep(0)
@@ -77,7 +78,7 @@ async def test_a_caller_with_time_left_gets_the_result_of_the_write() -> None:
 
 async def test_concurrency_and_queue_are_bounded() -> None:
     """Of 25 writes 8 run at a time, 12 wait, and 5 are dropped."""
-    current_patience.set(TimeBudget(0.01))
+    current_time_budget.set(TimeBudget(0.01, LoopLagMonitor()))
     may_end = asyncio.Event()
     running: list[Any] = []
 
