@@ -64,7 +64,7 @@ async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict
         by_redis = ExactCacheLayer(plain, options, instruments=instruments, guard=Guards().get("redis").call)
         by_near = ExactCacheLayer(near, options, instruments=instruments, guard=Guards().get("redis").call)
         await by_near(call, answer)
-        await near.caught_up()
+        await near.synchronize()
         await by_near(call, ask)
         keys, near.fetched = list(near.fetched), ()
 

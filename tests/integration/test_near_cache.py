@@ -67,11 +67,11 @@ async def test_what_was_fetched_is_near_until_another_process_changes_it(
     """Overwritten, deleted and flushed: it is gone, and what is fetched then is near again."""
     for change in (["set", key, "2"], ["delete", key], ["flush"]):
         await other("set", key, "1")
-        assert await near.caught_up()
+        assert await near.synchronize()
         assert await near.fetch([key]) == [b"1"]
         assert near.peek([key]) == [b"1"]
         await other(*change)
-        assert await near.caught_up()
+        assert await near.synchronize()
         assert near.peek([key]) is None
 
 
@@ -106,7 +106,7 @@ async def test_what_is_not_there_is_not_kept(near: NearStore) -> None:
 async def test_the_life_of_an_entry_ends_near_by_too(near: NearStore, other: Other) -> None:
     """At the same moment as on the server, which does not tell of it at once."""
     await other("set", ENTRY, "1", 0.3)
-    assert await near.caught_up()
+    assert await near.synchronize()
     started_s = time.monotonic()
     while near.peek([ENTRY]) is None and time.monotonic() < started_s + 0.25:
         await near.fetch([ENTRY])
@@ -147,9 +147,9 @@ class _Held(RedisStore):
         self.is_read = asyncio.Event()
         self.may_answer = asyncio.Event()
 
-    async def get_with_lives(self, keys: Any, lasting: Any, /) -> Any:
+    async def get_with_ttls(self, keys: Any, lasting: Any, /) -> Any:
         """Read now, answer later."""
-        found = await super().get_with_lives(keys, lasting)
+        found = await super().get_with_ttls(keys, lasting)
         self.is_read.set()
         await self.may_answer.wait()
         return found
@@ -165,9 +165,9 @@ async def test_an_answer_that_was_overtaken_is_not_kept(fresh_redis: str, other:
         await store.is_read.wait()
         await other(*change)
         if change == ["kill"]:
-            await _until(lambda: not near._tracking.is_on)
+            await _until(lambda: not near._tracking.is_connected)
         async with asyncio.timeout(10):
-            while not await near.caught_up():
+            while not await near.synchronize():
                 await asyncio.sleep(0.01)
         store.may_answer.set()
         await asyncio.gather(reading, return_exceptions=True)
@@ -193,7 +193,7 @@ async def test_a_restarted_server_is_believed_only_what_it_says_anew(redis_serve
         await asyncio.to_thread(redis_server.kill)
         await _until(lambda: near.peek([ENTRY]) is None)
         assert len(near) == 0
-        assert not await near.caught_up()
+        assert not await near.synchronize()
         await asyncio.to_thread(redis_server.start)
         await _until_near(near, ENTRY)
 
@@ -236,7 +236,7 @@ async def test_a_server_that_does_not_let_us_track_is_used_without(
             await near.set(ENTRY, b"1")
             assert await near.fetch([ENTRY]) == [b"1"]
             assert near.peek([ENTRY]) is None
-        assert caplog.text.count("the near cache is off") == 1
+        assert caplog.text.count("near cache disabled") == 1
     finally:
         async with open_url(fresh_redis, max_bytes=0) as admin:
             await admin._client.execute_command("ACL", "DELUSER", "plain")
@@ -262,7 +262,7 @@ async def test_the_bounds_hold(fresh_redis: str) -> None:
         for number in range(300):
             await near.set(f"forge:l1:{number}", b"x" * generator.randrange(20_000))
         # The push that tells of a write of our own may come after the write has returned.
-        assert await near.caught_up()
+        assert await near.synchronize()
         for number in range(300):
             await near.fetch([f"forge:l1:{number}"])
             assert near.size_bytes <= 200_000
@@ -277,7 +277,7 @@ async def test_the_bounds_hold(fresh_redis: str) -> None:
 
 
 async def test_two_processes_never_disagree(near: NearStore, other: Other) -> None:
-    """10 000 random steps: what was told to be written before `caught_up` is never followed by anything older."""
+    """10 000 random steps: what was told to be written before `synchronize` is never followed by anything older."""
     generator = random.Random(20)
     keys = [f"forge:l1:{number}" for number in range(6)] + [f"forge:epoch:{number}" for number in range(3)]
     expected: dict[str, bytes] = {}
@@ -304,7 +304,7 @@ async def test_two_processes_never_disagree(near: NearStore, other: Other) -> No
             assert near.peek([key]) is None
             continue
         if what < 0.152:
-            assert await near.caught_up()
+            assert await near.synchronize()
         looked = generator.sample(keys, 2)
         found = near.peek(looked)
         if found is not None:
@@ -321,14 +321,14 @@ async def test_the_exact_cache_hits_near_by(near: NearStore, other: Other) -> No
     call = _call()
     for purge in (["invalidate", "figma:f"], ["invalidate", "all"], ["purge", call.key]):
         assert (await exact(call, _answer)).source == "L4"
-        assert await near.caught_up()
+        assert await near.synchronize()
         assert (await exact(call, _never)).source == "L1"
         assert _count(reader, instruments, "forge.cache.near.requests", "hit") == 0
         third = await exact(call, _never)
         assert (third.source, third.result.code, third.cost_usd) == ("L1", "export {}", Decimal("0.42"))
         assert _count(reader, instruments, "forge.cache.near.requests", "hit") == 1
         await other(*purge)
-        assert await near.caught_up()
+        assert await near.synchronize()
         assert not isinstance(await exact.lookup(call), CacheEntry)
         reader = InMemoryMetricReader()
         instruments.bind(MeterProvider([reader]).get_meter("test"))
@@ -338,7 +338,7 @@ async def test_what_a_caller_does_to_an_answer_is_its_own(near: NearStore) -> No
     """The next one gets it as it was stored."""
     exact = ExactCacheLayer(near, ExactCacheOptions(secret=b"secret"), instruments=Instruments())
     await exact(_call(), _answer)
-    assert await near.caught_up()
+    assert await near.synchronize()
     await exact(_call(), _never)
     first: Any = (await exact(_call(), _never)).result
     first.metadata["nested"]["list"].append("mine")
@@ -354,7 +354,7 @@ async def test_an_entry_of_another_secret_never_becomes_near(near: NearStore) ->
     for _ in range(3):
         found: Any = await exact.lookup(_call())
         assert found.reason == "corrupt"
-        assert await near.caught_up()
+        assert await near.synchronize()
 
 
 async def test_it_works_behind_sentinel_through_a_failover() -> None:
@@ -421,7 +421,7 @@ async def _until(condition: Callable[[], bool], *, within_s: float = 20) -> None
 async def _until_near(near: NearStore, key: str, *, within_s: float = 20) -> None:
     """Fetch until it is kept: a push of an earlier write, or an outage, may come between."""
     async with asyncio.timeout(within_s):
-        while not (await near.caught_up() and await _fetched(near, key) and near.peek([key])):
+        while not (await near.synchronize() and await _fetched(near, key) and near.peek([key])):
             await asyncio.sleep(0.01)
 
 

@@ -1,16 +1,15 @@
-"""A store in this process: the default, for one worker and for tests.
+"""A bounded in-process store with cost-aware eviction: the default, for one worker and for tests.
 
-It is bounded, and what it evicts first is what is worth least for its size: GreedyDual-Size-Frequency (Cherkasova,
-HP Labs 1998). Each value has a *priority*: what it was worth when it was stored, times how often it was asked for, per
-byte, plus the priority of what was evicted last before it was asked for. So an answer for $0.42 outlives many cheap
-ones of its size, and still leaves if nobody asks for it while others come and go. How often an answer was asked for is
-remembered for a while after it was evicted: one that comes back need not prove itself again.
+Eviction is GreedyDual-Size-Frequency (Cherkasova, HP Labs 1998). The priority of an entry is its cost times its number
+of reads, per byte, plus the priority of the last evicted entry at its last read (the *age*). An answer for $0.42
+therefore outlives many cheap ones of its size, and is still evicted if it is not read while other entries come and go.
+The read counts of evicted answers are kept for a while, so that a returning answer continues with its count.
 
-Values of no worth of their own (epochs, notes, counters) count like the usual one of their size; but what is stored as
-needed by an answer, or read together with it, stays at least as long as the answer, which would be lost with it.
+Entries without a cost (tag versions, counters) have the average cost of their size. Entries on which an answer depends,
+or that are read together with it, have at least the answer's priority, because the answer is useless without them.
 
-A hit only raises a number. The heap by which the least is found has each value at the priority that it had when it was
-put there; one that has risen since is put back when it comes up, so that eviction costs O(log n) and a hit O(1).
+A read only raises a number. The heap orders entries by the priority at which they were pushed; an entry whose priority
+has risen since is pushed again when it reaches the top. Eviction costs O(log n), a read O(1).
 """
 
 import heapq
@@ -20,25 +19,27 @@ from typing import Final
 
 __all__ = ["MemoryStore", "open_url"]
 
-# What a value costs beside its bytes: key, slot, places in dict and heap, and what is remembered of evicted ones
-# (measured on CPython 3.11 by benchmarks/bench_memory.py, rounded up).
+# Memory of one entry beside its key and value: slot, entries of dict and heap, read counts of evicted answers (measured
+# on CPython 3.11 by benchmarks/bench_memory.py, rounded up).
 _ENTRY_OVERHEAD_BYTES: Final = 512
 _MAX_ENTRIES: Final = 1_000_000
-# Slots that were replaced or deleted stay in the heap until they come up, or until there are as many as live ones.
-_DEAD_SHARE, _LEAST_DEAD = 2, 100
-# Evicted answers that are remembered, for each entry that is there.
-_REMEMBERED_SHARE, _LEAST_REMEMBERED = 2, 100
-# Of which the usual worth per byte is the moving average, and what it is before there are any.
-_AVERAGED: Final = 64
-_FIRST_WORTH: Final = 1e-5
+# Replaced and deleted slots stay in the heap until they reach its top, or until the heap has so many slots per entry.
+_HEAP_SLOTS_PER_ENTRY: Final = 2
+_MIN_DEAD_SLOTS: Final = 100
+# Read counts of evicted answers that are kept, per entry.
+_COUNTS_PER_ENTRY: Final = 2
+_MIN_COUNTS: Final = 100
+# Window of the moving average of cost per byte, and its value before the first answer, in USD.
+_AVERAGED_ANSWERS: Final = 64
+_FIRST_COST_PER_BYTE: Final = 1e-5
 
 
 class MemoryStore:
-    """Keeps values in a bounded dict and evicts what is worth least for its size.
+    """Bounded dict that evicts the entries with the lowest cost per byte.
 
     Args:
-        max_bytes: bound of keys and values together, overhead included.
-        max_entries: bound of their number.
+        max_bytes: maximum size of keys and values, overhead included.
+        max_entries: maximum number of entries.
         clock: monotonic seconds.
     """
 
@@ -54,26 +55,26 @@ class MemoryStore:
         self._clock = clock
         self._entries: dict[str, _MemorySlot] = {}
         self._heap: list[_MemorySlot] = []
-        # How often evicted answers were asked for, by the hash of their keys.
-        self._remembered: dict[int, int] = {}
-        # The priority of what was evicted last: what comes now begins there.
+        # Hash of the key to the number of reads, for evicted answers.
+        self._evicted_reads: dict[int, int] = {}
+        # Priority of the last evicted entry, from which new entries start.
         self._age = 0.0
-        self._usual_worth = _FIRST_WORTH
+        self._average_cost = _FIRST_COST_PER_BYTE
         self._size_bytes = 0
 
     @property
     def size_bytes(self) -> int:
-        """What the entries take, overhead included."""
+        """Size of all entries, overhead included."""
         return self._size_bytes
 
     def __len__(self) -> int:
         return len(self._entries)
 
     async def get(self, keys: Sequence[str], /) -> list[bytes | None]:
-        """Return the values of `keys` in their order."""
+        """Return the values of `keys`, in their order."""
         slots = [self._slot(key) for key in keys]
         if len(slots) > 1:
-            self._hold_together(slots)
+            self._raise_to_answer(slots)
         return [None if slot is None else slot.value for slot in slots]
 
     async def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
@@ -95,23 +96,23 @@ class MemoryStore:
         return stored
 
     async def increment(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
-        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
+        """Add to counters and renew their TTL of `ttl_s` seconds; return their values, in the order of `amounts`."""
         counts = [int(self._get(key) or 0) + amount for key, amount in amounts.items()]
         for key, count in zip(amounts, counts, strict=True):
             self._set(key, b"%d" % count, ttl_s)
         return counts
 
     async def delete(self, keys: Sequence[str], /) -> int:
-        """Delete the keys; return how many there were."""
+        """Delete the keys and return how many existed."""
         return sum(self._discard(key) for key in keys)
 
     async def scan(self, prefix: str, cursor: str = "", /) -> tuple[str, list[str]]:
-        """Return all keys that begin with `prefix`."""
+        """Return an empty cursor and all keys that begin with `prefix`."""
         del cursor
         return "", [key for key in self._entries if key.startswith(prefix)]
 
     async def ping(self) -> None:
-        """Do nothing: a dict is always there."""
+        """Do nothing; a dict is always available."""
 
     def _set(
         self,
@@ -126,15 +127,15 @@ class MemoryStore:
         size_bytes = len(key) + len(value) + _ENTRY_OVERHEAD_BYTES
         if size_bytes > self._max_bytes:
             return
-        worth = self._usual_worth if cost_usd is None else cost_usd / size_bytes
-        slot = _MemorySlot(key, value, None if ttl_s is None else self._clock() + ttl_s, worth)
+        cost_per_byte = self._average_cost if cost_usd is None else cost_usd / size_bytes
+        slot = _MemorySlot(key, value, None if ttl_s is None else self._clock() + ttl_s, cost_per_byte)
         if cost_usd is not None:
-            self._usual_worth += (worth - self._usual_worth) / _AVERAGED
+            self._average_cost += (cost_per_byte - self._average_cost) / _AVERAGED_ANSWERS
             slot.is_answer = True
-            slot.hits += self._remembered.pop(hash(key), 0)
-        slot.place = slot.priority = self._age + slot.hits * worth
+            slot.reads += self._evicted_reads.pop(hash(key), 0)
+        slot.heap_priority = slot.priority = self._age + slot.reads * cost_per_byte
         if slot.is_answer:
-            self._hold_together([slot, *map(self._entries.get, depends_on)])
+            self._raise_to_answer([slot, *map(self._entries.get, depends_on)])
         self._entries[key] = slot
         self._size_bytes += size_bytes
         heapq.heappush(self._heap, slot)
@@ -149,15 +150,15 @@ class MemoryStore:
         slot = self._entries.get(key)
         if slot is None:
             return None
-        if slot.ends_s is not None and slot.ends_s <= self._clock():
+        if slot.expires_s is not None and slot.expires_s <= self._clock():
             self._discard(key)
             return None
-        slot.hits += 1
-        slot.priority = max(slot.priority, self._age + slot.hits * slot.worth)
+        slot.reads += 1
+        slot.priority = max(slot.priority, self._age + slot.reads * slot.cost_per_byte)
         return slot
 
     @staticmethod
-    def _hold_together(slots: Sequence["_MemorySlot | None"]) -> None:
+    def _raise_to_answer(slots: Sequence["_MemorySlot | None"]) -> None:
         highest = max((slot.priority for slot in slots if slot is not None and slot.is_answer), default=0.0)
         for slot in slots:
             if slot is not None and not slot.is_answer and slot.priority < highest:
@@ -169,54 +170,54 @@ class MemoryStore:
             slot = heap[0]
             if self._entries.get(slot.key) is not slot:
                 heapq.heappop(heap)
-            elif slot.place < slot.priority:
-                slot.place = slot.priority
+            elif slot.heap_priority < slot.priority:
+                slot.heap_priority = slot.priority
                 heapq.heapreplace(heap, slot)
             else:
                 self._age = slot.priority
                 if slot.is_answer:
-                    self._remember(slot)
+                    self._keep_reads(slot)
                 self._discard(slot.key)
                 return
 
-    def _remember(self, slot: "_MemorySlot") -> None:
-        remembered = self._remembered
-        remembered[hash(slot.key)] = slot.hits
-        if len(remembered) > _REMEMBERED_SHARE * len(self._entries) + _LEAST_REMEMBERED:
-            # Dicts keep their order: the one that was evicted first.
-            del remembered[next(iter(remembered))]
+    def _keep_reads(self, slot: "_MemorySlot") -> None:
+        reads = self._evicted_reads
+        reads[hash(slot.key)] = slot.reads
+        if len(reads) > _COUNTS_PER_ENTRY * len(self._entries) + _MIN_COUNTS:
+            # Dicts keep their order, so this is the answer that was evicted first.
+            del reads[next(iter(reads))]
 
     def _discard(self, key: str) -> bool:
         slot = self._entries.pop(key, None)
         if slot is None:
             return False
         self._size_bytes -= len(key) + len(slot.value) + _ENTRY_OVERHEAD_BYTES
-        # What it held is free at once, not when it comes up.
+        # Frees the memory now; the slot itself may stay in the heap for a while.
         slot.value = b""
-        if len(self._heap) > _DEAD_SHARE * len(self._entries) + _LEAST_DEAD:
+        if len(self._heap) > _HEAP_SLOTS_PER_ENTRY * len(self._entries) + _MIN_DEAD_SLOTS:
             self._heap = list(self._entries.values())
             for kept in self._heap:
-                kept.place = kept.priority
+                kept.heap_priority = kept.priority
             heapq.heapify(self._heap)
         return True
 
 
 class _MemorySlot:
-    """A value, and where in the order of eviction it is."""
+    """A value and its position in the order of eviction."""
 
-    __slots__ = ("ends_s", "hits", "is_answer", "key", "place", "priority", "value", "worth")
+    __slots__ = ("cost_per_byte", "expires_s", "heap_priority", "is_answer", "key", "priority", "reads", "value")
 
-    def __init__(self, key: str, value: bytes, ends_s: float | None, worth: float) -> None:
+    def __init__(self, key: str, value: bytes, expires_s: float | None, cost_per_byte: float) -> None:
         self.key = key
         self.value = value
-        self.ends_s = ends_s
-        self.worth = worth
-        self.hits = 1
+        self.expires_s = expires_s
+        self.cost_per_byte = cost_per_byte
+        self.reads = 1
         self.is_answer = False
-        self.priority = self.place = 0.0
+        self.priority = self.heap_priority = 0.0
 
     def __lt__(self, other: "_MemorySlot") -> bool:
-        return self.place < other.place
+        return self.heap_priority < other.heap_priority
 
 
 def open_url(url: str, *, max_bytes: int) -> MemoryStore:

@@ -1,21 +1,21 @@
-"""A near cache: what was read from Redis a short while ago, in this process, for as long as nobody changes it.
+"""The near cache: a `RedisStore` with an in-process copy of what was read, valid until the server reports a change.
 
-What it promises:
+Guarantees:
 
-* What it gives is what Redis held at some moment of the last `max_stale_s` seconds, whatever happens to the network, to
-  Redis or to this process. While the connection is well, that moment is as long ago as a push takes (a fraction of a
-  millisecond on one host).
-* Of what this process writes through the store it gives nothing older from when the write has returned.
-* After `await caught_up()` it gives nothing older than what anybody had been told was written before.
-* When the connection is lost, when the server flushes, or when it is silent for `max_stale_s`, nothing is given, and
-  what was kept over a lost connection is thrown away. So a dead Redis means no near hits, after `max_stale_s` at most.
+* A value from the copy is the one that Redis held at some moment in the last `max_stale_s` seconds, also while the
+  network, Redis or this process hangs. With a working connection that moment is the latency of a push ago (a fraction
+  of a millisecond on one host).
+* A value that this process writes through the store is never followed by an older one after the write has returned.
+* After `await synchronize()` no value is older than a write that had completed before the call.
+* No value is served from the copy while the connection is lost or has been silent for `max_stale_s`, and the copy is
+  cleared when the connection is lost or the server is flushed. A dead Redis therefore means no near hits.
 
-It only ever answers *hits*: whoever gets None from `peek`, or cannot use what it gives, asks Redis by `fetch`.
-Deletion, expiry and eviction on the server are pushed like changes; the life of an entry is read with it, so that it
-ends here in time. A read that was on its way while a change was pushed is not kept: it may have been answered before.
+Only hits are served: a caller that gets None from `peek`, or cannot use the value, reads from Redis with `fetch`.
+Deletion, expiry and eviction on the server are pushed like changes, and the TTL of an entry is read with it, so that
+the copy expires in time. A value that was being read while a change was pushed is not kept: it may predate the change.
 
-For one event loop, and one server (also behind Sentinel: a master that is demoted closes its connections). A Cluster
-would need a connection to every node, and one that joined unseen would push nothing; so it is refused there.
+For one event loop and one server, also behind Sentinels: a demoted master closes its connections. In a Cluster every
+node would have to be tracked, and a node that joined unnoticed would push nothing, so a near cache is refused there.
 """
 
 import os
@@ -34,27 +34,26 @@ with needs("redis"):
 __all__ = ["NearStore"]
 
 _ENTRIES: Final = "forge:l1:"
-_EPOCHS: Final = "forge:epoch:"
-# What an entry costs beside its value: key, slot, link of the ordered dict (measured on CPython 3.11, rounded up).
+_TAG_VERSIONS: Final = "forge:epoch:"
+# Memory of one copy beside its value: key, slot, link of the ordered dict (measured on CPython 3.11, rounded up).
 _OVERHEAD_BYTES: Final = 320
-# One answer may not push out everything else.
+# One value takes at most an eighth of the space, so that it cannot evict everything else.
 _MAX_SHARE: Final = 8
 _PINGS_PER_STALENESS: Final = 4
-_MAX_TOUCHED: Final = 10_000
+_MAX_CHANGED: Final = 10_000
 
 
 class NearStore:
-    """Stands before a `RedisStore`, which it opens and closes.
+    """Wraps a `RedisStore`, which it opens and closes, with an in-process copy of entries and tag versions.
 
     Args:
-        store: where everything is.
-        max_bytes: bound of what is kept.
-        max_entries: likewise, epochs of tags counted.
-        max_stale_s: how old what it gives may be, in seconds, whatever happens.
+        store: the shared store.
+        max_bytes: maximum size of the copy.
+        max_entries: maximum number of copied values, tag versions included.
+        max_stale_s: maximum age of a served value in seconds.
     """
 
     is_one_server = True
-    """Whether one `get` may ask for any keys."""
 
     def __init__(
         self, store: RedisStore, *, max_bytes: int, max_entries: int = 20_000, max_stale_s: float = 2.0
@@ -64,23 +63,23 @@ class NearStore:
         self._table = _Table(max_bytes, max_entries)
         self._tracking = Tracking(
             store.connection,
-            (_ENTRIES, _EPOCHS),
-            on_changed=self._changed_there,
+            (_ENTRIES, _TAG_VERSIONS),
+            on_changed=self._on_pushed,
             on_lost=self._flush,
             interval_s=max_stale_s / _PINGS_PER_STALENESS,
             give_up_s=max_stale_s,
         )
-        # A number for each change that was heard of; a read knows by it what changed since it was sent.
-        self._moment = 0
+        # Counts changes; a read compares it to find out which keys changed after it was sent.
+        self._change = 0
         self._flushed_at = 0
-        self._touched: dict[str, int] = {}
-        self._reading = 0
-        self._process = os.getpid()
+        self._changed_at: dict[str, int] = {}
+        self._reads_in_flight = 0
+        self._pid = os.getpid()
 
     async def __aenter__(self) -> Self:
         await self._store.__aenter__()
         await self._tracking.__aenter__()
-        self._process = os.getpid()
+        self._pid = os.getpid()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -94,49 +93,52 @@ class NearStore:
 
     @property
     def size_bytes(self) -> int:
-        """What is kept takes, overhead included."""
+        """Size of the copy, overhead included."""
         return self._table.size_bytes
 
     def peek(self, keys: Sequence[str], /) -> list[Any] | None:
-        """Return what is kept under `keys`, in their order; None unless all of it is there and can be trusted."""
+        """Return the copies of `keys`, in their order; None unless all of them are present and current."""
         now_s = time.monotonic()
-        if now_s - self._tracking.heard_until_s > self._max_stale_s or os.getpid() != self._process:
+        # A forked child has the copy, but not the task that invalidates it.
+        if now_s - self._tracking.current_until_s > self._max_stale_s or os.getpid() != self._pid:
             return None
         return self._table.get(keys, now_s)
 
     async def fetch(self, keys: Sequence[str], /) -> list[bytes | None]:
-        """Return the values of `keys` from Redis in one round trip, and keep those that are there."""
-        if not self._tracking.is_on:
+        """Return the values of `keys` from Redis, in one round trip, and copy the values that exist."""
+        if not self._tracking.is_connected:
             return await self._store.get(keys)
-        since, started_s = self._moment, time.monotonic()
-        self._reading += 1
+        since, started_s = self._change, time.monotonic()
+        self._reads_in_flight += 1
         try:
-            lasting = [key for key in keys if key.startswith(_ENTRIES)]
-            values, lives_ms = await self._store.get_with_lives(keys, lasting)
+            expiring = [key for key in keys if key.startswith(_ENTRIES)]
+            values, ttls_ms = await self._store.get_with_ttls(keys, expiring)
             if since >= self._flushed_at:
-                lives = dict(zip(lasting, lives_ms, strict=True))
-                self._keep(zip(keys, values, strict=True), lives, since=since, started_s=started_s)
+                ttl_ms = dict(zip(expiring, ttls_ms, strict=True))
+                self._keep(zip(keys, values, strict=True), ttl_ms, since=since, started_s=started_s)
             return values
         finally:
-            self._reading -= 1
-            if not self._reading:
-                self._touched.clear()
+            self._reads_in_flight -= 1
+            if not self._reads_in_flight:
+                self._changed_at.clear()
 
     def replace(self, key: str, value: bytes, decoded: object, size_bytes: int) -> None:
-        """Keep what `value` of `key` was read as instead, unless it has changed meanwhile.
+        """Keep `decoded` in place of the copy of `value`, unless `key` has changed since.
 
         Args:
-            decoded: what `peek` gives from now on; shared by all who get it.
-            size_bytes: what it takes.
+            key: of the entry.
+            value: the object that `fetch` returned.
+            decoded: returned by `peek` from now on, shared by all callers.
+            size_bytes: size of `decoded`.
         """
         self._table.replace(key, value, decoded, size_bytes)
 
-    async def caught_up(self) -> bool:
-        """Wait until nothing is given any more that was changed before this was called; False if nothing is given."""
-        return await self._tracking.caught_up()
+    async def synchronize(self) -> bool:
+        """Wait until every change before this call is respected; return False if the copy is not used at all."""
+        return await self._tracking.synchronize()
 
     async def get(self, keys: Sequence[str], /) -> list[bytes | None]:
-        """Return the values of `keys` from Redis, in one round trip; nothing is kept."""
+        """Return the values of `keys` from Redis, in one round trip, without copying them."""
         return await self._store.get(keys)
 
     async def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
@@ -147,14 +149,14 @@ class NearStore:
             self._changed(key)
 
     async def add(self, key: str, value: bytes) -> bytes:
-        """Store `value` if `key` is unset; return what is stored now."""
+        """Store `value` if `key` is unset; return the value that is stored now."""
         try:
             return await self._store.add(key, value)
         finally:
             self._changed(key)
 
     async def add_all(self, values: Mapping[str, bytes]) -> list[bytes]:
-        """Do what `add` does for several keys, in one round trip; return what is stored, in their order."""
+        """Store each value whose key is unset, in one round trip; return the values that are stored now, in order."""
         try:
             return await self._store.add_all(values)
         finally:
@@ -162,7 +164,7 @@ class NearStore:
                 self._changed(key)
 
     async def increment(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
-        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
+        """Add to counters and renew their TTL of `ttl_s` seconds; return their values, in the order of `amounts`."""
         try:
             return await self._store.increment(amounts, ttl_s=ttl_s)
         finally:
@@ -170,7 +172,7 @@ class NearStore:
                 self._changed(key)
 
     async def delete(self, keys: Sequence[str], /) -> int:
-        """Delete the keys without blocking the server; return how many there were."""
+        """Delete the keys without blocking the server (UNLINK); return how many existed."""
         try:
             return await self._store.delete(keys)
         finally:
@@ -182,55 +184,56 @@ class NearStore:
         return await self._store.scan(prefix, cursor)
 
     async def ping(self) -> None:
-        """Raise if the server does not answer."""
+        """Raise unless the server responds."""
         await self._store.ping()
 
     def leases(self) -> RedisLeases:
-        """Return the leases on this store's entries; open and close them inside the store's own life."""
+        """Return the leases on this store's entries; open and close them while the store is open."""
         return self._store.leases(on_commit=self._changed)
 
-    def _keep(self, found: Any, lives_ms: Mapping[str, int], *, since: int, started_s: float) -> None:
+    def _keep(self, found: Any, ttls_ms: Mapping[str, int], *, since: int, started_s: float) -> None:
         for key, value in found:
-            life_ms = lives_ms.get(key, -1)
-            # -2: gone between the two commands, -1: for ever.
-            if value is None or life_ms == -2 or self._touched.get(key, 0) > since:
+            ttl_ms = ttls_ms.get(key, -1)
+            # PTTL: -2 if the key expired between the two commands, -1 for a key without expiry.
+            if value is None or ttl_ms == -2 or self._changed_at.get(key, 0) > since:
                 continue
-            if key.startswith((_ENTRIES, _EPOCHS)):
-                ends_s = float("inf") if life_ms < 0 else started_s + life_ms / 1000
-                self._table.put(key, value, ends_s)
+            if key.startswith((_ENTRIES, _TAG_VERSIONS)):
+                expires_s = float("inf") if ttl_ms < 0 else started_s + ttl_ms / 1000
+                self._table.put(key, value, expires_s)
 
     def _changed(self, key: str) -> None:
         self._table.discard(key)
-        if self._reading:
-            self._moment += 1
-            self._touched[key] = self._moment
-            if len(self._touched) > _MAX_TOUCHED:
-                self._touched.clear()
-                self._flushed_at = self._moment
+        if self._reads_in_flight:
+            self._change += 1
+            self._changed_at[key] = self._change
+            if len(self._changed_at) > _MAX_CHANGED:
+                # Too many to remember: reads in flight are treated as if everything had changed.
+                self._changed_at.clear()
+                self._flushed_at = self._change
 
-    def _changed_there(self, names: Sequence[bytes]) -> None:
+    def _on_pushed(self, names: Sequence[bytes]) -> None:
         for name in names:
             self._changed(name.decode("utf-8", "replace"))
 
     def _flush(self) -> None:
         self._table.clear()
-        self._moment += 1
-        self._flushed_at = self._moment
+        self._change += 1
+        self._flushed_at = self._change
 
 
 class _NearSlot:
-    """What is kept under one key."""
+    """The copy of one key."""
 
-    __slots__ = ("ends_s", "size_bytes", "value")
+    __slots__ = ("expires_s", "size_bytes", "value")
 
-    def __init__(self, value: object, size_bytes: int, ends_s: float) -> None:
+    def __init__(self, value: object, size_bytes: int, expires_s: float) -> None:
         self.value = value
         self.size_bytes = size_bytes
-        self.ends_s = ends_s
+        self.expires_s = expires_s
 
 
 class _Table:
-    """Keeps what was used last, within a bound of bytes and one of entries."""
+    """Least recently used copies, bounded in bytes and in number."""
 
     def __init__(self, max_bytes: int, max_entries: int) -> None:
         self._max_bytes = max_bytes
@@ -248,7 +251,7 @@ class _Table:
             slot = slots.get(key)
             if slot is None:
                 return None
-            if slot.ends_s <= now_s:
+            if slot.expires_s <= now_s:
                 self.discard(key)
                 return None
             found.append(slot.value)
@@ -256,13 +259,13 @@ class _Table:
             slots.move_to_end(key)
         return found
 
-    def put(self, key: str, value: bytes, ends_s: float) -> None:
-        self._put(key, _NearSlot(value, _OVERHEAD_BYTES + len(key) + len(value), ends_s))
+    def put(self, key: str, value: bytes, expires_s: float) -> None:
+        self._put(key, _NearSlot(value, _OVERHEAD_BYTES + len(key) + len(value), expires_s))
 
-    def replace(self, key: str, value: bytes, by: object, size_bytes: int) -> None:
+    def replace(self, key: str, value: bytes, decoded: object, size_bytes: int) -> None:
         slot = self._slots.get(key)
         if slot is not None and slot.value is value:
-            self._put(key, _NearSlot(by, _OVERHEAD_BYTES + len(key) + size_bytes, slot.ends_s))
+            self._put(key, _NearSlot(decoded, _OVERHEAD_BYTES + len(key) + size_bytes, slot.expires_s))
 
     def _put(self, key: str, slot: _NearSlot) -> None:
         self.discard(key)

@@ -1,19 +1,18 @@
-"""What a store in one Redis and one in a Cluster do alike: writes, each of which concerns one key at a time."""
+"""Commands that are the same on one server and in a Cluster, because each concerns one key."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from forge_otel.errors import needs
-from forge_otel.leases.redis import RedisLeases
 
 with needs("redis"):
     from redis.exceptions import ResponseError
 
-__all__ = ["RedisValues"]
+__all__ = ["RedisCommands"]
 
 
-class RedisValues:
-    """Writes values in Redis.
+class RedisCommands:
+    """Writes to Redis.
 
     Args:
         client: of redis-py, for one server, Sentinel or Cluster; returns bytes.
@@ -27,29 +26,21 @@ class RedisValues:
         await self._client.set(key, value, px=None if ttl_s is None else max(1, round(ttl_s * 1000)))
 
     async def add(self, key: str, value: bytes) -> bytes:
-        """Store `value` if `key` is unset; return what is stored now."""
+        """Store `value` if `key` is unset; return the value that is stored now."""
         if await self._client.set(key, value, nx=True):
             return value
         try:
             stored = cast("bytes | None", await self._client.get(key))
         except ResponseError:
-            # Of another type than ours: reads find nothing there, so that it would be in the way for ever.
+            # The key holds another type (WRONGTYPE). MGET reads it as missing, so it would block the key forever.
             await self._client.set(key, value)
             stored = cast("bytes | None", await self._client.get(key))
         return value if stored is None else stored
 
     async def increment(self, amounts: Mapping[str, int], *, ttl_s: float) -> list[int]:
-        """Add to counters that live `ttl_s` seconds; return what they then are, in the order of `amounts`."""
+        """Add to counters and renew their TTL of `ttl_s` seconds; return their values, in the order of `amounts`."""
         async with self._client.pipeline(transaction=False) as pipe:
             for key, amount in amounts.items():
                 pipe.incrby(key, amount)
                 pipe.expire(key, max(1, round(ttl_s)))
             return cast("list[int]", (await pipe.execute())[::2])
-
-    def leases(self, *, on_commit: Callable[[str], None] | None = None) -> RedisLeases:
-        """Return the leases on this store's entries; open and close them inside the store's own life.
-
-        Args:
-            on_commit: called with the key of an entry when one may have been written.
-        """
-        return RedisLeases(self._client, on_commit=on_commit)

@@ -1,10 +1,10 @@
-"""Reads on connections that are kept: half of what a read through redis-py's client costs is spent around it.
+"""Reads over pinned connections, which take half the time of a read through redis-py's client.
 
-The client takes a connection from the pool, looks whether it is well, packs, retries, counts and gives it back; all
-that takes longer than to send and to read. A lane is a connection that is taken once. It is used as redis-py's own
-clients use it, by its public methods, so that TLS, passwords, databases and protocols stay its concern.
+The client takes a connection from the pool, checks it, packs, retries, counts and returns it for each command; that
+takes longer than sending and reading. A pinned connection is taken from the pool once. It is used through the public
+methods that redis-py's own clients use, so TLS, passwords, databases and protocol versions remain its concern.
 
-Not for Sentinel, whose pool has to notice that another server is the master now.
+Not for Sentinel: its pool has to notice that another server has become the master.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ with needs("redis"):
 
 __all__ = ["PinnedConnections"]
 
-_KEPT: Final = 4
+_MAX_IDLE: Final = 4
 
 
 class PinnedConnections:
-    """Reads values; for one event loop.
+    """Reads values over connections that stay open between reads; for one event loop.
 
     Args:
-        pool: of redis-py, for one server, with connections that return bytes and have no timeouts of their own, because
-            theirs are one for each step; closed with the lanes.
-        timeout_s: how long a read takes at most, whoever else limits it.
+        pool: of redis-py, for one server; closed with this object. Its connections return bytes and have no socket
+            timeouts, because those would apply to each step and not to the whole read.
+        timeout_s: time limit of one read in seconds.
     """
 
     def __init__(self, pool: Any, *, timeout_s: float) -> None:
@@ -38,54 +38,54 @@ class PinnedConnections:
         self._idle: list[Any] = []
 
     async def get(self, keys: Sequence[str], /) -> list[bytes | None]:
-        """Return the values of `keys` in their order, in one round trip."""
-        packed = _packed(keys)
+        """Return the values of `keys`, in their order, in one round trip."""
+        command = _pack(keys)
         async with asyncio.timeout(self._timeout_s):
-            return await self._read(packed)
+            return await self._read(command)
 
     async def warm_up(self) -> None:
-        """Connect before the first callers come."""
-        await asyncio.gather(*(self.get(["forge:none"]) for _ in range(_KEPT)))
+        """Connect before the first read."""
+        await asyncio.gather(*(self.get(["forge:none"]) for _ in range(_MAX_IDLE)))
 
     async def close(self) -> None:
         """Disconnect."""
         self._idle.clear()
         await self._pool.aclose()
 
-    async def _read(self, packed: bytes) -> list[bytes | None]:
+    async def _read(self, command: bytes) -> list[bytes | None]:
         if self._idle:
             try:
-                return await self._ask(self._idle.pop(), packed)
+                return await self._send(self._idle.pop(), command)
             except (RedisConnectionError, OSError):
-                # The server may have closed it since it was used; a new one tells.
+                # The server may have closed idle connections, for example at a restart; a new one shows whether it did.
                 while self._idle:
-                    await self._give_back(self._idle.pop())
-        return await self._ask(await self._pool.get_connection(), packed)
+                    await self._discard(self._idle.pop())
+        return await self._send(await self._pool.get_connection(), command)
 
-    async def _ask(self, lane: Any, packed: bytes) -> list[bytes | None]:
+    async def _send(self, connection: Any, command: bytes) -> list[bytes | None]:
         try:
-            await lane.send_packed_command(packed, check_health=False)
-            found: list[bytes | None] = await lane.read_response(disable_decoding=True)
+            await connection.send_packed_command(command, check_health=False)
+            values: list[bytes | None] = await connection.read_response(disable_decoding=True)
         except BaseException:
-            # An answer may still come, which would be taken for that to the next command.
-            await self._give_back(lane)
+            # The response may still arrive and would be read as that of the next command.
+            await self._discard(connection)
             raise
-        if len(self._idle) < _KEPT:
-            self._idle.append(lane)
+        if len(self._idle) < _MAX_IDLE:
+            self._idle.append(connection)
         else:
-            await self._pool.release(lane)
-        return found
+            await self._pool.release(connection)
+        return values
 
-    async def _give_back(self, lane: Any) -> None:
+    async def _discard(self, connection: Any) -> None:
         try:
             with suppress(RedisError, OSError):
-                await lane.disconnect(nowait=True)
+                await connection.disconnect(nowait=True)
         finally:
-            await self._pool.release(lane)
+            await self._pool.release(connection)
 
 
-def _packed(keys: Sequence[str]) -> bytes:
-    """Return the command as it is sent (RESP: an array of bulk strings)."""
+def _pack(keys: Sequence[str]) -> bytes:
+    """Return MGET as RESP: an array of bulk strings."""
     parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1)]
     for key in keys:
         text = key.encode()

@@ -5,12 +5,13 @@ follows the master `name` through fail-overs; `redis+cluster://host:6379,host:63
 last two begin with `rediss+`.
 
 Deliberate divergences from redis-py's defaults: `Redis(host=…)` retries ten times and waits five seconds for a silent
-server, so one call costs up to a minute; here a call is tried once and its sockets time out, because the guard around
-the store owns retries and deadlines. Maintenance notifications are off, because they relax the timeouts to 10 s.
+server, so one call takes up to a minute. Here each call is attempted once with short socket timeouts, because the guard
+around the store is responsible for retries and deadlines. Maintenance notifications are off: they relax the timeouts to
+10 s.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Self, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -24,38 +25,38 @@ with needs("redis"):
     from redis.backoff import NoBackoff
     from redis.maint_notifications import MaintNotificationsConfig
 
+    from forge_otel.leases.redis import RedisLeases
     from forge_otel.stores.redis.cluster import ClusterStore, open_cluster
-    from forge_otel.stores.redis.commands import RedisValues
+    from forge_otel.stores.redis.commands import RedisCommands
 
 __all__ = ["RedisStore", "open_url"]
 
 _CONNECT_TIMEOUT_S: Final = 0.5
-# A little above the guard's own bound, so that the guard decides and the socket is only the net below it.
+# Slightly longer than the guard's own time limit, so that the guard acts first and the socket is only a safety net.
 _SOCKET_TIMEOUT_S: Final = 1.0
 _SCAN_COUNT: Final = 500
 _SENTINEL_PORT, _CLUSTER_PORT = 26379, 6379
-# Above the places of both guards around it, look-ups and flights, or calls that wait for a connection look slow.
+# More than the slots of both guards (lookups and single-flight), or calls that wait for a connection would look slow.
 _MAX_CONNECTIONS: Final = 48
 _WARM_CONNECTIONS: Final = 10
 
 
-class RedisStore(RedisValues):
-    """Keeps values in Redis.
+class RedisStore(RedisCommands):
+    """Store in one Redis server, or behind Sentinels.
 
     Args:
-        client: a client that returns bytes; closed with the store.
-        sentinels: closed with the store, too.
-        lanes: read in place of the client; closed with the store.
+        client: returns bytes; closed with the store.
+        sentinels: clients of the Sentinels; closed with the store.
+        pinned: connections for reads; closed with the store. None reads through the client.
     """
 
     is_one_server = True
-    """Whether one `get` may ask for any keys."""
 
     def __init__(
-        self, client: Redis, *, sentinels: Sequence[Redis] = (), lanes: PinnedConnections | None = None
+        self, client: Redis, *, sentinels: Sequence[Redis] = (), pinned: PinnedConnections | None = None
     ) -> None:
         super().__init__(client)
-        self._lanes = lanes
+        self._pinned = pinned
         self._sentinels = sentinels
 
     async def __aenter__(self) -> Self:
@@ -63,19 +64,19 @@ class RedisStore(RedisValues):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._lanes is not None:
-            await self._lanes.close()
+        if self._pinned is not None:
+            await self._pinned.close()
         for client in (self._client, *self._sentinels):
             await client.aclose()
 
     async def get(self, keys: Sequence[str], /) -> list[bytes | None]:
-        """Return the values of `keys` in their order, in one round trip."""
-        if self._lanes is not None:
-            return await self._lanes.get(keys)
+        """Return the values of `keys`, in their order, in one round trip."""
+        if self._pinned is not None:
+            return await self._pinned.get(keys)
         return cast("list[bytes | None]", await self._client.mget(keys))
 
     async def add_all(self, values: Mapping[str, bytes]) -> list[bytes]:
-        """Do what `add` does for several keys, in one round trip; return what is stored, in their order."""
+        """Store each value whose key is unset, in one round trip; return the values that are stored now, in order."""
         async with self._client.pipeline(transaction=False) as pipe:
             for key, value in values.items():
                 pipe.set(key, value, nx=True)
@@ -86,64 +87,73 @@ class RedisStore(RedisValues):
             for key, found in zip(values, cast("list[bytes | None]", stored), strict=True)
         ]
 
-    async def get_with_lives(
-        self, keys: Sequence[str], lasting: Sequence[str], /
+    async def get_with_ttls(
+        self, keys: Sequence[str], expiring: Sequence[str], /
     ) -> tuple[list[bytes | None], list[int]]:
-        """Return the values of `keys` and the lives of those in `lasting`, in one round trip.
+        """Return the values of `keys` and the TTLs of the keys in `expiring`, in one round trip.
 
-        Lives are in milliseconds, -1 for ever, -2 if the key is not there.
+        TTLs are in milliseconds; -1 is no expiry, -2 a missing key.
         """
         async with self._client.pipeline(transaction=False) as pipe:
             pipe.mget(keys)
-            for key in lasting:
+            for key in expiring:
                 pipe.pttl(key)
-            values, *lives_ms = await pipe.execute()
-        return values, lives_ms
+            values, *ttls_ms = await pipe.execute()
+        return values, ttls_ms
 
     def connection(self) -> Any:
-        """Return a connection in RESP3, not yet connected, for whoever listens to pushes; it is the caller's."""
+        """Return a new RESP3 connection that is not connected yet; the caller closes it."""
         pool = self._client.connection_pool
         return pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
 
     async def delete(self, keys: Sequence[str], /) -> int:
-        """Delete the keys without blocking the server; return how many there were."""
+        """Delete the keys without blocking the server (UNLINK); return how many existed."""
         return await self._client.unlink(*keys) if keys else 0
 
     async def _warm_up(self) -> None:
-        """Connect before the first callers come; a server that is away is found by the guard around the store."""
+        """Connect before the first call; whether the server is available is left to the guard around the store."""
         pings = [asyncio.create_task(self.ping()) for _ in range(_WARM_CONNECTIONS)]
-        if self._lanes is not None:
-            pings.append(asyncio.create_task(self._lanes.warm_up()))
+        if self._pinned is not None:
+            pings.append(asyncio.create_task(self._pinned.warm_up()))
         _, late = await asyncio.wait(pings, timeout=_CONNECT_TIMEOUT_S)
         for ping in late:
             ping.cancel()
         await asyncio.gather(*pings, return_exceptions=True)
 
     async def scan(self, prefix: str, cursor: str = "", /) -> tuple[str, list[str]]:
-        """Return the next cursor, empty at the end, and some keys that begin with `prefix`; never by KEYS."""
+        """Return the next cursor, empty at the end, and some keys that begin with `prefix`."""
         found, keys = await self._client.scan(int(cursor or 0), match=f"{prefix}*", count=_SCAN_COUNT)
         return (str(found) if found else ""), [str(key, "utf-8") for key in cast("list[bytes]", keys)]
 
+    def leases(self, *, on_commit: Callable[[str], None] | None = None) -> RedisLeases:
+        """Return the leases on this store's entries; open and close them while the store is open.
+
+        Args:
+            on_commit: called with the key of an entry that may have been written.
+        """
+        return RedisLeases(self._client, on_commit=on_commit)
+
     async def ping(self) -> None:
-        """Raise if the server does not answer."""
+        """Raise unless the server responds."""
         await self._client.ping()
 
 
 def open_url(url: str, *, max_bytes: int) -> RedisStore | ClusterStore:
-    """Open a URL as the module's docstring has them; the server bounds its own memory.
+    """Return the store of a URL, in one of the forms in the module's docstring.
 
     Raises:
-        ConfigurationError: a Sentinel or Cluster URL lacks something.
+        ConfigurationError: a Sentinel or Cluster URL is incomplete.
     """
+    # The server limits its own memory (`maxmemory`).
     del max_bytes
     kind = urlsplit(url).scheme.partition("+")[2]
     if not kind:
-        # A herd of callers waits for these: to connect takes as long as twenty answers.
+        # Blocking: connecting takes as long as twenty commands, so a burst of calls waits for a free connection.
         pool = BlockingConnectionPool.from_url(
             url, max_connections=_MAX_CONNECTIONS, timeout=_SOCKET_TIMEOUT_S, **_options()
         )
-        lanes = ConnectionPool.from_url(url, **_options() | {"socket_timeout": None})
-        return RedisStore(Redis.from_pool(pool), lanes=PinnedConnections(lanes, timeout_s=_SOCKET_TIMEOUT_S))
+        pinned = ConnectionPool.from_url(url, **_options() | {"socket_timeout": None})
+        return RedisStore(Redis.from_pool(pool), pinned=PinnedConnections(pinned, timeout_s=_SOCKET_TIMEOUT_S))
     parsed = urlsplit(url)
     credentials = {
         name: unquote(value)
@@ -163,7 +173,7 @@ def _sentinel(parsed: SplitResult, options: dict[str, Any]) -> RedisStore:
     name, _, database = parsed.path.strip("/").partition("/")
     if not name or not (database or "0").isdecimal():
         raise ConfigurationError(["cache_url names no master; write redis+sentinel://host:26379,host:26379/name/0"])
-    # Sentinels usually have no password, and their own where they have one: that is not in the URL.
+    # The credentials in the URL are those of the master; Sentinels usually have none.
     own = {key: value for key, value in options.items() if key not in {"username", "password"}}
     sentinel: Any = cast("Any", Sentinel)(_hosts(parsed, _SENTINEL_PORT), sentinel_kwargs=own)
     client = sentinel.master_for(name, db=int(database or 0), **options)
@@ -172,9 +182,9 @@ def _sentinel(parsed: SplitResult, options: dict[str, Any]) -> RedisStore:
 
 def _hosts(parsed: SplitResult, default_port: int) -> list[tuple[str, int]]:
     found = []
-    for place in parsed.netloc.rpartition("@")[2].split(","):
-        # As a URL, which knows how IPv6 addresses are written.
-        part = urlsplit(f"//{place}")
+    for address in parsed.netloc.rpartition("@")[2].split(","):
+        # Parsed as a URL, which handles IPv6 addresses.
+        part = urlsplit(f"//{address}")
         if not part.hostname:
             raise ConfigurationError(["cache_url has an empty host; write host:port, with commas between several"])
         found.append((part.hostname, part.port or default_port))
