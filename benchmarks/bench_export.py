@@ -1,11 +1,12 @@
-"""What does a span cost on the thread that exports it to LangSmith, and what does that cost the thread that serves?
+"""Cost of exporting a span to LangSmith: CPU time of the export thread, and latency added to requests.
 
-``ratio`` is the processor time of that thread (redaction, mapping, encoding, compression, storing on disk) over what
-OpenTelemetry's own encoder and the same compression take for the same spans, which is what any OTLP exporter does.
+``ratio`` is the CPU time of the export thread (redaction, mapping, encoding, compression, storing on disk) divided by
+that of OpenTelemetry's own encoder with the same compression for the same spans, the work of any OTLP exporter.
 
-``added_p99_ms``: callers in a process of their own ask an echo server on this process' event loop, whose answer takes
-some Python and some calls that let go of the interpreter, as a web framework's does. Meanwhile spans end in bursts, and
-go to a spool on disk, because nobody listens where LangSmith should be: an outage. The same without spans is beside it.
+``added_p99_ms``: a client in another process sends requests to an echo server on this process's event loop. Each
+response takes some Python and some system calls that release the interpreter lock, like that of a web framework.
+Meanwhile spans end in bursts and are spooled to disk, because LangSmith is unreachable. The latency without spans is
+measured as well.
 """
 
 import argparse
@@ -25,14 +26,15 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
+from forge_otel.telemetry.export.processor import ExportOptions
 from forge_otel.telemetry.export.sender import RetryPolicy
 from forge_otel.telemetry.export.spool import SpoolOptions
 from forge_otel.telemetry.langsmith.exporter import LangSmithProcessor
 from forge_otel.telemetry.langsmith.settings import LangSmithOptions
 
-NOWHERE = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 AGENTS = ("token_extractor", "requirement_proposer", "pattern_retriever", "code_generator", "quality_validator")
-WHO = {"session.id": "s-1", "user.id": "u-1"}
+IDENTITY = {"session.id": "s-1", "user.id": "u-1"}
 CODE = "export const Button = ({ label }: Props) => <button className='x'>{label}</button>;\n" * 20
 BATCH = 200
 STEPS, STEP_LOOPS = 12, 2_000
@@ -51,22 +53,22 @@ print(*taken)
 """
 
 
-class Kept(SpanProcessor):
-    """Keeps what has ended."""
+class Collected(SpanProcessor):
+    """Collects ended spans."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Keep it."""
+        """Collect the span."""
         self.spans.append(span)
 
 
 def generations(count: int) -> list[ReadableSpan]:
-    """Return the spans of so many generations by five agents, with the contents of the outermost."""
-    kept = Kept()
+    """Return the spans of `count` generations by five agents, with contents on the root spans."""
+    collected = Collected()
     provider = TracerProvider(resource=Resource.create({"service.name": "bench"}), shutdown_on_exit=False)
-    provider.add_span_processor(kept)
+    provider.add_span_processor(collected)
     tracer = provider.get_tracer("forge_otel")
     workflow = {
         "forge.span.kind": "chain",
@@ -86,45 +88,47 @@ def generations(count: int) -> list[ReadableSpan]:
     }
     for number in range(count):
         with tracer.start_as_current_span(
-            "invoke_workflow generate", attributes=workflow | WHO | {"forge.generation.id": str(number)}
+            "invoke_workflow generate", attributes=workflow | IDENTITY | {"forge.generation.id": str(number)}
         ):
             for name in AGENTS:
-                about = {"gen_ai.operation.name": "invoke_agent", "forge.span.kind": "agent", "gen_ai.agent.name": name}
+                agent = {"gen_ai.operation.name": "invoke_agent", "forge.span.kind": "agent", "gen_ai.agent.name": name}
                 with (
-                    tracer.start_as_current_span(f"invoke_agent {name}", attributes=about | WHO),
-                    tracer.start_as_current_span("chat gpt-4o-mini", attributes=chat | WHO),
+                    tracer.start_as_current_span(f"invoke_agent {name}", attributes=agent | IDENTITY),
+                    tracer.start_as_current_span("chat gpt-4o-mini", attributes=chat | IDENTITY),
                 ):
                     pass
-    return kept.spans
+    return collected.spans
 
 
 class Measured(LangSmithProcessor):
-    """Knows how long its thread has worked."""
+    """Measures the CPU time of its export thread."""
 
     def select(self, spans: Any, *, is_last: bool) -> Any:
-        """Remember the thread that this is called on."""
+        """Remember the export thread."""
         self.thread_id = threading.get_ident()
         return super().select(spans, is_last=is_last)
 
     @property
-    def worked_s(self) -> float:
-        """Processor time of the thread."""
+    def cpu_s(self) -> float:
+        """CPU time of the thread in seconds."""
         return time.clock_gettime(time.pthread_getcpuclockid(self.thread_id))
 
 
 def processor(folder: Path) -> Measured:
-    """Return one whose server is away, so that everything goes to disk."""
+    """Return an exporter whose server is unreachable, so that every span is spooled."""
     return Measured(
-        LangSmithOptions(api_key="key", endpoint=NOWHERE),
+        LangSmithOptions(api_key="key", endpoint=UNREACHABLE),
         price=lambda _call: Decimal("0.01"),
-        spool=SpoolOptions(directory=folder),
-        policy=RetryPolicy(first_wait_s=30.0, max_wait_s=30.0),
-        max_waiting=1_000_000,
+        export=ExportOptions(
+            spool=SpoolOptions(directory=folder),
+            retry=RetryPolicy(initial_backoff_s=30.0, max_backoff_s=30.0),
+            max_queue_size=1_000_000,
+        ),
     )
 
 
-def stored(exporter: Measured, count: int) -> None:
-    """Wait until so many spans are on disk."""
+def wait_until_spooled(exporter: Measured, count: int) -> None:
+    """Wait until `count` spans are on disk."""
     until_s = time.monotonic() + 60
     while exporter.stats().spooled < count:
         if time.monotonic() > until_s:
@@ -133,7 +137,7 @@ def stored(exporter: Measured, count: int) -> None:
 
 
 def cost(spans: list[ReadableSpan], rounds: int) -> tuple[float, float]:
-    """Return microseconds of a span: as any exporter does it, and ours."""
+    """Return the CPU time of a span in microseconds: of the plain encoder, and of ours."""
     plain, ours = [], []
     for _ in range(rounds):
         began = time.thread_time()
@@ -145,27 +149,27 @@ def cost(spans: list[ReadableSpan], rounds: int) -> tuple[float, float]:
             exporter = processor(Path(folder))
             for span in spans:
                 exporter.on_end(span)
-            stored(exporter, len(spans))
-            # All that it has done since its start, a poll or two aside.
-            ours.append(exporter.worked_s)
+            wait_until_spooled(exporter, len(spans))
+            # The whole work of the thread since its start, including a few polls.
+            ours.append(exporter.cpu_s)
             exporter.shutdown()
     return min(plain) / len(spans) * 1e6, min(ours) / len(spans) * 1e6
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer each byte after some work that lets go of the interpreter now and then."""
+    """Respond to each byte after some work that releases the interpreter lock now and then."""
     while await reader.read(1):
         for _ in range(STEPS):
             sum(range(STEP_LOOPS))
-            # As any system call, it lets go of the interpreter.
+            # A system call releases the interpreter lock.
             Path.cwd().stat()
         writer.write(b"y")
         await writer.drain()
     writer.close()
 
 
-async def asked(port: int, seconds: float) -> list[float]:
-    """Return what callers waited, in milliseconds."""
+async def latencies_ms(port: int, seconds: float) -> list[float]:
+    """Return the latencies of the client's requests in milliseconds."""
     client = await asyncio.create_subprocess_exec(
         sys.executable, "-c", CLIENT, str(port), str(seconds), stdout=asyncio.subprocess.PIPE
     )
@@ -173,22 +177,22 @@ async def asked(port: int, seconds: float) -> list[float]:
     return [float(word) * 1000 for word in out.split()]
 
 
-async def served(spans: list[ReadableSpan], seconds: float, burst: int) -> dict[str, float]:
-    """Ask with and without spans that end meanwhile."""
+async def added_latency(spans: list[ReadableSpan], seconds: float, burst: int) -> dict[str, float]:
+    """Measure the latency without and with spans that end meanwhile."""
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         exporter = processor(Path(folder))
-        quiet = await asked(port, seconds)
-        asking = asyncio.create_task(asked(port, seconds))
+        quiet = await latencies_ms(port, seconds)
+        measuring = asyncio.create_task(latencies_ms(port, seconds))
         ended = 0
-        while not asking.done():
+        while not measuring.done():
             for number in range(burst):
                 exporter.on_end(spans[(ended + number) % len(spans)])
             ended += burst
             await asyncio.sleep(0.5)
-        busy = await asking
-        await asyncio.to_thread(stored, exporter, ended)
+        busy = await measuring
+        await asyncio.to_thread(wait_until_spooled, exporter, ended)
         await asyncio.to_thread(exporter.shutdown)
     server.close()
     p99_quiet, p99_busy = (statistics.quantiles(taken, n=100)[98] for taken in (quiet, busy))
@@ -202,12 +206,12 @@ async def served(spans: list[ReadableSpan], seconds: float, burst: int) -> dict[
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0, help="for each of the two times that callers ask")
-    parser.add_argument("--burst", type=int, default=300, help="spans that end at once, twice a second")
+    parser.add_argument("--seconds", type=float, default=6.0, help="duration of each of the two latency measurements")
+    parser.add_argument("--burst", type=int, default=300, help="number of spans that end at once, twice a second")
     options = parser.parse_args()
     spans = generations(200)
     plain_us, ours_us = cost(spans, options.rounds)
@@ -215,7 +219,7 @@ def main() -> None:
         "plain_otlp_us": round(plain_us, 1),
         "langsmith_us": round(ours_us, 1),
         "ratio": round(ours_us / plain_us, 2),
-        **asyncio.run(served(spans, options.seconds, options.burst)),
+        **asyncio.run(added_latency(spans, options.seconds, options.burst)),
     }
     if options.json:
         print(json.dumps(found))

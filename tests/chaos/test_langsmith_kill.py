@@ -1,7 +1,7 @@
-"""Processes that end in every way while LangSmith fails in every way: each span on disk arrives, once, in its tree.
+"""Killed and terminated processes while LangSmith fails: every spooled span arrives once, in its tree.
 
-Run as a program, this file is the service: it ends trees of spans, and writes their names to its standard output once
-they are on disk or with LangSmith.
+Run as a program, this file is the service: it ends trees of spans and prints their names when all of them are on disk
+or accepted by LangSmith.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import Self
 import httpx
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from tests.unit.telemetry.bridge import IMPATIENT, eventually
+from tests.unit.telemetry.bridge import eventually, fast_export, is_balanced
 
 from forge_otel.telemetry.export.accounting import ExportStats
 from forge_otel.telemetry.export.spool import SpoolOptions
@@ -27,7 +27,7 @@ from forge_otel.telemetry.langsmith.settings import LangSmithOptions
 from forge_otel.testing.langsmith.server import LangSmithFault, LangSmithStandIn
 
 RUN = {"forge.span.kind": "agent"}
-PASSING = [
+TRANSIENT = [
     *(LangSmithFault(status=status, times=2) for status in (401, 408, 429, 500, 503)),
     LangSmithFault(status=429, retry_after_s=1, times=1),
     *(LangSmithFault(kind=kind, times=1) for kind in ("reset", "hang")),
@@ -35,23 +35,17 @@ PASSING = [
 
 
 def processor(url: str, folder: Path) -> LangSmithProcessor:
-    """The bridge of the service, before and after it was killed."""
+    """Return the exporter of the service, with its spool in `folder`."""
     options = LangSmithOptions(api_key="key", endpoint=url)
-    return LangSmithProcessor(
-        options, policy=IMPATIENT, spool=SpoolOptions(directory=folder), max_batch=20, shutdown_timeout_s=3.0
-    )
-
-
-def is_balanced(stats: ExportStats) -> bool:
-    """Say whether every span is in exactly one of the numbers."""
-    return stats.produced == stats.exported + stats.waiting + stats.sampled_out + sum(stats.dropped.values())
+    export = fast_export(spool=SpoolOptions(directory=folder), shutdown_timeout_s=3.0)
+    return LangSmithProcessor(options, export=export, max_batch_size=20)
 
 
 def serve(url: str, folder: Path) -> None:
-    """End trees until killed, and name those that a death cannot take any more."""
-    bridge = processor(url, folder)
+    """End trees of spans until killed, and print the names of those that survive a kill."""
+    exporter = processor(url, folder)
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(bridge)
+    provider.add_span_processor(exporter)
     tracer = provider.get_tracer("service")
     count = 0
     while True:
@@ -62,18 +56,18 @@ def serve(url: str, folder: Path) -> None:
                 for below in "abc":
                     tracer.start_span(f"{name}{below}", attributes=RUN).end()
             names += [name, *(f"{name}{below}" for below in "abc")]
-        eventually(lambda: is_safe(bridge.stats()), timeout_s=30)
-        assert is_balanced(bridge.stats())
+        eventually(lambda: is_safe(exporter.stats()), timeout_s=30)
+        assert is_balanced(exporter.stats())
         os.write(1, "".join(f"{name}\n" for name in names).encode())
 
 
 def is_safe(stats: ExportStats) -> bool:
-    """Say whether a death would take no span, those included that another process has left."""
+    """Return whether every waiting span is on disk."""
     return stats.waiting == stats.spooled
 
 
 def killed(url: str, folder: Path, *, after_s: float, processes: int = 1) -> set[str]:
-    """Run the service, kill it `after_s` after its first line, and return what it had named."""
+    """Run the service, kill it `after_s` seconds after its first line, and return the names that it printed."""
     command = [sys.executable, "-m", "tests.chaos.test_langsmith_kill", url, str(folder)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
     names: set[str] = set()
@@ -90,43 +84,43 @@ def killed(url: str, folder: Path, *, after_s: float, processes: int = 1) -> set
 
 
 def test_kill_9_loses_nothing_that_was_on_disk(tmp_path: Path) -> None:
-    """Two processes, killed at random moments while LangSmith fails in turn: every span arrives in its tree, once."""
+    """Two processes are killed at random moments while LangSmith fails: every span arrives once, in its tree."""
     folder = tmp_path / "spool"
     names: set[str] = set()
     with LangSmithStandIn() as langsmith:
         for _ in range(3):
-            for fault in random.sample(PASSING, 4):
+            for fault in random.sample(TRANSIENT, 4):
                 langsmith.fail(fault)
             names |= killed(langsmith.url, folder, after_s=random.uniform(0.2, 1.0), processes=2)
         langsmith.recover()
-        heir = processor(langsmith.url, folder)
-        assert heir.force_flush(30_000)
-        assert is_balanced(heir.stats())
-        heir.shutdown()
+        successor = processor(langsmith.url, folder)
+        assert successor.force_flush(30_000)
+        assert is_balanced(successor.stats())
+        successor.shutdown()
         runs = Counter(run.name for run in langsmith.runs())
         assert names <= runs.keys()
         assert set(runs.values()) == {1}
-        # No orphans: what arrived is what shows.
+        # No orphans: every span that arrived is shown as a run.
         assert len({span.span_id for span in langsmith.spans}) == sum(runs.values())
     assert list(folder.iterdir()) == []
 
 
-def test_langsmith_is_away_for_a_while(tmp_path: Path) -> None:
-    """Nobody listens at its address; the service is killed meanwhile, and started again before LangSmith is."""
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
+def test_langsmith_is_unreachable_for_a_while(tmp_path: Path) -> None:
+    """Its port is closed; the service is killed and started again before LangSmith is."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     names = killed(url, tmp_path, after_s=0.5)
-    heir = processor(url, tmp_path)
-    eventually(lambda: heir.stats().waiting >= len(names))
-    assert heir.stats().fault == "ConnectionRefusedError"
+    successor = processor(url, tmp_path)
+    eventually(lambda: successor.stats().waiting >= len(names))
+    assert successor.stats().last_error == "ConnectionRefusedError"
     with LangSmithStandIn(port=port) as langsmith:
-        assert heir.force_flush(30_000)
+        assert successor.force_flush(30_000)
         assert names <= {run.name for run in langsmith.runs()}
         assert Counter(span.span_id for span in langsmith.spans).most_common(1)[0][1] == 1
-        heir.shutdown()
-        assert is_balanced(heir.stats())
+        successor.shutdown()
+        assert is_balanced(successor.stats())
 
 
 @pytest.mark.parametrize(
@@ -138,10 +132,10 @@ def test_langsmith_is_away_for_a_while(tmp_path: Path) -> None:
         LangSmithFault(status=429, retry_after_s=60),
     ],
 )
-def test_sigterm_under_uvicorn_is_quick_and_keeps_what_waits(fault: LangSmithFault, tmp_path: Path) -> None:
-    """Whatever LangSmith does, the process is gone within 5 s; started again, it delivers."""
+def test_sigterm_under_uvicorn_is_quick_and_keeps_waiting_runs(fault: LangSmithFault, tmp_path: Path) -> None:
+    """The process ends within 5 s however LangSmith fails, and sends the runs after the next start."""
     with LangSmithStandIn(api_key="key") as langsmith:
-        langsmith.fail_everything(fault)
+        langsmith.fail_all(fault)
         with Service(langsmith.url, tmp_path) as service:
             for _ in range(5):
                 service.get("/work")
@@ -156,12 +150,12 @@ def test_sigterm_under_uvicorn_is_quick_and_keeps_what_waits(fault: LangSmithFau
 
 
 class Service:
-    """A FastAPI service under uvicorn, as users run it."""
+    """A FastAPI service under uvicorn."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        with socket.socket() as place:
-            place.bind(("127.0.0.1", 0))
-            self._url = f"http://127.0.0.1:{place.getsockname()[1]}"
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            self._url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         environ = {
             "LANGSMITH_API_KEY": "key",
             "LANGSMITH_ENDPOINT": url,
@@ -192,13 +186,13 @@ class Service:
         self._process.wait()
 
     def get(self, path: str) -> str:
-        """Return what it answers."""
-        answer = httpx.get(f"{self._url}{path}")
-        answer.raise_for_status()
-        return answer.text
+        """Return the text at `path`."""
+        response = httpx.get(f"{self._url}{path}")
+        response.raise_for_status()
+        return response.text
 
     def until_metric(self, name: str, *, above: float) -> None:
-        """Wait until a figure on its page is above a bound."""
+        """Wait until a metric is above a value."""
 
         def is_above() -> bool:
             lines = self.get("/metrics").splitlines()
@@ -207,7 +201,7 @@ class Service:
         eventually(is_above)
 
     def terminate(self) -> float:
-        """End it as an orchestrator does; return how long that took."""
+        """Send SIGTERM and return after how many seconds the process ended."""
         started_s = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(30)

@@ -152,7 +152,7 @@ def test_ten_thousand_spans_survive_outages_and_a_kill(langsmith: LangSmithStand
         eventually(lambda: len(numbers(langsmith)) == 2_000, "the first spans")
         langsmith.fail(LangSmithFault(status=503, retry_after_s=1))
         work(2_000, 4_000)
-        eventually(lambda: langsmith.answers["503"] > 1, "the gateway to be refused")
+        eventually(lambda: langsmith.outcomes["503"] > 1, "the gateway to be refused")
         gateway.pause()
         work(4_000, 6_000)
         eventually(lambda: app.books()["waiting"] == 0, "the agent to have everything")
@@ -219,8 +219,8 @@ def test_secrets_stay_here_and_token_counts_do_not(langsmith: LangSmithStandIn) 
             place: where
             for place, secret in SECRETS.items()
             for where, holds in {
-                "LangSmith": langsmith.holds(secret),
-                "elsewhere": elsewhere.holds(secret),
+                "LangSmith": langsmith.has_received(secret),
+                "elsewhere": elsewhere.has_received(secret),
                 "disk": secret.encode() in on_disk,
                 "metrics": secret in counted,
             }.items()

@@ -202,11 +202,11 @@ async def test_no_planted_secret_reaches_langsmith(langsmith: LangSmithStandIn, 
     runs = {run.name.removeprefix("invoke_agent ").removeprefix("execute_tool "): run for run in langsmith.runs()}
     assert {"POST /write/{name}", "writer", "lookup", "stream", "fail"} < runs.keys()
     assert len(PLANTED) > 55
-    assert {place: secret for place, secret in PLANTED.items() if langsmith.holds(secret)} == {}
+    assert {place: secret for place, secret in PLANTED.items() if langsmith.has_received(secret)} == {}
     if capture:
         assert runs["writer"].inputs["content"]["note"] == INNOCENT
         assert INNOCENT in (runs["fail"].error or "")
     else:
         assert (runs["writer"].inputs, runs["fail"].error) == (None, "RuntimeError")
         # Captured, it would be a harmless header of the request.
-        assert not langsmith.holds(PLANTED["tracestate"].lower())
+        assert not langsmith.has_received(PLANTED["tracestate"].lower())

@@ -91,13 +91,13 @@ def _spike(spike: ErrorRateState) -> dict[str, Any]:
 def _export(name: str, export: ExportStats) -> dict[str, Any]:
     check: dict[str, Any] = {
         "componentId": name,
-        "status": "warn" if export.fault else "pass",
+        "status": "warn" if export.last_error else "pass",
         "observedValue": export.waiting,
         "observedUnit": "spans",
         "spoolBytes": export.spool_bytes,
     }
-    if export.fault:
-        check["output"] = export.fault
+    if export.last_error:
+        check["output"] = export.last_error
         where = "on local disk" if export.spooled else "in memory, and a crash would lose them"
         check["withoutIt"] = f"traces are sent later; they wait {where}"
     return check

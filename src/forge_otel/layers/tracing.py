@@ -71,7 +71,7 @@ class TracingLayer:
             return
         if span.is_recording():
             context = span.get_span_context()
-            self._feedback.score(context, score, about=generation.id, started_at=generation.started_at)
+            self._feedback.score(context, score, generation_id=generation.id, started_at=generation.started_at)
 
 
 def _attributes(call: Call, generation: Generation | None) -> dict[str, str]:

@@ -34,7 +34,7 @@ from forge_otel.names import SCOPE, Attr, Metric
 from forge_otel.settings import Settings
 from forge_otel.telemetry.export.accounting import ExportStats
 from forge_otel.telemetry.export.metrics import export_instruments
-from forge_otel.telemetry.export.processor import Bounds, ExportProcessor, shut_down_concurrently
+from forge_otel.telemetry.export.processor import ExportOptions, ExportProcessor, shut_down_concurrently
 from forge_otel.telemetry.export.spool import SpoolOptions
 from forge_otel.telemetry.genai.model_calls import ModelCallReader
 from forge_otel.telemetry.langsmith.names import LangSmithEnv
@@ -234,7 +234,7 @@ class Telemetry:
         except MissingExtra as exc:
             _logger.warning("traces are not sent to the OTLP endpoint: %s", exc.faults[0])
             return {}
-        return {"otlp": OtlpProcessor(OtlpOptions.from_env(os.environ), **self._bounds("otlp"))}
+        return {"otlp": OtlpProcessor(OtlpOptions.from_env(os.environ), export=self._export_options("otlp"))}
 
     def _langsmith(self) -> "dict[str, ExportProcessor]":
         if not any(os.environ.get(name) for name in LangSmithEnv.API_KEY):
@@ -245,22 +245,24 @@ class Telemetry:
         except MissingExtra as exc:
             _logger.warning("traces are not sent to LangSmith: %s", exc.faults[0])
             return {}
-        processor = from_env(self.model_calls.price, error_texts=self.settings.capture_content, **self._bounds())
+        processor = from_env(
+            self.model_calls.price, error_texts=self.settings.capture_content, export=self._export_options()
+        )
         return {} if processor is None else {"langsmith": processor}
 
-    def _bounds(self, folder: str = "") -> Bounds:
+    def _export_options(self, folder: str = "") -> ExportOptions:
         """Return the limits of an exporter, with its own folder in the spool directory."""
         spool = self.settings.trace_spool_dir
-        return {
-            # The rest of the deadline is for the provider.
-            "shutdown_timeout_s": self.settings.shutdown_timeout_s * 0.6,
-            "max_waiting": _MAX_WAITING_CAPTURED if self.settings.capture_content else _MAX_WAITING,
-            "spool": SpoolOptions(
+        return ExportOptions(
+            # The provider's own shutdown has to fit into the same timeout.
+            shutdown_timeout_s=self.settings.shutdown_timeout_s * 0.6,
+            max_queue_size=_MAX_WAITING_CAPTURED if self.settings.capture_content else _MAX_WAITING,
+            spool=SpoolOptions(
                 directory=None if spool is None else Path(spool, folder).absolute(),
                 max_bytes=self.settings.trace_spool_max_bytes,
                 max_age_s=self.settings.trace_spool_max_age_s,
             ),
-        }
+        )
 
     def _find_tracer_provider(self) -> tuple[TracerProvider, bool]:
         """Return the tracer provider, and whether it was created here."""

@@ -130,7 +130,7 @@ def test_runs_of_the_real_client_are_understood(batching: bool) -> None:
         assert (found.tags, found.project, nodes[0].find("below").item.type) == (("t",), "p", "llm")
         assert [item["key"] for item in server.feedback] == ["score"]
         if batching:
-            assert server.answers.keys() == {"200"}
+            assert server.outcomes.keys() == {"200"}
             assert any(item.path == "/runs/multipart" for item in server.received)
         assert len(trace_trees(server.runs())) == 1
         client.cleanup()

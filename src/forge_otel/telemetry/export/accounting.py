@@ -1,4 +1,4 @@
-"""What became of every span that was handed over: `produced = exported + waiting + sampled_out + dropped`, always."""
+"""Accounting of an exporter's spans: `produced = exported + waiting + sampled_out + dropped` holds at any moment."""
 
 import threading
 from collections import Counter
@@ -11,19 +11,19 @@ __all__ = ["ExportStats", "SpanAccounting"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportStats:
-    """The spans of an exporter, each in exactly one of the numbers but the first.
+    """Span counts of an exporter; each produced span is in exactly one of the other counts.
 
     Args:
-        produced: handed over since the start, or adopted from a process that died.
-        exported: taken by the server.
-        waiting: in a queue, in the spool, or under way.
-        sampled_out: of traces that are not sent.
-        dropped: by reason: `filtered` (no run by the filter), `queue_full` (too many in memory), `spool_full`
-            (too many bytes on disk), `refused` (the server said no), `too_large`, `too_old`, `unreadable`,
-            `damaged` (a file that cannot be read any more), `shutdown` (only in memory at the end).
-        spooled: those of the waiting that are on disk, and outlive the process.
-        spool_bytes: what the spool takes.
-        fault: what went wrong at the last attempt, "" where it succeeded.
+        produced: spans that ended since the start, plus spans adopted from the spool of a dead process.
+        exported: spans that the server accepted.
+        waiting: spans in the queue, in the spool or in a request.
+        sampled_out: spans of traces that the sampler discarded.
+        dropped: spans by reason: `filtered` (not a run), `queue_full` (memory limit), `spool_full` (disk limit),
+            `refused` (rejected by the server), `too_large`, `too_old`, `unreadable` (cannot be encoded), `damaged` (a
+            spool file cannot be read), `shutdown` (only in memory at the end).
+        spooled: those of the waiting spans that are on disk and survive the process.
+        spool_bytes: size of the spool.
+        last_error: error of the last attempt; "" if it succeeded.
     """
 
     produced: int = 0
@@ -33,11 +33,11 @@ class ExportStats:
     dropped: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     spooled: int = 0
     spool_bytes: int = 0
-    fault: str = ""
+    last_error: str = ""
 
 
 class SpanAccounting:
-    """Counts; safe to use from several threads."""
+    """Thread-safe counters behind `ExportStats`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -47,59 +47,59 @@ class SpanAccounting:
 
     @property
     def waiting(self) -> int:
-        """Spans that nothing has become of yet."""
+        """The number of spans that are neither exported, sampled out nor dropped."""
         return self._waiting
 
-    def take(self, count: int, *, overflow: int = 0) -> None:
-        """Count spans that were handed over.
+    def add_produced(self, count: int, *, overflow: int = 0) -> None:
+        """Count spans that ended.
 
         Args:
-            count: of those that wait from now on.
-            overflow: of those that there was no room for.
+            count: spans that were queued.
+            overflow: spans that were dropped because the queue was full.
         """
         with self._lock:
             self._produced += count + overflow
             self._waiting += count
             self._drop(overflow, "queue_full")
 
-    def adopted(self, count: int) -> None:
-        """Count spans that another process has left waiting."""
+    def add_adopted(self, count: int) -> None:
+        """Count spans that a dead process left in its spool."""
         with self._lock:
             self._produced += count
             self._waiting += count
 
-    def exported(self, count: int) -> None:
-        """Count waiting spans that the server has taken."""
+    def mark_exported(self, count: int) -> None:
+        """Move waiting spans to `exported`."""
         with self._lock:
-            self._exported += self._settled(count)
+            self._exported += self._remove_waiting(count)
 
-    def sampled_out(self, count: int) -> None:
-        """Count waiting spans of traces that are not sent."""
+    def mark_sampled_out(self, count: int) -> None:
+        """Move waiting spans to `sampled_out`."""
         with self._lock:
-            self._sampled_out += self._settled(count)
+            self._sampled_out += self._remove_waiting(count)
 
-    def dropped(self, count: int, reason: str) -> None:
-        """Count waiting spans that will never be sent."""
+    def mark_dropped(self, count: int, reason: str) -> None:
+        """Move waiting spans to `dropped`."""
         with self._lock:
-            self._drop(self._settled(count), reason)
+            self._drop(self._remove_waiting(count), reason)
 
     def close(self, *, kept: int = 0) -> int:
-        """Give up what waits; what becomes of it after this is not counted again.
+        """Drop the waiting spans as `shutdown` and ignore later changes of their state.
 
         Args:
-            kept: of those on disk, which go on waiting for the next process.
+            kept: spans on disk; they stay `waiting`, for the next process.
 
         Returns:
-            How many were given up.
+            The number of dropped spans.
         """
         with self._lock:
-            lost = self._settled(max(self._waiting - kept, 0))
+            lost = self._remove_waiting(max(self._waiting - kept, 0))
             self._drop(lost, "shutdown")
             self._is_closed = True
             return lost
 
     def stats(self) -> ExportStats:
-        """Return the numbers as of one moment."""
+        """Return a consistent snapshot of the counts."""
         with self._lock:
             return ExportStats(
                 produced=self._produced,
@@ -109,7 +109,8 @@ class SpanAccounting:
                 dropped=MappingProxyType(dict(self._dropped)),
             )
 
-    def _settled(self, count: int) -> int:
+    def _remove_waiting(self, count: int) -> int:
+        # A thread that outlives the shutdown may still report spans that `close` has counted already.
         if self._is_closed:
             return 0
         self._waiting -= count

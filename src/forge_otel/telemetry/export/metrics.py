@@ -1,4 +1,4 @@
-"""The ledger of an exporter as metrics."""
+"""Metrics of an exporter's span counts."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,25 +10,25 @@ __all__ = ["export_instruments"]
 
 
 def export_instruments(destination: str, stats: Callable[[], ExportStats]) -> Iterator[tuple[Instrument, Observe]]:
-    """Yield the instruments that show what `stats` says, each with the callback for its values.
+    """Yield the instruments of an exporter, each with its callback.
 
     Args:
-        destination: names the exporter on each of them.
-        stats: its books.
+        destination: value of the attribute that names the exporter.
+        stats: returns the exporter's counts.
     """
-    where = {Attr.DESTINATION: destination}
-    yield Metric.EXPORT_PRODUCED, lambda: [(stats().produced, where)]
-    yield Metric.EXPORT_WAITING, lambda: [(stats().waiting, where)]
-    yield Metric.EXPORT_SPOOL, lambda: [(stats().spool_bytes, where)]
+    attributes = {Attr.DESTINATION: destination}
+    yield Metric.EXPORT_PRODUCED, lambda: [(stats().produced, attributes)]
+    yield Metric.EXPORT_WAITING, lambda: [(stats().waiting, attributes)]
+    yield Metric.EXPORT_SPOOL, lambda: [(stats().spool_bytes, attributes)]
 
     def settled() -> list[tuple[float, dict[str, str | bool | int | float]]]:
-        now = stats()
-        found: list[tuple[float, dict[str, str | bool | int | float]]] = [
-            (now.exported, {Attr.OUTCOME: "exported", **where}),
-            (now.sampled_out, {Attr.OUTCOME: "sampled_out", **where}),
+        current = stats()
+        points: list[tuple[float, dict[str, str | bool | int | float]]] = [
+            (current.exported, {Attr.OUTCOME: "exported", **attributes}),
+            (current.sampled_out, {Attr.OUTCOME: "sampled_out", **attributes}),
         ]
-        for reason, count in now.dropped.items():
-            found.append((count, {Attr.OUTCOME: "dropped", Attr.REASON: reason, **where}))
-        return found
+        for reason, count in current.dropped.items():
+            points.append((count, {Attr.OUTCOME: "dropped", Attr.REASON: reason, **attributes}))
+        return points
 
     yield Metric.EXPORT_SETTLED, settled

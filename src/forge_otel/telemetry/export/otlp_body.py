@@ -1,4 +1,4 @@
-"""Spans as the body of an OTLP request, and such a body in halves."""
+"""Encoding of spans as the body of an OTLP request, and splitting of such a body."""
 
 from collections.abc import Sequence
 
@@ -14,24 +14,24 @@ __all__ = ["encode", "split"]
 
 
 def encode(spans: Sequence[ReadableSpan]) -> bytes:
-    """Return a protobuf body with `spans`."""
+    """Return the protobuf body of a request with `spans`."""
     body: bytes = encode_spans(spans).SerializeToString()
     return body
 
 
 def split(body: bytes) -> tuple[bytes, bytes]:
-    """Split an encoded batch, in the order of its spans."""
+    """Split a body in two, in the order of its spans; the first part has half of them, rounded down."""
     whole = ExportTraceServiceRequest.FromString(body)
     scopes = [(resource, scope) for resource in whole.resource_spans for scope in resource.scope_spans]
     half = sum(len(scope.spans) for _, scope in scopes) // 2
-    halves = ExportTraceServiceRequest(), ExportTraceServiceRequest()
-    number = 0
+    parts = ExportTraceServiceRequest(), ExportTraceServiceRequest()
+    copied = 0
     for resource, scope in scopes:
-        here = max(min(half - number, len(scope.spans)), 0)
-        number += len(scope.spans)
-        for target, spans in zip(halves, (scope.spans[:here], scope.spans[here:]), strict=True):
+        in_first = max(min(half - copied, len(scope.spans)), 0)
+        copied += len(scope.spans)
+        for target, spans in zip(parts, (scope.spans[:in_first], scope.spans[in_first:]), strict=True):
             if spans:
-                kept = target.resource_spans.add(resource=resource.resource, schema_url=resource.schema_url)
-                kept.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url, spans=spans)
-    first, second = (part.SerializeToString() for part in halves)
+                copy = target.resource_spans.add(resource=resource.resource, schema_url=resource.schema_url)
+                copy.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url, spans=spans)
+    first, second = (part.SerializeToString() for part in parts)
     return first, second

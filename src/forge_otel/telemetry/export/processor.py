@@ -1,11 +1,7 @@
-"""A span processor with a bounded queue, a thread that puts what is in it into the spool, and one that sends that.
+"""Base of the exporting span processors: a bounded queue, a thread that spools batches and a thread that sends them.
 
-The call that ends a span only appends it. It takes no lock, because the garbage collector may end spans in the middle
-of anything, and it never waits. A span that there is no room for leaves an empty place, so that it is still counted.
-Two threads, so that spans reach the disk while the other one waits for a server that does not answer.
-
-What makes requests of spans is Python that never waits for anything, and whoever serves meanwhile gets the interpreter
-back late after each system call. So it is done a few spans at a time, with a rest after each few.
+Ending a span appends it to the queue. That takes no lock, because the garbage collector can end a span at any point of
+the program, and it never blocks. Two threads let spans reach the disk while a request waits for the server.
 """
 
 import gzip
@@ -17,282 +13,295 @@ import weakref
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Final, TypedDict
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from forge_otel.telemetry.export.accounting import ExportStats, SpanAccounting
-from forge_otel.telemetry.export.sender import Closing, RetryPolicy, SpanSender, Splitter, Transport
+from forge_otel.telemetry.export.http import HttpTransport
+from forge_otel.telemetry.export.sender import RetryPolicy, ShutdownState, SpanSender, Splitter
 from forge_otel.telemetry.export.spool import Batch, Spool, SpoolOptions
 from forge_otel.telemetry.processor_hub import SingletonProcessor
 
-__all__ = ["Bounds", "ExportProcessor", "shut_down_concurrently"]
+__all__ = ["Encoder", "ExportOptions", "ExportProcessor", "shut_down_concurrently"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.25
-_STANDSTILL_S: Final = 1.5
-# Some 2 ms of work, and as much for the others.
-_SLICE: Final = 16
-_MAX_REST_S: Final = 0.005
+_NO_PROGRESS_S: Final = 1.5
+# Encoding is Python code that never waits, so every other thread would get the interpreter back late after each system
+# call. It runs in slices of this many spans (about 2 ms), with a pause after each.
+_SLICE_SPANS: Final = 16
+_MAX_PAUSE_S: Final = 0.005
 
-Encode = Callable[[Sequence[ReadableSpan]], bytes]
+Encoder = Callable[[Sequence[ReadableSpan]], bytes]
+"""Encodes spans as a request body; several bodies concatenated are one body."""
 
 
-class Bounds(TypedDict):
-    """What an exporter may take."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """Limits of an exporter.
 
-    spool: SpoolOptions
-    shutdown_timeout_s: float
-    max_waiting: int
+    Args:
+        spool: where batches wait until the server has accepted them.
+        retry: time limits and back-off of requests; None uses the exporter's own.
+        max_queue_size: spans in memory; a span that ends above it is dropped as `queue_full`.
+        shutdown_timeout_s: longest duration of `shutdown` in seconds.
+    """
+
+    spool: SpoolOptions = field(default_factory=SpoolOptions)
+    retry: RetryPolicy | None = None
+    max_queue_size: int = 10_000
+    shutdown_timeout_s: float = 4.0
 
 
 class ExportProcessor(SingletonProcessor):
-    """Takes ended spans, and sends in batches what `select` makes of them.
+    """Sends in batches the spans that `select` returns.
 
     Args:
-        encode: spans to a request body, which is sent compressed; several in a row are one body.
-        halve: a body to two.
-        post: sends a compressed body.
-        policy: how patient it is.
-        spool: where batches wait until the server has taken them.
-        max_waiting: spans in memory above which new ones are dropped.
-        max_batch: spans in one request.
-        shutdown_timeout_s: how long `shutdown` may take.
-        rest: called with the seconds to rest between slices of work.
+        encode: spans to a request body, which is sent compressed.
+        splitter: splits an uncompressed body in two.
+        transport: sends a compressed body.
+        options: limits.
+        max_batch_size: spans in one request.
+        pause: sleeps for a number of seconds between slices of work.
     """
 
     def __init__(
         self,
-        encode: Encode,
-        halve: Splitter,
-        post: Transport,
+        encode: Encoder,
+        splitter: Splitter,
+        transport: HttpTransport,
         *,
-        policy: RetryPolicy | None = None,
-        spool: SpoolOptions | None = None,
-        max_waiting: int = 10_000,
-        max_batch: int = 200,
-        shutdown_timeout_s: float = 4.0,
-        rest: Callable[[float], object] = time.sleep,
+        options: ExportOptions,
+        max_batch_size: int,
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._encode = encode
-        self._halve = halve
-        self._post = post
-        self._policy = policy or RetryPolicy()
-        self._spool_options = spool or SpoolOptions()
-        self._max_waiting = max_waiting
-        self._max_batch = max_batch
-        self._shutdown_timeout_s = shutdown_timeout_s
-        self._rest = rest
-        self._restart()
-        _revive_after_fork(self)
+        self._splitter = splitter
+        self._transport = transport
+        self._limits = options
+        self._max_queue_size = options.max_queue_size
+        self._max_batch_size = max_batch_size
+        self._pause = pause
+        self._start()
+        _restart_after_fork(self)
 
     @abstractmethod
     def select(self, spans: Sequence[ReadableSpan], *, is_last: bool) -> Sequence[ReadableSpan]:
-        """Return what can be sent now, after `spans` have ended; on the export thread.
+        """Return the spans to send now that `spans` have ended; called on the spooling thread.
 
         Args:
-            is_last: whether nothing comes after them, so that nothing may be held back.
+            is_last: True in the last call, which must not hold spans back.
         """
 
-    def forget(self) -> None:
-        """Forget what is held back: in a forked child, where the parent sends it."""
+    def reset_after_fork(self) -> None:
+        """Discard held-back spans and connections in a forked child; the parent process sends and uses them."""
 
     @property
-    def ledger(self) -> SpanAccounting:
-        """Where `select` enters what will not be sent."""
-        return self._ledger
+    def accounting(self) -> SpanAccounting:
+        """The counters in which `select` records spans that it discards."""
+        return self._accounting
 
     def stats(self) -> ExportStats:
-        """Return what became of the spans so far."""
-        self._take_in()
-        found = self._ledger.stats()
-        spool = self._spool
-        return replace(found, spooled=spool.spans_on_disk, spool_bytes=spool.size_bytes, fault=self._delivery.fault)
+        """Return the current span counts."""
+        self._drain_queue()
+        counts = self._accounting.stats()
+        return replace(
+            counts,
+            spooled=self._spool.spans_on_disk,
+            spool_bytes=self._spool.size_bytes,
+            last_error=self._sender.last_error,
+        )
 
     def sampled_out(self, count: int) -> None:
-        """Count spans of traces that were not kept, and so never came here."""
-        self._left_out.append(count)
+        """Count spans of traces that the tail sampler discarded."""
+        self._sampled_out.append(count)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Put the span in the queue, if there is room and it is not one that is recorded for its figures only."""
+        """Queue a sampled span; count it as dropped if the queue is full."""
         if (context := span.get_span_context()) is not None and not context.trace_flags.sampled:
             return
-        in_memory = self._ledger.waiting - self._spool.spans_on_disk
-        self._arrived.append(span if in_memory + len(self._arrived) < self._max_waiting else None)
+        in_memory = self._accounting.waiting - self._spool.spans_on_disk
+        # None stands for a dropped span: counting it here would take a lock.
+        self._ended.append(span if in_memory + len(self._ended) < self._max_queue_size else None)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Wait until what has ended is settled; return whether there was time for it."""
+        """Wait until the spans that ended before are sent, and return whether that was done in time."""
         flushed = threading.Event()
         self._flushes.append(flushed)
         until_s = time.monotonic() + timeout_millis / 1000
-        while self._sender.is_alive() and (left_s := until_s - time.monotonic()) > 0:
+        while self._send_thread.is_alive() and (left_s := until_s - time.monotonic()) > 0:
             if flushed.wait(min(left_s, _POLL_S)):
                 return True
         return flushed.is_set()
 
     def shutdown(self) -> None:
-        """Send what waits, as long as there is time; what is not sent stays in the spool, or is given up."""
-        if self._closing.begun.is_set():
+        """Send the waiting spans until the timeout; the rest stays on disk or, without a disk, is dropped."""
+        if self._shutdown.requested.is_set():
             return
-        self._closing.begin(self._shutdown_timeout_s)
-        self._taker.join(max(self._closing.left_s, 0.0))
-        self._wait_for_sender()
-        self._take_in()
-        self._spool.close(timeout_s=max(self._closing.left_s, _POLL_S))
+        self._shutdown.begin(self._limits.shutdown_timeout_s)
+        self._spool_thread.join(max(self._shutdown.remaining_s, 0.0))
+        self._await_send_thread()
+        self._drain_queue()
+        self._spool.close(timeout_s=max(self._shutdown.remaining_s, _POLL_S))
         kept = self._spool.spans_on_disk
-        lost = self._ledger.close(kept=kept)
+        lost = self._accounting.close(kept=kept)
         if kept:
-            logger.info("%d spans wait on disk for the next start", kept)
+            _logger.info("exporter closed, %d spans wait on disk for the next start", kept)
         if lost:
-            logger.warning("%d spans were only in memory and are lost", lost)
-
-    def _wait_for_sender(self) -> None:
-        """Let it send what it can; where all is on disk, a server that takes nothing is not waited for."""
-        exported, moved_s = -1, time.monotonic()
-        while self._sender.is_alive() and self._closing.left_s > 0:
-            if (now := self._ledger.stats().exported) != exported:
-                exported, moved_s = now, time.monotonic()
-            elif self._spool.is_durable and time.monotonic() - moved_s > _STANDSTILL_S:
-                return
-            self._sender.join(min(_POLL_S, self._closing.left_s))
-
-    def _restart(self) -> None:
-        self._arrived: deque[ReadableSpan | None] = deque()
-        self._left_out: deque[int] = deque()
-        self._taken: list[ReadableSpan] = []
-        self._taking = threading.Lock()
-        self._flushes: deque[threading.Event] = deque()
-        self._ledger = SpanAccounting()
-        self._closing = Closing()
-        self._spool = Spool(self._spool_options, self._ledger)
-        self._delivery = SpanSender(
-            self._post, self._spool, self._ledger, halve=self._halve_body, policy=self._policy, closing=self._closing
-        )
-        self._taker = threading.Thread(target=self._run, name="forge-export", daemon=True)
-        self._sender = threading.Thread(target=self._delivery.run, name="forge-export-send", daemon=True)
-        self._taker.start()
-        self._sender.start()
+            _logger.warning("exporter closed, %d spans that were only in memory are lost", lost)
 
     def before_fork(self) -> bool:
-        """Have no file of the spool in use; return whether `after_fork_in_parent` has to follow."""
+        """Lock the spool and return whether `after_fork_in_parent` has to unlock it."""
         return self._spool.before_fork()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Unlock the spool."""
         self._spool.after_fork_in_parent()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: the threads of the parent do not live here, its locks may be held for ever, its files are its."""
+        """Start with empty queues, own locks, threads and files: the parent keeps its own."""
         self._spool.after_fork_in_child()
-        if not self._closing.begun.is_set():
-            self.forget()
-            self._restart()
+        if not self._shutdown.requested.is_set():
+            self.reset_after_fork()
+            self._start()
 
-    def _run(self) -> None:
+    def _start(self) -> None:
+        self._ended: deque[ReadableSpan | None] = deque()
+        self._sampled_out: deque[int] = deque()
+        self._pending: list[ReadableSpan] = []
+        self._pending_lock = threading.Lock()
+        self._flushes: deque[threading.Event] = deque()
+        self._accounting = SpanAccounting()
+        self._shutdown = ShutdownState()
+        self._spool = Spool(self._limits.spool, self._accounting)
+        self._sender = SpanSender(
+            self._transport,
+            self._spool,
+            self._accounting,
+            splitter=self._split_compressed,
+            retry=self._limits.retry or RetryPolicy(),
+            shutdown=self._shutdown,
+        )
+        self._spool_thread = threading.Thread(target=self._spool_until_shutdown, name="forge-export", daemon=True)
+        self._send_thread = threading.Thread(target=self._sender.run, name="forge-export-send", daemon=True)
+        self._spool_thread.start()
+        self._send_thread.start()
+
+    def _await_send_thread(self) -> None:
+        """Wait while spans are sent; if all are on disk, stop waiting when the server accepts none for 1.5 s."""
+        exported, progress_s = -1, time.monotonic()
+        while self._send_thread.is_alive() and self._shutdown.remaining_s > 0:
+            if (current := self._accounting.stats().exported) != exported:
+                exported, progress_s = current, time.monotonic()
+            elif self._spool.is_durable and time.monotonic() - progress_s > _NO_PROGRESS_S:
+                return
+            self._send_thread.join(min(_POLL_S, self._shutdown.remaining_s))
+
+    def _spool_until_shutdown(self) -> None:
         is_last = False
         while not is_last:
-            # No event wakes it for a new span: setting one takes a lock, see the module.
-            is_last = self._closing.begun.wait(_POLL_S)
-            # Taken before the spans are: what ended before the flush is among them.
+            # Polled: waking this thread for each span would take a lock, see the module docstring.
+            is_last = self._shutdown.requested.wait(_POLL_S)
+            # Taken before the spans: spans that ended before a flush are among them.
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             try:
-                self._store(is_last=is_last)
+                self._spool_ended(is_last=is_last)
             except Exception:
-                logger.exception("An export failed in a way that it should not")
-            self._delivery.flushes.extend(flushes)
-        self._closing.is_last.set()
+                _logger.exception("span export failed unexpectedly, a batch may be lost")
+            self._sender.flushes.extend(flushes)
+        self._shutdown.spooling_ended.set()
 
-    def _store(self, *, is_last: bool) -> None:
-        self._take_in()
-        with self._taking:
-            taken, self._taken = self._taken, []
-        ready: list[ReadableSpan] = []
-        for part in self._slices(taken):
-            ready += self.select(part, is_last=False)
-        ready += self.select([], is_last=is_last)
-        for start in range(0, len(ready), self._max_batch):
-            self._spool.put(self._parcels(ready[start : start + self._max_batch]))
+    def _spool_ended(self, *, is_last: bool) -> None:
+        self._drain_queue()
+        with self._pending_lock:
+            pending, self._pending = self._pending, []
+        selected: list[ReadableSpan] = []
+        for part in self._slices(pending):
+            selected += self.select(part, is_last=False)
+        selected += self.select([], is_last=is_last)
+        for start in range(0, len(selected), self._max_batch_size):
+            self._spool.put(self._batches(selected[start : start + self._max_batch_size]))
 
     def _slices(self, spans: Sequence[ReadableSpan]) -> Iterator[Sequence[ReadableSpan]]:
-        """Yield a few at a time, and rest after each few for as long as they took, unless there is a hurry."""
-        for start in range(0, len(spans), _SLICE):
+        """Yield slices of `spans` and pause after each for as long as it took, unless the queue fills up."""
+        for start in range(0, len(spans), _SLICE_SPANS):
             began_s = time.monotonic()
-            yield spans[start : start + _SLICE]
-            if not self._closing.begun.is_set() and len(self._arrived) < self._max_waiting // 4:
-                self._rest(min(time.monotonic() - began_s, _MAX_REST_S))
+            yield spans[start : start + _SLICE_SPANS]
+            if not self._shutdown.requested.is_set() and len(self._ended) < self._max_queue_size // 4:
+                self._pause(min(time.monotonic() - began_s, _MAX_PAUSE_S))
 
-    def _parcels(self, batch: Sequence[ReadableSpan]) -> list[Batch]:
+    def _batches(self, spans: Sequence[ReadableSpan]) -> list[Batch]:
         try:
-            # Bodies in a row are one body: repeated fields of protobuf messages add up.
-            body = b"".join([self._encode(part) for part in self._slices(batch)])
-            return [Batch(body=_compressed(body), count=len(batch))]
+            # Concatenated protobuf messages are one message: repeated fields add up.
+            body = b"".join([self._encode(part) for part in self._slices(spans)])
+            return [Batch(body=_compress(body), span_count=len(spans))]
         except Exception:
-            # Attributes come from anybody: one span that cannot be encoded must not cost the others.
-            logger.debug("A batch of %d spans could not be encoded", len(batch), exc_info=True)
-        if len(batch) == 1:
-            self._ledger.dropped(1, "unreadable")
+            # Attributes come from any instrumentation: one span that cannot be encoded must not cost the others.
+            _logger.debug("batch of %d spans cannot be encoded", len(spans), exc_info=True)
+        if len(spans) == 1:
+            self._accounting.mark_dropped(1, "unreadable")
             return []
-        half = len(batch) // 2
-        return [*self._parcels(batch[:half]), *self._parcels(batch[half:])]
+        half = len(spans) // 2
+        return [*self._batches(spans[:half]), *self._batches(spans[half:])]
 
-    def _halve_body(self, body: bytes) -> tuple[bytes, bytes]:
-        first, second = self._halve(gzip.decompress(body))
-        return _compressed(first), _compressed(second)
+    def _split_compressed(self, body: bytes) -> tuple[bytes, bytes]:
+        first, second = self._splitter(gzip.decompress(body))
+        return _compress(first), _compress(second)
 
-    def _take_in(self) -> None:
-        """Count what has arrived, and have it ready for the next export."""
-        with self._taking:
-            # As many as there are now: others arrive meanwhile, for as long as one looks.
-            arrived = [self._arrived.popleft() for _ in range(len(self._arrived))]
-            spans = [span for span in arrived if span is not None]
-            self._taken += spans
-            self._ledger.take(len(spans), overflow=len(arrived) - len(spans))
-            left_out = sum(self._left_out.popleft() for _ in range(len(self._left_out)))
-            self._ledger.take(left_out)
-            self._ledger.sampled_out(left_out)
+    def _drain_queue(self) -> None:
+        """Count the ended spans and move them to the pending ones."""
+        with self._pending_lock:
+            # A fixed number: draining until the queue is empty might not end while spans keep ending.
+            ended = [self._ended.popleft() for _ in range(len(self._ended))]
+            spans = [span for span in ended if span is not None]
+            self._pending += spans
+            self._accounting.add_produced(len(spans), overflow=len(ended) - len(spans))
+            sampled_out = sum(self._sampled_out.popleft() for _ in range(len(self._sampled_out)))
+            self._accounting.add_produced(sampled_out)
+            self._accounting.mark_sampled_out(sampled_out)
 
 
-def _compressed(body: bytes) -> bytes:
+def _compress(body: bytes) -> bytes:
     return gzip.compress(body, compresslevel=3)
 
 
-def _revive_after_fork(queue: ExportProcessor) -> None:
-    """Restart `queue` in forked children for as long as anybody holds it."""
+def _restart_after_fork(processor: ExportProcessor) -> None:
+    """Restart `processor` in forked children, without keeping it alive."""
     if not hasattr(os, "register_at_fork"):
         return
-    held = weakref.ref(queue)
-    # Those whose spool stands still for the fork that is under way.
-    still: list[ExportProcessor] = []
+    reference = weakref.ref(processor)
+    locked: list[ExportProcessor] = []
 
     def before() -> None:
-        if (found := held()) is not None and found.before_fork():
-            still.append(found)
+        if (found := reference()) is not None and found.before_fork():
+            locked.append(found)
 
     def in_parent() -> None:
-        while still:
-            still.pop().after_fork_in_parent()
+        while locked:
+            locked.pop().after_fork_in_parent()
 
     def in_child() -> None:
-        still.clear()
-        if (found := held()) is not None:
+        locked.clear()
+        if (found := reference()) is not None:
             found.after_fork_in_child()
 
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
 
 
 def shut_down_concurrently(processors: Sequence[SpanProcessor]) -> None:
-    """Shut down all at once: there is one deadline, and a server that is away may cost each of them all of it."""
+    """Shut down `processors` in parallel: an unavailable server may cost each of them the whole timeout."""
 
-    def close(processor: SpanProcessor) -> None:
+    def shut_down(processor: SpanProcessor) -> None:
         try:
             processor.shutdown()
         except Exception:
-            logger.exception("%s could not be closed cleanly", type(processor).__name__)
+            _logger.exception("shutdown of span processor %s failed", type(processor).__name__)
 
-    closing = [threading.Thread(target=close, args=(processor,), daemon=True) for processor in processors]
-    for thread in closing:
+    threads = [threading.Thread(target=shut_down, args=(processor,), daemon=True) for processor in processors]
+    for thread in threads:
         thread.start()
-    for thread in closing:
+    for thread in threads:
         thread.join()

@@ -1,210 +1,205 @@
-"""Batches of spans to a server that may say no: what is tried again, what is split, what is given up.
+"""Sending of spooled batches: which responses are retried, which batches are split and which are dropped.
 
-One batch is sent at a time. What another attempt may change is tried until it is too old, also a wrong key or address,
-which somebody will mend; a batch that the server keeps choking on lets those behind it pass now and then.
+One request is open at a time. A retryable error is retried until the batch exceeds the spool's age limit; wrong
+credentials or a wrong URL are retryable, because an operator can correct them.
 """
 
 import logging
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
+from forge_otel._internal.backoff import Backoff
 from forge_otel.telemetry.export.accounting import SpanAccounting
-from forge_otel.telemetry.export.http import HttpResponse
+from forge_otel.telemetry.export.http import HttpResponse, HttpTransport
 from forge_otel.telemetry.export.spool import Batch, PendingBatch, Spool
 
-__all__ = ["Closing", "RetryPolicy", "SpanSender", "Splitter", "Transport"]
+__all__ = ["RetryPolicy", "ShutdownState", "SpanSender", "Splitter"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _TOO_LARGE: Final = 413
-# The key, the address or a proxy is wrong, or the server asks for time.
-_PASSING: Final = frozenset({401, 403, 404, 407, 408, 425, 429})
+# Credentials, URL or proxy are wrong (401, 403, 404, 407), or the server asks for time (408, 425, 429).
+_RETRYABLE: Final = frozenset({401, 403, 404, 407, 408, 425, 429})
 _LOG_EVERY_S: Final = 60.0
 _POLL_S: Final = 0.1
 _ADOPT_EVERY_S: Final = 30.0
+_PAUSE_AFTER_BUG_S: Final = 1.0
 
 Splitter = Callable[[bytes], tuple[bytes, bytes]]
-"""A body with several spans to two, the first with half of them rounded down."""
-
-
-class Transport(Protocol):
-    """Posts bodies."""
-
-    def __call__(self, body: bytes, timeout_s: float) -> HttpResponse:
-        """Post `body` once; whatever goes wrong is in the answer."""
-        ...
-
-    def close(self) -> None:
-        """Close what is kept open between bodies."""
-        ...
+"""Splits a body with several spans in two; the first part has half of them, rounded down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How patient a delivery is.
+    """Time limits and back-off of export requests.
 
     Args:
-        attempt_timeout_s: for one request.
-        budget_s: for one batch, after which those behind it are tried first.
-        first_wait_s: before the second attempt; doubled from then on.
-        max_wait_s: no wait is longer, unless the server asks for it.
+        attempt_timeout_s: limit of one request in seconds.
+        rotate_after_s: seconds after which a batch that still fails is moved behind the others.
+        initial_backoff_s: longest pause before the second attempt in seconds; it doubles with each attempt.
+        max_backoff_s: longest pause in seconds, unless the server requests a longer one.
     """
 
     attempt_timeout_s: float = 10.0
-    budget_s: float = 300.0
-    first_wait_s: float = 0.5
-    max_wait_s: float = 15.0
+    rotate_after_s: float = 300.0
+    initial_backoff_s: float = 0.5
+    max_backoff_s: float = 15.0
 
 
-class Closing:
-    """Says when everything has to be over; until then there is no end."""
+class ShutdownState:
+    """Deadline and progress of an exporter's shutdown, shared by its threads."""
 
     def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.is_last = threading.Event()
-        """Nothing is put into the spool any more."""
-        self._until_s = float("inf")
+        self.requested = threading.Event()
+        self.spooling_ended = threading.Event()
+        """Set when no more batches are added to the spool."""
+        self._deadline_s = float("inf")
 
     def begin(self, timeout_s: float) -> None:
-        """Have everything over in `timeout_s`."""
-        self._until_s = time.monotonic() + timeout_s
-        self.begun.set()
+        """Request the shutdown; the threads end within `timeout_s` seconds."""
+        self._deadline_s = time.monotonic() + timeout_s
+        self.requested.set()
 
     @property
-    def left_s(self) -> float:
-        """Seconds that are left."""
-        return self._until_s - time.monotonic()
+    def remaining_s(self) -> float:
+        """Seconds until the deadline; inf before the shutdown."""
+        return self._deadline_s - time.monotonic()
 
 
 class SpanSender:
-    """Empties the spool, and enters in the ledger what became of each span.
+    """Sends the batches of a spool and counts the result of each span.
 
     Args:
-        post: sends a body.
-        halve: splits one that is too large.
+        transport: posts a body.
+        spool: holds the batches.
+        accounting: counts exported and dropped spans.
+        splitter: splits a batch that is too large.
+        retry: time limits and back-off.
+        shutdown: deadline of the exporter.
     """
 
     def __init__(
         self,
-        post: Transport,
+        transport: HttpTransport,
         spool: Spool,
-        ledger: SpanAccounting,
+        accounting: SpanAccounting,
         *,
-        halve: Splitter,
-        policy: RetryPolicy,
-        closing: Closing,
+        splitter: Splitter,
+        retry: RetryPolicy,
+        shutdown: ShutdownState,
     ) -> None:
-        self._post = post
+        self._transport = transport
         self._spool = spool
-        self._ledger = ledger
-        self._halve = halve
-        self._policy = policy
-        self._closing = closing
-        self._wait_s = policy.first_wait_s
-        # What is tried, and since when.
-        self._head: tuple[object, int] = (None, 0)
-        self._head_since_s = 0.0
-        self._failed_at_end = False
+        self._accounting = accounting
+        self._splitter = splitter
+        self._retry = retry
+        self._shutdown = shutdown
+        self._backoff = Backoff(first_s=retry.initial_backoff_s, longest_s=retry.max_backoff_s)
+        # The batch at the head of the spool that failed, and since when it fails.
+        self._failing: tuple[object, int] = (None, 0)
+        self._failing_since_s = 0.0
+        self._failed_in_shutdown = False
         self._logged_s = self._adopted_s = float("-inf")
         self.flushes: deque[threading.Event] = deque()
-        self.fault = ""
+        """Set, in order, when the batches that were spooled before are sent."""
+        self.last_error = ""
 
     def run(self) -> None:
-        """Send what there is until the end has come."""
-        while not self._is_over():
-            # Taken before the spool is looked at: what was put there before the flush is among it.
+        """Send batches until the shutdown is complete."""
+        while not self._is_finished():
+            # Taken before the spool is read: batches that were spooled before the flush are in it then.
             flushes = [self.flushes.popleft() for _ in range(len(self.flushes))]
             try:
-                is_empty = self._step()
+                is_empty = self._send_next()
             except Exception:
-                logger.exception("An export failed in a way that it should not")
+                _logger.exception("span export failed unexpectedly and is tried again")
                 is_empty = False
-                self._closing.begun.wait(1.0)
+                self._shutdown.requested.wait(_PAUSE_AFTER_BUG_S)
             if not is_empty:
                 self.flushes.extendleft(reversed(flushes))
                 continue
             for flushed in flushes:
                 flushed.set()
-            if not self._closing.is_last.is_set():
+            if not self._shutdown.spooling_ended.is_set():
                 time.sleep(_POLL_S)
-        self._post.close()
+        self._transport.close()
 
-    def _is_over(self) -> bool:
-        if not self._closing.begun.is_set():
+    def _is_finished(self) -> bool:
+        if not self._shutdown.requested.is_set():
             return False
-        if self._closing.left_s <= 0:
+        if self._shutdown.remaining_s <= 0:
             return True
-        if not self._closing.is_last.is_set():
+        if not self._shutdown.spooling_ended.is_set():
             return False
-        # What is on disk is sent by the next process: a server that is away need not hold up the end of this one.
-        return self._spool.head() is None or (self._failed_at_end and self._spool.is_durable)
+        # The next process sends what is on disk, so an unavailable server need not delay the end of this one.
+        return self._spool.head() is None or (self._failed_in_shutdown and self._spool.is_durable)
 
-    def _step(self) -> bool:
-        """Send one batch; return whether there was none."""
+    def _send_next(self) -> bool:
+        """Send the next batch and return whether the spool was empty."""
         now_s = time.monotonic()
         if now_s - self._adopted_s >= _ADOPT_EVERY_S:
             self._adopted_s = now_s
             self._spool.adopt()
-        held = self._spool.head()
-        if held is None:
+        pending = self._spool.head()
+        if pending is None:
             return True
-        timeout_s = min(self._policy.attempt_timeout_s, self._closing.left_s)
+        timeout_s = min(self._retry.attempt_timeout_s, self._shutdown.remaining_s)
         if timeout_s > 0:
-            is_ending = self._closing.begun.is_set()
-            self._settle(held, self._post(held.parcel.body, timeout_s))
-            self._failed_at_end = is_ending and bool(self.fault)
+            is_shutting_down = self._shutdown.requested.is_set()
+            self._handle(pending, self._transport.post(pending.batch.body, timeout_s=timeout_s))
+            self._failed_in_shutdown = is_shutting_down and bool(self.last_error)
         return False
 
-    def _settle(self, held: PendingBatch, answer: HttpResponse) -> None:
-        status, count = answer.status, held.parcel.count
-        if status is None or status in _PASSING or status >= 500:
-            self._try_later(held, answer)
+    def _handle(self, pending: PendingBatch, response: HttpResponse) -> None:
+        status, count = response.status, pending.batch.span_count
+        if status is None or status in _RETRYABLE or status >= 500:
+            self._retry_later(pending, response)
             return
-        self.fault, self._wait_s = "", self._policy.first_wait_s
+        self.last_error = ""
+        self._backoff.reset()
         if status < 300:
-            self._spool.settle(held, book=self._ledger.exported)
+            self._spool.remove(pending, account=self._accounting.mark_exported)
         elif status == _TOO_LARGE and count > 1:
-            first, second = self._halve(held.parcel.body)
-            at_s = held.parcel.at_s
-            halves = [
-                Batch(body=first, count=count // 2, at_s=at_s),
-                Batch(body=second, count=count - count // 2, at_s=at_s),
+            first, second = self._splitter(pending.batch.body)
+            created_s = pending.batch.created_s
+            parts = [
+                Batch(body=first, span_count=count // 2, created_s=created_s),
+                Batch(body=second, span_count=count - count // 2, created_s=created_s),
             ]
-            self._spool.settle(held, requeue=halves)
+            self._spool.remove(pending, requeue=parts)
         else:
             reason = "too_large" if status == _TOO_LARGE else "refused"
-            self._spool.settle(held, book=lambda spans: self._ledger.dropped(spans, reason))
-            self._report("%d spans were not exported (%s: %s); see forge.export.settled", count, reason, answer.fault)
+            self._spool.remove(pending, account=lambda spans: self._accounting.mark_dropped(spans, reason))
+            self._log("span export rejected, %d spans dropped (%s): %s", count, reason, response.error)
 
-    def _try_later(self, held: PendingBatch, answer: HttpResponse) -> None:
-        self.fault = answer.fault
-        self._report("spans cannot be exported now (%s) and wait; see forge.export.waiting", answer.fault)
-        pause_s = max(answer.retry_after_s, self._wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-        self._wait_s = min(2 * self._wait_s, self._policy.max_wait_s)
-        self._let_others_pass(held)
+    def _retry_later(self, pending: PendingBatch, response: HttpResponse) -> None:
+        self.last_error = response.error
+        self._log("span export unavailable, %d spans queued: %s", self._accounting.waiting, response.error)
+        pause_s = max(response.retry_after_s, self._backoff.next_s())
+        self._rotate(pending)
         self._pause(pause_s)
 
-    def _let_others_pass(self, held: PendingBatch) -> None:
+    def _rotate(self, pending: PendingBatch) -> None:
+        """Move a batch that fails for too long behind the others: the server may fail on its contents only."""
         now_s = time.monotonic()
-        if self._head != (held.shelf, held.seq):
-            self._head, self._head_since_s = (held.shelf, held.seq), now_s
-        elif now_s - self._head_since_s > self._policy.budget_s and self._spool.has_more():
-            self._spool.settle(held, requeue=[held.parcel])
+        if self._failing != (pending.segment, pending.seq):
+            self._failing, self._failing_since_s = (pending.segment, pending.seq), now_s
+        elif now_s - self._failing_since_s > self._retry.rotate_after_s and self._spool.has_more():
+            self._spool.remove(pending, requeue=[pending.batch])
 
     def _pause(self, pause_s: float) -> None:
-        """Wait; where the end begins meanwhile, try once more at once."""
-        if self._closing.begun.is_set():
-            time.sleep(max(min(pause_s, self._closing.left_s), 0.0))
+        """Wait for `pause_s` seconds, or until the shutdown begins: it makes one more attempt at once."""
+        if self._shutdown.requested.is_set():
+            time.sleep(max(min(pause_s, self._shutdown.remaining_s), 0.0))
         else:
-            self._closing.begun.wait(pause_s)
+            self._shutdown.requested.wait(pause_s)
 
-    def _report(self, message: str, *facts: object) -> None:
+    def _log(self, message: str, *values: object) -> None:
         now_s = time.monotonic()
         if now_s - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = now_s
-            logger.warning(message, *facts)
+            _logger.warning(message, *values)

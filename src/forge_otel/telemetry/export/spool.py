@@ -1,9 +1,8 @@
-"""Encoded batches of spans on their way out: on local disk, so that a killed process loses none of them.
+"""Disk spool of encoded span batches: at-least-once delivery across crashes.
 
-A batch is stored before it is sent, and deleted after the server has taken it: what the death of a process leaves is
-adopted by the next one, and what was sent but not yet deleted is sent twice, under the same span ids. Policy: above
-`max_bytes` new batches are dropped (`spool_full`), older than `max_age_s` none is sent (`too_old`). What the disk
-does not take waits in memory. Safe to use from several threads.
+A batch is stored before it is sent and deleted after the server accepted it. A crash in between sends it twice, under
+the same span ids. New batches above `max_bytes` are dropped (`spool_full`), batches older than `max_age_s` as well
+(`too_old`). Without a usable disk, batches wait in memory.
 """
 
 import logging
@@ -23,27 +22,27 @@ from forge_otel.telemetry.export.accounting import SpanAccounting
 
 __all__ = ["Batch", "PendingBatch", "Spool", "SpoolOptions"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _READER: Final = "export"
 _FRAME: Final = struct.Struct(">4sI")
 _MAGIC: Final = b"FGS1"
 _READ_BYTES: Final = 4 * 2**20
-# An emptied file of this size is deleted, because SQLite would keep its pages for ever.
-_LARGE_BYTES: Final = 16 * 2**20
+# An emptied file of this size is deleted: SQLite does not return its pages to the file system.
+_MAX_REUSED_BYTES: Final = 16 * 2**20
 _RETRY_DISK_S: Final = 5.0
-_FORK_PATIENCE_S: Final = 1.0
+_FORK_TIMEOUT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolOptions:
-    """Where batches wait, and how many.
+    """Location and limits of a spool.
 
     Args:
-        directory: shared by the processes of one service; each has a file of its own in it, for its owner's eyes only.
+        directory: shared by the processes of one service; each has its own file in it, readable by its owner only.
             None keeps batches in memory.
-        max_bytes: of the batches on disk, as they are sent.
-        max_age_s: after so long a batch is no longer sent.
+        max_bytes: limit of the stored (compressed) batches.
+        max_age_s: age in seconds above which a batch is dropped.
     """
 
     directory: Path | None = None
@@ -56,280 +55,297 @@ class Batch:
     """One encoded batch.
 
     Args:
-        count: of the spans in it.
-        at_s: when it was made, Unix time.
+        body: request body.
+        span_count: number of spans in it.
+        created_s: Unix time of its creation.
     """
 
     body: bytes = field(repr=False)
-    count: int
-    at_s: float = field(default_factory=time.time)
+    span_count: int
+    created_s: float = field(default_factory=time.time)
 
 
 class _SpoolSegment:
-    """A segment, and how many spans are in it."""
+    """A journal segment with the number of spans in it."""
 
-    def __init__(self, segment: Segment) -> None:
-        self.segment = segment
-        self.spans = 0
-        self.grown_bytes = 0
+    def __init__(self, journal: Segment) -> None:
+        self.journal = journal
+        self.span_count = 0
+        self.written_bytes = 0
 
     @property
-    def on_disk(self) -> bool:
-        """Whether it outlives the process."""
-        return isinstance(self.segment, DiskSegment)
+    def is_on_disk(self) -> bool:
+        """Return whether the segment survives the process."""
+        return isinstance(self.journal, DiskSegment)
 
-    def append(self, parcels: Sequence[Batch]) -> None:
-        """Store all or none."""
-        bodies = [(parcel.at_s, _FRAME.pack(_MAGIC, parcel.count) + parcel.body) for parcel in parcels]
-        self.segment.index.extend(self.segment.append(bodies))
-        self.spans += sum(parcel.count for parcel in parcels)
-        self.grown_bytes += sum(len(body) for _, body in bodies)
+    def append(self, batches: Sequence[Batch]) -> None:
+        """Store all batches or none."""
+        bodies = [(batch.created_s, _FRAME.pack(_MAGIC, batch.span_count) + batch.body) for batch in batches]
+        self.journal.index.extend(self.journal.append(bodies))
+        self.span_count += sum(batch.span_count for batch in batches)
+        self.written_bytes += sum(len(body) for _, body in bodies)
 
     def head(self) -> "PendingBatch | None":
-        """Return what has waited longest."""
-        index = self.segment.index
-        at_s = index.oldest_at_s(_READER)
-        if at_s is None:
+        """Return the oldest batch, None if there is none."""
+        index = self.journal.index
+        created_s = index.oldest_at_s(_READER)
+        if created_s is None:
             return None
-        rows = self.segment.read(index.cursor(_READER), index.last_seq, limit=1, limit_bytes=1)
+        rows = self.journal.read(index.cursor(_READER), index.last_seq, limit=1, limit_bytes=1)
         if not rows:
-            raise sqlite3.DatabaseError("a batch that was stored is not there")
+            raise sqlite3.DatabaseError("a stored batch is missing from the file")
         seq, body = rows[0]
-        count = _count(body)
-        return PendingBatch(Batch(body=body[_FRAME.size :], count=count, at_s=at_s), self, seq)
+        batch = Batch(body=body[_FRAME.size :], span_count=_span_count(body), created_s=created_s)
+        return PendingBatch(batch, self, seq)
 
-    def settle(self, held: "PendingBatch") -> None:
-        """Delete what is done with."""
-        index = self.segment.index
-        index.cursors[_READER] = held.seq
-        index.forget(held.seq)
-        self.spans -= held.parcel.count
-        self.segment.save({_READER: held.seq}, held.seq)
+    def remove(self, pending: "PendingBatch") -> None:
+        """Delete the batch at the head."""
+        index = self.journal.index
+        index.cursors[_READER] = pending.seq
+        index.forget(pending.seq)
+        self.span_count -= pending.batch.span_count
+        self.journal.save({_READER: pending.seq}, pending.seq)
 
-    def count(self) -> None:
-        """Find out how many spans are in a segment that another process has left."""
-        index = self.segment.index
+    def count_spans(self) -> None:
+        """Count the spans in a segment of another process."""
+        index = self.journal.index
         index.forget(index.cursor(_READER))
         seq = index.cursor(_READER)
-        while rows := self.segment.read(seq, index.last_seq, limit=1_000, limit_bytes=_READ_BYTES):
-            self.spans += sum(_count(body) for _, body in rows)
+        while rows := self.journal.read(seq, index.last_seq, limit=1_000, limit_bytes=_READ_BYTES):
+            self.span_count += sum(_span_count(body) for _, body in rows)
             seq = rows[-1][0]
 
 
 @dataclass(frozen=True, slots=True)
 class PendingBatch:
-    """A batch that is still in the spool, and where."""
+    """A batch with its position in the spool."""
 
-    parcel: Batch
-    shelf: _SpoolSegment = field(repr=False)
+    batch: Batch
+    segment: _SpoolSegment = field(repr=False)
     seq: int = 0
 
 
 class Spool:
-    """Keeps batches until they are settled.
+    """A first-in-first-out queue of batches on disk; thread-safe.
 
     Args:
-        options: where and how many.
-        ledger: what is dropped or adopted is entered there.
+        options: location and limits.
+        accounting: counts dropped and adopted spans.
     """
 
-    def __init__(self, options: SpoolOptions, ledger: SpanAccounting) -> None:
+    def __init__(self, options: SpoolOptions, accounting: SpanAccounting) -> None:
         self._options = options
-        self._ledger = ledger
+        self._accounting = accounting
         self._lock = threading.RLock()
-        self._shelves: list[_SpoolSegment] = []
+        self._segments: list[_SpoolSegment] = []
         self._own: _SpoolSegment | None = None
         self._memory = _SpoolSegment(MemorySegment())
-        self._disk_from_s = 0.0
+        self._disk_retry_s = 0.0
         self._is_closed = False
         self.spans_on_disk = 0
 
     @property
     def size_bytes(self) -> int:
-        """Size of what waits."""
-        return sum(shelf.segment.index.size_bytes for shelf in (*self._shelves, self._memory))
+        """The size of the queued batches."""
+        return sum(segment.journal.index.size_bytes for segment in (*self._segments, self._memory))
 
     @property
     def is_durable(self) -> bool:
-        """Whether all of it outlives the process."""
-        return self._options.directory is not None and not self._memory.spans
+        """Return whether all queued batches survive the process."""
+        return self._options.directory is not None and not self._memory.span_count
 
     def adopt(self) -> None:
-        """Take over what dead processes have left."""
+        """Take over the files of dead processes."""
         directory = self._options.directory
         if directory is None or not directory.is_dir():
             return
-        with self._changing():
-            for segment in [] if self._is_closed else adopt(directory):
-                shelf = _SpoolSegment(segment)
+        with self._updating_counts():
+            for journal in [] if self._is_closed else adopt(directory):
+                segment = _SpoolSegment(journal)
                 try:
-                    shelf.count()
+                    segment.count_spans()
                 except (sqlite3.Error, OSError) as exc:
-                    self._leave(shelf, exc)
+                    self._reject_adopted(segment, exc)
                     continue
-                self._shelves.append(shelf)
-                self._ledger.adopted(shelf.spans)
-                if shelf.spans:
-                    logger.info("%d spans of an earlier process are sent now", shelf.spans)
+                self._segments.append(segment)
+                self._accounting.add_adopted(segment.span_count)
+                if segment.span_count:
+                    _logger.info("spool of an earlier process adopted, %d spans queued", segment.span_count)
 
-    def put(self, parcels: Sequence[Batch]) -> None:
-        """Keep `parcels`, whose spans are waiting in the ledger; what there is no room for is dropped there."""
-        with self._changing():
-            taken, size_bytes = [], self.size_bytes
-            for parcel in parcels:
-                size_bytes += len(parcel.body) + _FRAME.size
+    def put(self, batches: Sequence[Batch]) -> None:
+        """Queue `batches`, whose spans are counted as waiting; those above `max_bytes` are dropped."""
+        with self._updating_counts():
+            accepted, size_bytes = [], self.size_bytes
+            for batch in batches:
+                size_bytes += len(batch.body) + _FRAME.size
                 if size_bytes > self._options.max_bytes:
-                    self._ledger.dropped(parcel.count, "spool_full")
+                    self._accounting.mark_dropped(batch.span_count, "spool_full")
                 else:
-                    taken.append(parcel)
-            self._append(taken)
+                    accepted.append(batch)
+            self._append(accepted)
 
     def head(self) -> PendingBatch | None:
-        """Return the batch that is to be sent next, None where nothing waits; it stays until it is settled."""
-        with self._changing():
-            heads = (self._readable_head(shelf) for shelf in (*self._shelves, self._memory))
-            return next((held for held in heads if held is not None), None)
+        """Return the next batch without removing it, None if the spool is empty."""
+        with self._updating_counts():
+            heads = (self._readable_head(segment) for segment in (*self._segments, self._memory))
+            return next((pending for pending in heads if pending is not None), None)
 
-    def settle(
-        self, held: PendingBatch, *, requeue: Sequence[Batch] = (), book: Callable[[int], None] = lambda _count: None
+    def remove(
+        self,
+        pending: PendingBatch,
+        *,
+        requeue: Sequence[Batch] = (),
+        account: Callable[[int], None] = lambda _span_count: None,
     ) -> None:
-        """Delete a batch; what is to be sent in its place goes to the end of the line.
+        """Remove the batch at the head.
 
         Args:
-            book: enters its spans in the ledger, at once with the deletion as far as `close` can see.
+            requeue: batches that replace it, at the end of the queue.
+            account: called with the number of its spans while the spool is locked, so that `close` sees both changes
+                or none.
         """
-        with self._changing():
+        with self._updating_counts():
             if self._is_closed:
                 return
             self._append(requeue)
-            self._settle(held)
-            self._count_disk()
-            book(held.parcel.count)
+            self._remove(pending)
+            self._update_disk_count()
+            account(pending.batch.span_count)
 
     def has_more(self) -> bool:
-        """Return whether anything waits behind the head."""
+        """Return whether more than one batch is queued."""
         with self._lock:
-            return sum(len(shelf.segment.index) for shelf in (*self._shelves, self._memory)) > 1
+            return sum(len(segment.journal.index) for segment in (*self._segments, self._memory)) > 1
 
     def close(self, *, timeout_s: float) -> None:
-        """Give up the files; what waits in them is adopted by the next process."""
+        """Release the files, for the next process to adopt.
+
+        Args:
+            timeout_s: seconds to wait for a thread that uses the spool.
+        """
         if not self._lock.acquire(timeout=max(timeout_s, 0.0)):
             return
         try:
             self._is_closed = True
-            for shelf in self._shelves:
+            for segment in self._segments:
                 with suppress(sqlite3.Error, OSError):
-                    shelf.segment.close()
-            self._shelves = []
+                    segment.journal.close()
+            self._segments = []
         finally:
             self._lock.release()
 
     def before_fork(self) -> bool:
-        """Let nothing be under way in SQLite, whose own locks a child could never open; return whether that is so."""
-        return self._lock.acquire(timeout=_FORK_PATIENCE_S)
+        """Lock the spool and return whether that succeeded; `after_fork_in_parent` unlocks it."""
+        # A fork in the middle of a call would leave SQLite's own locks held in the child for its whole life.
+        return self._lock.acquire(timeout=_FORK_TIMEOUT_S)
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Unlock the spool."""
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Leave the files to the parent."""
-        for shelf in self._shelves:
-            if isinstance(shelf.segment, DiskSegment):
-                shelf.segment.abandon()
+        """Abandon the files, which belong to the parent."""
+        for segment in self._segments:
+            if isinstance(segment.journal, DiskSegment):
+                segment.journal.abandon()
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _updating_counts(self) -> Iterator[None]:
         with self._lock:
             try:
                 yield
             finally:
-                self._count_disk()
+                self._update_disk_count()
 
-    def _count_disk(self) -> None:
-        # After the end it says what was kept.
+    def _update_disk_count(self) -> None:
+        # After `close` the count of what was kept remains.
         if not self._is_closed:
-            self.spans_on_disk = sum(shelf.spans for shelf in self._shelves)
+            self.spans_on_disk = sum(segment.span_count for segment in self._segments)
 
-    def _append(self, parcels: Sequence[Batch]) -> None:
-        if not parcels:
+    def _append(self, batches: Sequence[Batch]) -> None:
+        if not batches:
             return
-        shelf = self._writable()
+        segment = self._writable()
         try:
-            shelf.append(parcels)
+            segment.append(batches)
         except (sqlite3.Error, OSError) as exc:
-            self._disk_from_s = time.monotonic() + _RETRY_DISK_S
-            logger.warning("Spans cannot be stored on disk and wait in memory: %s", exc)
+            self._disk_retry_s = time.monotonic() + _RETRY_DISK_S
+            _logger.warning("spool cannot be written, spans wait in memory: %s", exc)
             if is_damage(exc):
-                self._set_aside(shelf, exc)
-            self._memory.append(parcels)
+                self._set_aside(segment, exc)
+            self._memory.append(batches)
 
     def _writable(self) -> _SpoolSegment:
-        if self._options.directory is None or self._is_closed or time.monotonic() < self._disk_from_s:
+        if self._options.directory is None or self._is_closed or time.monotonic() < self._disk_retry_s:
             return self._memory
         if self._own is None:
             try:
                 self._own = _SpoolSegment(DiskSegment.create(self._options.directory))
             except (sqlite3.Error, OSError) as exc:
-                self._disk_from_s = time.monotonic() + _RETRY_DISK_S
-                logger.warning("Spans cannot be stored in %s and wait in memory: %s", self._options.directory, exc)
+                self._disk_retry_s = time.monotonic() + _RETRY_DISK_S
+                _logger.warning("spool %s unavailable, spans wait in memory: %s", self._options.directory, exc)
                 return self._memory
-            self._shelves.append(self._own)
+            self._segments.append(self._own)
         return self._own
 
-    def _readable_head(self, shelf: _SpoolSegment) -> PendingBatch | None:
+    def _readable_head(self, segment: _SpoolSegment) -> PendingBatch | None:
         try:
-            return self._fresh_head(shelf)
+            return self._unexpired_head(segment)
         except (sqlite3.Error, OSError) as exc:
             if is_damage(exc):
-                self._set_aside(shelf, exc)
+                self._set_aside(segment, exc)
             return None
 
-    def _fresh_head(self, shelf: _SpoolSegment) -> PendingBatch | None:
-        while (held := shelf.head()) is not None:
-            if time.time() - held.parcel.at_s <= self._options.max_age_s:
-                return held
-            self._ledger.dropped(held.parcel.count, "too_old")
-            self._settle(held)
+    def _unexpired_head(self, segment: _SpoolSegment) -> PendingBatch | None:
+        while (pending := segment.head()) is not None:
+            if time.time() - pending.batch.created_s <= self._options.max_age_s:
+                return pending
+            self._accounting.mark_dropped(pending.batch.span_count, "too_old")
+            self._remove(pending)
         return None
 
-    def _settle(self, held: PendingBatch) -> None:
-        shelf = held.shelf
+    def _remove(self, pending: PendingBatch) -> None:
+        segment = pending.segment
         try:
-            shelf.settle(held)
+            segment.remove(pending)
         except (sqlite3.Error, OSError) as exc:
-            # It is done with here; after a crash it would be sent again.
-            logger.debug("A batch could not be deleted from the spool: %s", exc)
-        if len(shelf.segment.index) or not shelf.on_disk:
+            # The index has forgotten the batch; only a crash before the next successful delete sends it again.
+            _logger.debug("spooled batch cannot be deleted: %s", exc)
+        if len(segment.journal.index) or not segment.is_on_disk:
             return
-        if shelf is not self._own or shelf.grown_bytes > _LARGE_BYTES:
-            self._remove(shelf)
+        if segment is not self._own or segment.written_bytes > _MAX_REUSED_BYTES:
+            self._detach(segment)
             with suppress(sqlite3.Error, OSError):
-                shelf.segment.close()
+                segment.journal.close()
 
-    def _leave(self, shelf: _SpoolSegment, exc: BaseException) -> None:
-        shelf.spans = 0  # none of them was counted as produced here
+    def _reject_adopted(self, segment: _SpoolSegment, exc: BaseException) -> None:
+        # None of its spans was counted as produced here, so none may be counted as dropped.
+        segment.span_count = 0
         if is_damage(exc):
-            self._set_aside(shelf, exc)
+            self._set_aside(segment, exc)
         else:
-            shelf.segment.close()
+            segment.journal.close()
 
-    def _remove(self, shelf: _SpoolSegment) -> None:
-        if shelf in self._shelves:
-            self._shelves.remove(shelf)
-        if shelf is self._own:
+    def _detach(self, segment: _SpoolSegment) -> None:
+        if segment in self._segments:
+            self._segments.remove(segment)
+        if segment is self._own:
             self._own = None
 
-    def _set_aside(self, shelf: _SpoolSegment, exc: BaseException) -> None:
-        self._remove(shelf)
-        self._ledger.dropped(shelf.spans, "damaged")
-        kept = shelf.segment.set_aside() if isinstance(shelf.segment, DiskSegment) else ""
-        logger.error("A spool with %d spans is damaged (%s); it was set aside as %s", shelf.spans, exc, kept)
+    def _set_aside(self, segment: _SpoolSegment, exc: BaseException) -> None:
+        self._detach(segment)
+        self._accounting.mark_dropped(segment.span_count, "damaged")
+        kept = segment.journal.set_aside() if isinstance(segment.journal, DiskSegment) else ""
+        _logger.error("spool damaged, %d spans dropped, file set aside as %s: %s", segment.span_count, kept, exc)
 
 
-def _count(body: bytes) -> int:
-    """Return how many spans a stored batch says that it holds."""
+def _span_count(body: bytes) -> int:
+    """Return the number of spans in a stored batch, from its frame.
+
+    Raises:
+        sqlite3.DatabaseError: the frame is damaged.
+    """
     if len(body) < _FRAME.size or not body.startswith(_MAGIC):
-        raise sqlite3.DatabaseError("a batch does not begin like one")
-    count: int = _FRAME.unpack_from(body)[1]
-    return count
+        raise sqlite3.DatabaseError("a stored batch has no valid frame")
+    span_count: int = _FRAME.unpack_from(body)[1]
+    return span_count

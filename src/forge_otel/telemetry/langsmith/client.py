@@ -1,8 +1,9 @@
-"""The two things that the real `langsmith` client is used for: where runs are shown, and scores on them.
+"""The two uses of the `langsmith` client: looking up the project's URL, and scores on runs.
 
-Blocking: called in threads. One attempt a call; whoever calls knows when to try again.
+The calls block and are made in threads. An error is raised, and the caller tries again later.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -16,27 +17,28 @@ with needs("langsmith"):
 
 __all__ = ["LangSmithClient", "LangSmithProject"]
 
+# For connecting and for reading.
 _TIMEOUT_MS: Final = (3_000, 5_000)
 
 
+@dataclass(frozen=True, slots=True)
 class LangSmithProject:
-    """A tracing project as LangSmith knows it.
+    """A tracing project.
 
     Args:
-        id: of the project.
-        url: where people see it.
+        id: id of the project.
+        url: address of its page.
     """
 
-    def __init__(self, id: UUID, url: str) -> None:  # noqa: A002 - LangSmith's own word
-        self.id = id
-        self.url = url
+    id: UUID
+    url: str
 
 
 class LangSmithClient:
-    """LangSmith's API.
+    """Client of LangSmith's API.
 
     Args:
-        options: where it is and what opens it.
+        options: endpoint, key and project.
     """
 
     def __init__(self, options: LangSmithOptions) -> None:
@@ -45,15 +47,15 @@ class LangSmithClient:
             api_url=options.endpoint,
             api_key=options.api_key,
             timeout_ms=_TIMEOUT_MS,
-            # No threads and no queue of its own; which runs are sent is decided by us.
+            # No threads and no queue of its own; the export decides which runs are sent.
             auto_batch_tracing=False,
             tracing_sampling_rate=1.0,
-            # Where it has to ask and is refused, it writes parts of the key to the log.
+            # Without this it requests the server's info and, if that is refused, logs parts of the key.
             info={"batch_ingest_config": {"use_multipart_endpoint": False}},
         )
 
     def find_project(self) -> LangSmithProject | None:
-        """Return the project that runs go to; None before its first run has come."""
+        """Return the project of the runs; None before its first run has arrived."""
         try:
             found = self._client.read_project(project_name=self._project)
         except LangSmithNotFoundError:
@@ -61,19 +63,20 @@ class LangSmithClient:
         return LangSmithProject(found.id, found.url or "")
 
     def score(
-        self, project: LangSmithProject, run_id: UUID, *, key: str, score: float, about: str, started_at: datetime
+        self, project: LangSmithProject, run_id: UUID, *, key: str, score: float, score_id: str, started_at: datetime
     ) -> None:
-        """Put a score on a run; the same again changes nothing.
+        """Put a score on a run; a repeated call has no effect.
 
         Args:
-            about: tells this score from others of that key.
-            started_at: when the run began.
+            key: name of the score.
+            score_id: distinguishes this score from others of the same key.
+            started_at: start of the run.
         """
         self._client.create_feedback(
             run_id,
             key,
             score=score,
-            feedback_id=uuid5(NAMESPACE_URL, f"forge-otel:{about}:{key}"),
+            feedback_id=uuid5(NAMESPACE_URL, f"forge-otel:{score_id}:{key}"),
             session_id=project.id,
             start_time=started_at,
             stop_after_attempt=1,

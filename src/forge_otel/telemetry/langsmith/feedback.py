@@ -1,7 +1,7 @@
-"""Links to runs and scores on them, never in the caller's way.
+"""Links to runs, and scores on them, sent in the background.
 
-A run's id follows from its span id, so that its URL is known before the run has arrived; the project's part of the URL
-is asked for in the background, and until it is known there is no link. Scores wait in a bounded queue.
+The id of a run follows from its span id, so its URL is known before the run has arrived. The project's part of the URL
+is looked up once in the background; there are no links before. Scores wait in a bounded queue.
 """
 
 import asyncio
@@ -12,49 +12,46 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 from uuid import UUID
 
 from opentelemetry.trace import SpanContext
 
+from forge_otel._internal.backoff import Backoff
+from forge_otel._internal.tasks import BackgroundTask
 from forge_otel._internal.worker_thread import run_in_daemon_thread
 from forge_otel.errors import ConfigurationError, MissingExtra
 from forge_otel.names import Attr, Metric
+from forge_otel.resilience.guard import Guards
 from forge_otel.telemetry.langsmith.settings import LangSmithOptions, is_sampled
 from forge_otel.telemetry.metrics.instruments import Instruments
 
 if TYPE_CHECKING:
+    # Importing the client takes half a second; `_create_client` does it in a thread.
     from forge_otel.telemetry.langsmith.client import LangSmithClient, LangSmithProject
 
 __all__ = ["LangSmithFeedback", "run_id"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-_MAX_WAITING: Final = 1_000
+_MAX_QUEUED: Final = 1_000
 _MAX_ATTEMPTS: Final = 20
-_FIRST_WAIT_S: Final = 1.0
-_MAX_WAIT_S: Final = 60.0
-_CLOSING_S: Final = 1.0
-_KEY: Final = "quality_score"
-
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 60.0
+_FLUSH_TIMEOUT_S: Final = 1.0
+_SCORE_KEY: Final = "quality_score"
+_SERVICE: Final = "langsmith"
 
 T = TypeVar("T")
 
 
-class Guards(Protocol):
-    """Has a guard for each service."""
-
-    def get(self, name: str, /) -> Any:
-        """Return it, made when it is first asked for; its `call` awaits a function under all policies."""
-        ...
-
-
 @dataclass(slots=True)
-class _Score:
+class _QueuedScore:
     run_id: UUID
     score: float
-    about: str
+    generation_id: str
     started_at: datetime
     attempts: int = 0
 
@@ -65,11 +62,11 @@ def run_id(context: SpanContext) -> UUID:
 
 
 class LangSmithFeedback:
-    """Says where a run is shown, and sends scores, while it is entered; without a key it does neither.
+    """Returns the URLs of runs and sends scores while it is entered; without an API key it does neither.
 
     Args:
-        guards: that of `langsmith` stands around each call.
-        instruments: count what became of the scores.
+        guards: the guard of `langsmith` is applied to each call of the API.
+        instruments: report the number of queued, sent and dropped scores.
     """
 
     def __init__(self, guards: Guards, instruments: Instruments) -> None:
@@ -77,142 +74,144 @@ class LangSmithFeedback:
         self._instruments = instruments
         self._options: LangSmithOptions | None = None
         self._project: LangSmithProject | None = None
-        self._scores: deque[_Score] = deque()
-        self._settled: Counter[tuple[str, str]] = Counter()
-        self._work: asyncio.Task[None] | None = None
-        self._more = asyncio.Event()
-        self._empty = asyncio.Event()
+        self._queue: deque[_QueuedScore] = deque()
+        self._outcomes: Counter[tuple[str, str]] = Counter()
+        self._sender: BackgroundTask | None = None
+        self._queued = asyncio.Event()
+        self._emptied = asyncio.Event()
         self._unobserve: list[Callable[[], None]] = []
 
     async def __aenter__(self) -> Self:
         options = None
         with suppress(ConfigurationError):
-            # The bridge itself says what is wrong.
+            # The exporter reads the same variables and raises the error.
             options = LangSmithOptions.from_env(os.environ)
-        client = None if options is None else await _reached(options)
+        client = None if options is None else await _create_client(options)
         if client is not None:
             self._options = options
             self._unobserve = [
-                self._instruments.observe(Metric.FEEDBACK_SETTLED, self._points),
-                self._instruments.observe(Metric.FEEDBACK_WAITING, lambda: [(len(self._scores), {})]),
+                self._instruments.observe(Metric.FEEDBACK_SETTLED, self._outcome_points),
+                self._instruments.observe(Metric.FEEDBACK_WAITING, lambda: [(len(self._queue), {})]),
             ]
-            self._work = asyncio.create_task(self._run(client), name="forge-langsmith")
+            self._sender = BackgroundTask(partial(self._send_queued, client), name="forge-langsmith")
+            self._sender.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        work, self._work = self._work, None
-        if work is None:
+        sender, self._sender = self._sender, None
+        if sender is None:
             return
-        if self._scores and self._project is not None:
+        if self._queue and self._project is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), _CLOSING_S)
-        work.cancel()
-        with suppress(asyncio.CancelledError):
-            await work
-        if self._scores:
-            logger.warning("%d scores did not reach LangSmith", len(self._scores))
-            self._settled["dropped", "shutdown"] += len(self._scores)
-            self._scores.clear()
-        for end in self._unobserve:
-            end()
+                await asyncio.wait_for(self._emptied.wait(), _FLUSH_TIMEOUT_S)
+        await sender.stop()
+        if self._queue:
+            _logger.warning("LangSmith feedback closed, %d scores dropped", len(self._queue))
+            self._outcomes["dropped", "shutdown"] += len(self._queue)
+            self._queue.clear()
+        for unobserve in self._unobserve:
+            unobserve()
 
     def run_url(self, context: SpanContext) -> str:
-        """Return where the run of a span is shown; "" where that is not known, or the run is not sent."""
+        """Return the URL of a span's run; "" if the project is not known yet or the run is not sent."""
         if self._options is None or self._project is None or not self._project.url:
             return ""
         if not context.is_valid or not is_sampled(context.trace_id, self._options.sampling_rate):
             return ""
         return f"{self._project.url}/r/{run_id(context)}?poll=true"
 
-    def score(self, context: SpanContext, score: float, *, about: str, started_at: datetime) -> None:
-        """Have a score put on the run of a span; returns at once.
+    def score(self, context: SpanContext, score: float, *, generation_id: str, started_at: datetime) -> None:
+        """Queue a score for the run of a span.
 
         Args:
-            about: the generation's id.
-            started_at: when it began.
+            generation_id: identifies the score, so that a retry does not add a second one.
+            started_at: start of the generation.
         """
         if self._options is None or not context.is_valid:
             return
         if not is_sampled(context.trace_id, self._options.sampling_rate):
             return
-        if len(self._scores) >= _MAX_WAITING:
-            self._settled["dropped", "queue_full"] += 1
+        if len(self._queue) >= _MAX_QUEUED:
+            self._outcomes["dropped", "queue_full"] += 1
             return
-        self._scores.append(_Score(run_id(context), score, about, started_at))
-        self._empty.clear()
-        self._more.set()
+        self._queue.append(_QueuedScore(run_id(context), score, generation_id, started_at))
+        self._emptied.clear()
+        self._queued.set()
 
-    def _points(self) -> list[tuple[float, dict[str, Any]]]:
+    def _outcome_points(self) -> list[tuple[float, dict[str, str | bool | int | float]]]:
         return [
             (count, {Attr.OUTCOME: outcome, **({Attr.REASON: reason} if reason else {})})
-            for (outcome, reason), count in self._settled.items()
+            for (outcome, reason), count in self._outcomes.items()
         ]
 
-    async def _run(self, client: "LangSmithClient") -> None:
-        wait_s = _FIRST_WAIT_S
+    async def _send_queued(self, client: "LangSmithClient") -> None:
+        backoff = Backoff(first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
         while True:
             try:
-                is_done = await self._step(client)
+                succeeded = await self._send_next(client)
             except Exception as exc:
-                # Its guard, the network, or a client that changed: whatever it is, it is tried again later.
-                logger.debug("LangSmith does not answer: %s", type(exc).__name__)
-                is_done = False
-            if is_done:
-                wait_s = _FIRST_WAIT_S
+                # An open guard, the network, or an incompatible client: all are tried again later.
+                _logger.debug("LangSmith API unavailable: %s", type(exc).__name__)
+                succeeded = False
+            if succeeded:
+                backoff.reset()
             else:
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, _MAX_WAIT_S)
+                await asyncio.sleep(backoff.next_s())
 
-    async def _step(self, client: "LangSmithClient") -> bool:
-        """Find the project, or send a score; return whether there was no trouble."""
+    async def _send_next(self, client: "LangSmithClient") -> bool:
+        """Look up the project, or send the next score, and return whether that succeeded."""
         if self._project is None:
-            self._project = await self._guards.get("langsmith").call(lambda: _in_thread(client.find_project))
+            self._project = await self._call(client.find_project)
             return self._project is not None
-        self._more.clear()
-        if not self._scores:
-            await self._more.wait()
-        next_one, project = self._scores[0], self._project
-        next_one.attempts += 1
+        self._queued.clear()
+        if not self._queue:
+            await self._queued.wait()
+        item = self._queue[0]
+        item.attempts += 1
+        send = partial(
+            client.score,
+            self._project,
+            item.run_id,
+            key=_SCORE_KEY,
+            score=item.score,
+            score_id=item.generation_id,
+            started_at=item.started_at,
+        )
         try:
-            await self._guards.get("langsmith").call(lambda: _in_thread(lambda: _send(client, project, next_one)))
+            await self._call(send)
         except Exception:
-            if next_one.attempts >= _MAX_ATTEMPTS:
-                self._settle("dropped", "undeliverable")
+            if item.attempts >= _MAX_ATTEMPTS:
+                self._complete("dropped", "undeliverable")
             raise
-        self._settle("sent", "")
+        self._complete("sent", "")
         return True
 
-    def _settle(self, outcome: str, reason: str) -> None:
-        self._scores.popleft()
-        self._settled[outcome, reason] += 1
-        if not self._scores:
-            self._empty.set()
+    async def _call(self, function: Callable[[], T]) -> T:
+        # A thread of the default executor would delay the exit while LangSmith hangs.
+        return await self._guards.get(_SERVICE).call(lambda: run_in_daemon_thread(function, name="forge-langsmith"))
+
+    def _complete(self, outcome: str, reason: str) -> None:
+        self._queue.popleft()
+        self._outcomes[outcome, reason] += 1
+        if not self._queue:
+            self._emptied.set()
 
 
-def _send(client: "LangSmithClient", project: "LangSmithProject", score: _Score) -> None:
-    client.score(project, score.run_id, key=_KEY, score=score.score, about=score.about, started_at=score.started_at)
+async def _create_client(options: LangSmithOptions) -> "LangSmithClient | None":
+    """Import and create the client at startup, in a thread: later, every request would wait for the import."""
 
-
-async def _reached(options: LangSmithOptions) -> "LangSmithClient | None":
-    """Make the client before anything is served: its import takes half a second, in which every request would wait."""
-
-    def make() -> "LangSmithClient":
+    def create() -> "LangSmithClient":
         from forge_otel.telemetry.langsmith.client import LangSmithClient
 
         return LangSmithClient(options)
 
     try:
-        return await _in_thread(make)
+        return await run_in_daemon_thread(create, name="forge-langsmith")
     except MissingExtra as exc:
-        logger.warning("Runs in LangSmith are not linked and not scored: %s", exc.faults[0])
+        _logger.warning("LangSmith client unavailable, runs are not linked and not scored: %s", exc.faults[0])
     except Exception:
-        # A service does not fail to start for want of links.
-        logger.exception("Runs in LangSmith are not linked and not scored: its client cannot be made")
+        # Links and scores are optional: the service starts without them.
+        _logger.exception("LangSmith client cannot be created, runs are not linked and not scored")
     return None
-
-
-async def _in_thread(call: Callable[[], T]) -> T:
-    """Return what `call` does in a daemon thread: one of an executor would hold up the exit while LangSmith hangs."""
-    return await run_in_daemon_thread(call, name="forge-langsmith")

@@ -1,6 +1,6 @@
-"""LangSmith's own words: attributes, headers and variables that nobody else reads.
+"""LangSmith's own names: span attributes, headers and environment variables that no other module uses.
 
-Source: the mapping table of LangSmith's documentation, "Trace with OpenTelemetry", and the sources of langsmith 0.15.
+Source: the mapping table of LangSmith's documentation, "Trace with OpenTelemetry", and the source of langsmith 0.15.
 """
 
 from typing import Final
@@ -29,7 +29,7 @@ class LangSmithAttr:
 
 
 class LangSmithEnv:
-    """Environment variables, the present name before the former one."""
+    """Environment variables, each current name before its former one."""
 
     API_KEY: Final = ("LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")
     PROJECT: Final = ("LANGSMITH_PROJECT", "LANGCHAIN_PROJECT")

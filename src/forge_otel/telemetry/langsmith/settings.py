@@ -1,4 +1,4 @@
-"""What LangSmith's own environment variables say."""
+"""LangSmith's own settings, read from its environment variables."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ _HASH_BYTES: Final = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HideOptions:
-    """What LangSmith must not see.
+    """Parts of a run that are not sent.
 
     Args:
-        inputs: of any run; the texts of exceptions too, which quote them.
-        outputs: the same for outputs.
-        metadata: whatever is not needed to draw the tree and to count tokens and money.
-        error_texts: what exceptions say; their kinds stay.
+        inputs: inputs of every run, and the messages of exceptions, which may quote them.
+        outputs: outputs of every run, and the messages of exceptions.
+        metadata: every attribute that the tree, token counts and costs do not need.
+        error_texts: messages of exceptions; their types are sent.
     """
 
     inputs: bool = False
@@ -33,40 +33,40 @@ class HideOptions:
 
     @property
     def any_content(self) -> bool:
-        """Whether texts that may quote contents have to go."""
+        """Return whether texts that may quote inputs or outputs are hidden."""
         return self.inputs or self.outputs
 
     @property
     def any_text(self) -> bool:
-        """Whether the texts of exceptions have to go."""
+        """Return whether the messages of exceptions are hidden."""
         return self.any_content or self.error_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LangSmithOptions:
-    """Where runs go and what of them.
+    """Destination and contents of runs.
 
     Args:
-        api_key: of the workspace.
-        endpoint: the API's base URL; `/otel/v1/traces` is appended.
-        project: the tracing project that runs appear in.
-        hidden: what is left out of them.
-        sampling_rate: the share of traces that is sent, 0 to 1; decided by the trace id, so that all of one trace is.
+        api_key: key of the workspace.
+        endpoint: base URL of the API; `/otel/v1/traces` is appended.
+        project: tracing project of the runs.
+        hide: parts of a run that are not sent.
+        sampling_rate: fraction (0 to 1) of traces to send; decided by the trace id, for all runs of a trace alike.
 
     Raises:
-        ConfigurationError: the endpoint is no HTTP URL, or the rate is no share.
+        ConfigurationError: the endpoint is not an HTTP URL, or the rate is not between 0 and 1.
     """
 
     api_key: str = field(repr=False)
     endpoint: str = DEFAULT_ENDPOINT
     project: str = "default"
-    hidden: HideOptions = field(default_factory=HideOptions)
+    hide: HideOptions = field(default_factory=HideOptions)
     sampling_rate: float = 1.0
 
     def __post_init__(self) -> None:
         faults = []
         if urlsplit(self.endpoint).scheme not in {"http", "https"} or not urlsplit(self.endpoint).hostname:
-            faults.append(f"{LangSmithEnv.ENDPOINT[0]} is no http:// or https:// URL")
+            faults.append(f"{LangSmithEnv.ENDPOINT[0]} is not an http:// or https:// URL")
         if not 0 <= self.sampling_rate <= 1:
             faults.append(f"{LangSmithEnv.SAMPLING_RATE[0]} is {self.sampling_rate}; it must be between 0 and 1")
         if faults:
@@ -74,21 +74,21 @@ class LangSmithOptions:
 
     @property
     def traces_url(self) -> str:
-        """Where spans are posted."""
+        """The URL that spans are posted to."""
         return f"{self.endpoint.rstrip('/')}/otel/v1/traces"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], *, error_texts: bool = True) -> Self | None:
-        """Read the `LANGSMITH_*` variables, or the `LANGCHAIN_*` ones that they replace.
+        """Read the `LANGSMITH_*` variables, or the `LANGCHAIN_*` variables that they replace.
 
         Args:
-            error_texts: whether what exceptions say may be sent, where the variables do not forbid it.
+            error_texts: whether messages of exceptions may be sent if the variables allow it.
 
         Returns:
-            None where there is no key, or where tracing is switched off by name.
+            None without a key, or if `LANGSMITH_TRACING` switches tracing off.
 
         Raises:
-            ConfigurationError: a value cannot be used.
+            ConfigurationError: a value is invalid.
         """
         api_key = _first(environ, LangSmithEnv.API_KEY)
         if not api_key or _first(environ, LangSmithEnv.TRACING).lower() in {"0", "false", "no", "off"}:
@@ -97,12 +97,12 @@ class LangSmithOptions:
         try:
             sampling_rate = float(rate or 1)
         except ValueError as exc:
-            raise ConfigurationError([f"{LangSmithEnv.SAMPLING_RATE[0]}={rate[:32]!r} is no number"]) from exc
+            raise ConfigurationError([f"{LangSmithEnv.SAMPLING_RATE[0]}={rate[:32]!r} is not a number"]) from exc
         return cls(
             api_key=api_key,
             endpoint=_first(environ, LangSmithEnv.ENDPOINT) or DEFAULT_ENDPOINT,
             project=_first(environ, LangSmithEnv.PROJECT) or "default",
-            hidden=HideOptions(
+            hide=HideOptions(
                 inputs=_is_on(environ, LangSmithEnv.HIDE_INPUTS),
                 outputs=_is_on(environ, LangSmithEnv.HIDE_OUTPUTS),
                 metadata=_is_on(environ, LangSmithEnv.HIDE_METADATA),
@@ -113,13 +113,11 @@ class LangSmithOptions:
 
 
 def is_sampled(trace_id: int, rate: float) -> bool:
-    """Return whether a trace is among the share that is sent; every process says the same of it.
-
-    The id is hashed, because OpenTelemetry's samplers compare its bits themselves: of what they let through, another
-    share by the same bits would be all or nothing.
-    """
+    """Return whether a trace is in the sent fraction; every process decides alike."""
     if rate >= 1:
         return True
+    # Hashed, because OpenTelemetry's samplers compare the bits of the id itself: sampling what they let through by the
+    # same bits again would keep all of it or nothing.
     digest = hashlib.blake2b(trace_id.to_bytes(16, "big"), digest_size=_HASH_BYTES).digest()
     return int.from_bytes(digest, "big") < int(rate * (1 << 8 * _HASH_BYTES))
 
@@ -129,5 +127,5 @@ def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str:
 
 
 def _is_on(environ: Mapping[str, str], names: tuple[str, ...]) -> bool:
-    # Anything but a clear no hides: a misspelt yes must not publish.
+    # Any value but a clear no hides: a misspelt yes must not publish.
     return _first(environ, names).lower() not in {"", "0", "false", "no", "off"}

@@ -1,8 +1,7 @@
-"""Which ended spans become runs, and below which run each stands.
+"""Selection of the spans that become runs, and the parent run of each.
 
-LangSmith drops a run whose parent never comes. So a span waits until its parent, where that is a span of this process,
-has ended: then it is known whether the parent is sent, or passed over and its own parent asked in turn. What is
-released has a parent that is sent too, or none. Used by one thread only.
+LangSmith drops a run whose parent never arrives. A span is therefore held until its local parent has ended and it is
+known whether the parent becomes a run or is skipped in favour of its own parent. Not thread-safe.
 """
 
 import logging
@@ -14,42 +13,43 @@ from typing import Final
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind
 
+from forge_otel._internal.bounded import BoundedMap
 from forge_otel.names import Attr
 from forge_otel.telemetry.langsmith.names import LangSmithAttr
 from forge_otel.telemetry.processor_hub import attributes_of
 
 __all__ = ["ResolvedSpan", "RunFilter", "RunTreeBuilder", "default_run_filter"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 RunFilter = Callable[[ReadableSpan], bool | None]
-"""Whether an ended span becomes a run; None: only if one stands below it."""
+"""Returns whether an ended span becomes a run; None: only if it has a run below it."""
 
-_RUNS: Final = frozenset({Attr.SPAN_KIND, Attr.GEN_AI_OPERATION, LangSmithAttr.RUN_TYPE})
-_ENTRANCES: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
-_WHO: Final = (Attr.SESSION_ID, Attr.USER_ID)
+_RUN_ATTRIBUTES: Final = frozenset({Attr.SPAN_KIND, Attr.GEN_AI_OPERATION, LangSmithAttr.RUN_TYPE})
+_ENTRY_KINDS: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
+_IDENTITY: Final = (Attr.SESSION_ID, Attr.USER_ID)
 
 
 def default_run_filter(span: ReadableSpan) -> bool | None:
-    """Keep agents, tools, steps, model calls and workflows of any instrumentation, and no other spans.
+    """Keep agents, tools, steps, model calls and workflows of any instrumentation.
 
-    A request that ran some is kept as their root, so that several workflows of one request are one tree; a request that
-    ran none is not, because every root is a trace that LangSmith bills.
+    A request is kept as the root of its runs, so that its workflows are one tree. A request without runs is not kept,
+    because LangSmith bills every root as a trace.
     """
-    if not _RUNS.isdisjoint(attributes_of(span)):
+    if not _RUN_ATTRIBUTES.isdisjoint(attributes_of(span)):
         return True
-    return None if span.kind in _ENTRANCES else False
+    return None if span.kind in _ENTRY_KINDS else False
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSpan:
-    """A span that can be sent.
+    """A span whose parent run is known.
 
     Args:
-        parent: the run above it; None at the root.
-        remote_parent: what called it from another process, where it is a root.
-        session_id: its own, or the one that its trace is known by; "" where there is none.
-        user_id: the same.
+        parent: context of the parent run; None at the root.
+        remote_parent: context of the caller in another process, at a root.
+        session_id: session of the span or of its trace; "" if unknown.
+        user_id: user of the span or of its trace; "" if unknown.
     """
 
     span: ReadableSpan
@@ -59,129 +59,121 @@ class ResolvedSpan:
     user_id: str = ""
 
 
-_Key = tuple[int, int]
+_SpanKey = tuple[int, int]
 
 
 @dataclass(slots=True)
-class _Fate:
-    """What became of an ended span: kept, or passed over in favour of `above`."""
+class _EndedSpan:
+    """The run that an ended span became, or the parent in favour of which it is skipped."""
 
-    kept: SpanContext | None
-    above: SpanContext | None = None
+    run: SpanContext | None
+    parent: SpanContext | None = None
 
 
 @dataclass(slots=True)
-class _Group:
-    """Spans that wait for one span to end."""
+class _WaitingChildren:
+    """Spans whose parent has not ended."""
 
     spans: list[ReadableSpan]
     since_s: float
 
 
 class RunTreeBuilder:
-    """Holds ended spans until it is known below which run they stand.
+    """Holds ended spans until their parent run is known.
 
     Args:
-        keep: says which spans become runs.
-        max_age_s: after so long a span whose parent has not ended becomes a root.
-        max_known: ended spans that are remembered for children that end after them.
+        run_filter: selects the spans that become runs.
+        max_age_s: seconds after which a span whose parent has not ended becomes a root.
+        max_ended_spans: ended spans that are remembered for children that end after them.
     """
 
     def __init__(
-        self, keep: RunFilter = default_run_filter, *, max_age_s: float = 900.0, max_known: int = 50_000
+        self, run_filter: RunFilter = default_run_filter, *, max_age_s: float = 900.0, max_ended_spans: int = 50_000
     ) -> None:
-        self._keep = keep
+        self._run_filter = run_filter
         self._max_age_s = max_age_s
-        self._max_known = max_known
-        self._waiting: OrderedDict[_Key, _Group] = OrderedDict()
-        self._fates: OrderedDict[_Key, _Fate] = OrderedDict()
-        self._who: OrderedDict[int, dict[str, str]] = OrderedDict()
+        self._waiting: OrderedDict[_SpanKey, _WaitingChildren] = OrderedDict()
+        self._ended: BoundedMap[_SpanKey, _EndedSpan] = BoundedMap(max_ended_spans)
+        self._identities: BoundedMap[int, dict[str, str]] = BoundedMap(max_ended_spans)
 
     def add(self, span: ReadableSpan, now_s: float) -> list[ResolvedSpan]:
-        """Take an ended span; return what can be sent now.
+        """Add an ended span and return the spans that are resolved by it.
 
         Args:
-            now_s: monotonic clock.
+            now_s: time of the monotonic clock.
         """
         context = span.get_span_context()
         if context is None:
             return []
         key = (context.trace_id, context.span_id)
-        self._note_who(span, context.trace_id)
-        group = self._waiting.pop(key, None)
-        below = group.spans if group is not None else []
-        is_kept = self._is_kept(span, has_runs_below=bool(below))
-        self._remember(key, _Fate(context) if is_kept else _Fate(None, span.parent))
-        released = [release for child in below for release in self._place(child, context, now_s)]
-        if is_kept:
-            return [*released, *self._place(span, span.parent, now_s)]
-        return released
+        self._remember_identity(span, context.trace_id)
+        waiting = self._waiting.pop(key, None)
+        children = waiting.spans if waiting is not None else []
+        is_run = self._is_run(span, has_runs_below=bool(children))
+        self._ended[key] = _EndedSpan(context) if is_run else _EndedSpan(None, span.parent)
+        resolved = [found for child in children for found in self._resolve(child, context, now_s)]
+        if is_run:
+            return [*resolved, *self._resolve(span, span.parent, now_s)]
+        return resolved
 
-    def is_kept(self, span: ReadableSpan) -> bool:
-        """Return whether a span that was added, and is still remembered, becomes a run."""
+    def is_run(self, span: ReadableSpan) -> bool:
+        """Return whether an added span that is still remembered becomes a run."""
         context = span.get_span_context()
-        fate = None if context is None else self._fates.get((context.trace_id, context.span_id))
-        return fate is not None and fate.kept is not None
+        ended = None if context is None else self._ended.get((context.trace_id, context.span_id))
+        return ended is not None and ended.run is not None
 
-    def expire(self, now_s: float, *, everything: bool = False) -> list[ResolvedSpan]:
-        """Return the spans that have waited too long, as roots.
+    def expire(self, now_s: float, *, is_last: bool = False) -> list[ResolvedSpan]:
+        """Return, as roots, the spans that waited longer than `max_age_s` for their parent.
 
         Args:
-            now_s: monotonic clock.
-            everything: wait for none of them any longer, because this is the end.
+            now_s: time of the monotonic clock.
+            is_last: return all waiting spans.
         """
-        released = []
+        resolved = []
         while self._waiting:
-            key, group = next(iter(self._waiting.items()))
-            if not everything and now_s - group.since_s < self._max_age_s:
+            key, waiting = next(iter(self._waiting.items()))
+            if not is_last and now_s - waiting.since_s < self._max_age_s:
                 break
             del self._waiting[key]
-            self._remember(key, _Fate(None))
-            released += [self._release(span, None, None) for span in group.spans]
-        return released
+            self._ended[key] = _EndedSpan(None)
+            resolved += [self._resolved(span, None, None) for span in waiting.spans]
+        return resolved
 
-    def _is_kept(self, span: ReadableSpan, *, has_runs_below: bool) -> bool:
+    def _is_run(self, span: ReadableSpan, *, has_runs_below: bool) -> bool:
         try:
-            kept = self._keep(span)
+            is_run = self._run_filter(span)
         except Exception:
-            # Fail closed: what the filter could not look at is not published.
-            logger.exception("The filter of LangSmith runs failed on %r, which is left out", span.name)
+            # Fail closed: a span that the filter could not check is not published.
+            _logger.exception("run filter of LangSmith failed, span %r is not sent", span.name)
             return False
-        return has_runs_below if kept is None else kept
+        return has_runs_below if is_run is None else is_run
 
-    def _place(self, span: ReadableSpan, above: SpanContext | None, now_s: float) -> Iterable[ResolvedSpan]:
-        """Release `span` below the nearest kept span from `above` on, or let it wait for one that has not ended."""
+    def _resolve(self, span: ReadableSpan, parent: SpanContext | None, now_s: float) -> Iterable[ResolvedSpan]:
+        """Resolve `span` below the nearest run from `parent` upwards, or hold it for a parent that has not ended."""
         context = span.get_span_context()
-        while above is not None and context is not None:
-            if above.is_remote or above.trace_id != context.trace_id:
-                return (self._release(span, None, above),)
-            key = (above.trace_id, above.span_id)
-            fate = self._fates.get(key)
-            if fate is None:
-                self._waiting.setdefault(key, _Group([], now_s)).spans.append(span)
+        while parent is not None and context is not None:
+            if parent.is_remote or parent.trace_id != context.trace_id:
+                return (self._resolved(span, None, parent),)
+            key = (parent.trace_id, parent.span_id)
+            ended = self._ended.get(key)
+            if ended is None:
+                self._waiting.setdefault(key, _WaitingChildren([], now_s)).spans.append(span)
                 return ()
-            if fate.kept is not None:
-                return (self._release(span, fate.kept, None),)
-            above = fate.above
-        return (self._release(span, None, None),)
+            if ended.run is not None:
+                return (self._resolved(span, ended.run, None),)
+            parent = ended.parent
+        return (self._resolved(span, None, None),)
 
-    def _release(self, span: ReadableSpan, parent: SpanContext | None, remote: SpanContext | None) -> ResolvedSpan:
+    def _resolved(self, span: ReadableSpan, parent: SpanContext | None, remote: SpanContext | None) -> ResolvedSpan:
         context = span.get_span_context()
-        who = self._who.get(context.trace_id, {}) if context is not None else {}
+        identity = self._identities.get(context.trace_id, {}) if context is not None else {}
         own = attributes_of(span)
-        session_id, user_id = (str(own.get(name) or who.get(name) or "") for name in _WHO)
+        session_id, user_id = (str(own.get(name) or identity.get(name) or "") for name in _IDENTITY)
         return ResolvedSpan(span, parent, remote, session_id, user_id)
 
-    def _note_who(self, span: ReadableSpan, trace_id: int) -> None:
-        """Remember on whose behalf a trace runs: its first spans may start before that is known."""
+    def _remember_identity(self, span: ReadableSpan, trace_id: int) -> None:
+        # The first spans of a trace may start before its session and user are known.
         attributes = attributes_of(span)
-        for name in _WHO:
+        for name in _IDENTITY:
             if isinstance(value := attributes.get(name), str):
-                self._who.setdefault(trace_id, {}).setdefault(name, value)
-        while len(self._who) > self._max_known:
-            self._who.popitem(last=False)
-
-    def _remember(self, key: _Key, fate: _Fate) -> None:
-        self._fates[key] = fate
-        while len(self._fates) > self._max_known:
-            self._fates.popitem(last=False)
+                self._identities.setdefault(trace_id, {}).setdefault(name, value)

@@ -1,10 +1,12 @@
-"""A stand-in for LangSmith's API: a real HTTP server that keeps what it gets, and fails on demand.
+"""A stand-in for LangSmith's API: an HTTP server that records its requests and fails on demand.
 
-with LangSmithStandIn() as langsmith:
-    monkeypatch.setenv("LANGSMITH_ENDPOINT", langsmith.url)
-    monkeypatch.setenv("LANGSMITH_API_KEY", "test")
-    ...
-    assert [run.name for run in langsmith.runs()] == ["invoke_agent writer", "chat gpt-4o"]
+::
+
+    with LangSmithStandIn() as langsmith:
+        monkeypatch.setenv("LANGSMITH_ENDPOINT", langsmith.url)
+        monkeypatch.setenv("LANGSMITH_API_KEY", "test")
+        ...
+        assert [run.name for run in langsmith.runs()] == ["invoke_agent writer", "chat gpt-4o"]
 """
 
 import gzip
@@ -50,62 +52,66 @@ _INFO: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LangSmithFault:
-    """What the server does in place of taking spans.
+    """A scripted failure of the server.
 
     Args:
-        kind: answer with `status`, say nothing, or reset the connection after the body has come.
-        retry_after_s: sent as `Retry-After` where it is not None.
-        times: for how many posts; None until `LangSmithStandIn.recover`.
-        about: only posts whose body has these bytes, once decompressed.
+        kind: respond with `status`, never respond, or reset the connection after the body has arrived.
+        status: HTTP status of the response.
+        retry_after_s: value of `Retry-After`; None omits the header.
+        times: number of requests that fail; None fails until `LangSmithStandIn.recover`.
+        body_contains: only requests fail whose decompressed body contains these bytes.
     """
 
     kind: Literal["status", "hang", "reset"] = "status"
     status: int = 503
     retry_after_s: int | None = None
     times: int | None = None
-    about: bytes = b""
+    body_contains: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRequest:
-    """One request as it came.
+    """One request with a body.
 
     Args:
-        body: after decompression.
-        raw: before it.
-        answer: `200`, another status, `hang` or `reset`.
+        headers: with lower-case names.
+        body: the decompressed body.
+        raw: the body as sent.
+        outcome: `200`, another status, `hang` or `reset`.
     """
 
     path: str
     headers: dict[str, str]
     body: bytes = field(repr=False)
     raw: bytes = field(repr=False)
-    answer: str
+    outcome: str
 
     @property
     def spans(self) -> list[Span]:
-        """The spans of a traces request."""
+        """The spans in the body of a request to the traces endpoint."""
         request = ExportTraceServiceRequest.FromString(self.body)
         return [span for item in request.resource_spans for scope in item.scope_spans for span in scope.spans]
 
 
 class LangSmithStandIn:
-    """Serves LangSmith's API on a free port while it is entered.
+    """LangSmith's API on a port of 127.0.0.1 while it is entered.
 
-    `GET /info` and `/sessions`; `POST /otel/v1/traces`, `/feedback`, and what the `langsmith` client itself
-    sends: `/runs/multipart`, `/runs/batch`, `/runs`.
+    Endpoints: `GET /info` and `/sessions`; `POST /otel/v1/traces` and `/feedback`; and those of the `langsmith`
+    client: `/runs/multipart`, `/runs/batch` and `/runs`.
 
     Args:
-        api_key: other keys get 401; None takes every key.
-        max_bytes: larger bodies, as sent, get 413; None takes any size.
-        port: of 127.0.0.1; 0 takes a free one.
+        api_key: the accepted key, others get 401; None accepts every key.
+        max_bytes: limit of a body as sent, larger ones get 413; None accepts every size.
+        port: the port; 0 takes a free one.
     """
 
     def __init__(self, *, api_key: str | None = None, max_bytes: int | None = None, port: int = 0) -> None:
         self.api_key = api_key
         self.max_bytes = max_bytes
         self.feedback: list[dict[str, Any]] = []
-        self.answers: Counter[str] = Counter()
+        """The accepted scores, as LangSmith's JSON objects."""
+        self.outcomes: Counter[str] = Counter()
+        """The number of requests by `ReceivedRequest.outcome`."""
         self._received: list[ReceivedRequest] = []
         self._sdk = SdkRuns()
         self._faults: deque[tuple[LangSmithFault, int | None]] = deque()
@@ -129,35 +135,35 @@ class LangSmithStandIn:
 
     @property
     def url(self) -> str:
-        """What `LANGSMITH_ENDPOINT` is to be set to."""
+        """The value for `LANGSMITH_ENDPOINT`."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def port(self) -> int:
-        """Of 127.0.0.1."""
+        """The port of 127.0.0.1."""
         return int(self._server.server_address[1])
 
     @property
     def received(self) -> list[ReceivedRequest]:
-        """Every request with a body, refused ones included, in the order of their end."""
+        """Every request with a body, failed ones included, in order of arrival."""
         with self._lock:
             return list(self._received)
 
     @property
     def spans(self) -> list[Span]:
-        """The spans that were taken, each as often as it was."""
-        return [span for item in self._taken() for span in item.spans]
+        """The accepted spans; a span that was sent twice is there twice."""
+        return [span for item in self._accepted() for span in item.spans]
 
     def runs(self) -> list[LangSmithRun]:
-        """Return the runs that LangSmith would show, in the order of their start; those of its client come first."""
+        """Return the runs that LangSmith would show: those of its client, then those of spans, by start time."""
         with self._lock:
-            of_client = self._sdk.runs()
-        return of_client + reduce_to_runs(
-            (span, item.headers.get("langsmith-project", "")) for item in self._taken() for span in item.spans
+            sdk_runs = self._sdk.runs()
+        return sdk_runs + reduce_to_runs(
+            (span, item.headers.get("langsmith-project", "")) for item in self._accepted() for span in item.spans
         )
 
-    def holds(self, text: str) -> bool:
-        """Return whether `text` is in any byte that came, refused requests and headers included."""
+    def has_received(self, text: str) -> bool:
+        """Return whether `text` is in the path, headers or body of any request, failed ones included."""
         wanted = text.encode()
         return any(
             wanted in part
@@ -166,26 +172,26 @@ class LangSmithStandIn:
         )
 
     def fail(self, fault: LangSmithFault) -> None:
-        """Answer the next posts of spans with `fault`, after the faults that were asked for before."""
+        """Fail the next requests with spans, after the faults that were added before."""
         with self._lock:
             self._recovered.clear()
             self._faults.append((fault, fault.times))
 
-    def fail_everything(self, fault: LangSmithFault) -> None:
-        """Answer every request with `fault`, scores and questions included, until `recover`."""
+    def fail_all(self, fault: LangSmithFault) -> None:
+        """Fail every request until `recover`, those for projects and scores included."""
         with self._lock:
             self._recovered.clear()
             self._outage = fault
 
     def recover(self) -> None:
-        """Take spans again, and let go of the requests that hang."""
+        """End all faults, and the requests that hang."""
         with self._lock:
             self._faults.clear()
             self._outage = None
             self._recovered.set()
 
     def _projects(self, name: str) -> list[dict[str, Any]]:
-        """Return the projects of that name, all without one; a project is there when its first run has come."""
+        """Return the projects called `name`, all if it is empty; the first run creates its project."""
         names = {run.project for run in self.runs()}
         return [
             {"id": str(uuid5(NAMESPACE_URL, one)), "name": one, "tenant_id": str(_TENANT), "reference_dataset_id": None}
@@ -193,25 +199,25 @@ class LangSmithStandIn:
             if name in {"", one}
         ]
 
-    def _taken(self) -> list[ReceivedRequest]:
-        return [item for item in self.received if item.path == _TRACES and item.answer == "200"]
+    def _accepted(self) -> list[ReceivedRequest]:
+        return [item for item in self.received if item.path == _TRACES and item.outcome == "200"]
 
     def _next_fault(self, body: bytes) -> LangSmithFault | None:
         with self._lock:
-            if not self._faults or self._faults[0][0].about not in body:
+            if not self._faults or self._faults[0][0].body_contains not in body:
                 return None
             fault, left = self._faults.popleft()
             if left is None or left > 1:
                 self._faults.appendleft((fault, None if left is None else left - 1))
             return fault
 
-    def _judge(self, path: str, headers: dict[str, str], raw: bytes) -> LangSmithFault | None:
-        """Decide on a request and keep it; return what is wrong, None where nothing is."""
-        fault, body = self._look(path, headers, raw)
-        answer = _named(fault)
+    def _record(self, path: str, headers: dict[str, str], raw: bytes) -> LangSmithFault | None:
+        """Record a request and return the fault with which it fails, None if it succeeds."""
+        fault, body = self._check(path, headers, raw)
+        outcome = _outcome(fault)
         with self._lock:
-            self._received.append(ReceivedRequest(path, headers, body, raw, answer))
-            self.answers[answer] += 1
+            self._received.append(ReceivedRequest(path, headers, body, raw, outcome))
+            self.outcomes[outcome] += 1
             if fault is None and path == "/feedback":
                 self.feedback.append(json.loads(body))
             elif fault is None and path.startswith(_RUNS):
@@ -220,7 +226,7 @@ class LangSmithStandIn:
                 self._sdk.feedback.clear()
         return fault
 
-    def _look(self, path: str, headers: dict[str, str], raw: bytes) -> tuple[LangSmithFault | None, bytes]:
+    def _check(self, path: str, headers: dict[str, str], raw: bytes) -> tuple[LangSmithFault | None, bytes]:
         try:
             is_gzip = headers.get("content-encoding") == "gzip"
             body = gzip.decompress(raw) if is_gzip else decompressed(headers, raw)
@@ -233,7 +239,7 @@ class LangSmithStandIn:
             else:
                 return LangSmithFault(status=404), body
         except Exception:
-            # Each decoder has errors of its own, and what comes is whatever a client sends.
+            # Each decoder raises its own errors, and a client may send any bytes.
             return LangSmithFault(status=400), b""
         if self.api_key is not None and headers.get("x-api-key") != self.api_key:
             return LangSmithFault(status=401), body
@@ -244,7 +250,7 @@ class LangSmithStandIn:
         return (self._next_fault(body) if path == _TRACES else None), body
 
 
-def _named(fault: LangSmithFault | None) -> str:
+def _outcome(fault: LangSmithFault | None) -> str:
     if fault is None:
         return "200"
     return str(fault.status) if fault.kind == "status" else fault.kind
@@ -255,14 +261,14 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def __init__(self, stand_in: LangSmithStandIn, port: int) -> None:
-        self.judge = stand_in._judge  # noqa: SLF001 - one class in two parts
+        self.record = stand_in._record  # noqa: SLF001 - one class in two parts
         self.projects = stand_in._projects  # noqa: SLF001
         self.outage: Callable[[], LangSmithFault | None] = lambda: stand_in._outage  # noqa: SLF001
         self.recovered = stand_in._recovered  # noqa: SLF001
         super().__init__(("127.0.0.1", port), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that go away are what tests are about."""
+        """Log nothing: tests disconnect clients on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -270,25 +276,25 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        """Answer `/info`, and `/sessions`, which are LangSmith's projects."""
+        """Serve `/info` and `/sessions`, LangSmith's name for projects."""
         path, _, query = self.path.partition("?")
         fault = self.server.outage()
         if fault is not None:
             self._fail(fault)
         elif path == "/info":
-            self._answer(200, _INFO)
+            self._respond(200, _INFO)
         elif path == "/sessions":
-            self._answer(200, self.server.projects(parse_qs(query).get("name", [""])[0]))
+            self._respond(200, self.server.projects(parse_qs(query).get("name", [""])[0]))
         else:
-            self._answer(404, {})
+            self._respond(404, {})
 
     def do_POST(self) -> None:
-        """Take spans, runs or feedback, or fail as scripted."""
+        """Accept spans, runs or feedback, or fail as scripted."""
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        fault = self.server.judge(self.path, headers, raw)
+        fault = self.server.record(self.path, headers, raw)
         if fault is None:
-            self._answer(200, {})
+            self._respond(200, {})
         else:
             self._fail(fault)
 
@@ -299,17 +305,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.recovered.wait()
             self.close_connection = True
         elif fault.kind == "reset":
-            # Closing with a linger time of 0 sends RST in place of FIN.
+            # Closing with a linger time of 0 sends RST instead of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             self.close_connection = True
         else:
-            self._answer(fault.status, {"detail": "scripted"}, fault.retry_after_s)
+            self._respond(fault.status, {"detail": "scripted"}, fault.retry_after_s)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in http.server
-        """Keep the output of tests clean."""
+        """Log nothing."""
 
-    def _answer(self, status: int, body: Any, retry_after_s: int | None = None) -> None:
+    def _respond(self, status: int, body: Any, retry_after_s: int | None = None) -> None:
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

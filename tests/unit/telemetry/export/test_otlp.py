@@ -1,4 +1,4 @@
-"""Traces to an OTLP endpoint: nothing is lost while it is away, and what is dropped is counted."""
+"""OTLP export of traces: outages, restarts, sampling and the `OTEL_EXPORTER_OTLP_*` variables."""
 
 import json
 import ssl
@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
-from tests.unit.telemetry.bridge import IMPATIENT, eventually
+from tests.unit.telemetry.bridge import eventually, fast_export
 from tests.unit.telemetry.recorder import Recorder
 
 from forge_otel.errors import ConfigurationError
@@ -28,13 +28,13 @@ PREFIX = "OTEL_EXPORTER_OTLP_"
 
 @pytest.fixture
 def endpoint() -> Iterator[LangSmithStandIn]:
-    """Any server that takes spans."""
+    """A server that accepts spans."""
     with LangSmithStandIn() as server:
         yield server
 
 
 def url(endpoint: LangSmithStandIn) -> str:
-    """Where it takes them."""
+    """Return the traces URL of the server."""
     return f"{endpoint.url}/otel/v1/traces"
 
 
@@ -48,14 +48,14 @@ def end_spans(processor: OtlpProcessor, count: int, *, first: int = 0) -> None:
 
 
 def arrived(endpoint: LangSmithStandIn) -> Counter[str]:
-    """Names of the spans that were taken, and how often."""
+    """Return the names of the accepted spans, and how often each arrived."""
     return Counter(span.name for span in endpoint.spans)
 
 
 def test_an_outage_longer_than_the_queue_loses_nothing(endpoint: LangSmithStandIn, tmp_path: Path) -> None:
-    """Spans wait on disk, more than memory may hold, and arrive once each."""
-    spool = SpoolOptions(directory=tmp_path)
-    processor = OtlpProcessor(OtlpOptions(url=url(endpoint)), policy=IMPATIENT, spool=spool, max_waiting=200)
+    """More spans than the queue may hold wait on disk, and each arrives once."""
+    export = fast_export(spool=SpoolOptions(directory=tmp_path), max_queue_size=200)
+    processor = OtlpProcessor(OtlpOptions(url=url(endpoint)), export=export)
     endpoint.fail(LangSmithFault())
     for first in range(0, 1_000, 100):
         end_spans(processor, 100, first=first)
@@ -68,23 +68,23 @@ def test_an_outage_longer_than_the_queue_loses_nothing(endpoint: LangSmithStandI
     processor.shutdown()
 
 
-def test_the_next_process_sends_what_this_one_could_not(endpoint: LangSmithStandIn, tmp_path: Path) -> None:
-    """What waits at the end waits on disk, for the next start."""
-    options, spool = OtlpOptions(url=url(endpoint)), SpoolOptions(directory=tmp_path)
+def test_spooled_spans_are_sent_by_the_next_start(endpoint: LangSmithStandIn, tmp_path: Path) -> None:
+    """Spans that cannot be sent until shutdown stay on disk."""
+    options, export = OtlpOptions(url=url(endpoint)), fast_export(spool=SpoolOptions(directory=tmp_path))
     endpoint.fail(LangSmithFault())
-    first = OtlpProcessor(options, policy=IMPATIENT, spool=spool)
+    first = OtlpProcessor(options, export=export)
     end_spans(first, 50)
     first.shutdown()
     assert arrived(endpoint) == Counter()
     endpoint.recover()
-    second = OtlpProcessor(options, policy=IMPATIENT, spool=spool)
+    second = OtlpProcessor(options, export=export)
     eventually(lambda: len(endpoint.spans) == 50)
     second.shutdown()
     assert arrived(endpoint) == Counter(str(number) for number in range(50))
 
 
-def test_spans_that_are_not_sampled_stay_here(endpoint: LangSmithStandIn) -> None:
-    """They are counted, and nothing of them is sent."""
+def test_unsampled_spans_are_not_sent(endpoint: LangSmithStandIn) -> None:
+    """Spans that the SDK's sampler discarded are not exported."""
     processor = OtlpProcessor(OtlpOptions(url=url(endpoint)))
     provider = TracerProvider(sampler=TraceIdRatioBased(0.0), shutdown_on_exit=False)
     provider.add_span_processor(processor)
@@ -96,7 +96,7 @@ def test_spans_that_are_not_sampled_stay_here(endpoint: LangSmithStandIn) -> Non
 
 
 def test_the_variables_are_read_as_opentelemetry_reads_them() -> None:
-    """The path is appended to the common endpoint only, and what is said of traces wins."""
+    """The path is appended to the common endpoint only; variables for traces take precedence."""
     found = OtlpOptions.from_env({f"{PREFIX}ENDPOINT": "http://there:4318/", f"{PREFIX}HEADERS": "a=b,c=d%20e"})
     assert (found.url, found.headers, found.timeout_s) == ("http://there:4318/v1/traces", {"a": "b", "c": "d e"}, 10)
     found = OtlpOptions.from_env(
@@ -121,29 +121,29 @@ def test_the_variables_are_read_as_opentelemetry_reads_them() -> None:
     ],
     ids=json.dumps,
 )
-def test_what_cannot_be_used_is_refused_at_the_start(wrong: dict[str, str]) -> None:
-    """The message names the variable, and no header."""
+def test_invalid_variables_are_rejected(wrong: dict[str, str]) -> None:
+    """The message names the variable and contains no header."""
     with pytest.raises(ConfigurationError, match=PREFIX) as caught:
         OtlpOptions.from_env({f"{PREFIX}{name}": value for name, value in wrong.items()} | {f"{PREFIX}HEADERS": "k=s3"})
     assert "s3" not in str(caught.value)
 
 
-def test_headers_are_in_no_repr() -> None:
-    """They hold keys."""
+def test_headers_are_not_in_the_repr() -> None:
+    """Headers contain keys."""
     assert "s3cret" not in repr(OtlpOptions(url="http://there", headers={"authorization": "s3cret"}))
 
 
-def test_another_protocol_is_not_ignored_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever asks for gRPC learns that it is HTTP."""
+def test_an_unsupported_protocol_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The warning names the protocol that is used instead of gRPC."""
     OtlpOptions.from_env({f"{PREFIX}ENDPOINT": "http://there:4318", f"{PREFIX}PROTOCOL": "grpc"})
     assert "http/protobuf" in caplog.text
 
 
-def test_certificates_are_used(tmp_path: Path) -> None:
-    """A certificate of one's own authority makes a TLS context that trusts nobody else."""
+def test_a_certificate_replaces_the_trusted_authorities(tmp_path: Path) -> None:
+    """The TLS context trusts the authority of the file only."""
     authority = next(iter(ssl.create_default_context().get_ca_certs(binary_form=True)), None)
     if authority is None:
-        pytest.skip("this system trusts no authority")
+        pytest.skip("the system has no trusted authorities")
     file = tmp_path / "ca.pem"
     file.write_text(ssl.DER_cert_to_PEM_cert(authority))
     context = OtlpOptions(url="https://there", certificate=str(file)).tls()
@@ -151,10 +151,10 @@ def test_certificates_are_used(tmp_path: Path) -> None:
     assert [len(context.get_ca_certs()), context.verify_mode] == [1, ssl.CERT_REQUIRED]
 
 
-def test_both_destinations_have_books(
+def test_each_destination_has_its_own_counts_and_spool(
     endpoint: LangSmithStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each is counted for itself, in a folder of its own, and both are closed within one deadline."""
+    """OTLP and LangSmith are counted separately, and shut down within one timeout."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(f"{PREFIX}TRACES_ENDPOINT", url(endpoint))
     monkeypatch.setenv("LANGSMITH_API_KEY", "key")

@@ -1,4 +1,4 @@
-"""Random trees of spans through random filters: every kept one is a run, below the nearest kept one above it."""
+"""Random trees of spans and random filters: every kept span is a run below its nearest kept ancestor."""
 
 import random
 from dataclasses import dataclass, field
@@ -10,61 +10,61 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, T
 from tests.unit.telemetry.bridge import bridge
 
 TREES = 500
-TREES_A_CASE = 50
+TREES_PER_CASE = 50
 
 
 @dataclass
 class Drawn:
-    """One span of a random tree, and what the test knows of it."""
+    """One span of a random tree with its expected place."""
 
     span: Span
-    above: "Drawn | None"
+    parent: "Drawn | None"
     is_kept: bool
     below: list["Drawn"] = field(default_factory=list)
 
     @property
     def id(self) -> str:
-        """Its id as LangSmith shows it."""
+        """Return its id as LangSmith shows it."""
         return trace.format_span_id(self.span.get_span_context().span_id)
 
     @property
-    def run_above(self) -> str:
-        """The id of the nearest kept span above; "" where there is none."""
-        above = self.above
-        while above is not None and not above.is_kept:
-            above = above.above
-        return "" if above is None else above.id
+    def expected_parent(self) -> str:
+        """Return the id of the nearest kept ancestor; "" at a root."""
+        parent = self.parent
+        while parent is not None and not parent.is_kept:
+            parent = parent.parent
+        return "" if parent is None else parent.id
 
 
 def remote_parent(chance: random.Random) -> SpanContext:
-    """Return the span of a gateway that LangSmith will never see."""
+    """Return the span of a gateway that LangSmith never receives."""
     return SpanContext(chance.getrandbits(127) + 1, chance.getrandbits(63) + 1, True, TraceFlags(1))
 
 
 def draw(tracer: trace.Tracer, chance: random.Random) -> list[Drawn]:
-    """Start a tree of up to 25 spans, below a remote parent every other time, and end them in any order."""
+    """Start a tree of up to 25 spans, half of the time below a remote parent, and end them in any order."""
     start = set_span_in_context(NonRecordingSpan(remote_parent(chance))) if chance.random() < 0.5 else None
     share_kept = chance.random()
     tree: list[Drawn] = []
     for _ in range(chance.randint(1, 25)):
-        above = chance.choice(tree) if tree else None
+        parent = chance.choice(tree) if tree else None
         is_kept = chance.random() < share_kept
-        context = start if above is None else set_span_in_context(above.span)
-        tree.append(Drawn(tracer.start_span("run" if is_kept else "noise", context=context), above, is_kept))
+        context = start if parent is None else set_span_in_context(parent.span)
+        tree.append(Drawn(tracer.start_span("run" if is_kept else "noise", context=context), parent, is_kept))
     ending = chance.sample(tree, len(tree)) if chance.random() < 0.5 else tree[::-1]
     for drawn in ending:
         drawn.span.end()
     return tree
 
 
-@pytest.mark.parametrize("seed", range(TREES // TREES_A_CASE))
+@pytest.mark.parametrize("seed", range(TREES // TREES_PER_CASE))
 def test_no_kept_span_is_lost_moved_or_orphaned(seed: int) -> None:
-    """500 trees in all: the runs are the kept spans, once each, and each run's parent is the nearest kept ancestor."""
+    """In 500 trees, each kept span is one run, and its parent is the nearest kept ancestor."""
     chance = random.Random(seed)
-    with bridge(keep=lambda span: span.name == "run", max_batch=chance.randint(1, 40)) as there:
-        drawn = [item for _ in range(TREES_A_CASE) for item in draw(there.tracer, chance)]
+    with bridge(run_filter=lambda span: span.name == "run", max_batch_size=chance.randint(1, 40)) as there:
+        drawn = [item for _ in range(TREES_PER_CASE) for item in draw(there.tracer, chance)]
         there.flush()
-        kept = {item.id: item.run_above for item in drawn if item.is_kept}
+        kept = {item.id: item.expected_parent for item in drawn if item.is_kept}
         assert {run.id: run.parent_id for run in there.langsmith.runs()} == kept
         assert len(there.langsmith.spans) == len(kept)
         stats = there.processor.stats()
@@ -72,8 +72,8 @@ def test_no_kept_span_is_lost_moved_or_orphaned(seed: int) -> None:
         assert stats.dropped.get("filtered", 0) == len(drawn) - len(kept)
 
 
-def test_a_request_is_a_run_only_where_one_stands_below_it() -> None:
-    """A health check is no trace to pay for, a request with an agent is the root of its tree."""
+def test_a_request_is_a_run_only_with_runs_below_it() -> None:
+    """A health check is no billed trace; a request with an agent is the root of its tree."""
     with bridge() as there:
         with there.tracer.start_as_current_span("GET /livez", kind=SpanKind.SERVER):
             pass
@@ -89,9 +89,9 @@ def test_a_request_is_a_run_only_where_one_stands_below_it() -> None:
 
 
 def test_a_cut_parent_is_kept_as_a_link() -> None:
-    """The caller in another process can still be found: its span id is in the metadata, its context in a link."""
+    """The span id of the caller in another process is in the metadata, its context in a link."""
     gateway = remote_parent(random.Random(1))
-    with bridge(keep=lambda _span: True) as there:
+    with bridge(run_filter=lambda _span: True) as there:
         there.tracer.start_span("run", context=set_span_in_context(NonRecordingSpan(gateway))).end()
         there.flush()
         (run,) = there.langsmith.runs()
@@ -100,22 +100,22 @@ def test_a_cut_parent_is_kept_as_a_link() -> None:
         assert [link.span_id.hex() for link in span.links] == [trace.format_span_id(gateway.span_id)]
 
 
-def test_a_span_does_not_wait_for_ever_for_its_parent() -> None:
-    """A parent that never ends costs the child its place, not its existence."""
-    with bridge(keep=lambda _span: True, max_age_s=0.0) as there:
+def test_a_span_waits_for_its_parent_within_a_limit() -> None:
+    """If the parent does not end in time, the child is sent as a root."""
+    with bridge(run_filter=lambda _span: True, max_age_s=0.0) as there:
         parent = there.tracer.start_span("parent")
         there.tracer.start_span("child", context=set_span_in_context(parent)).end()
         there.flush()
         assert [(run.name, run.parent_id) for run in there.langsmith.runs()] == [("child", "")]
 
 
-def test_what_the_filter_fails_on_is_left_out() -> None:
-    """A filter that raises publishes nothing, and harms nobody."""
+def test_a_span_whose_filter_fails_is_not_sent() -> None:
+    """It is counted as `filtered`."""
 
-    def keep(span: ReadableSpan) -> bool:
+    def failing_filter(span: ReadableSpan) -> bool:
         raise LookupError(span.name)
 
-    with bridge(keep=keep) as there:
+    with bridge(run_filter=failing_filter) as there:
         there.tracer.start_span("a").end()
         there.flush()
         assert (there.langsmith.spans, there.processor.stats().dropped) == ([], {"filtered": 1})

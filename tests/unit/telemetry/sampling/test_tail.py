@@ -325,7 +325,7 @@ def test_what_is_not_about_models_stays_unrecorded() -> None:
 
 def test_langsmith_gets_kept_traces_and_counts_the_others() -> None:
     """Its ledger knows of every span that it was spared."""
-    with bridge(keep=lambda _span: True) as found:
+    with bridge(run_filter=lambda _span: True) as found:
         sampler = TailSampler(SamplingRules(rate=0.0))
         sampler.downstream.attach(found.processor)
         provider = TracerProvider(shutdown_on_exit=False)

@@ -1,4 +1,4 @@
-"""Links to runs and scores on them, through the real client: beside the caller's way, whatever LangSmith does."""
+"""Links to runs and scores through the real client, and their independence of requests while LangSmith fails."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ SENT = re.compile(r'^forge_feedback_settled_total\{[^}]*"sent"[^}]*\} 2', re.MUL
 
 @pytest.fixture
 def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[LangSmithStandIn]:
-    """A LangSmith that the environment points to."""
+    """A stand-in server that the `LANGSMITH_*` variables point to."""
     with LangSmithStandIn(api_key="key") as server:
         monkeypatch.setenv("LANGSMITH_API_KEY", "key")
         monkeypatch.setenv("LANGSMITH_ENDPOINT", server.url)
@@ -37,7 +37,7 @@ def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[LangSmithStandIn]:
 
 
 def settings(folder: Path, **more: Any) -> Settings:
-    """Of a service that records in a database."""
+    """Return settings of a service with a database."""
     return Settings(
         archive_url=None,
         database_url=f"sqlite+aiosqlite:///{folder}/forge.db",
@@ -49,7 +49,7 @@ def settings(folder: Path, **more: Any) -> Settings:
 
 
 def create_app(forge: Forge) -> FastAPI:
-    """A service whose answers are scored."""
+    """Return a service whose generations have a quality score."""
     app = FastAPI()
     app.add_middleware(ForgeMiddleware, forge=forge, response_headers=ResponseHeaders(run_url="x-langsmith-run"))
 
@@ -69,29 +69,29 @@ def create_app(forge: Forge) -> FastAPI:
 
 @asynccontextmanager
 async def client(forge: Forge) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the running service."""
+    """Serve the application and yield a client of it."""
     async with serve(create_app(forge)) as url, httpx.AsyncClient(base_url=url) as http:
         yield http
 
 
 async def test_a_generation_is_linked_and_scored(langsmith: LangSmithStandIn, tmp_path: Path) -> None:
-    """The run's address is in the header, the dashboard's list and the record; its score is on that very run."""
+    """The run's URL is in the header, the dashboard's list and the record, and the score is on the same run."""
     forge = Forge(settings(tmp_path))
     async with client(forge) as http:
         first = await http.post("/generate/0")
         assert "x-langsmith-run" not in first.headers
         await eventually(langsmith.runs)
         await eventually(lambda: langsmith.feedback)
-        answer = await http.post("/generate/1")
-        again = await http.post("/generate/1")
+        second = await http.post("/generate/1")
+        repeated = await http.post("/generate/1")
         await eventually(lambda: len(langsmith.feedback) == 2)
-        url = answer.headers["x-langsmith-run"]
+        url = second.headers["x-langsmith-run"]
         listed = await http.get("/forge/api/generations", headers={"authorization": f"Bearer {ADMIN_TOKEN}"})
         urls = {item["id"]: item["langsmith_url"] for item in listed.json()}
         deadline_s = time.monotonic() + 10
         while not SENT.search((await http.get("/metrics")).text):
             assert time.monotonic() < deadline_s
-    assert urls[answer.json()["id"]] == url != urls[again.json()["id"]]
+    assert urls[second.json()["id"]] == url != urls[repeated.json()["id"]]
     assert urls[first.json()["id"]] is None
     database = SqlSink(f"sqlite+aiosqlite:///{tmp_path}/forge.db")
     async with database, database.engine.connect() as rows:
@@ -100,7 +100,7 @@ async def test_a_generation_is_linked_and_scored(langsmith: LangSmithStandIn, tm
     runs = {run.id: run for run in langsmith.runs() if run.name == "invoke_workflow generate"}
     scored = [item["run_id"] for item in langsmith.feedback]
     generations = [runs[name.replace("-", "")[16:]].metadata["forge.generation.id"] for name in scored]
-    assert generations == [first.json()["id"], answer.json()["id"]]
+    assert generations == [first.json()["id"], second.json()["id"]]
     assert scored[1] in url
     project = url.partition("/projects/p/")[2].partition("/")[0]
     assert {(item["key"], item["score"], item["session_id"]) for item in langsmith.feedback} == {
@@ -108,8 +108,8 @@ async def test_a_generation_is_linked_and_scored(langsmith: LangSmithStandIn, tm
     }
 
 
-async def test_all_is_imported_before_anything_is_served(langsmith: LangSmithStandIn, tmp_path: Path) -> None:
-    """An import of half a second, on whatever thread, would hold up the first requests."""
+async def test_the_client_is_imported_at_startup(langsmith: LangSmithStandIn, tmp_path: Path) -> None:
+    """Its import takes half a second and would delay the first requests."""
     program = """
 import asyncio, sys
 from forge_otel import Forge
@@ -122,20 +122,20 @@ asyncio.run(main())
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
     )
-    _, complaints = await process.communicate()
-    assert process.returncode == 0, complaints.decode()
+    _, stderr = await process.communicate()
+    assert process.returncode == 0, stderr.decode()
 
 
 @pytest.mark.parametrize(
     "fault",
     [LangSmithFault(kind="hang"), LangSmithFault(kind="reset"), LangSmithFault(status=503), LangSmithFault(status=401)],
 )
-async def test_langsmith_is_never_in_the_way(
+async def test_an_outage_of_langsmith_delays_no_request(
     langsmith: LangSmithStandIn, tmp_path: Path, fault: LangSmithFault, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every path of its API fails: callers are answered as ever, and the end is in time; then scores arrive."""
+    """While every endpoint fails, requests succeed and shutdown is in time; afterwards scores arrive."""
     caplog.set_level(logging.INFO)
-    langsmith.fail_everything(fault)
+    langsmith.fail_all(fault)
     chosen = settings(tmp_path, shutdown_timeout_s=3.0)
     async with client(Forge(chosen)) as http:
         for number in range(5):
@@ -150,11 +150,11 @@ async def test_langsmith_is_never_in_the_way(
     assert "API Key" not in caplog.text
 
 
-async def test_without_a_key_there_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """No link, no score, no task, and everything else as ever."""
+async def test_without_a_key_there_are_no_links_and_no_scores(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One log line says so, there is no background task, and requests succeed."""
     caplog.set_level(logging.INFO)
     async with client(Forge(settings(tmp_path))) as http:
-        answer = await http.post("/generate/0")
-        assert (answer.status_code, "x-langsmith-run" in answer.headers) == (200, False)
+        response = await http.post("/generate/0")
+        assert (response.status_code, "x-langsmith-run" in response.headers) == (200, False)
         assert not [task for task in asyncio.all_tasks() if task.get_name() == "forge-langsmith"]
     assert sum("LangSmith" in record.getMessage() for record in caplog.records) == 1

@@ -1,4 +1,4 @@
-"""The example service, seen in LangSmith: one tree of runs a generation."""
+"""The runs of the example service in LangSmith: one tree for each generation."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -23,7 +23,7 @@ AGENTS = {"token_extractor", "requirement_proposer", "pattern_retriever", "code_
 
 @pytest.fixture
 def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[LangSmithStandIn]:
-    """A LangSmith that the environment points to."""
+    """A stand-in server that the `LANGSMITH_*` variables point to."""
     with LangSmithStandIn(api_key="key") as server:
         monkeypatch.setenv("LANGSMITH_API_KEY", "key")
         monkeypatch.setenv("LANGSMITH_ENDPOINT", server.url)
@@ -31,7 +31,7 @@ def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[LangSmithStandIn]:
 
 
 async def generate(folder: Path, headers: dict[str, str]) -> None:
-    """Run the service over its stand-ins, and generate one button."""
+    """Run the service with its stand-ins and generate one button."""
     figma = StandInFigma(tokens={"secret"})
     forge = Forge(
         Settings(
@@ -52,8 +52,8 @@ async def generate(folder: Path, headers: dict[str, str]) -> None:
             assert (await http.get("/livez")).status_code == 200
 
 
-def above(run: LangSmithRun, runs: list[LangSmithRun]) -> set[str]:
-    """Names of the runs above `run`."""
+def ancestors(run: LangSmithRun, runs: list[LangSmithRun]) -> set[str]:
+    """Return the names of the runs above `run`."""
     by_id = {item.id: item for item in runs}
     names = set()
     while run.parent_id:
@@ -63,7 +63,7 @@ def above(run: LangSmithRun, runs: list[LangSmithRun]) -> set[str]:
 
 
 async def test_five_agents_are_one_tree_of_runs(langsmith: LangSmithStandIn, tmp_path: Path) -> None:
-    """Behind a gateway that LangSmith never sees: one root, five agents, priced model calls, one thread on all."""
+    """Behind a gateway that LangSmith never receives: one root, five agents, model calls with costs, one thread."""
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     await generate(tmp_path, {"x-session-id": "s1", "x-user-id": "ada", "traceparent": traceparent})
     runs = langsmith.runs()
@@ -74,8 +74,8 @@ async def test_five_agents_are_one_tree_of_runs(langsmith: LangSmithStandIn, tmp
     assert set(agents) == AGENTS
     assert all(run.type == "chain" and run.inputs and run.outputs for run in agents.values())
     assert all(not run.error and run.end_ns >= run.start_ns >= root.start_ns for run in agents.values())
-    # All below one workflow of one request, and no agent below another.
-    assert {frozenset(above(run, runs)) for run in agents.values()} == {
+    # All agents are below one workflow of one request, and none is below another.
+    assert {frozenset(ancestors(run, runs)) for run in agents.values()} == {
         frozenset({"invoke_workflow generate", root.name})
     }
     calls = [run for run in runs if run.type == "llm"]
@@ -83,9 +83,9 @@ async def test_five_agents_are_one_tree_of_runs(langsmith: LangSmithStandIn, tmp
     for call in calls:
         usage = call.usage
         assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"] > 0
-        spent = usage["input_tokens"] * 2.5 + usage["output_tokens"] * 10
-        assert usage["total_cost"] == pytest.approx(spent / 1_000_000)
-    asking = {next(iter(above(run, runs) & {f"invoke_agent {name}" for name in AGENTS})) for run in calls}
-    assert asking >= {"invoke_agent requirement_proposer", "invoke_agent code_generator"}
-    assert all(above(run, runs) & {f"invoke_agent {name}" for name in AGENTS} for run in calls)
+        cost_usd = usage["input_tokens"] * 2.5 + usage["output_tokens"] * 10
+        assert usage["total_cost"] == pytest.approx(cost_usd / 1_000_000)
+    callers = {next(iter(ancestors(run, runs) & {f"invoke_agent {name}" for name in AGENTS})) for run in calls}
+    assert callers >= {"invoke_agent requirement_proposer", "invoke_agent code_generator"}
+    assert all(ancestors(run, runs) & {f"invoke_agent {name}" for name in AGENTS} for run in calls)
     assert {run.type for run in runs if run.usage} == {"llm"}
