@@ -104,10 +104,10 @@ async def test_the_page_shows_names_as_text(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--from", "yesterday"), "from='yesterday' is no time"),
+        (("--from", "yesterday"), "from='yesterday' is not a time"),
         (("--from", "2026-03-02", "--to", "2026-03-01"), "before it starts"),
-        (("--from", "2020-01-01", "--to", "2026-01-01"), "366 days at most"),
-        (("--from", "0001-01-01", "--to", "0001-01-02"), "beyond the calendar"),
+        (("--from", "2020-01-01", "--to", "2026-01-01"), "at most 366 days"),
+        (("--from", "0001-01-01", "--to", "0001-01-02"), "outside the calendar"),
         (("--errors", "0"), "1 to 100"),
         (("--type", "a\0b"), "printable"),
     ],

@@ -123,7 +123,7 @@ def test_only_damage_is_damage(tmp_path: Path) -> None:
     assert not is_corruption(OSError("no"))
     assert not is_corruption(None)
     file = SqliteFile(tmp_path / "none.db")
-    assert not file.is_there()
+    assert not file.is_current()
 
 
 def stored_elsewhere(path: Path) -> set[str]:

@@ -68,8 +68,8 @@ async def report(database: SupportsAnalytics | None, asked: Mapping[str, str]) -
     with needs("sql"):
         from sqlalchemy.exc import SQLAlchemyError
 
-        from forge_otel.database.analytics.report import asked_range, render, report
-    within = asked_range(asked.get("from"), asked.get("to"), asked.get("type"))
+        from forge_otel.database.analytics.report import parse_range, render, report
+    within = parse_range(asked.get("from"), asked.get("to"), asked.get("type"))
     try:
         found = await report(database.analytics_engine(), within, errors=int(errors))
     except (NotOpen, OSError, SQLAlchemyError) as exc:

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 
 def _report(arguments: Namespace) -> int:
-    from forge_otel.database.analytics.report import asked_range, render
+    from forge_otel.database.analytics.report import parse_range, render
     from forge_otel.database.engine import parse_url
 
     with needs("sql"):
@@ -36,7 +36,7 @@ def _report(arguments: Namespace) -> int:
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
         raise NotFound(f"there is no file {parsed.database}; name the service's own in FORGE_DATABASE_URL")
-    asked = asked_range(arguments.start, arguments.end, arguments.component_type)
+    asked = parse_range(arguments.start, arguments.end, arguments.component_type)
     try:
         found = asyncio.run(_read(url, asked, errors=arguments.errors))
     except (OSError, SQLAlchemyError) as exc:

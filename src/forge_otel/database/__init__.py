@@ -1,7 +1,7 @@
-"""Every generation as rows, in SQLite or PostgreSQL: tables, migrations, and the questions asked of them.
+"""The database: tables, migrations, writing of records, analytics and retention, on SQLite and PostgreSQL.
 
-A host application whose own Alembic runs `--autogenerate` in the same database passes `include_object` to
-`context.configure`; else Alembic proposes to drop our tables.
+The sink that uses it is in `forge_otel.sinks.sql`. A host application whose own Alembic runs `--autogenerate` in the
+same database passes `include_object` to `context.configure`; otherwise Alembic proposes to drop our tables.
 """
 
 from typing import Any, Final
@@ -13,7 +13,7 @@ TABLES: Final = frozenset({"cache_stats", "costs", "generations", "rollups", VER
 
 
 def include_object(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
-    """Tell Alembic to leave our tables and their indexes alone; its arguments are Alembic's."""
+    """Exclude our tables and their indexes from Alembic's autogenerate; the arguments are those of Alembic's hook."""
     del reflected, compare_to
     owner = name if kind == "table" else getattr(getattr(item, "table", None), "name", None)
     return owner not in TABLES

@@ -1,4 +1,4 @@
-"""Engines that do not hang, keep what was asked out of error messages, and make SQLite safe for several readers."""
+"""Engines with timeouts, without parameters in error messages, and with SQLite in WAL mode."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -19,35 +19,37 @@ _DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgres": _ASYNCPG, "postgres
 _CONNECT_TIMEOUT_S: Final = 5.0
 _COMMAND_TIMEOUT_S: Final = 30.0
 _BUSY_TIMEOUT_S: Final = 5.0
-# What SQLAlchemy takes out of a URL for itself.
-_OWN_OPTIONS: Final = ("async_creator_fn", "prepared_statement_cache_size", "prepared_statement_name_func")
+# Options that SQLAlchemy consumes itself.
+_SQLALCHEMY_OPTIONS: Final = ("async_creator_fn", "prepared_statement_cache_size", "prepared_statement_name_func")
 
 
 def parse_url(url: str) -> URL:
-    """Return the SQLAlchemy URL in `url`, with our asynchronous driver where none is named.
+    """Parse an SQLAlchemy URL, and add the asynchronous driver where none is given.
 
     Raises:
-        ConfigurationError: it is not one, or is an SQLite in memory, which each connection would have for itself.
+        ConfigurationError: the URL is invalid, or names an SQLite database in memory.
     """
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as exc:
         raise ConfigurationError(["database_url is not an SQLAlchemy URL such as sqlite+aiosqlite:///./x.db"]) from exc
     parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+    # Each connection would have a database in memory of its own.
     if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
         raise ConfigurationError(["database_url is an SQLite in memory; name a file, as in sqlite+aiosqlite:///./x.db"])
     if parsed.get_backend_name() == "sqlite":
-        # Absolute now, because a service may change its working directory later.
+        # Absolute, because the service may change its working directory later.
         parsed = parsed.set(database=str(Path(str(parsed.database)).absolute()))
     return parsed
 
 
 def create_engine(url: str, *, pool_size: int = 4, command_timeout_s: float = _COMMAND_TIMEOUT_S) -> AsyncEngine:
-    """Return an engine; nothing is connected yet, but the folder of an SQLite file is made.
+    """Return an engine that is not connected yet; the folder of an SQLite file is created.
 
     Args:
-        pool_size: connections that are kept open.
-        command_timeout_s: how long one statement may take on PostgreSQL.
+        url: as `parse_url` accepts it.
+        pool_size: number of connections that are kept open.
+        command_timeout_s: timeout of one statement on PostgreSQL.
     """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -57,15 +59,17 @@ def create_engine(url: str, *, pool_size: int = 4, command_timeout_s: float = _C
 
 
 def connect_options(engine: AsyncEngine, *, command_timeout_s: float = _COMMAND_TIMEOUT_S) -> dict[str, Any] | None:
-    """Return what `asyncpg.connect` takes to do without `engine`; None where that is for another driver."""
+    """Return the arguments of `asyncpg.connect` that correspond to `engine`; None for another driver."""
     if engine.url.drivername != _ASYNCPG:
         return None
     _, options = engine.dialect.create_connect_args(engine.url)
-    return {name: value for name, value in options.items() if name not in _OWN_OPTIONS} | _asyncpg(command_timeout_s)
+    return {name: value for name, value in options.items() if name not in _SQLALCHEMY_OPTIONS} | _asyncpg(
+        command_timeout_s
+    )
 
 
 def _asyncpg(command_timeout_s: float) -> dict[str, Any]:
-    # Its defaults: 60 s to connect, for ever to answer.
+    # The defaults of asyncpg are 60 s to connect, and no limit for a statement.
     return {
         "timeout": _CONNECT_TIMEOUT_S,
         "command_timeout": command_timeout_s,
@@ -79,7 +83,7 @@ def _sqlite(url: URL, *, pool_size: int) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
-        # The driver's own implicit BEGIN comes too late and not before DDL; `begin` below sends it instead.
+        # Disables the driver's implicit BEGIN, which is sent too late and not before DDL; `begin` sends it instead.
         connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):

@@ -1,7 +1,7 @@
-"""The tables. They have a registry and a MetaData of their own, so that a host's tables are never mixed with ours.
+"""The tables as SQLModel classes, with a registry and MetaData of their own, apart from those of a host application.
 
-Money is a whole number of nano-dollars in the database, hence the column names, and a `Decimal` in Python: no float is
-ever between the two. Times are aware and in UTC.
+Money is stored as whole nano-dollars, hence the column names, and is a `Decimal` in Python; no float is involved. Times
+are aware and in UTC.
 """
 
 from datetime import datetime
@@ -36,22 +36,24 @@ _JSON: Final = JSON().with_variant(JSONB(), "postgresql")
 
 
 class NanoUsd(TypeDecorator[Decimal]):
-    """US dollars, exact to a billionth, stored as a BIGINT; SQLite would keep a NUMERIC as a float."""
+    """US dollars with nine decimal places, stored as a BIGINT."""
+
+    # SQLite would store a NUMERIC as a float.
 
     impl = BigInteger
     cache_ok = True
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:
-        """Return nano-dollars, rounded half to even."""
+        """Convert dollars to nano-dollars, rounded half to even."""
         return None if value is None else int((value * _NANO).to_integral_value(ROUND_HALF_EVEN))
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        """Return dollars."""
+        """Convert nano-dollars to dollars."""
         return None if value is None else Decimal(value) / _NANO
 
 
 class Base(SQLModel, registry=registry(metadata=MetaData())):
-    """What all tables derive from."""
+    """Base class of all tables."""
 
 
 class GenerationRow(Base, table=True):
@@ -69,7 +71,7 @@ class GenerationRow(Base, table=True):
     duration_s: float
     outcome: str = Field(max_length=32)
     source: str = Field(max_length=32)
-    """The cache layer that answered, L1 to L3; L4 for a full generation, collapsed, or empty where nobody did."""
+    """Cache layer that answered (L1 to L3), L4 for a full generation, `collapsed`, or empty for a failed generation."""
     pipeline: str
     pipeline_version: str
     component_type: str = Field(max_length=256)
@@ -101,16 +103,14 @@ class GenerationRow(Base, table=True):
     steps: list[dict[str, Any]] = Field(sa_column=Column(_JSON, nullable=False))
     artifact_refs: dict[str, str] = Field(sa_column=Column(_JSON, nullable=False))
     similarity: float | None = None
-    """Of the question that was answered before, where the semantic cache answered."""
+    """Cosine similarity of the cached request, where the semantic cache answered."""
 
 
 class CostRow(Base, table=True):
-    """What one paid call of a generation cost; the amount is null where no price is known, never 0 in its place.
+    """Cost of one paid call of a generation; the amount is null where no price is known, never 0."""
 
-    Written and deleted in one transaction with its generation. A foreign key would say so too, but checking it took
-    PostgreSQL as long as storing the generation.
-    """
-
+    # No foreign key: checking it took PostgreSQL as long as storing the generation. Costs are written and deleted in
+    # the same transaction as their generation.
     __tablename__ = "costs"
 
     generation_id: str = Field(sa_column=Column(String(36), primary_key=True))
@@ -127,7 +127,7 @@ class CostRow(Base, table=True):
 
 
 class CacheStatRow(Base, table=True):
-    """How often a cache layer was asked and answered in one minute, and what that saved."""
+    """Lookups, hits and savings of one cache layer in one minute, by component type."""
 
     __tablename__ = "cache_stats"
 
@@ -140,17 +140,17 @@ class CacheStatRow(Base, table=True):
 
 
 class RollupRow(Base, table=True):
-    """A sum over an hour or a day, for the analytics; see `forge_otel.database.facets` for what is counted."""
+    """Sum over an hour or a day, for the analytics; `forge_otel.database.facets` defines the facets."""
 
     __tablename__ = "rollups"
-    # Read in ranges of its key, and so kept in that order.
+    # Read in ranges of its key, and therefore stored in that order.
     __table_args__ = {"sqlite_with_rowid": False}
 
     hours: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
-    """How long the span is: 1 or 24."""
+    """Length of the span: 1 or 24."""
     facet: str = Field(primary_key=True, max_length=16)
     component_type: str = Field(primary_key=True, max_length=256)
-    """Empty: all of them."""
+    """Empty for the sum over all component types."""
     start: datetime = Field(sa_column=Column(UTCDateTime(), primary_key=True))
     name: str = Field(primary_key=True, max_length=256)
     bucket: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))

@@ -1,6 +1,6 @@
-"""Deletes what is older than it is to be kept: in the background, in small pieces, one worker at a time.
+"""Retention: deletes old rows in the background, in small transactions, in one worker at a time.
 
-Whole days are deleted, so that the sums of a day never speak of generations that are only half there.
+Whole days are deleted, so that the rollups of a day always match its generations.
 """
 
 import asyncio
@@ -28,46 +28,45 @@ _GENERATIONS, _COSTS, _STATS, _ROLLUPS = (
 )
 _CHUNK: Final = 1_000
 _PAUSE_S: Final = 0.05
-# "forgereT" in ASCII: no other program shall take the same advisory lock.
+# Identifies our advisory lock among those of other programs: "forgereT" in ASCII.
 _LOCK_ID: Final = 0x666F726765726554
 
 
-def retention(engine: AsyncEngine, *, days: float, deleted: Counter[str], **at: float) -> Periodic:
-    """Return what deletes in the background.
+def retention(engine: AsyncEngine, *, days: float, deleted: Counter[str], **schedule: float) -> Periodic:
+    """Return the periodic deletion.
 
     Args:
         engine: of our database.
-        days: how long generations, their costs and their figures are kept.
-        deleted: counts the rows of each table that are deleted.
-        at: when, as `Periodic` has it.
+        days: age in days after which rows are deleted.
+        deleted: counts the deleted rows of each table.
+        schedule: `first_after_s` and `every_s` of `Periodic`.
     """
 
     async def work() -> None:
-        # The last whole day before.
         await expire(engine, datetime.now(UTC) - timedelta(days=days), deleted)
 
-    return Periodic(work, name="forge-retention", failing="old generations could not be deleted", **at)
+    return Periodic(work, name="forge-retention", failing="old generations could not be deleted", **schedule)
 
 
 async def expire(engine: AsyncEngine, before: datetime, deleted: Counter[str] | None = None) -> Counter[str]:
-    """Delete what began before the day of `before`, in UTC; nothing where another worker is at it.
+    """Delete the rows of all days before that of `before`, in UTC; do nothing while another worker does it.
 
     Args:
         engine: of our database.
         before: aware.
-        deleted: counts as the work goes on.
+        deleted: counter to add to while the deletion runs.
 
     Returns:
-        Table to the number of rows that were deleted.
+        Table to the number of deleted rows.
     """
     cutoff = before.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     counts: Counter[str] = Counter() if deleted is None else deleted
-    async with _alone(engine) as is_alone:
-        while is_alone and await _delete_generations(engine, cutoff, counts):
+    async with _try_lock(engine) as is_acquired:
+        while is_acquired and await _delete_generations(engine, cutoff, counts):
             pass
-        while is_alone and await _delete_stats(engine, cutoff, counts):
+        while is_acquired and await _delete_stats(engine, cutoff, counts):
             pass
-        for hours in (HOUR, DAY) if is_alone else ():
+        for hours in (HOUR, DAY) if is_acquired else ():
             for facet in FACETS:
                 within = (_ROLLUPS.c.hours == hours, _ROLLUPS.c.facet == facet, _ROLLUPS.c.start < cutoff)
                 counts["rollups"] += await _execute(engine, delete(_ROLLUPS).where(*within))
@@ -75,7 +74,7 @@ async def expire(engine: AsyncEngine, before: datetime, deleted: Counter[str] | 
 
 
 async def _delete_generations(engine: AsyncEngine, cutoff: datetime, counts: Counter[str]) -> int:
-    """Delete the oldest generations and their costs in one transaction; return how many."""
+    """Delete the oldest generations and their costs in one transaction; return the number of generations."""
     oldest = select(_GENERATIONS.c.id).where(_GENERATIONS.c.created_at < cutoff)
     async with engine.connect() as connection:
         await connection.execution_options(sqlite_begin="IMMEDIATE")
@@ -86,13 +85,13 @@ async def _delete_generations(engine: AsyncEngine, cutoff: datetime, counts: Cou
                 costs = await connection.execute(delete(_COSTS).where(_COSTS.c.generation_id.in_(ids)))
                 found = await connection.execute(delete(_GENERATIONS).where(_GENERATIONS.c.id.in_(ids)))
                 counts.update(costs=costs.rowcount, generations=found.rowcount)
-    # Others want to write, too.
+    # Leaves room for the writers that wait for the lock of the database.
     await asyncio.sleep(_PAUSE_S)
     return len(ids)
 
 
 async def _delete_stats(engine: AsyncEngine, cutoff: datetime, counts: Counter[str]) -> bool:
-    """Delete the oldest day of cache figures; return whether there was one."""
+    """Delete the oldest day of `cache_stats`; return whether there was one before the cutoff."""
     async with engine.connect() as connection:
         oldest = (await connection.execute(select(func.min(_STATS.c.minute)))).scalar_one()
     if oldest is None or oldest >= cutoff:
@@ -111,12 +110,12 @@ async def _execute(engine: AsyncEngine, statement: Any) -> int:
 
 
 @asynccontextmanager
-async def _alone(engine: AsyncEngine) -> AsyncIterator[bool]:
-    """Whether nobody else is at it; nobody will be until the block ends. Both locks die with their process."""
+async def _try_lock(engine: AsyncEngine) -> AsyncIterator[bool]:
+    """Try to take the lock of all workers and yield whether it was acquired; it is released when the process dies."""
     if engine.dialect.name == "postgresql":
         async with engine.connect() as connection:
             query = text("SELECT pg_try_advisory_xact_lock(:id)")
             yield bool((await connection.execute(query, {"id": _LOCK_ID})).scalar_one())
         return
-    with try_lock(Path(f"{engine.url.database}-retention.lock")) as is_alone:
-        yield is_alone
+    with try_lock(Path(f"{engine.url.database}-retention.lock")) as is_acquired:
+        yield is_acquired

@@ -1,6 +1,6 @@
-"""The file of an SQLite database: whether it is still the one that was opened, whether it is damaged, and its removal.
+"""The file of an SQLite database: detection of a deleted, replaced or corrupted file, and its replacement.
 
-A damaged file is renamed, with its log and its index beside it, and never deleted: somebody may want to look at it.
+A corrupted file is renamed together with its `-wal` and `-shm` files, and never deleted, so that it can be recovered.
 """
 
 import fcntl
@@ -15,14 +15,14 @@ __all__ = ["SqliteFile"]
 _HEADER: Final = b"SQLite format 3\0"
 _SIDES: Final = ("-wal", "-shm")
 
-# Never closed: closing any descriptor of a file takes all locks of the process on it along (POSIX, fcntl(2)), those of
-# SQLite too. Then the next process that leaves the database believes that it is the last one, and deletes the log into
-# which we go on writing. One is opened whenever a database is connected, which is seldom.
-_open_for_good: list[int] = []
+# Never closed: closing any descriptor of a file releases all locks of the process on it (POSIX, fcntl(2)), including
+# those of SQLite. The next process that closes the database would then consider itself the last one, and delete the
+# write-ahead log while this process still appends to it. One descriptor is opened per connect, which is rare.
+_never_closed: Final[list[int]] = []
 
 
 class SqliteFile:
-    """One database file; its methods touch the disk.
+    """One database file; its methods block on the disk.
 
     Args:
         path: absolute.
@@ -34,39 +34,40 @@ class SqliteFile:
         self._descriptor: int | None = None
 
     def remember(self) -> None:
-        """Take note of which file is open now.
+        """Remember the identity of the file that is at the path now.
 
         Raises:
-            OSError: there is none.
+            OSError: the file is missing or unreadable.
         """
         self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        _open_for_good.append(self._descriptor)
+        _never_closed.append(self._descriptor)
         self._inode = os.fstat(self._descriptor).st_ino
 
-    def is_there(self) -> bool:
-        """Whether the path still leads to the file that was opened, and not to another one or to nothing."""
+    def is_current(self) -> bool:
+        """Return whether the remembered file is still at the path."""
         with suppress(FileNotFoundError):
             return self.path.stat().st_ino == self._inode
         return False
 
-    def is_whole(self) -> bool:
-        """Whether it begins like a database; a connection that has read that page would not notice.
+    def has_header(self) -> bool:
+        """Return whether the file is empty or begins with the header of SQLite.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
+        # An open connection has cached the first page, and would not notice that it was overwritten.
         return self._descriptor is None or os.pread(self._descriptor, len(_HEADER), 0) in {_HEADER, b""}
 
-    def set_aside(self) -> Path | None:
-        """Rename the file; return its new path, or None where another process was quicker.
+    def rename_corrupted(self) -> Path | None:
+        """Rename the file to `….corrupt-<time>`; return its new path, or None where another process has renamed it.
 
         Raises:
-            OSError: it cannot be renamed.
+            OSError: the file cannot be renamed.
         """
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            if not self.is_there() and self._inode is not None:
+            if not self.is_current() and self._inode is not None:
                 return None
             suffix = f".corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
             for side in ("", *_SIDES):

@@ -1,7 +1,7 @@
-"""Generations as rows in SQLite or PostgreSQL: migrated when opened, written in batches, each generation once.
+"""The database sink: migrates SQLite or PostgreSQL when it opens, and writes each record once, in batches.
 
-An SQLite file that turns out to be damaged is set aside, and a new one takes what waits; one that somebody has removed
-or replaced is noticed with the next batch. What PostgreSQL's files look like is PostgreSQL's own affair.
+A corrupted SQLite file is renamed and replaced by a new one, into which the queued records are written. A file that was
+deleted or replaced is detected at the next batch. PostgreSQL repairs its own files.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ with needs("sql"):
 __all__ = ["SqlSink", "open_url"]
 
 _logger = getLogger(__name__)
-# A server that has gone silent is given up after this; a batch takes a fraction of a second.
+# A batch takes a fraction of a second; a server that takes longer is treated as unresponsive.
 _COMMAND_TIMEOUT_S: Final = 10.0
 _BULK_LOAD_ABOVE: Final = 2_000
 
@@ -41,21 +41,21 @@ def open_url(
 
 
 class SqlSink:
-    """Stores generations, their costs and the cache figures.
+    """Sink for generations, their costs and the aggregates.
 
     Args:
         url: SQLAlchemy URL of an asynchronous driver.
-        retention_days: how long everything is kept; None keeps it for ever.
+        retention_days: age in days after which rows are deleted; None keeps all rows.
         bulk_load_above: number of queued records above which a separate process writes them to PostgreSQL; None never
             starts it.
 
     Raises:
-        ConfigurationError: the URL cannot be used.
+        ConfigurationError: the URL is invalid, or names an SQLite database in memory.
     """
 
     name = "database"
     batch_records = 1_000
-    """What one transaction takes at most: enough that its commit costs little, few enough to let others in between."""
+    """Maximum size of a batch: large enough to amortize the commit, small enough not to block other writers."""
 
     def __init__(
         self, url: str, *, retention_days: float | None = None, bulk_load_above: int | None = _BULK_LOAD_ABOVE
@@ -64,7 +64,7 @@ class SqlSink:
         self.bulk_load_above = bulk_load_above
         self.url = parsed.render_as_string(hide_password=False)
         self.damaged_files: list[Path] = []
-        """Damaged files that this process has put out of the way, the last ones last."""
+        """New paths of the corrupted files that this process has renamed, oldest first."""
         self._file = SqliteFile(Path(str(parsed.database))) if parsed.get_backend_name() == "sqlite" else None
         self._engine: AsyncEngine | None = None
         self._is_entered = False
@@ -74,18 +74,18 @@ class SqlSink:
 
     @property
     def expired_rows(self) -> Mapping[str, int]:
-        """Table to the number of rows that this process has deleted because they were too old."""
+        """Table to the number of rows that this process has deleted at the end of their retention."""
         return self._expired
 
     @property
     def engine(self) -> AsyncEngine:
-        """The engine, for `forge_otel.database.analytics.queries`.
+        """Engine for the queries of `forge_otel.database.analytics`.
 
         Raises:
-            NotOpen: the database has not been reached yet.
+            NotOpen: the database has not been connected yet.
         """
         if self._engine is None:
-            raise NotOpen("the database has not been reached yet; the log says why if this lasts")
+            raise NotOpen("the database has not been connected yet; see the log for the reason")
         return self._engine
 
     async def __aenter__(self) -> Self:
@@ -98,37 +98,37 @@ class SqlSink:
         await self._disconnect()
 
     async def deliver(self, records: Sequence[Record], /) -> None:
-        """Store the records in one transaction; those that are stored already change nothing.
+        """Store the records in one transaction; records that are stored already are skipped.
 
         Raises:
-            Rejected: the only record holds something that the database refuses.
-            Exception: of the driver: the database does not take them now.
+            Rejected: the database rejects the data of the only record.
+            Exception: an error of the driver; the database is unavailable, or one of several records is rejected.
         """
         try:
             if self._file is not None and self._is_entered:
-                await self._look_at(self._file)
+                await self._check_file(self._file)
             await write(self.engine, records)
         except Exception as exc:
             if self._file is not None and is_corruption(exc):
                 await self._replace(self._file, exc)
-            # Of several records the outbox finds out which one it is.
+            # The outbox splits a batch to find the rejected record.
             if len(records) == 1 and is_data_error(exc):
-                raise Rejected(f"the database refuses the record: {exc}") from exc
+                raise Rejected(f"the database rejects the record: {exc}") from exc
             raise
 
     def analytics_engine(self) -> AsyncEngine:
-        """Return `engine`, as `forge_otel.types.capabilities.SupportsAnalytics` asks for it."""
+        """Return `engine`; the method of `forge_otel.types.capabilities.SupportsAnalytics`."""
         return self.engine
 
     def bulk_load_options(self) -> dict[str, Any] | None:
-        """Return what another process needs to store records as `deliver` does; None where it could not."""
+        """Return the connection options for the bulk-load process; None for SQLite and other drivers than asyncpg."""
         return None if self._file else connect_options(self.engine, command_timeout_s=_COMMAND_TIMEOUT_S)
 
     async def ping(self) -> None:
-        """Ask the database for nothing.
+        """Execute `SELECT 1`.
 
         Raises:
-            NotOpen, sqlalchemy.exc.SQLAlchemyError, OSError: it does not answer.
+            NotOpen, sqlalchemy.exc.SQLAlchemyError, OSError: the database is unavailable.
         """
         async with self.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
@@ -156,22 +156,23 @@ class SqlSink:
         if engine is not None:
             await engine.dispose()
 
-    async def _look_at(self, file: SqliteFile) -> None:
-        """Go on with a new file where the old one is gone or no database any more."""
-        if self._engine is not None and not await asyncio.to_thread(file.is_there):
+    async def _check_file(self, file: SqliteFile) -> None:
+        """Reconnect where the file was deleted or replaced, and replace it where it is corrupted."""
+        if self._engine is not None and not await asyncio.to_thread(file.is_current):
             _logger.error(
-                "the database %s was removed or replaced while it was open; going on with what is there", file.path
+                "database %s was deleted or replaced while it was open; reconnecting to the file at this path",
+                file.path,
             )
             await self._disconnect()
-        elif self._engine is not None and not await asyncio.to_thread(file.is_whole):
+        elif self._engine is not None and not await asyncio.to_thread(file.has_header):
             await self._replace(file, None)
         if self._engine is None:
             await self._connect()
 
-    async def _replace(self, file: SqliteFile, why: Exception | None) -> None:
+    async def _replace(self, file: SqliteFile, error: Exception | None) -> None:
         await self._disconnect()
-        kept = await asyncio.to_thread(file.set_aside)
-        if kept is not None:
-            self.damaged_files.append(kept)
-            reason = "it does not begin like one" if why is None else f"{type(why).__name__}: {why}"
-            _logger.error("the database is damaged (%s); it was set aside as %s, and a new one is made", reason, kept)
+        renamed = await asyncio.to_thread(file.rename_corrupted)
+        if renamed is not None:
+            self.damaged_files.append(renamed)
+            reason = "its header is not that of SQLite" if error is None else f"{type(error).__name__}: {error}"
+            _logger.error("database is corrupted (%s), renamed to %s; creating a new one", reason, renamed)

@@ -1,4 +1,4 @@
-"""Counts the generations of a part of an hour as `rollups` counts those of whole hours."""
+"""Aggregation of the generations in part of an hour, with the figures that `rollups` holds for whole hours."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -19,38 +19,38 @@ _GENERATIONS: Final = Base.metadata.tables["generations"]
 _ROW: Final = _GENERATIONS.c
 _COST: Final = Base.metadata.tables["costs"].c
 
-Facts = dict[str, Any]
-Counted = list[tuple[Facts, Sequence[int]]]
+Keys = dict[str, Any]
+Counted = list[tuple[Keys, Sequence[int]]]
 Where = Sequence[ColumnElement[bool]]
 
 
 async def count(connection: AsyncConnection, where: Where, facets: Sequence[str]) -> Counted:
-    """Return the facts of each row that `rollups` would have, and its count, hits, cost and saved.
+    """Return the key columns of each row that `rollups` would have, and its count, hits, cost and saved.
 
     Args:
         connection: of our database.
-        where: which generations.
-        facets: what is counted.
+        where: conditions on the generations.
+        facets: the facets to return.
     """
     found: Counted = []
     for facet in facets:
         rows = await connection.execute(query(facet, where))
         found += [
             ({"facet": facet, "component_type": kind, "name": name, "bucket": bucket}, values)
-            for kind, name, bucket, *values in _READERS.get(facet, _as_they_are)(rows)
+            for kind, name, bucket, *values in _READERS.get(facet, _unchanged)(rows)
         ]
     return found
 
 
 def query(facet: str, where: Where) -> Select[Any]:
     """Return the query of a facet."""
-    asked, groups = _queries()[facet]
-    return asked.where(*where).group_by(*groups)
+    selected, groups = _queries()[facet]
+    return selected.where(*where).group_by(*groups)
 
 
 @cache
 def _queries() -> Mapping[str, tuple[Select[Any], Sequence[Any]]]:
-    """Return what is asked for each facet, and what it is grouped by."""
+    """Return for each facet the query and the columns to group by."""
     kind, is_ok = _ROW.component_type, _ROW.outcome == "ok"
     cost, saved, amount = (
         type_coerce(column, BigInteger) for column in (_ROW.cost_nano_usd, _ROW.saved_nano_usd, _COST.amount_nano_usd)
@@ -60,7 +60,7 @@ def _queries() -> Mapping[str, tuple[Select[Any], Sequence[Any]]]:
     unpriced = case((_COST.amount_nano_usd.is_(None), 1), else_=0).label("bucket")
     outcome = func.coalesce(func.nullif(_ROW.error_type, ""), _ROW.outcome)
     error, api = (func.substr(text, 1, MAX_NAME_CHARS).label("name") for text in (outcome, _COST.api))
-    # Grouped by labels, because a database does not see that two expressions with parameters are the same.
+    # Grouped by labels, because databases do not recognize two expressions with parameters as equal.
     answers = select(kind, _ROW.source, flag, func.count(), none, func.sum(cost), func.sum(saved))
     costs = select(kind, api, unpriced, func.count(), none, func.coalesce(func.sum(amount), none), none)
     errors = select(kind, error, none, func.count(), none, none, none)
@@ -74,22 +74,22 @@ def _queries() -> Mapping[str, tuple[Select[Any], Sequence[Any]]]:
     }
 
 
-def _as_they_are(rows: Iterable[Any]) -> Iterable[Any]:
+def _unchanged(rows: Iterable[Any]) -> Iterable[Any]:
     return rows
 
 
-def _durations(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+def _duration_rows(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     for kind, source, duration_s in rows:
         yield kind, source, bucket_of(duration_s), 1, 0, 0, 0
 
 
-def _look_ups(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+def _layer_rows(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     for kind, source, misses, saved in rows:
         for layer, is_hit in layer_requests(misses, source).items():
             yield kind, layer[:MAX_NAME_CHARS], 0, 1, int(is_hit), 0, saved if is_hit else 0
 
 
 _READERS: Final[Mapping[str, Callable[[Iterable[Any]], Iterable[Any]]]] = {
-    "latency": _durations,
-    "layers": _look_ups,
+    "latency": _duration_rows,
+    "layers": _layer_rows,
 }

@@ -1,8 +1,8 @@
-"""The questions asked of the generations, with typed answers; ranges are half open, [start, end), in UTC.
+"""Analytics queries over a half-open range [start, end) in UTC, with typed results.
 
-Counts and money are exact. Percentiles are nearest-rank over buckets and at most 5 % off
-(`forge_otel.database.histogram`). Each query reads sums by day and hour, so its time does not grow with the
-number of generations.
+Counts and money are exact. Percentiles are nearest-rank over buckets and within 5 %
+(`forge_otel.database.histogram`). The queries read sums by day and hour, so their time does not grow with the number of
+generations.
 """
 
 from collections import Counter, defaultdict
@@ -16,8 +16,8 @@ from forge_otel.database.analytics.time_ranges import (
     Histograms,
     Range,
     Sums,
-    at_once,
     component_types,
+    concurrently,
     histograms,
     read,
 )
@@ -60,7 +60,7 @@ _Table = dict[tuple[Any, ...], Sequence[int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Durations of successful generations in seconds; percentiles by nearest rank, None without any."""
+    """Durations of successful generations in seconds; the percentiles are None where there are none."""
 
     count: int
     p50_s: float | None
@@ -70,13 +70,13 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What happened in a range of time.
+    """Totals of a range.
 
     Args:
-        by_source: how many each layer answered, `L1` … `L4` and `collapsed`.
+        by_source: number of generations by source, `L1` … `L4` and `collapsed`.
         errors: generations whose outcome is not `ok`.
-        full: those that ran the whole pipeline.
-        cached: those that a cache layer answered.
+        full: latency of generations that ran the whole pipeline.
+        cached: latency of generations that a cache layer answered.
     """
 
     generations: int
@@ -89,13 +89,13 @@ class Summary:
 
     @property
     def success_rate(self) -> float | None:
-        """Share of the generations whose outcome is `ok`; None without any."""
+        """Fraction (0 to 1) of generations whose outcome is `ok`; None where there are none."""
         return 1 - self.errors / self.generations if self.generations else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerFigures:
-    """How often one cache layer was asked, how often it answered, and what that saved."""
+    """Lookups, hits and savings of one cache layer."""
 
     layer: str
     requests: int
@@ -106,7 +106,7 @@ class LayerFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiCost:
-    """What calls to one paid service cost; `unpriced` are those of which no price is known."""
+    """Cost of the calls to one paid service; `unpriced` counts the calls without a known price."""
 
     api: str
     calls: int
@@ -116,7 +116,7 @@ class ApiCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorCount:
-    """How often generations ended with one type of error."""
+    """Number of generations that ended with one type of error."""
 
     error_type: str
     count: int
@@ -127,8 +127,8 @@ class SeriesPoint:
     """One hour or day of a time series.
 
     Args:
-        start: of the hour or day, UTC; where the range begins within it, it holds only what is in the range.
-        hits: answered by a cache layer.
+        start: of the hour or day, UTC; only generations inside the range are counted.
+        hits: generations answered by a cache layer.
     """
 
     start: datetime
@@ -142,13 +142,13 @@ class SeriesPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """Full generations of one component type against cached ones, and against the same range a week before.
+    """Full generations of one component type, compared with cached ones and with the same range a week before.
 
     Args:
-        success_rate: of all generations that no cache answered.
-        by_api: what they cost.
-        week_before: full generations of a week before.
-        degradation: by how much the 95th percentile grew since, 0.1 for a tenth; None with nothing to compare.
+        success_rate: fraction (0 to 1) of `ok` among the generations that no cache answered.
+        by_api: their cost.
+        week_before: latency of full generations a week before.
+        degradation: relative growth of the 95th percentile since then, 0.1 for 10 %; None without a comparison.
     """
 
     component_type: str
@@ -160,12 +160,12 @@ class Baseline:
     degradation: float | None
 
 
-async def summary(engine: AsyncEngine, asked: Range = _EVERYTHING) -> Summary:
-    """Sum up the generations of a range."""
-    answers, durations = await at_once(
+async def summary(engine: AsyncEngine, requested: Range = _EVERYTHING) -> Summary:
+    """Return the totals of a range."""
+    answers, durations = await concurrently(
         engine,
-        lambda connection: read(connection, asked, ("answers",), ("name", "bucket")),
-        lambda connection: histograms(connection, asked, ("name",)),
+        lambda connection: read(connection, requested, ("answers",), ("name", "bucket")),
+        lambda connection: histograms(connection, requested, ("name",)),
     )
     return Summary(
         generations=sum(values[0] for values in answers.values()),
@@ -178,39 +178,43 @@ async def summary(engine: AsyncEngine, asked: Range = _EVERYTHING) -> Summary:
     )
 
 
-async def layers(engine: AsyncEngine, asked: Range = _EVERYTHING) -> list[LayerFigures]:
-    """Return the figures of every cache layer that was asked."""
+async def layers(engine: AsyncEngine, requested: Range = _EVERYTHING) -> list[LayerFigures]:
+    """Return the figures of every cache layer with a lookup."""
     async with engine.connect() as connection:
-        found = await read(connection, asked, ("layers",), ("name",))
+        found = await read(connection, requested, ("layers",), ("name",))
     return [
         LayerFigures(layer=layer, requests=requests, hits=hits, hit_rate=hits / requests, saved_usd=_usd([saved]))
         for (layer,), (requests, hits, _, saved) in sorted(found.items())
     ]
 
 
-async def costs(engine: AsyncEngine, asked: Range = _EVERYTHING) -> list[ApiCost]:
-    """Return what each paid service cost, the dearest first."""
+async def costs(engine: AsyncEngine, requested: Range = _EVERYTHING) -> list[ApiCost]:
+    """Return the cost of each paid service, most expensive first."""
     async with engine.connect() as connection:
-        found = await read(connection, asked, ("costs",), ("name", "bucket"))
+        found = await read(connection, requested, ("costs",), ("name", "bucket"))
     return _by_api(found)
 
 
-async def errors(engine: AsyncEngine, asked: Range = _EVERYTHING, *, limit: int = 10) -> list[ErrorCount]:
-    """Return the most frequent types of error, or the outcome where there was none.
+async def errors(engine: AsyncEngine, requested: Range = _EVERYTHING, *, limit: int = 10) -> list[ErrorCount]:
+    """Return the most frequent types of error; a failed generation without a type counts under its outcome.
 
     Args:
-        limit: at most so many.
+        engine: of our database.
+        requested: the range.
+        limit: maximum number of types.
     """
     async with engine.connect() as connection:
-        found = await read(connection, asked, ("errors",), ("name",))
+        found = await read(connection, requested, ("errors",), ("name",))
     counts = [ErrorCount(error_type=name, count=values[0]) for (name,), values in found.items()]
     return sorted(counts, key=lambda one: (-one.count, one.error_type))[:limit]
 
 
-async def series(engine: AsyncEngine, asked: Range, *, step_hours: int = DAY) -> list[SeriesPoint]:
-    """Return the figures of every hour or day in which there was a generation.
+async def series(engine: AsyncEngine, requested: Range, *, step_hours: int = DAY) -> list[SeriesPoint]:
+    """Return the figures of every hour or day with a generation.
 
     Args:
+        engine: of our database.
+        requested: the range.
         step_hours: 1 or 24.
 
     Raises:
@@ -218,18 +222,18 @@ async def series(engine: AsyncEngine, asked: Range, *, step_hours: int = DAY) ->
     """
     if step_hours not in {HOUR, DAY}:
         raise BadRequest("a time series goes by the hour or by the day: step_hours is 1 or 24")
-    if asked.start is None or asked.end is None:
+    if requested.start is None or requested.end is None:
         raise BadRequest("a time series needs a start and an end")
-    if (asked.end - asked.start) / timedelta(hours=step_hours) > MAX_POINTS:
+    if (requested.end - requested.start) / timedelta(hours=step_hours) > MAX_POINTS:
         raise BadRequest(f"a time series has at most {MAX_POINTS} points; take a shorter range or days")
-    sums, durations = await at_once(
+    sums, durations = await concurrently(
         engine,
-        lambda connection: read(connection, asked, ("answers",), ("start", "name", "bucket"), largest=step_hours),
-        lambda connection: histograms(connection, asked, ("start",), largest=step_hours),
+        lambda connection: read(connection, requested, ("answers",), ("start", "name", "bucket"), largest=step_hours),
+        lambda connection: histograms(connection, requested, ("start",), largest=step_hours),
     )
     answers: defaultdict[datetime, _Table] = defaultdict(dict)
     latencies: defaultdict[datetime, Counter[int]] = defaultdict(Counter)
-    # At both ends there are hours, which belong to a day.
+    # The hours at both ends of the range belong to a day.
     for start, table in _by_first(sums).items():
         _merge(answers[start.replace(hour=0) if step_hours == DAY else start], table)
     for (start,), counts in durations.items():
@@ -237,24 +241,24 @@ async def series(engine: AsyncEngine, asked: Range, *, step_hours: int = DAY) ->
     return [_point(start, answers[start], latencies[start]) for start in sorted(answers)]
 
 
-async def baseline(engine: AsyncEngine, asked: Range) -> list[Baseline]:
-    """Compare full generations with cached ones and with those of a week before, for each component type.
+async def baseline(engine: AsyncEngine, requested: Range) -> list[Baseline]:
+    """Compare full generations with cached ones and with those a week before, for each component type.
 
     Raises:
-        BadRequest: an open range, or one of more than `MAX_BASELINE`.
+        BadRequest: the range is open or longer than `MAX_BASELINE`.
     """
-    if asked.start is None or asked.end is None or asked.end - asked.start > MAX_BASELINE:
+    if requested.start is None or requested.end is None or requested.end - requested.start > MAX_BASELINE:
         raise BadRequest(f"a baseline needs a start and an end, at most {MAX_BASELINE.days} days apart")
     keys = ("component_type", "name")
     async with engine.connect() as connection:
-        types = await component_types(connection, asked)
-    sources, week_before = (*FULL_SOURCES, *CACHED_SOURCES), asked.moved(-WEEK)
-    sums, recent, before = await at_once(
+        types = await component_types(connection, requested)
+    sources, week_before = (*FULL_SOURCES, *CACHED_SOURCES), requested.moved(-WEEK)
+    sums, recent, before = await concurrently(
         engine,
         lambda connection: read(
-            connection, asked, ("answers", "costs"), ("component_type", "facet", "name", "bucket"), types=types
+            connection, requested, ("answers", "costs"), ("component_type", "facet", "name", "bucket"), types=types
         ),
-        lambda connection: histograms(connection, asked, keys, types=types, names=sources),
+        lambda connection: histograms(connection, requested, keys, types=types, names=sources),
         lambda connection: histograms(connection, week_before, keys, types=types, names=FULL_SOURCES),
     )
     now = _by_first(sums)
@@ -294,7 +298,7 @@ def _point(start: datetime, answers: Sums, durations: Counter[int]) -> SeriesPoi
 
 
 def _by_first(sums: Sums) -> dict[Any, _Table]:
-    """Make a table of each value of the first key column."""
+    """Group sums by the value of the first key column."""
     found: defaultdict[Any, _Table] = defaultdict(dict)
     for (first, *key), values in sums.items():
         found[first][tuple(key)] = values
@@ -315,8 +319,8 @@ def _by_api(sums: Sums) -> list[ApiCost]:
         calls[api] += count
         unpriced[api] += count if is_unpriced else 0
         spent[api] += cost
-    dearest = sorted(calls, key=lambda api: (-spent[api], api))
-    return [ApiCost(api=api, calls=calls[api], unpriced=unpriced[api], cost_usd=_usd([spent[api]])) for api in dearest]
+    by_cost = sorted(calls, key=lambda api: (-spent[api], api))
+    return [ApiCost(api=api, calls=calls[api], unpriced=unpriced[api], cost_usd=_usd([spent[api]])) for api in by_cost]
 
 
 def _latency(durations: Histograms, sources: Sequence[str]) -> Latency:

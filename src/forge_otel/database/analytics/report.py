@@ -1,4 +1,4 @@
-"""What happened in a range of time, as one report: a table for a terminal, JSON, CSV, or a page."""
+"""Report over a range, rendered as a table for a terminal, JSON, CSV or HTML."""
 
 import csv
 import html
@@ -28,7 +28,7 @@ from forge_otel.errors import BadRequest, needs
 with needs("sql"):
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["FORMATS", "MAX_ERRORS", "Report", "asked_range", "render", "report"]
+__all__ = ["FORMATS", "MAX_ERRORS", "Report", "parse_range", "render", "report"]
 
 MAX_RANGE: Final = timedelta(days=366)
 MAX_ERRORS: Final = 100
@@ -41,10 +41,10 @@ Section = tuple[str, Sequence[str], Sequence[Sequence[Any]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything that the analytics say of one range.
+    """Results of all analytics queries for one range.
 
     Args:
-        baseline: empty where the range is longer than one can be compared with.
+        baseline: empty where the range is too long for a comparison.
     """
 
     start: datetime
@@ -58,80 +58,80 @@ class Report:
     series: Sequence[SeriesPoint]
 
 
-def asked_range(start: str | None = None, end: str | None = None, component_type: str | None = None) -> Range:
-    """Read what somebody asks for.
+def parse_range(start: str | None = None, end: str | None = None, component_type: str | None = None) -> Range:
+    """Parse the range of a report.
 
     Args:
-        start: such as `2026-03-01` or `2026-03-01T12:30:00+01:00`; UTC where no offset is said; seven days before
-            the end by default.
-        end: not in the range any more; now by default.
+        start: ISO 8601, such as `2026-03-01` or `2026-03-01T12:30:00+01:00`, in UTC without an offset; seven days
+            before the end by default.
+        end: exclusive; now by default.
         component_type: only this type; None or empty for all.
 
     Raises:
-        BadRequest: it cannot be read, or is too long a time.
+        BadRequest: an argument is invalid, or the range is too long.
     """
     last = _moment("to", end) if end else datetime.now(UTC)
     try:
         first = _moment("from", start) if start else last - USUAL_RANGE
-        asked = Range(start=first, end=last, component_type=component_type or None)
-        # The week before is looked at, too.
-        asked.moved(-analytics.WEEK)
+        requested = Range(start=first, end=last, component_type=component_type or None)
+        # Raises where the comparison with the week before would leave the calendar.
+        requested.moved(-analytics.WEEK)
     except OverflowError as exc:
-        raise BadRequest("the range is beyond the calendar") from exc
+        raise BadRequest("the range is outside the calendar") from exc
     if last - first > MAX_RANGE:
-        raise BadRequest(f"a report is about {MAX_RANGE.days} days at most")
+        raise BadRequest(f"a report covers at most {MAX_RANGE.days} days")
     if component_type and (len(component_type) > _MAX_TYPE_CHARS or not component_type.isprintable()):
-        raise BadRequest(f"a component type has at most {_MAX_TYPE_CHARS} characters, all of them printable")
-    return asked
+        raise BadRequest(f"a component type has at most {_MAX_TYPE_CHARS} printable characters")
+    return requested
 
 
-async def report(engine: AsyncEngine, asked: Range, *, errors: int = 10) -> Report:
-    """Ask every question about a range that has a start and an end.
+async def report(engine: AsyncEngine, requested: Range, *, errors: int = 10) -> Report:
+    """Run all analytics queries for a range.
 
     Args:
         engine: of our database.
-        asked: the range, as `asked_range` returns it.
-        errors: how many types of error to show.
+        requested: the range, as `parse_range` returns it.
+        errors: maximum number of error types.
 
     Raises:
         BadRequest: the range is open, or `errors` is not between 1 and `MAX_ERRORS`.
     """
-    if asked.start is None or asked.end is None:
+    if requested.start is None or requested.end is None:
         raise BadRequest("a report needs a start and an end")
     if not 1 <= errors <= MAX_ERRORS:
         raise BadRequest(f"a report shows 1 to {MAX_ERRORS} types of error")
-    length = asked.end - asked.start
+    length = requested.end - requested.start
     return Report(
-        start=asked.start,
-        end=asked.end,
-        component_type=asked.component_type,
-        summary=await analytics.summary(engine, asked),
-        layers=await analytics.layers(engine, asked),
-        costs=await analytics.costs(engine, asked),
-        errors=await analytics.errors(engine, asked, limit=errors),
-        baseline=await analytics.baseline(engine, asked) if length <= analytics.MAX_BASELINE else [],
-        series=await analytics.series(engine, asked, step_hours=HOUR if length <= BY_HOUR else DAY),
+        start=requested.start,
+        end=requested.end,
+        component_type=requested.component_type,
+        summary=await analytics.summary(engine, requested),
+        layers=await analytics.layers(engine, requested),
+        costs=await analytics.costs(engine, requested),
+        errors=await analytics.errors(engine, requested, limit=errors),
+        baseline=await analytics.baseline(engine, requested) if length <= analytics.MAX_BASELINE else [],
+        series=await analytics.series(engine, requested, step_hours=HOUR if length <= BY_HOUR else DAY),
     )
 
 
 def render(found: Report, kind: str) -> str:
-    """Return the report as one of `FORMATS`.
+    """Render the report in one of `FORMATS`.
 
     Raises:
-        BadRequest: there is no such format.
+        BadRequest: the format is unknown.
     """
     try:
-        draw = FORMATS[kind]
+        renderer = FORMATS[kind]
     except KeyError as exc:
-        raise BadRequest(f"a report is one of {', '.join(FORMATS)}, not {kind[:16]!r}") from exc
-    return draw(found)
+        raise BadRequest(f"the format of a report is one of {', '.join(FORMATS)}, not {kind[:16]!r}") from exc
+    return renderer(found)
 
 
 def _moment(name: str, text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as exc:
-        raise BadRequest(f"{name}={text[:40]!r} is no time; write 2026-03-01 or 2026-03-01T12:30:00Z") from exc
+        raise BadRequest(f"{name}={text[:40]!r} is not a time; write 2026-03-01 or 2026-03-01T12:30:00Z") from exc
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -139,7 +139,7 @@ def _sections(found: Report) -> list[Section]:
     total = found.summary
     figures = [
         ("generations", total.generations),
-        ("success rate", _share(total.success_rate)),
+        ("success rate", _percent(total.success_rate)),
         ("cost USD", total.cost_usd),
         ("saved USD", total.saved_usd),
         *((f"answered by {source}", count) for source, count in sorted(total.by_source.items())),
@@ -147,11 +147,11 @@ def _sections(found: Report) -> list[Section]:
     latency = [(name, *_quantiles(one)) for name, one in (("full", total.full), ("cached", total.cached))]
     return [
         ("Summary", ("figure", "value"), figures),
-        ("Latency", ("answer", "count", "p50 s", "p95 s", "p99 s"), latency),
+        ("Latency", ("kind", "count", "p50 s", "p95 s", "p99 s"), latency),
         (
             "Cache layers",
-            ("layer", "asked", "hits", "hit rate", "saved USD"),
-            [(one.layer, one.requests, one.hits, _share(one.hit_rate), one.saved_usd) for one in found.layers],
+            ("layer", "lookups", "hits", "hit rate", "saved USD"),
+            [(one.layer, one.requests, one.hits, _percent(one.hit_rate), one.saved_usd) for one in found.layers],
         ),
         (
             "Costs",
@@ -166,7 +166,7 @@ def _sections(found: Report) -> list[Section]:
                 (
                     one.component_type,
                     *_quantiles(one.full),
-                    _share(one.success_rate),
+                    _percent(one.success_rate),
                     _rounded(one.week_before.p95_s),
                     "" if one.degradation is None else f"{one.degradation:+.1%}",
                 )
@@ -196,16 +196,16 @@ def _title(found: Report) -> str:
 def _table(found: Report) -> str:
     lines = [_title(found)]
     for title, columns, rows in _sections(found):
-        cells = [columns, *([_shown(cell) for cell in row] for row in rows)]
-        widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
+        cells = [columns, *([_printable(cell) for cell in row] for row in rows)]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
         lines += ["", title, *("  ".join(_padded(row, widths)).rstrip() for row in cells)]
     return "\n".join(lines) + "\n"
 
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     first, *others = (
-        cell.ljust(width) if not place else cell.rjust(width)
-        for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        cell.ljust(width) if not column else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
     )
     return [first, *others]
 
@@ -215,14 +215,14 @@ def _json(found: Report) -> str:
 
 
 def _csv(found: Report) -> str:
-    """One row a figure, so that every line has the same columns."""
+    """One line per figure, so that all lines have the same columns."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(("section", "name", "figure", "value"))
     for title, columns, rows in _sections(found):
         for name, *values in rows:
             for column, value in zip(columns[1:], values, strict=True):
-                writer.writerow((title, _harmless(_shown(name)), column, _shown(value)))
+                writer.writerow((title, _escaped_formula(_printable(name)), column, _printable(value)))
     return out.getvalue()
 
 
@@ -230,13 +230,15 @@ def _html(found: Report) -> str:
     parts = [_HEAD, f"<title>{html.escape(_title(found))}</title><h1>{html.escape(_title(found))}</h1>"]
     for title, columns, rows in _sections(found):
         head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(_shown(cell))}</td>' for cell in row)}</tr>" for row in rows)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(_printable(cell))}</td>' for cell in row)}</tr>" for row in rows
+        )
         parts.append(f"<h2>{html.escape(title)}</h2><table><tr>{head}</tr>{body}</table>")
     return "\n".join(parts) + "\n"
 
 
-def _harmless(text: str) -> str:
-    """Keep a spreadsheet from taking a name for a formula."""
+def _escaped_formula(text: str) -> str:
+    """Escape a name that a spreadsheet would interpret as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
@@ -248,11 +250,11 @@ def _rounded(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _share(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
 
 
-def _shown(value: Any) -> str:
+def _printable(value: Any) -> str:
     text = f"{value:f}" if isinstance(value, Decimal) else str(value)
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
@@ -272,4 +274,4 @@ _HEAD: Final = (
 )
 
 FORMATS: Final[Mapping[str, Callable[[Report], str]]] = {"table": _table, "json": _json, "csv": _csv, "html": _html}
-"""How a report can be drawn."""
+"""Format name to its renderer."""

@@ -1,6 +1,6 @@
-"""Reads the sums of a range of time: whole days and hours from `rollups`, the rest of an hour from `generations`.
+"""Sums over a time range: whole days and hours from `rollups`, partial hours from `generations`.
 
-So a range may begin and end at any microsecond and is counted exactly, and a year costs hardly more than a day.
+A range may begin and end at any microsecond and is counted exactly; a year costs hardly more than a day.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from forge_otel.database.analytics import partial_hours as edges
+from forge_otel.database.analytics.partial_hours import Counted, count
 from forge_otel.database.facets import ALL_TYPES, DAY, HOUR
 from forge_otel.database.models import Base
 from forge_otel.errors import BadRequest, needs
@@ -23,8 +23,8 @@ __all__ = [
     "Histograms",
     "Range",
     "Sums",
-    "at_once",
     "component_types",
+    "concurrently",
     "histogram_query",
     "histograms",
     "read",
@@ -43,14 +43,14 @@ Sums = Mapping[tuple[Any, ...], Sequence[int]]
 Histograms = dict[tuple[Any, ...], Counter[int]]
 """Key columns to bucket to the number of durations in it."""
 
-Question = Callable[[AsyncConnection], Awaitable[Any]]
+Query = Callable[[AsyncConnection], Awaitable[Any]]
 
 Bounds = tuple[datetime | None, datetime | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """The generations that began in [`start`, `end`), of one component type or of all.
+    """Generations that began in [`start`, `end`), of one component type or of all.
 
     Args:
         start, end: aware; None leaves the range open.
@@ -69,13 +69,13 @@ class Range:
             moment = getattr(self, name)
             if moment is not None:
                 if moment.utcoffset() is None:
-                    raise BadRequest(f"the {name} of the range has no timezone; say 2026-03-01T00:00:00Z")
+                    raise BadRequest(f"the {name} of the range has no timezone; write 2026-03-01T00:00:00Z")
                 object.__setattr__(self, name, moment.astimezone(UTC))
         if self.start is not None and self.end is not None and self.end < self.start:
             raise BadRequest(f"the range ends at {self.end.isoformat()}, before it starts at {self.start.isoformat()}")
 
     def moved(self, by: timedelta) -> "Range":
-        """Return the same range at another time."""
+        """Return the range shifted by a time span."""
         return Range(
             start=None if self.start is None else self.start + by,
             end=None if self.end is None else self.end + by,
@@ -83,14 +83,14 @@ class Range:
         )
 
     def spans(self, largest: int = DAY) -> Iterator[tuple[int, Bounds]]:
-        """Yield the parts of the range: hours of a row of `rollups`, or 0 for `generations`, and the bounds.
+        """Yield the bounds of each part of the range, with the span of its `rollups` in hours or 0 for `generations`.
 
         Args:
-            largest: no rows of more hours.
+            largest: maximum span in hours.
         """
         start, end = _up(self.start, _HOUR), _down(self.end, _HOUR)
         if self.start and start and end and self.end and start >= end:
-            # No whole hour, but maybe the end of one and the beginning of the next.
+            # No whole hour, but possibly the end of one hour and the beginning of the next.
             middle = min(start, self.end)
             yield from ((0, bounds) for bounds in ((self.start, middle), (middle, self.end)) if bounds[0] < bounds[1])
             return
@@ -109,23 +109,24 @@ class Range:
             yield HOUR, (last, end)
 
 
-async def at_once(engine: AsyncEngine, *questions: Question) -> list[Any]:
-    """Ask on a connection each: while one database thread or process adds up, another does, or we do."""
+async def concurrently(engine: AsyncEngine, *queries: Query) -> list[Any]:
+    """Run queries concurrently, each on a connection of its own; return their results in order."""
 
-    async def ask(question: Question) -> Any:
+    async def run(query: Query) -> Any:
         async with engine.connect() as connection:
-            return await question(connection)
+            return await query(connection)
 
-    answers = await asyncio.gather(*(ask(question) for question in questions), return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return answers
+    # Exceptions are collected, so that no query is still running when the first one is raised.
+    results = await asyncio.gather(*(run(query) for query in queries), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 async def read(
     connection: AsyncConnection,
-    asked: Range,
+    requested: Range,
     facets: Sequence[str],
     keys: Sequence[str],
     *,
@@ -136,62 +137,62 @@ async def read(
 
     Args:
         connection: of our database.
-        asked: the range.
+        requested: the range.
         facets: as in `forge_otel.database.facets`.
-        keys: what to tell apart.
-        types: the component types, from `component_types`, where they are among the keys.
-        largest: hours of the largest span that is read as one, where `start` is among the keys.
+        keys: columns to group by.
+        types: the component types, from `component_types`, where `component_type` is among the keys.
+        largest: maximum span in hours of the rollups to read, where `start` is among the keys.
     """
-    types = types or [asked.component_type or ALL_TYPES]
+    types = types or [requested.component_type or ALL_TYPES]
     sums: dict[tuple[Any, ...], list[int]] = {}
-    for hours, bounds in asked.spans(largest):
+    for hours, bounds in requested.spans(largest):
         if hours:
             query = rollup_query(hours, bounds, types, facets=facets, keys=keys)
             _add(sums, (await connection.execute(query)).all(), len(keys))
         else:
-            counted = await _edge(connection, asked, bounds, facets)
-            _add(sums, [(*(facts[name] for name in keys), *values) for facts, values in counted], len(keys))
+            counted = await _hour_part(connection, requested, bounds, facets)
+            _add(sums, [(*(columns[name] for name in keys), *values) for columns, values in counted], len(keys))
     return sums
 
 
 async def histograms(
     connection: AsyncConnection,
-    asked: Range,
+    requested: Range,
     keys: Sequence[str],
     *,
     types: Sequence[str] = (),
     names: Sequence[str] | None = None,
     largest: int = DAY,
 ) -> Histograms:
-    """Return the durations by `keys`.
+    """Return the latency histograms by `keys`.
 
     Args:
         connection: of our database.
-        asked: the range.
-        keys: what to tell apart: `component_type`, `name`, `start`.
-        types: the component types, from `component_types`, where they are among the keys.
-        names: only these sources.
-        largest: hours of the largest span that is read as one, where `start` is among the keys.
+        requested: the range.
+        keys: columns to group by: `component_type`, `name`, `start`.
+        types: the component types, from `component_types`, where `component_type` is among the keys.
+        names: only these sources; None for all.
+        largest: maximum span in hours of the rollups to read, where `start` is among the keys.
     """
-    types = types or [asked.component_type or ALL_TYPES]
+    types = types or [requested.component_type or ALL_TYPES]
     found: Histograms = {}
-    for hours, bounds in asked.spans(largest):
+    for hours, bounds in requested.spans(largest):
         if hours:
             query = histogram_query(hours, bounds, types, keys=keys, names=names)
             for *key, buckets, counts in await connection.execute(query):
                 counted = zip(map(int, buckets.split(",")), map(int, counts.split(",")), strict=True) if buckets else ()
                 found.setdefault(tuple(key), Counter()).update(dict(counted))
             continue
-        for facts, (count, *_) in await _edge(connection, asked, bounds, ("latency",)):
-            if names is None or facts["name"] in names:
-                found.setdefault(tuple(facts[name] for name in keys), Counter())[facts["bucket"]] += count
+        for columns, (generations, *_) in await _hour_part(connection, requested, bounds, ("latency",)):
+            if names is None or columns["name"] in names:
+                found.setdefault(tuple(columns[name] for name in keys), Counter())[columns["bucket"]] += generations
     return found
 
 
-async def _edge(connection: AsyncConnection, asked: Range, bounds: Bounds, facets: Sequence[str]) -> edges.Counted:
-    within = [*_within(_GENERATIONS.created_at, bounds), *_of_type(asked.component_type)]
+async def _hour_part(connection: AsyncConnection, requested: Range, bounds: Bounds, facets: Sequence[str]) -> Counted:
+    within = [*_within(_GENERATIONS.created_at, bounds), *_of_type(requested.component_type)]
     start = _down(bounds[0] or bounds[1], _HOUR)
-    return [(facts | {"start": start}, values) for facts, values in await edges.count(connection, within, facets)]
+    return [(keys | {"start": start}, values) for keys, values in await count(connection, within, facets)]
 
 
 def _add(sums: dict[tuple[Any, ...], list[int]], rows: Sequence[Any], width: int) -> None:
@@ -215,9 +216,9 @@ def rollup_query(
     keys: Sequence[str],
     names: Sequence[str] | None = None,
 ) -> Select[Any]:
-    """Return the query of whole hours or days."""
+    """Return the query for the sums of whole hours or days."""
     columns = [_ROLLUPS[name] for name in keys]
-    # Durations are only counted.
+    # Of a latency only the count is used.
     values = _VALUES[:1] if list(facets) == ["latency"] else _VALUES
     sums = [func.sum(type_coerce(_ROLLUPS[name], BigInteger)).label(name) for name in values]
     where = [
@@ -234,21 +235,21 @@ def rollup_query(
 def histogram_query(
     hours: int, bounds: Bounds, types: Sequence[str], *, keys: Sequence[str], names: Sequence[str] | None = None
 ) -> Select[Any]:
-    """Return the query of the durations of whole hours or days: a row for each histogram, not for each of its buckets.
+    """Return the query for the latency histograms of whole hours or days.
 
-    Its last columns are the buckets and their counts, in the same order, between commas: a year by the day is 400 rows,
-    and would be 60 000.
+    The last two columns of each row are the buckets and their counts, in the same order, as comma-separated lists.
     """
+    # One row for each histogram instead of one for each bucket: 400 rows instead of 60,000 for a year by day.
     counted = rollup_query(hours, bounds, types, facets=("latency",), keys=(*keys, "bucket"), names=names).subquery().c
     columns = [counted[name] for name in keys]
     lists = [func.aggregate_strings(cast(counted[name], String), ",") for name in ("bucket", "count")]
     return select(*columns, *lists).group_by(*columns)
 
 
-async def component_types(connection: AsyncConnection, asked: Range) -> list[str]:
-    """Return the component types that there are, or the one that is asked for."""
-    if asked.component_type is not None:
-        return [asked.component_type]
+async def component_types(connection: AsyncConnection, requested: Range) -> list[str]:
+    """Return the component type of the range, or all stored component types."""
+    if requested.component_type is not None:
+        return [requested.component_type]
     where = (_ROLLUPS.hours == DAY, _ROLLUPS.facet == "answers", _ROLLUPS.component_type != ALL_TYPES)
     return list((await connection.execute(select(_ROLLUPS.component_type).distinct().where(*where))).scalars())
 
@@ -264,11 +265,13 @@ def _within(column: Any, bounds: Bounds) -> list[ColumnElement[bool]]:
 
 
 def _down(moment: datetime | None, step: timedelta) -> datetime | None:
+    """Round down to a whole hour or day."""
     if moment is None:
         return None
     return moment.replace(hour=moment.hour if step < _DAY else 0, minute=0, second=0, microsecond=0)
 
 
 def _up(moment: datetime | None, step: timedelta) -> datetime | None:
+    """Round up to a whole hour or day."""
     below = _down(moment, step)
     return below if below is None or below == moment else below + step

@@ -1,8 +1,7 @@
-"""Generations as lines for analysis: what was asked, who answered, each agent's time, each call's tokens and money.
+"""Export of generations with their steps and costs, for analysis elsewhere.
 
-From the database and not from spans: those are in LangSmith, sampled, while every generation is a row here. The trace
-id and the run's address lead from one to the other. Read page by page in the order of their start, so that neither a
-server-side cursor nor a long transaction is needed, and memory does not grow with the range.
+The source is the database, not the spans: spans are sampled and in LangSmith, while every generation is a row. The
+trace id and the LangSmith URL lead from one to the other.
 """
 
 from collections.abc import AsyncIterator
@@ -32,6 +31,7 @@ async def export_traces(
     """Yield the generations that began in [`start`, `end`), oldest first, with their steps and costs.
 
     Args:
+        engine: of our database.
         start, end: aware; None leaves the range open.
         component_type: only this type.
     """
@@ -41,6 +41,7 @@ async def export_traces(
         *([table.created_at < end] if end is not None else []),
         *([table.component_type == component_type] if component_type is not None else []),
     ]
+    # Paged by key, so that no transaction stays open and memory use does not grow with the range.
     ordered = select(_GENERATIONS).where(*where).order_by(table.created_at, table.id).limit(_PAGE)
     query = ordered
     while True:

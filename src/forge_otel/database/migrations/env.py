@@ -1,4 +1,4 @@
-"""Alembic runs this for every command; the connection, its transaction and its lock are the caller's."""
+"""Alembic's environment; the caller provides the connection, its transaction and its lock."""
 
 from alembic import context
 
@@ -10,7 +10,7 @@ context.configure(
     connection=connection,
     target_metadata=Base.metadata,
     version_table=VERSION_TABLE,
-    # SQLite changes columns by copying the table.
+    # SQLite can alter most columns only by copying the table.
     render_as_batch=connection.dialect.name == "sqlite",
 )
 with context.begin_transaction():

@@ -35,7 +35,7 @@ def _fields_of(kind: type[Any], *types: type[Any] | UnionType) -> tuple[str, ...
 
 
 def _money_column(field: str) -> str:
-    # Money is stored as whole nano-dollars, and the column says so.
+    # Money is stored as whole nano-dollars.
     return field.replace("_usd", "_nano_usd")
 
 

@@ -50,7 +50,7 @@ def open_url(url: str, *, retention_days: float | None = None) -> "FileArchive":
     """Return the archive at `file://./relative` or `file:///absolute`."""
     parts = urlsplit(url)
     host = "" if parts.netloc == "localhost" else parts.netloc
-    # Absolute now, because a service may change its working directory later.
+    # Absolute, because the service may change its working directory later.
     return FileArchive(Path(unquote(host + parts.path)).absolute(), retention_days=retention_days)
 
 

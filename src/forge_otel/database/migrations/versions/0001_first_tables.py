@@ -11,7 +11,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables and their indexes."""
+    """Create the tables and their indexes."""
     json = sa.JSON().with_variant(JSONB(), "postgresql")
     op.create_table(
         "generations",

@@ -1,4 +1,4 @@
-"""Sums by hour and day for the analytics, made of the generations that are there; costs without a foreign key."""
+"""Rollups by hour and day, filled from the stored generations; costs without a foreign key."""
 
 import json
 import math
@@ -47,7 +47,7 @@ Sums = dict[tuple[Any, ...], list[int]]
 
 
 def upgrade() -> None:
-    """Make the table and fill it, one hour of generations after the other."""
+    """Create the table and fill it, one hour of generations at a time."""
     op.create_table(
         "rollups",
         sa.Column("hours", sa.SmallInteger(), autoincrement=False),
@@ -68,14 +68,14 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the table, and give the foreign key back."""
+    """Drop the table and restore the foreign key."""
     op.drop_table("rollups")
     op.execute("DELETE FROM costs WHERE generation_id NOT IN (SELECT id FROM generations)")
     _change_costs(op.get_bind(), sa.ForeignKey("generations.id", ondelete="CASCADE", name=_FOREIGN_KEY))
 
 
 def _change_costs(connection: sa.Connection, *keys: sa.ForeignKey) -> None:
-    """Let costs refer to generations by `keys`, which are one or none."""
+    """Replace the foreign keys of `costs` by `keys`: one or none."""
     if connection.dialect.name == "postgresql":
         if keys:
             op.create_foreign_key(_FOREIGN_KEY, "costs", "generations", ["generation_id"], ["id"], ondelete="CASCADE")
@@ -112,7 +112,7 @@ def _fill(connection: sa.Connection) -> None:
 
 
 def _next(connection: sa.Connection, since: datetime | None) -> datetime | None:
-    """Return the first hour from `since` on that has a generation."""
+    """Return the first hour since `since` in which a generation began."""
     query = sa.select(sa.func.min(_GENERATIONS.c.created_at))
     if since is not None:
         query = query.where(_GENERATIONS.c.created_at >= _bound(connection, since))
@@ -160,7 +160,7 @@ def _store(connection: sa.Connection, hours: int, start: datetime, sums: Sums) -
 
 
 def _bound(connection: sa.Connection, moment: datetime) -> datetime:
-    # SQLite keeps times without their offset, which is UTC.
+    # SQLite stores times without their offset, which is UTC.
     return moment.replace(tzinfo=None) if connection.dialect.name == "sqlite" else moment
 
 

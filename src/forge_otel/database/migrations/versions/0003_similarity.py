@@ -1,4 +1,4 @@
-"""How like the question was to the one whose answer the semantic cache gave."""
+"""Cosine similarity of the cached request that the semantic cache answered with."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,10 +10,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column, which no row has to be written anew for."""
+    """Add the column, which rewrites no row."""
     op.add_column("generations", sa.Column("similarity", sa.Float()))
 
 
 def downgrade() -> None:
-    """Drop it, and what it held."""
+    """Drop the column."""
     op.drop_column("generations", "similarity")

@@ -1,1 +1,1 @@
-"""The revisions, oldest first by name."""
+"""The revisions of our tables, in the order of their file names."""
