@@ -190,10 +190,10 @@ async def test_every_query_uses_an_index(sink: SqlSink) -> None:
         if sink.engine.dialect.name == "sqlite":
             # A histogram is made of what was read through the index.
             assert "SCAN" not in plan.replace("SCAN anon_1", ""), plan
-            assert "edge" in name or "PRIMARY KEY (hours=? AND facet=? AND component_type=? AND start>? AND" in plan
+            assert "partial" in name or "PRIMARY KEY (hours=? AND facet=? AND component_type=? AND start>? AND" in plan
         else:
             assert "Seq Scan" not in plan, plan
-            assert "edge" in name or "rollups_pkey" in plan, plan
+            assert "partial" in name or "rollups_pkey" in plan, plan
 
 
 async def explained(sink: SqlSink, query: Any) -> str:
