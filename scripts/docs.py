@@ -24,87 +24,89 @@ DOCS = ROOT / "docs"
 
 NOTICE = "<!-- Written by scripts/docs.py. Do not edit: change the code, then run the script. -->"
 ERRORS_INTRO = """\
-Every error that forge-otel raises on purpose is a `ForgeError`. Raised inside a request, it is answered as
-`application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)): `status`, `title` and `code` are those
-of the table, `type` is `urn:problem:forge-otel:<code>`, `detail` describes the case and its cure, and `trace_id`
-finds the trace and the log lines. A `code` never changes its meaning; programs should ask for it and not for the text.
+The errors of forge-otel are subclasses of `ForgeError`. Raised inside a request, an error becomes an
+`application/problem+json` response ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)): `status`, `title` and `code`
+as in the table, `type` is `urn:problem:forge-otel:<code>`, `detail` describes the case and the recommended action, and
+`trace_id` identifies the trace and the log lines. A `code` never changes its meaning; programs should compare it and
+not the text.
 
-*What to do* is the class attribute `remedy`. It is not part of the answer: `detail` says it for the case at hand.
-Where the time is known, the answer has `retry_after_s`, and the header `Retry-After` in whole seconds."""
+*What to do* is the class attribute `remedy`. It is not part of the response, whose `detail` is about the case at hand.
+If the time is known, the response has `retry_after_s`, and the header `Retry-After` in whole seconds."""
 ERRORS_OUTRO = """\
-## Answers without a class
+## Responses without a class
 
-| code | HTTP status | given by |
+| code | HTTP status | sent by |
 |---|---|---|
-| `internal` | 500 | the middleware with `handle_errors=True`, when the application raised anything else |
+| `internal` | 500 | the middleware with `handle_errors=True`, for any other exception of the application |
 | `method_not_allowed` | 405 | our own routes, and `install_problem_handlers` |
-| `invalid_json` | 400 | `install_problem_handlers`: the body is not JSON; `detail` says where |
+| `invalid_json` | 400 | `install_problem_handlers`: the body is not JSON; `detail` has the position |
 | `invalid_request` | 422 | `install_problem_handlers`: fields are wrong; `errors` lists them |
 | the status phrase, as in `conflict` | its own | `install_problem_handlers`: any other `HTTPException` |"""
 METRICS_INTRO = """\
 All instruments are recorded with the OpenTelemetry SDK under the scope `forge_otel`. On `/metrics` they have the names
-of the second column; labels are the attributes with `_` for every `.`. A histogram `x` appears as `x_bucket`, `x_sum`
-and `x_count`. A series begins with its first point: an alert on a counter must also see one that was not there before,
-as those in [collector/rules/forge.rules.yml](../collector/rules/forge.rules.yml) do."""
+of the second column; labels are the attributes with `_` for each `.`. A histogram `x` consists of `x_bucket`, `x_sum`
+and `x_count`. A series begins with its first point, so that an alert on a counter must also match a new series, as
+those in [collector/rules/forge.rules.yml](../collector/rules/forge.rules.yml) do."""
 ATTRIBUTES_INTRO = """\
 Attributes of our spans and metrics; those that metrics have are listed with their label."""
 CONVENTIONS_INTRO = """\
-These mean what the conventions say:
+These attributes are defined by the conventions:
 [HTTP and general](https://opentelemetry.io/docs/specs/semconv/),
 [GenAI](https://github.com/open-telemetry/semantic-conventions-genai)."""
 SETTINGS_INTRO = """\
-Each variable `FORGE_X` is the field `x` of `Settings`. An empty value means off where off is possible, lists have
-commas, and prices are JSON: `{"model": {"input_usd": "2.5", "output_usd": "10"}}`, USD per million tokens. `OTEL_*`
-and `LANGSMITH_*` variables keep their own meaning."""
+Each variable `FORGE_X` is the field `x` of `Settings`. An empty value switches an optional feature off, lists are
+separated by commas, and prices are JSON: `{"model": {"input_usd": "2.5", "output_usd": "10"}}`, USD per million tokens.
+`OTEL_*` and `LANGSMITH_*` variables keep the meaning that OpenTelemetry and LangSmith give them."""
 
 MEANINGS: Mapping[str, str] = {
-    Attr.COMPONENT_TYPE: "kind of component that is generated; the 21st and later ones become `_other` on metrics",
-    Attr.COMPONENT_ID: "the component whose artifacts these are",
-    Attr.GENERATION_ID: "this generation, as in the database",
-    Attr.GENERATION_ORIGIN: "the generation that filled the cache entry which answered",
+    Attr.COMPONENT_TYPE: "type of the generated component; on metrics the 21st and later ones become `_other`",
+    Attr.COMPONENT_ID: "id of the component that the artifacts belong to",
+    Attr.GENERATION_ID: "id of the generation, as in the database",
+    Attr.GENERATION_ORIGIN: "id of the generation that filled the cache entry of a hit",
     Attr.GENERATION_KEY: "cache key, a SHA-256",
-    Attr.PIPELINE_VERSION: "version of the pipeline that answered",
-    Attr.OUTCOME: "how it ended: `ok`, `error`, `timeout`, `cancelled`; of a guarded call `success`, `failure`, "
-    "`ignored`, `rejected`; of a retry `retried`, `exhausted`",
-    Attr.DEGRADED: "what served in place of what, as `<service>:<fallback>`",
-    Attr.COST_USD: "money spent by the generation, USD",
-    Attr.SAVED_USD: "recorded cost of the generation that was not repeated, USD",
-    Attr.CACHE_AGE_S: "seconds since a kept answer was last known to be true",
-    Attr.FIGMA_FILE: "key of a Figma file; the 51st and later ones become `_other` on metrics",
-    Attr.FIGMA_EVENT: "kind of a Figma webhook event, as Figma names it",
-    Attr.BUDGET_SCOPE: "whose limit decided: `all`, `tenant`, `user`, `session`",
-    Attr.SPAN_KIND: "`agent`, `tool`, `step` … : what was decorated",
-    Attr.INPUT_SIZE: "size of the arguments, bytes, estimated",
-    Attr.OUTPUT_SIZE: "size of what was returned or yielded, bytes, estimated",
-    Attr.CHUNKS: "how many chunks a generator yielded",
-    Attr.FIRST_CHUNK_S: "seconds to a generator's first chunk",
+    Attr.PIPELINE_VERSION: "version of the pipeline",
+    Attr.OUTCOME: "outcome: of a generation `ok`, `error`, `timeout`, `cancelled`; of a guarded call `success`, "
+    "`failure`, `ignored`, `rejected`; of a retry `retried`, `exhausted`",
+    Attr.DEGRADED: "fallbacks used, as `<service>:<fallback>`",
+    Attr.COST_USD: "cost of the generation, USD",
+    Attr.SAVED_USD: "recorded cost of the generation that a cache hit replaced, USD",
+    Attr.CACHE_AGE_S: "seconds since the cached response was last validated",
+    Attr.FIGMA_FILE: "key of a Figma file; on metrics the 51st and later ones become `_other`",
+    Attr.FIGMA_EVENT: "type of a Figma webhook event, as named by Figma",
+    Attr.BUDGET_SCOPE: "scope of the decisive limit: `all`, `tenant`, `user`, `session`",
+    Attr.SPAN_KIND: "type of the span: `agent`, `tool`, `step` …",
+    Attr.INPUT_SIZE: "estimated size of the arguments, bytes",
+    Attr.OUTPUT_SIZE: "estimated size of the result or of the yielded chunks, bytes",
+    Attr.CHUNKS: "number of chunks that a generator yielded",
+    Attr.FIRST_CHUNK_S: "seconds to the first chunk of a generator",
     Attr.INPUT: "the arguments as JSON, redacted; only with `FORGE_CAPTURE_CONTENT=1`",
-    Attr.OUTPUT: "what was returned as JSON, redacted; only with `FORGE_CAPTURE_CONTENT=1`",
-    Attr.SAMPLING_REASON: "on a request's or job's own span, why its trace was kept: `error`, `fallback`, `expensive`, "
-    "`slow`, `rate`, `upstream` (the sender keeps it), `trace` (another part of it is kept); only where not all are",
-    Attr.CACHE_SIMILARITY: "cosine between a question and the one whose answer L2 gave",
-    Attr.PATTERN_ID: "the pattern that L3 looked up",
-    Attr.CACHE_LAYER: "source of the answer: `L1` … a cache, `L4` the pipeline, `none` without an answer",
+    Attr.OUTPUT: "the result as JSON, redacted; only with `FORGE_CAPTURE_CONTENT=1`",
+    Attr.SAMPLING_REASON: "on the root span of a request or job, the reason for keeping its trace: `error`, "
+    "`fallback`, `expensive`, `slow`, `rate`, `upstream` (the caller keeps it), `trace` (another part of it is kept); "
+    "absent if every trace is kept",
+    Attr.CACHE_SIMILARITY: "cosine similarity between the request and the one whose result L2 returned",
+    Attr.PATTERN_ID: "id of the pattern that L3 looked up",
+    Attr.CACHE_LAYER: "layer that answered: `L1` … for a cache, `L4` for the pipeline, `none` for a failure",
     Attr.CACHE_RESULT: "result of a lookup in one layer: `hit`, `miss`, `error`",
     Attr.CACHE_OUTCOME: "result of a generation over all layers: `hit`, `miss`, `error`",
-    Attr.CACHE_OPERATION: "operation on the store: `get`, `set` …",
-    Attr.CACHE_MISS_REASON: "why a layer did not answer: `cold`, `content`, `tokens`, `requirements`, `pattern`, "
+    Attr.CACHE_OPERATION: "operation of the store: `get`, `set` …",
+    Attr.CACHE_MISS_REASON: "reason of a miss: `cold`, `content`, `tokens`, `requirements`, `pattern`, "
     "`version`, `epoch` (invalidated), `expired`, `evicted`, `corrupt`, `backend_down` … ; "
-    "on spans followed by `.` and the layer",
-    Attr.CACHE_STORE_SKIPPED: "why an answer was not kept in the cache",
-    Attr.FLIGHT_SCOPE: "process of the run that the caller waited for: `process` this one, `other_process` another",
-    Attr.TENANT: "the tenant, set by the application",
-    Attr.GEN_AI_COST_USD: "what a model call cost, USD; left out where the price is not known",
-    Attr.TOKEN_TYPE: "kind of tokens; the kinds add up to the bill",
-    Attr.BREAKER_NAME: "the service that is guarded",
+    "on spans the name is followed by `.` and the layer",
+    Attr.CACHE_STORE_SKIPPED: "reason why a result was not stored in the cache",
+    Attr.FLIGHT_SCOPE: "process of the generation that a call waited for: `process` (this one), `other_process`",
+    Attr.TENANT: "tenant, set by the application",
+    Attr.GEN_AI_COST_USD: "cost of a model call, USD; absent if the price is unknown",
+    Attr.TOKEN_TYPE: "disjoint type of billed tokens",
+    Attr.BREAKER_NAME: "name of the guarded service",
     Attr.BREAKER_STATE: "`closed`, `open`, `half_open`",
-    Attr.FALLBACK: "the replacement that served instead of the service",
-    Attr.BREAKER_FROM: "state before a change",
-    Attr.BREAKER_TO: "state after a change",
-    Attr.DATABASE_TABLE: "a table of the database: `generations`, `costs`, `cache_stats`, `rollups`",
+    Attr.FALLBACK: "name of the fallback",
+    Attr.BREAKER_FROM: "previous state of the breaker",
+    Attr.BREAKER_TO: "new state of the breaker",
+    Attr.DATABASE_TABLE: "database table: `generations`, `costs`, `cache_stats`, `rollups`",
     Attr.DESTINATION: "destination of spans: `langsmith` or `otlp`",
     Attr.OUTBOX_SINK: "sink of records: `archive`, `database`, `recent` …",
-    Attr.REASON: "reason; of a dropped record `full`, `rejected`, `damaged`, `disk`, `shutdown`, `closed`; "
+    Attr.REASON: "reason: of a dropped record `full`, `rejected`, `damaged`, `disk`, `shutdown`, `closed`; "
     "of a changed metric `exponential`, `type_conflict`, `bounds_conflict`",
     Attr.VERSION: "version of forge-otel",
 }

@@ -1,25 +1,25 @@
-"""The error tree: each message says what happened and what to do, the facts are attributes.
+"""The error tree of the library.
 
 ForgeError
-├── ConfigurationError        settings are wrong; every fault is listed at once
+├── ConfigurationError        invalid settings; every fault is listed at once
 │   └── MissingExtra          an optional package is not installed
 ├── NotOpen                   a call needs an open Forge
-├── BadRequest           400  the request cannot be understood or is not allowed
+├── BadRequest           400  the request is invalid or not allowed
 │   ├── NotFound         404
 │   └── PayloadTooLarge  413
 ├── Unauthorized         401
-├── BudgetExceeded       429  the day's money or tokens are used up
-├── ServiceUnavailable   503  a service that the answer needs is down
-│   ├── CircuitOpen      503  its breaker refuses calls for now
-│   ├── Overloaded       503  as many calls to it as it may get are already in flight
-│   └── ServiceTimeout   503  it did not answer in time (also a TimeoutError)
+├── BudgetExceeded       429  the daily budget of cost or tokens is exhausted
+├── ServiceUnavailable   503  a required service is unavailable
+│   ├── CircuitOpen      503  its circuit breaker rejects calls
+│   ├── Overloaded       503  the maximum number of calls to it is in flight
+│   └── ServiceTimeout   503  it did not respond in time (also a TimeoutError)
 ├── GenerationTimeout    504  the pipeline did not finish in time
-├── GenerationFailed     503  the generation that this call waited for failed, and is not repeated by each that waited
-└── Rejected                  a sink can never store this record
+├── GenerationFailed     503  the shared generation that this call waited for has failed
+└── Rejected                  a sink can never store the record
 
-`status`, `code` and `title` become the members of a problem+json answer (RFC 9457); `code` is stable.
-`remedy` says what the reader should do. It is not sent: the message, as `detail`, says the same about the case at
-hand. The catalog of all errors is `docs/errors.md`, which `scripts/docs.py` writes from this tree.
+`status`, `code` and `title` are members of a problem+json response (RFC 9457); the `code` of an error never changes.
+`remedy` is the recommended action in general, for the catalog in `docs/errors.md`, which `scripts/docs.py` generates.
+It is not sent: the message, sent as `detail`, recommends the action for the case at hand.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,14 +47,14 @@ __all__ = [
 
 
 class ForgeError(Exception):
-    """The base of every error that forge-otel raises on purpose."""
+    """Base class of the errors of forge-otel."""
 
     status = 500
     code = "internal"
     title = "Internal error"
-    remedy = "Look up the trace id of the answer in the service's log and traces, where the reason is."
+    remedy = "Find the cause by the trace id of the response in the service's logs and traces."
     is_personal = False
-    """Whether it says something about the caller alone, so that others who wait for the same answer try themselves."""
+    """True for errors that concern one caller only; callers that share the generation then retry on their own."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -62,10 +62,10 @@ class ForgeError(Exception):
 
 
 class ConfigurationError(ForgeError):
-    """Settings are wrong.
+    """Settings are invalid.
 
     Args:
-        faults: one plain sentence a fault; secrets are masked before they get here.
+        faults: one sentence for each fault, with secrets already masked.
     """
 
     code = "configuration"
@@ -76,19 +76,19 @@ class ConfigurationError(ForgeError):
         self.faults = tuple(faults)
         lines = "\n".join(f"  - {fault}" for fault in self.faults)
         count = len(self.faults)
-        super().__init__(f"{count} setting{'s' if count != 1 else ''} cannot be used:\n{lines}")
+        super().__init__(f"{count} invalid setting{'s' if count != 1 else ''}:\n{lines}")
 
 
 class MissingExtra(ConfigurationError):
     """An optional package is not installed.
 
     Args:
-        extra: the name of the extra that brings it.
+        extra: the extra that installs it.
         package: the module that could not be imported.
     """
 
     code = "missing_extra"
-    remedy = "Install the extra that the message names, or change the setting that asks for it."
+    remedy = "Install the extra that the message names, or change the setting that needs it."
 
     def __init__(self, extra: str, *, package: str) -> None:
         self.extra = extra
@@ -101,25 +101,25 @@ class NotOpen(ForgeError):
 
     code = "not_open"
     title = "Forge is not open"
-    remedy = "Make the call inside `async with forge:`, or add ForgeMiddleware to the application."
+    remedy = "Call the function inside `async with forge:`, or add ForgeMiddleware to the application."
 
 
 class BadRequest(ForgeError):
-    """The request cannot be understood or is not allowed; nothing was stored."""
+    """The request is invalid or not allowed; nothing was stored."""
 
     status = 400
     code = "bad_request"
     title = "Bad request"
-    remedy = "Change the request as the message says, because the same one is refused again."
+    remedy = "Change the request as the message explains; the same request will be refused again."
 
 
 class NotFound(BadRequest):
-    """The thing asked for does not exist."""
+    """The requested object does not exist."""
 
     status = 404
     code = "not_found"
     title = "Not found"
-    remedy = "Check the name or id in the request, and that what it names was not removed since."
+    remedy = "Check the name or id in the request, and whether the object was deleted."
 
 
 class PayloadTooLarge(BadRequest):
@@ -141,10 +141,10 @@ class Unauthorized(ForgeError):
 
 
 class BudgetExceeded(ForgeError):
-    """The day's budget of money or tokens is used up; what is known already is still answered.
+    """The daily budget of cost or tokens is exhausted; cached results are still served.
 
     Args:
-        scope: whose budget it is: `all`, `tenant`, `user` or `session`.
+        scope: scope of the budget: `all`, `tenant`, `user` or `session`.
         retry_after_s: seconds until the next UTC day.
     """
 
@@ -159,25 +159,25 @@ class BudgetExceeded(ForgeError):
 
 
 class ServiceUnavailable(ForgeError):
-    """A service that the answer needs is down."""
+    """A required service is unavailable."""
 
     status = 503
     code = "service_unavailable"
     title = "Service unavailable"
-    remedy = "Send the same request again after `retry_after_s`, or with growing pauses where that is not given."
+    remedy = "Send the same request again after `retry_after_s`, or with exponential back-off if it is absent."
 
 
 class CircuitOpen(ServiceUnavailable):
-    """A circuit breaker refuses calls to a service for now.
+    """A circuit breaker rejects calls to a service.
 
     Args:
-        name: the service's name.
-        retry_after_s: seconds until the breaker lets a probe through.
+        name: the service.
+        retry_after_s: seconds until the breaker allows a probe.
     """
 
     code = "circuit_open"
     title = "Circuit open"
-    remedy = "Send the same request again after `retry_after_s`; `/health` shows the service that is away."
+    remedy = "Send the same request again after `retry_after_s`; `/health` shows the unavailable service."
 
     def __init__(self, name: str, *, retry_after_s: float) -> None:
         self.name = name
@@ -188,19 +188,19 @@ class CircuitOpen(ServiceUnavailable):
 
 
 class Overloaded(ServiceUnavailable):
-    """A service gets no more calls for now, because as many as it may get are already in flight."""
+    """The maximum number of calls to a service is already in flight."""
 
     code = "overloaded"
     title = "Too many calls in flight"
-    remedy = "Send the same request again with growing pauses, and raise the limit if usual load brings this up."
+    remedy = "Send the same request again with exponential back-off, or raise the limit for normal load."
 
 
 class ServiceTimeout(ServiceUnavailable, TimeoutError):
-    """A service did not answer in time, or there is no time left to ask it."""
+    """A service did not respond in time, or no time was left to call it."""
 
     code = "service_timeout"
     title = "Service timed out"
-    remedy = "Send the same request again, and look at the service in `/health` if that does not help."
+    remedy = "Send the same request again; if it fails again, check the service in `/health`."
 
 
 class GenerationTimeout(ForgeError):
@@ -213,16 +213,16 @@ class GenerationTimeout(ForgeError):
 
 
 class GenerationFailed(ForgeError):
-    """The generation that this call waited for failed; it is not repeated for each call that waited for it.
+    """The shared generation that this call waited for has failed, and is not repeated for each waiting call.
 
     Args:
-        error_type: what it failed with.
+        error_type: class name of its exception.
     """
 
     status = 503
     code = "generation_failed"
     title = "Generation failed"
-    remedy = "Send the same request again, which begins a new generation; the failed one's trace has the reason."
+    remedy = "Send the same request again to start a new generation; the failed one has its cause on its trace."
 
     def __init__(self, message: str, *, error_type: str = "", retry_after_s: float | None = None) -> None:
         self.error_type = error_type
@@ -230,16 +230,16 @@ class GenerationFailed(ForgeError):
 
 
 class Rejected(ForgeError):
-    """Raised by a sink that can never store a record; the outbox moves the record to the dead letters."""
+    """A sink can never store the record; the outbox moves it to the dead letters."""
 
     code = "rejected"
     title = "Record rejected"
-    remedy = "Look at the record among the dead letters in the outbox's folder, and mend what made it."
+    remedy = "Inspect the dead letter in the outbox directory, and fix the code that created the record."
 
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Turn an ImportError inside the block into `MissingExtra`.
+    """Convert an ImportError inside the block to `MissingExtra`.
 
     Args:
         extra: the extra whose packages the block imports.

@@ -1,6 +1,6 @@
-"""One catalog of every span attribute and instrument; no other module spells a telemetry name.
+"""The catalog of span attributes and metric instruments; no other module spells their names.
 
-Environment variables follow from the fields of `forge_otel.settings.Settings`.
+The names of environment variables follow from the fields of `forge_otel.settings.Settings`.
 """
 
 from typing import Final
@@ -17,10 +17,10 @@ __all__ = ["CATALOG", "SCOPE", "Attr", "Instrument", "Metric", "Operation"]
 
 
 class Metric(ServingMetrics, GenerationMetrics, ModelMetrics, ServiceMetrics, DeliveryMetrics):
-    """Every instrument by its constant."""
+    """The instruments by constant."""
 
 
 CATALOG: Final[tuple[Instrument, ...]] = tuple(
     value for part in Metric.__bases__ for value in vars(part).values() if isinstance(value, Instrument)
 )
-"""Every instrument, in the order of their declaration."""
+"""The instruments in the order of their declaration."""

@@ -1,7 +1,7 @@
-"""Names of span and metric attributes, and of operations.
+"""Names of span and metric attributes, and of GenAI operations.
 
-GenAI names are our own table, because the constants of `opentelemetry-semantic-conventions` are deprecated there;
-HTTP names follow the stable conventions (semconv 1.44).
+The GenAI names are spelled here, because the constants of `opentelemetry-semantic-conventions` are deprecated; the HTTP
+names follow the stable conventions (semconv 1.44).
 """
 
 from typing import Final
@@ -9,7 +9,7 @@ from typing import Final
 __all__ = ["SCOPE", "Attr", "Operation"]
 
 SCOPE: Final = "forge_otel"
-"""The instrumentation scope of everything that the library records."""
+"""The instrumentation scope of the library's spans and metrics."""
 
 
 class Attr:
@@ -48,7 +48,7 @@ class Attr:
     FIGMA_FILE: Final = "forge.figma.file"
     FIGMA_EVENT: Final = "forge.figma.event"
     BUDGET_SCOPE: Final = "forge.budget.scope"
-    # Who
+    # Identity
     USER_ID: Final = "user.id"
     SESSION_ID: Final = "session.id"
     TENANT: Final = "forge.tenant"
@@ -68,7 +68,7 @@ class Attr:
     GEN_AI_CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
     GEN_AI_CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"
     GEN_AI_REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
-    # The same counts under their former names, and under the one that some write already.
+    # The same counts under their former names, and under a proposed name that some instrumentations use.
     GEN_AI_INPUT_TOKENS_FORMER: Final = "gen_ai.usage.prompt_tokens"
     GEN_AI_OUTPUT_TOKENS_FORMER: Final = "gen_ai.usage.completion_tokens"
     GEN_AI_CACHE_READ_TOKENS_FORMER: Final = "gen_ai.usage.cache_read_input_tokens"
@@ -94,7 +94,7 @@ class Attr:
     NETWORK_PROTOCOL_VERSION: Final = "network.protocol.version"
     USER_AGENT: Final = "user_agent.original"
     ERROR_TYPE: Final = "error.type"
-    # Helpers
+    # Services, sinks and destinations
     BREAKER_NAME: Final = "forge.breaker.name"
     BREAKER_STATE: Final = "forge.breaker.state"
     FALLBACK: Final = "forge.fallback"

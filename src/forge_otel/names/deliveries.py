@@ -1,4 +1,4 @@
-"""What is delivered behind the caller's back: records and spans."""
+"""Metrics of background delivery: records to sinks, spans to exporters, scores to LangSmith."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ __all__ = ["DeliveryMetrics"]
 
 
 class DeliveryMetrics:
-    """What is delivered behind the caller's back: records and spans."""
+    """Instruments of background delivery."""
 
     OUTBOX_PRODUCED: Final = Instrument(
         name="forge.outbox.produced",
@@ -22,107 +22,107 @@ class DeliveryMetrics:
         name="forge.outbox.delivered",
         kind="observable_counter",
         unit="{record}",
-        description="Records that a sink has stored.",
+        description="Records stored by a sink.",
         attributes=(Attr.OUTBOX_SINK,),
     )
     OUTBOX_DROPPED: Final = Instrument(
         name="forge.outbox.dropped",
         kind="observable_counter",
         unit="{record}",
-        description="Records that a sink will never see, by reason.",
+        description="Records that will not be delivered to a sink, by reason.",
         attributes=(Attr.OUTBOX_SINK, Attr.REASON),
     )
     OUTBOX_WAITING: Final = Instrument(
         name="forge.outbox.waiting",
         kind="observable_gauge",
         unit="{record}",
-        description="Records on local disk that a sink has not stored yet.",
+        description="Records queued on local disk for a sink.",
         attributes=(Attr.OUTBOX_SINK,),
     )
     OUTBOX_AGE: Final = Instrument(
         name="forge.outbox.age",
         kind="observable_gauge",
         unit="s",
-        description="How long the record has waited that has waited longest for a sink.",
+        description="Age of the oldest record queued for a sink.",
         attributes=(Attr.OUTBOX_SINK,),
     )
     OUTBOX_DRAIN: Final = Instrument(
         name="forge.outbox.drain.time",
         kind="observable_gauge",
         unit="s",
-        description="In which time all that waits is delivered at the present pace; absent without one.",
+        description="Estimated time to deliver the queued records at the current rate; absent without deliveries.",
         attributes=(Attr.OUTBOX_SINK,),
     )
     DATABASE_EXPIRED: Final = Instrument(
         name="forge.database.expired",
         kind="observable_counter",
         unit="{row}",
-        description="Rows that this process has deleted because they were older than FORGE_RETENTION_DAYS, by table.",
+        description="Rows older than FORGE_RETENTION_DAYS deleted by this process, by table.",
         attributes=(Attr.DATABASE_TABLE,),
     )
     DATABASE_SET_ASIDE: Final = Instrument(
         name="forge.database.set_aside",
         kind="observable_counter",
         unit="{file}",
-        description="Damaged SQLite files that this process has renamed to go on with a new one.",
+        description="Damaged SQLite files that this process has renamed and replaced by a new file.",
     )
     ARCHIVE_EXPIRED: Final = Instrument(
         name="forge.archive.expired",
         kind="observable_counter",
         unit="{file}",
-        description="Archived files that this process has deleted because they were older than FORGE_RETENTION_DAYS.",
+        description="Archived files older than FORGE_RETENTION_DAYS deleted by this process.",
     )
     EXPORT_PRODUCED: Final = Instrument(
         name="forge.export.produced",
         kind="observable_counter",
         unit="{span}",
-        description="Spans offered to the exporter of a destination: those waiting and those settled.",
+        description="Spans offered to an exporter: waiting and settled ones.",
         attributes=(Attr.DESTINATION,),
     )
     EXPORT_SETTLED: Final = Instrument(
         name="forge.export.settled",
         kind="observable_counter",
         unit="{span}",
-        description="Spans that were exported, sampled_out or dropped, the last by reason.",
+        description="Spans exported, sampled out or dropped by an exporter, dropped ones by reason.",
         attributes=(Attr.DESTINATION, Attr.OUTCOME, Attr.REASON),
     )
     EXPORT_WAITING: Final = Instrument(
         name="forge.export.waiting",
         kind="observable_gauge",
         unit="{span}",
-        description="Spans that LangSmith, or the OTLP endpoint, has not taken yet.",
+        description="Spans queued for LangSmith or the OTLP endpoint.",
         attributes=(Attr.DESTINATION,),
     )
     EXPORT_SPOOL: Final = Instrument(
         name="forge.export.spool",
         kind="observable_gauge",
         unit="By",
-        description="Size of the spans that wait on local disk for LangSmith, or for the OTLP endpoint.",
+        description="Size of the spans queued on local disk for LangSmith or the OTLP endpoint.",
         attributes=(Attr.DESTINATION,),
     )
     FEEDBACK_SETTLED: Final = Instrument(
         name="forge.feedback.settled",
         kind="observable_counter",
         unit="{score}",
-        description="Scores for runs in LangSmith that were sent or dropped, the latter by reason.",
+        description="Scores of LangSmith runs sent or dropped, dropped ones by reason.",
         attributes=(Attr.OUTCOME, Attr.REASON),
     )
     FEEDBACK_WAITING: Final = Instrument(
         name="forge.feedback.waiting",
         kind="observable_gauge",
         unit="{score}",
-        description="Scores that LangSmith has not taken yet.",
+        description="Scores queued for LangSmith.",
     )
     TRACES_DECIDED: Final = Instrument(
         name="forge.traces.decided",
         kind="observable_counter",
         unit="{trace}",
-        description="Traces by whether they were kept or sampled_out, and why; only where not all are kept.",
+        description="Traces kept or sampled out by tail sampling, by reason; absent if every trace is kept.",
         attributes=(Attr.OUTCOME, Attr.REASON),
     )
     TRACES_WAITING: Final = Instrument(
         name="forge.traces.waiting",
         kind="observable_gauge",
         unit="By",
-        description="Estimated size of the spans whose trace is not decided yet.",
+        description="Estimated size of the spans of traces that tail sampling has not decided.",
     )

@@ -1,4 +1,4 @@
-"""Generations and the cache layers that answer them."""
+"""Metrics of generations, cache layers, Figma responses and budgets."""
 
 from typing import Final
 
@@ -9,13 +9,13 @@ __all__ = ["GenerationMetrics"]
 
 
 class GenerationMetrics:
-    """Generations and the cache layers that answer them."""
+    """Instruments of generations and cache layers."""
 
     GENERATION_DURATION: Final = Instrument(
         name="forge.generation.duration",
         kind="histogram",
         unit="s",
-        description="Duration of generations by who answered.",
+        description="Duration of generations, by the layer that answered.",
         attributes=(Attr.COMPONENT_TYPE, Attr.CACHE_LAYER, Attr.OUTCOME),
         bounds=LONG_S,
     )
@@ -23,13 +23,13 @@ class GenerationMetrics:
         name="forge.generation.active",
         kind="up_down_counter",
         unit="{generation}",
-        description="Number of generations in flight.",
+        description="Generations in progress.",
     )
     CACHE_REQUESTS: Final = Instrument(
         name="forge.cache.requests",
         kind="counter",
         unit="{request}",
-        description="Look-ups in a cache layer by their result.",
+        description="Lookups in a cache layer, by result.",
         attributes=(Attr.CACHE_LAYER, Attr.CACHE_RESULT, Attr.CACHE_MISS_REASON),
     )
     CACHE_LOOKUPS: Final = Instrument(
@@ -51,7 +51,7 @@ class GenerationMetrics:
         name="forge.flight.wait.duration",
         kind="histogram",
         unit="s",
-        description="How long calls waited for a generation that was already running, by whose it was.",
+        description="Time that calls waited for the result of an identical generation in progress, by its process.",
         attributes=(Attr.FLIGHT_SCOPE, Attr.OUTCOME),
         bounds=LONG_S,
     )
@@ -59,66 +59,66 @@ class GenerationMetrics:
         name="forge.flight.takeovers",
         kind="counter",
         unit="{generation}",
-        description="Generations that were begun again because another process did not finish them.",
+        description="Generations restarted because the process that ran them did not finish.",
     )
     FLIGHT_FENCED: Final = Instrument(
         name="forge.flight.fenced",
         kind="counter",
         unit="{write}",
-        description="Late cache entries that were refused because another process had taken over.",
+        description="Cache writes rejected because another process had taken over the generation.",
     )
     FLIGHT_LEFT: Final = Instrument(
         name="forge.flight.left",
         kind="counter",
         unit="{generation}",
-        description="Generations that ended after the caller who began them had left.",
+        description="Generations that ended after the call that started them had been cancelled.",
     )
     CACHE_BYTES_SAVED: Final = Instrument(
         name="forge.cache.saved",
         kind="counter",
         unit="By",
-        description="Size of the stored answers that cache hits gave back.",
+        description="Size of the results returned from the cache.",
         attributes=(Attr.CACHE_LAYER,),
     )
     CACHE_NEAR_REQUESTS: Final = Instrument(
         name="forge.cache.near.requests",
         kind="counter",
         unit="{request}",
-        description="L1's look-ups in the near cache: hit, or miss where the store was asked.",
+        description="L1 lookups in the near cache; a miss queries the store.",
         attributes=(Attr.CACHE_RESULT,),
     )
     SAVED: Final = Instrument(
         name="forge.genai.cost.saved.usd",
         kind="counter",
         unit="{USD}",
-        description="Recorded cost of the generations that cache hits did not have to repeat.",
+        description="Recorded cost of the generations that cache hits replaced.",
         attributes=(Attr.CACHE_LAYER, Attr.COMPONENT_TYPE),
     )
     FIGMA_REQUESTS: Final = Instrument(
         name="forge.figma.requests",
         kind="counter",
         unit="{request}",
-        description="Questions about Figma files: hit, revalidated, stale, miss or error.",
+        description="Requests for Figma files: hit, revalidated, stale, miss or error.",
         attributes=(Attr.FIGMA_FILE, Attr.CACHE_RESULT),
     )
     FIGMA_SAVED: Final = Instrument(
         name="forge.figma.saved",
         kind="counter",
         unit="By",
-        description="Size of the Figma answers that did not have to be fetched.",
+        description="Size of the Figma responses served from the cache.",
         attributes=(Attr.FIGMA_FILE,),
     )
     FIGMA_EVENTS: Final = Instrument(
         name="forge.figma.events",
         kind="counter",
         unit="{event}",
-        description="Webhook events of Figma by what became of them.",
+        description="Figma webhook events, by outcome.",
         attributes=(Attr.FIGMA_EVENT, Attr.OUTCOME),
     )
     BUDGET_DECISIONS: Final = Instrument(
         name="forge.budget.decisions",
         kind="counter",
         unit="{decision}",
-        description="Generations that a budget admitted, warned of or refused, by the limit that decided.",
+        description="Generations admitted, warned about or refused by a budget, by the scope of the decisive limit.",
         attributes=(Attr.BUDGET_SCOPE, Attr.OUTCOME),
     )

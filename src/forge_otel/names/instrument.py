@@ -1,11 +1,11 @@
-"""What an instrument is, and the bounds of the buckets that ours have."""
+"""Declaration of a metric instrument, and the bucket bounds of the histograms."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
 __all__ = ["AGENT_S", "FAST_S", "HTTP_S", "LLM_S", "LONG_S", "TOKEN_COUNTS", "TOKEN_RATES", "Instrument"]
 
-# Bounds hold the targets exactly, so that no alert interpolates: 60 and 90 s are generation limits.
+# Alert thresholds are bounds, so that quantiles at them are exact: 60 and 90 s are limits of a generation.
 LONG_S: Final = (
     0.05,
     0.1,
@@ -56,12 +56,13 @@ Kind = Literal["counter", "histogram", "up_down_counter", "observable_gauge", "o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instrument:
-    """One instrument, from which the meter, the docs, the dashboards and the alert rules are made and checked.
+    """A metric instrument, as created on the meter; documentation, dashboards and alert rules are checked against it.
 
     Args:
-        name: the OpenTelemetry name; never holds a unit, `total` or `count`.
-        unit: UCUM, annotations in braces.
-        attributes: every attribute that a point may carry.
+        name: the OpenTelemetry name, without unit, `total` or `count`.
+        unit: in UCUM, with annotations in braces.
+        description: the help text on the metrics page.
+        attributes: the attributes that a point may have.
         bounds: bucket bounds of a histogram.
     """
 

@@ -1,4 +1,4 @@
-"""Model calls: tokens, money and time, and the agents that make them."""
+"""Metrics of model calls and agents."""
 
 from typing import Final
 
@@ -9,27 +9,27 @@ __all__ = ["ModelMetrics"]
 
 
 class ModelMetrics:
-    """Model calls: tokens, money and time, and the agents that make them."""
+    """Instruments of model calls and agents."""
 
     COST: Final = Instrument(
         name="forge.genai.cost.usd",
         kind="counter",
         unit="{USD}",
-        description="Money spent on model calls.",
+        description="Cost of model calls.",
         attributes=(Attr.GEN_AI_PROVIDER, Attr.GEN_AI_REQUEST_MODEL, Attr.COMPONENT_TYPE),
     )
     UNPRICED: Final = Instrument(
         name="forge.genai.cost.unpriced",
         kind="counter",
         unit="{call}",
-        description="Model calls whose price is not known.",
+        description="Model calls without a known price.",
         attributes=(Attr.GEN_AI_REQUEST_MODEL,),
     )
     TOKENS: Final = Instrument(
         name="forge.genai.tokens",
         kind="counter",
         unit="{token}",
-        description="Tokens as a partition by type: the sum is the bill.",
+        description="Tokens of model calls, by disjoint types that add up to the billed tokens.",
         attributes=(Attr.GEN_AI_REQUEST_MODEL, Attr.TOKEN_TYPE),
     )
     LLM_DURATION: Final = Instrument(
@@ -44,7 +44,7 @@ class ModelMetrics:
         name="gen_ai.client.token.usage",
         kind="histogram",
         unit="{token}",
-        description="Tokens of model calls.",
+        description="Input and output tokens of model calls.",
         attributes=(Attr.GEN_AI_OPERATION, Attr.GEN_AI_PROVIDER, Attr.GEN_AI_REQUEST_MODEL, Attr.GEN_AI_TOKEN_TYPE),
         bounds=TOKEN_COUNTS,
     )
@@ -52,7 +52,7 @@ class ModelMetrics:
         name="gen_ai.client.operation.time_to_first_chunk",
         kind="histogram",
         unit="s",
-        description="Time to the first chunk of a streamed answer.",
+        description="Time to the first chunk of a streamed response.",
         attributes=(Attr.GEN_AI_OPERATION, Attr.GEN_AI_PROVIDER, Attr.GEN_AI_REQUEST_MODEL),
         bounds=LLM_S,
     )
@@ -60,7 +60,7 @@ class ModelMetrics:
         name="forge.genai.output.rate",
         kind="histogram",
         unit="{token}/s",
-        description="Tokens a model has written a second, from the first chunk on where that is known.",
+        description="Output tokens per second, measured from the first chunk if its time is known.",
         attributes=(Attr.GEN_AI_REQUEST_MODEL,),
         bounds=TOKEN_RATES,
     )

@@ -1,4 +1,4 @@
-"""The services that are called: breakers, retries, fallbacks, error spikes."""
+"""Metrics of calls to services: breakers, retries, fallbacks, error spikes."""
 
 from typing import Final
 
@@ -9,13 +9,13 @@ __all__ = ["ServiceMetrics"]
 
 
 class ServiceMetrics:
-    """The services that are called: breakers, retries, fallbacks, error spikes."""
+    """Instruments of calls to services."""
 
     BREAKER_STATE: Final = Instrument(
         name="forge.breaker.state",
         kind="observable_gauge",
         unit="",
-        description="1 for the state that a circuit breaker is in, 0 for the others.",
+        description="1 for the current state of a circuit breaker, 0 for its other states.",
         attributes=(Attr.BREAKER_NAME, Attr.BREAKER_STATE),
     )
     BREAKER_TRANSITIONS: Final = Instrument(
@@ -29,26 +29,26 @@ class ServiceMetrics:
         name="forge.breaker.calls",
         kind="observable_counter",
         unit="{call}",
-        description="Calls through circuit breakers by outcome.",
+        description="Calls through circuit breakers, by outcome.",
         attributes=(Attr.BREAKER_NAME, Attr.OUTCOME),
     )
     RETRIES: Final = Instrument(
         name="forge.retry.attempts",
         kind="counter",
         unit="{attempt}",
-        description="Attempts after the first, by service; exhausted where the retry budget said no.",
+        description="Attempts after the first, by service; exhausted if the retry budget did not allow one.",
         attributes=(Attr.BREAKER_NAME, Attr.OUTCOME),
     )
     FALLBACKS: Final = Instrument(
         name="forge.fallback.activations",
         kind="counter",
         unit="{activation}",
-        description="Answers that a fallback gave in place of a service.",
+        description="Results served by a fallback instead of a service.",
         attributes=(Attr.BREAKER_NAME, Attr.FALLBACK),
     )
     ERROR_SPIKE: Final = Instrument(
         name="forge.errors.spike",
         kind="observable_gauge",
         unit="",
-        description="1 while the share of failed generations is well above usual.",
+        description="1 during a spike of the error rate of generations.",
     )

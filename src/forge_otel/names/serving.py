@@ -1,4 +1,4 @@
-"""Requests, the page of metrics itself, and what is running."""
+"""Metrics of HTTP requests, of the metrics page and of the build."""
 
 from typing import Final
 
@@ -9,35 +9,35 @@ __all__ = ["ServingMetrics"]
 
 
 class ServingMetrics:
-    """Requests, the page of metrics itself, and what is running."""
+    """Instruments of the server."""
 
     HTTP_DURATION: Final = Instrument(
         name="http.server.request.duration",
         kind="histogram",
         unit="s",
-        description="Duration of HTTP server requests, to the last byte sent.",
+        description="Duration of HTTP server requests until the last byte of the response.",
         attributes=(Attr.HTTP_METHOD, Attr.HTTP_ROUTE, Attr.HTTP_STATUS, Attr.ERROR_TYPE, Attr.URL_SCHEME),
         bounds=HTTP_S,
     )
-    # Counted in the process and asked for when metrics are collected: two points a request cost as much as its span.
+    # Observed at collection and not recorded: two points for each request would take as long as its span.
     HTTP_ACTIVE: Final = Instrument(
         name="http.server.active_requests",
         kind="observable_gauge",
         unit="{request}",
-        description="Number of HTTP requests in flight.",
+        description="HTTP requests in progress.",
         attributes=(Attr.HTTP_METHOD, Attr.URL_SCHEME),
     )
     PAGE_ADAPTED: Final = Instrument(
         name="forge.scrape.adapted",
         kind="observable_counter",
         unit="{metric}",
-        description="Metrics that could not be shown on the page as they were recorded, by reason.",
+        description="Metrics that the metrics page shows differently than recorded, by reason.",
         attributes=(Attr.REASON,),
     )
     BUILD_INFO: Final = Instrument(
         name="forge.build_info",
         kind="observable_gauge",
         unit="",
-        description="1, with the versions as labels.",
+        description="Always 1, with the version as a label.",
         attributes=(Attr.VERSION,),
     )

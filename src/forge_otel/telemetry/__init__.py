@@ -1,6 +1,5 @@
-"""Spans, metrics, the reading of model calls, the metrics page and the traces that the process remembers.
+"""Tracing and metrics: providers and exporters, spans, model calls, sampling, the metrics page and recent traces.
 
-`providers` owns the lifecycle, `spans` is what users decorate with, `instruments` is what the other rooms record
-with. What looks at spans as they pass (`identity`, `genai`, `recent`) is a span processor behind the one
-`switchboard` of its tracer provider.
+`providers.Telemetry` owns the lifecycle. Request spans are in `web.request`, the span and the metrics of a generation
+in `layers`.
 """

@@ -1,13 +1,12 @@
-"""Error-rate spikes: told once when they begin and once when they are over.
+"""Detection of error-rate spikes over two sliding windows, with one event at the beginning and one at the end.
 
-Two windows look at the same calls. The fast one sees a spike within seconds where there is traffic; the slow one
-gathers the evidence that a quiet service cannot give in so short a time. Three things keep noise out: a minimum of
-calls, because a share of a few means nothing; a minimum of errors, because at 0.5 % noise the chance of a false alert
-hangs on that number alone; and hysteresis, a spike being over only when the rate has stayed well below for a while.
+The fast window detects a spike within seconds if there is traffic; the slow window has enough calls in a service with
+little traffic. Three rules prevent false alerts: a minimum of calls, a minimum of errors, and hysteresis, by which the
+spike ends only after the rate has stayed low for some time.
 
-The defaults are for 5 % errors at 20 calls/s to be seen within 30 s, and less than one false alert in a day of 0.5 %
-noise at any traffic: errors of noise are Poisson, and 15 within 30 s at a share of 2.5 % come once in six weeks at
-worst. What is an error is the caller's decision; answers that are a client's own fault (4xx) should not be.
+With the defaults, an error rate of 5 % at 20 calls/s is detected within 30 s, and an error rate of 0.5 % causes less
+than one false alert a day at any traffic: its errors are Poisson distributed, so that 15 errors within 30 s at a rate
+of 2.5 % occur once in six weeks at most.
 """
 
 import threading
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from forge_otel.errors import ConfigurationError
+from forge_otel._internal.checks import require
 
 __all__ = ["ErrorRateChange", "ErrorRateMonitor", "ErrorRateOptions", "ErrorRateState"]
 
@@ -25,19 +24,19 @@ _BUCKETS: Final = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorRateOptions:
-    """When a spike begins and when it is over.
+    """Thresholds and windows of an `ErrorRateMonitor`.
 
     Args:
-        fast_s: seconds that the fast window looks back.
-        slow_s: seconds that the slow window looks back.
-        open_rate: share of errors that makes a spike.
-        close_rate: share of errors in the fast window that is well below.
-        min_calls: calls that a window must hold to prove anything.
-        min_errors: errors that a window must hold to prove anything.
-        quiet_s: seconds that the rate must stay below `close_rate` for the spike to be over.
+        fast_s: length of the fast window in seconds.
+        slow_s: length of the slow window in seconds.
+        open_rate: error rate (0-1) at which a spike begins.
+        close_rate: error rate (0-1) of the fast window below which a spike can end.
+        min_calls: minimum number of calls in a window for a spike.
+        min_errors: minimum number of errors in a window for a spike.
+        quiet_s: seconds that the rate must stay below `close_rate` before a spike ends.
 
     Raises:
-        ConfigurationError: with every fault at once.
+        ConfigurationError: lists every fault.
     """
 
     fast_s: float = 30.0
@@ -49,29 +48,24 @@ class ErrorRateOptions:
     quiet_s: float = 60.0
 
     def __post_init__(self) -> None:
-        faults = []
-        if not 0 < self.fast_s < self.slow_s:
-            faults.append("fast_s of a spike detector must be above 0 and below slow_s")
-        if not 0 < self.close_rate < self.open_rate <= 1:
-            faults.append("the rates of a spike detector are shares: 0 < close_rate < open_rate <= 1")
-        if self.min_calls < 1 or self.min_errors < 1:
-            faults.append("min_calls and min_errors of a spike detector must be at least 1")
-        if self.quiet_s < 0:
-            faults.append("quiet_s of a spike detector may not be negative")
-        if faults:
-            raise ConfigurationError(faults)
+        require(
+            (0 < self.fast_s < self.slow_s, "error rate options need 0 < fast_s < slow_s"),
+            (0 < self.close_rate < self.open_rate <= 1, "error rate options need 0 < close_rate < open_rate <= 1"),
+            (self.min_calls >= 1 and self.min_errors >= 1, "error rate options need min_calls and min_errors >= 1"),
+            (self.quiet_s >= 0, "error rate options need quiet_s >= 0"),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorRateState:
-    """What a detector sees at one moment.
+    """State of an `ErrorRateMonitor` at one moment.
 
     Args:
         active: whether there is a spike.
-        since_s: monotonic clock, when that last changed.
-        rate_fast: share of errors in the fast window; 0 without calls.
-        rate_slow: the same of the slow window; both windows begin anew when a spike is over.
-        volume: calls in the fast window.
+        since_s: monotonic time of the last change of `active`, in seconds.
+        rate_fast: error rate (0-1) in the fast window; 0 without calls.
+        rate_slow: error rate (0-1) in the slow window; both windows are cleared at the end of a spike.
+        volume: number of calls in the fast window.
     """
 
     active: bool
@@ -83,11 +77,11 @@ class ErrorRateState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorRateChange:
-    """A spike has begun or is over.
+    """The beginning or the end of a spike.
 
     Args:
-        state: as of the change.
-        lasted_s: how long it was the other way before.
+        state: after the change.
+        lasted_s: duration of the previous state in seconds.
     """
 
     state: ErrorRateState
@@ -95,59 +89,60 @@ class ErrorRateChange:
 
 
 class ErrorRateMonitor:
-    """Watches the outcomes of calls; safe to use from any thread.
+    """Thread-safe monitor of the error rate of calls.
 
-    Each change is returned once, to the one call that brought it about, so that it is logged once.
+    Each change is returned by exactly one call, so that it is logged once. The caller decides which outcomes are
+    errors; client errors (4xx) should not be.
 
     Args:
-        options: when a spike begins and is over.
-        clock: returns monotonic seconds; where it goes back it is taken to stand still.
+        options: thresholds and windows.
+        clock: returns monotonic seconds; steps backward are ignored.
     """
 
     def __init__(self, options: ErrorRateOptions | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.options = options or ErrorRateOptions()
         self._clock = clock
-        self._now_s = self._since_s = self._bad_s = clock()
+        self._now_s = self._since_s = self._last_high_s = clock()
         self._fast = _Window(self.options.fast_s)
         self._slow = _Window(self.options.slow_s)
         self._is_active = False
         self._lock = threading.Lock()
 
     def record(self, is_error: bool) -> ErrorRateChange | None:
-        """Count one call; return what that changed.
+        """Count one call, and return the change that it causes.
 
         Args:
-            is_error: whether the call failed through no fault of its caller.
+            is_error: whether the call failed, other than by a client error.
         """
         with self._lock:
-            now_s = self._tick()
+            now_s = self._advance_clock()
             self._fast.add(now_s, is_error=is_error)
             self._slow.add(now_s, is_error=is_error)
-            return self._judge()
+            return self._update()
 
     def check(self) -> ErrorRateChange | None:
-        """Return what the time that has passed changed.
+        """Return the change caused by the passage of time.
 
-        To be called now and then: a service that is not called any more would keep its spike for ever.
+        Call it regularly: in a service without calls a spike would not end otherwise.
         """
         with self._lock:
-            self._turn()
-            return self._judge()
+            self._advance_windows()
+            return self._update()
 
     def state(self) -> ErrorRateState:
-        """Return the present rates, and what the last `record` or `check` decided."""
+        """Return the current rates, with `active` as of the last `record` or `check`."""
         with self._lock:
-            self._turn()
+            self._advance_windows()
             return self._state()
 
-    def _tick(self) -> float:
+    def _advance_clock(self) -> float:
         self._now_s = max(self._now_s, self._clock())
         return self._now_s
 
-    def _turn(self) -> None:
-        now_s = self._tick()
-        self._fast.turn_to(now_s)
-        self._slow.turn_to(now_s)
+    def _advance_windows(self) -> None:
+        now_s = self._advance_clock()
+        self._fast.advance_to(now_s)
+        self._slow.advance_to(now_s)
 
     def _state(self) -> ErrorRateState:
         return ErrorRateState(
@@ -158,15 +153,15 @@ class ErrorRateMonitor:
             volume=self._fast.calls,
         )
 
-    def _judge(self) -> ErrorRateChange | None:
+    def _update(self) -> ErrorRateChange | None:
         if not self._is_active:
             return self._change() if self._is_spike() else None
         if self._fast.rate >= self.options.close_rate:
-            self._bad_s = self._now_s
-        if self._now_s - self._bad_s < self.options.quiet_s:
+            self._last_high_s = self._now_s
+        if self._now_s - self._last_high_s < self.options.quiet_s:
             return None
         change = self._change()
-        # What this spike left in the slow window must not be the evidence for the next one.
+        # The errors of this spike in the slow window would otherwise begin the next one.
         self._fast.clear()
         self._slow.clear()
         return change
@@ -175,29 +170,29 @@ class ErrorRateMonitor:
         open_rate = self.options.open_rate
         if self._fast.rate < open_rate:
             return False
-        return self._proves(self._fast) or (self._proves(self._slow) and self._slow.rate >= open_rate)
+        return self._is_significant(self._fast) or (self._is_significant(self._slow) and self._slow.rate >= open_rate)
 
-    def _proves(self, window: "_Window") -> bool:
+    def _is_significant(self, window: "_Window") -> bool:
         return window.errors >= self.options.min_errors and window.calls >= self.options.min_calls
 
     def _change(self) -> ErrorRateChange:
         lasted_s = self._now_s - self._since_s
         self._is_active = not self._is_active
-        self._since_s = self._bad_s = self._now_s
+        self._since_s = self._last_high_s = self._now_s
         return ErrorRateChange(state=self._state(), lasted_s=lasted_s)
 
 
 class _Window:
-    """Calls and errors of the last seconds, in a ring of buckets; its size never changes.
+    """Calls and errors of the last seconds, in a ring of buckets of constant size.
 
     Args:
-        span_s: seconds that it looks back, to a bucket.
+        length_s: length in seconds, precise to a bucket.
     """
 
     __slots__ = ("_buckets", "_latest", "_width_s", "calls", "errors")
 
-    def __init__(self, span_s: float) -> None:
-        self._width_s = span_s / _BUCKETS
+    def __init__(self, length_s: float) -> None:
+        self._width_s = length_s / _BUCKETS
         self._latest = 0
         self.clear()
 
@@ -210,7 +205,7 @@ class _Window:
         self._buckets = [[0, 0] for _ in range(_BUCKETS)]
 
     def add(self, now_s: float, *, is_error: bool) -> None:
-        self.turn_to(now_s)
+        self.advance_to(now_s)
         bucket = self._buckets[self._latest % _BUCKETS]
         bucket[0] += 1
         self.calls += 1
@@ -218,8 +213,8 @@ class _Window:
             bucket[1] += 1
             self.errors += 1
 
-    def turn_to(self, now_s: float) -> None:
-        """Leave out what `now_s` no longer sees."""
+    def advance_to(self, now_s: float) -> None:
+        """Clear the buckets that are older than the window at `now_s`."""
         slot = int(now_s // self._width_s)
         for stale in range(max(self._latest, slot - _BUCKETS) + 1, slot + 1):
             bucket = self._buckets[stale % _BUCKETS]

@@ -1,8 +1,7 @@
-"""The degradation ledger: what each outage of a helper cost, in minutes, requests and dollars.
+"""Incidents: the periods in which a fallback replaced a service, with their requests and cost.
 
-An incident is the time in which one fallback served for one service. It opens with the first activation and closes
-when there was none for a while, so that an outage with short recoveries is one line of the report and not fifty.
-Durations are of the monotonic clock; wall time only says when an incident began.
+An incident opens with the first activation of a fallback and closes after some time without one, so that an outage
+with short recoveries is one incident. Durations are measured with the monotonic clock; wall time dates the beginning.
 """
 
 import threading
@@ -14,24 +13,24 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from forge_otel.errors import ConfigurationError
+from forge_otel._internal.checks import require
 
 __all__ = ["Incident", "IncidentLog"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
-    """One stretch of time in which a fallback served.
+    """A period in which one fallback replaced one service.
 
     Args:
-        service: the service that was away.
-        fallback: what served instead, for example `"redis:uncached"`.
-        started_at: aware, UTC: the first activation.
-        duration_s: seconds from the first activation to the last.
-        requests: requests or generations that the fallback served.
-        cost_usd: the sum of their known costs.
-        unpriced: how many of them have no known cost.
-        is_open: whether the fallback served within the quiet period.
+        service: the unavailable service.
+        fallback: its replacement, for example `"redis:uncached"`.
+        started_at: UTC time of the first activation.
+        duration_s: seconds between the first activation and the last.
+        requests: number of requests or generations that used the fallback.
+        cost_usd: sum of their known costs.
+        unpriced: number of them without a known cost.
+        is_open: whether an activation was within the quiet period.
     """
 
     service: str
@@ -50,11 +49,11 @@ class Incident:
 
     @property
     def last_at(self) -> datetime:
-        """The last activation: aware, UTC, never before the first, whatever the wall clock did."""
+        """The UTC time of the last activation, by the monotonic clock since the first."""
         return self.started_at + timedelta(seconds=self.duration_s)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it JSON-ready; money as a string, so that no float rounds it."""
+        """Return the incident in JSON types, the cost as a decimal string."""
         return {
             "service": self.service,
             "fallback": self.fallback,
@@ -69,17 +68,16 @@ class Incident:
 
 
 class IncidentLog:
-    """Counts the activations of fallbacks, as incidents; safe to use from any thread.
+    """Thread-safe log of incidents, with a limited number of them.
 
-    Its memory is bounded: the last closed incidents are kept, and what those before them counted is in
-    `evicted_requests`, so that the requests of the report and those always add up to the activations.
+    The requests in `report` and `evicted_requests` always add up to the number of activations.
 
     Args:
         quiet_s: seconds without an activation after which an incident is closed.
-        max_closed: closed incidents that are kept.
-        max_open: incidents that may be open at once; the one that was quiet the longest is closed early.
-        clock: returns monotonic seconds; where it goes back it is taken to stand still.
-        wall: returns the wall time, aware, UTC.
+        max_closed: number of closed incidents kept.
+        max_open: number of open incidents; the least recently activated one is closed early.
+        clock: returns monotonic seconds; steps backward are ignored.
+        wall: returns the current UTC time.
 
     Raises:
         ConfigurationError: a limit is out of range.
@@ -94,32 +92,35 @@ class IncidentLog:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        if not quiet_s > 0 or max_closed < 0 or max_open < 1:
-            raise ConfigurationError(["incidents need quiet_s above 0, max_closed of 0 or more and max_open above 0"])
+        require(
+            (quiet_s > 0, "incidents need quiet_s > 0"),
+            (max_closed >= 0, "incidents need max_closed >= 0"),
+            (max_open >= 1, "incidents need max_open >= 1"),
+        )
         self._quiet_s = quiet_s
         self._max_closed = max_closed
         self._max_open = max_open
         self._clock = clock
         self._wall = wall
         self._now_s = clock()
-        # In the order of their last activation, so that what has to be closed always stands in front.
-        self._open: OrderedDict[tuple[str, str], _Running] = OrderedDict()
+        # In the order of their last activation, so that the next one to close is the first.
+        self._open: OrderedDict[tuple[str, str], _OpenIncident] = OrderedDict()
         self._closed: deque[Incident] = deque()
         self._evicted_requests = 0
         self._lock = threading.Lock()
 
     @property
     def evicted_requests(self) -> int:
-        """Requests of closed incidents that are no longer kept."""
+        """The number of requests of closed incidents that are no longer kept."""
         return self._evicted_requests
 
     def record_activation(self, service: str, fallback: str, *, cost_usd: Decimal | None = None) -> bool:
-        """Take note that a fallback served a request, once for each; return whether that began an incident.
+        """Record that a request used a fallback, and return whether that opened an incident.
 
         Args:
-            service: the service that was away.
-            fallback: what served instead.
-            cost_usd: what the request cost; None: not known.
+            service: the unavailable service.
+            fallback: its replacement.
+            cost_usd: cost of the request; None if unknown.
         """
         with self._lock:
             self._close_quiet()
@@ -127,15 +128,15 @@ class IncidentLog:
             running = self._open.get(key)
             is_new = running is None
             if running is None:
-                running = self._open[key] = _Running(self._wall(), self._now_s)
+                running = self._open[key] = _OpenIncident(self._wall(), self._now_s)
             running.add(self._now_s, cost_usd)
             self._open.move_to_end(key)
             while len(self._open) > self._max_open:
-                self._close_first()
+                self._close_oldest()
             return is_new
 
     def report(self) -> list[Incident]:
-        """Return the open incidents and then the closed ones, the latest first."""
+        """Return the open incidents, then the closed ones, each with the latest first."""
         with self._lock:
             self._close_quiet()
             running = [item.freeze(*key, is_open=True) for key, item in reversed(self._open.items())]
@@ -144,17 +145,17 @@ class IncidentLog:
     def _close_quiet(self) -> None:
         self._now_s = max(self._now_s, self._clock())
         while self._open and self._now_s - next(iter(self._open.values())).last_s >= self._quiet_s:
-            self._close_first()
+            self._close_oldest()
 
-    def _close_first(self) -> None:
+    def _close_oldest(self) -> None:
         key, running = self._open.popitem(last=False)
         self._closed.append(running.freeze(*key, is_open=False))
         while len(self._closed) > self._max_closed:
             self._evicted_requests += self._closed.popleft().requests
 
 
-class _Running:
-    """An incident that is still open."""
+class _OpenIncident:
+    """The counts of an open incident."""
 
     __slots__ = ("cost_usd", "first_s", "last_s", "requests", "started_at", "unpriced")
 

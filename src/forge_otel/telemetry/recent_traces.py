@@ -1,4 +1,4 @@
-"""The last traces of this process, in memory, for the dashboard and for drawing one on a terminal."""
+"""The latest traces of this process, in memory, for the dashboard and for printing one as a tree."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from forge_otel.telemetry.processor_hub import attributes_of
 
 __all__ = ["RecentTraces", "SpanRow", "render_tree"]
 
-# What a table or a tree shows; contents stay on the span, they are too large to keep twice.
+# Attributes kept of a span; captured contents are not, because they are large.
 _SHOWN: Final = (
     Attr.SPAN_KIND,
     Attr.COMPONENT_TYPE,
@@ -39,10 +39,10 @@ class SpanRow:
     """One ended span.
 
     Args:
-        kind: `agent`, `tool` …, or OpenTelemetry's word for spans that are not ours.
-        parent_id: "" at the root; a parent in another process is named too.
+        kind: `agent`, `tool` …, or OpenTelemetry's span kind for spans of other instrumentations.
+        parent_id: id of the parent, which may be in another process; "" at the root.
         started_s: seconds since the epoch.
-        error_type: None where the span did not fail.
+        error_type: None if the span did not fail.
     """
 
     trace_id: str
@@ -56,8 +56,8 @@ class SpanRow:
     attributes: Mapping[str, str | bool | int | float] = field(default_factory=lambda: MappingProxyType({}))
 
 
-class _Ended:
-    """What is kept of a span: not its contents, which may be large."""
+class _EndedSpan:
+    """The kept parts of an ended span, converted to a `SpanRow` on request."""
 
     __slots__ = ("_context", "_ended_ns", "_kind", "_name", "_parent", "_shown", "_started_ns", "_status")
 
@@ -69,10 +69,10 @@ class _Ended:
         self._status = span.status
         self._started_ns = span.start_time or 0
         self._ended_ns = span.end_time or 0
-        self._shown = _shown(span)
+        self._shown = _shown_attributes(span)
 
     def row(self) -> SpanRow:
-        """Return it as people want to see it."""
+        """Return the span as a row."""
         failed = self._status.status_code is StatusCode.ERROR
         return SpanRow(
             trace_id=format_trace_id(self._context.trace_id),
@@ -87,27 +87,27 @@ class _Ended:
         )
 
 
-class _Trace:
-    """The spans of one trace, as far as they have ended; made into rows when somebody looks."""
+class _RecentTrace:
+    """The ended spans of one trace."""
 
     __slots__ = ("ended", "root", "seen_s")
 
     def __init__(self, seen_s: float) -> None:
         self.seen_s = seen_s
-        self.ended: list[_Ended] = []
-        self.root: _Ended | None = None
+        self.ended: list[_EndedSpan] = []
+        self.root: _EndedSpan | None = None
 
 
 class RecentTraces(SpanProcessor):
-    """Keeps the spans of the last traces that ran here.
+    """Span processor that keeps the latest traces of this process.
 
-    On the way of the call that ends a span, the span is only put in a queue; the rest is done when somebody looks.
+    Ended spans are queued, and assigned to their traces when the traces are read.
 
     Args:
-        max_traces: complete traces kept; as many again may be under way.
-        max_spans: spans kept of one trace, the first to end.
-        max_age_s: how long a trace is kept.
-        max_queued: spans kept, contents and all, while nobody looks; then the oldest are forgotten.
+        max_traces: number of complete traces, and of incomplete ones.
+        max_spans: number of spans of one trace; those that end first are kept.
+        max_age_s: age in seconds at which a trace is removed.
+        max_queued: number of queued spans, with their contents; the oldest are dropped.
     """
 
     def __init__(
@@ -117,16 +117,16 @@ class RecentTraces(SpanProcessor):
         self._max_spans = max_spans
         self._max_age_s = max_age_s
         self._queue: deque[ReadableSpan] = deque(maxlen=max_queued)
-        self._open: OrderedDict[int, _Trace] = OrderedDict()
-        self._complete: OrderedDict[int, _Trace] = OrderedDict()
+        self._open: OrderedDict[int, _RecentTrace] = OrderedDict()
+        self._complete: OrderedDict[int, _RecentTrace] = OrderedDict()
         self._lock = threading.Lock()
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Keep the span; the end of the local root completes its trace."""
+        """Queue the span."""
         self._queue.append(span)
 
     def trace(self, trace_id: str) -> list[SpanRow]:
-        """Return the spans of a trace in the order of their start, empty where it is not known.
+        """Return the spans of a trace in the order of their start, or none if the trace is unknown.
 
         Args:
             trace_id: 32 hex digits.
@@ -136,23 +136,23 @@ class RecentTraces(SpanProcessor):
         except ValueError:
             return []
         with self._lock:
-            self._sort_in()
+            self._process_queue()
             kept = self._complete.get(number) or self._open.get(number)
             ended = [] if kept is None else list(kept.ended)
         return sorted((item.row() for item in ended), key=lambda row: row.started_s)
 
     def latest(self, limit: int = 50) -> list[SpanRow]:
-        """Return the local roots of the last complete traces, newest first."""
+        """Return the local root spans of the latest complete traces, newest first."""
         with self._lock:
-            self._sort_in()
+            self._process_queue()
             roots = [kept.root for kept in self._complete.values() if kept.root is not None]
         return [root.row() for root in roots[: -limit - 1 : -1]]
 
-    def _sort_in(self) -> None:
+    def _process_queue(self) -> None:
         while self._queue:
             span = self._queue.popleft()
             context = span.get_span_context()
-            # The others are recorded for their figures only, and would show as torn trees.
+            # Spans that are not sampled are recorded for metrics only, and their traces are incomplete.
             if context is not None and context.trace_flags.sampled:
                 self._keep(span, context)
         oldest_s = time.time() - self._max_age_s
@@ -163,10 +163,10 @@ class RecentTraces(SpanProcessor):
     def _keep(self, span: ReadableSpan, context: SpanContext) -> None:
         kept = self._complete.get(context.trace_id) or self._open.get(context.trace_id)
         if kept is None:
-            kept = self._open[context.trace_id] = _Trace((span.end_time or 0) / 1e9)
+            kept = self._open[context.trace_id] = _RecentTrace((span.end_time or 0) / 1e9)
         is_root = span.parent is None or span.parent.is_remote
         if len(kept.ended) < self._max_spans or is_root:
-            kept.ended.append(_Ended(span, context))
+            kept.ended.append(_EndedSpan(span, context))
         if is_root:
             kept.root = kept.ended[-1]
             self._open.pop(context.trace_id, None)
@@ -174,44 +174,44 @@ class RecentTraces(SpanProcessor):
 
 
 def render_tree(rows: Iterable[SpanRow]) -> str:
-    """Return the spans of one trace as a tree with timings, errors marked.
+    """Return the spans of one trace as a text tree with durations and errors.
 
     Args:
-        rows: in any order; a span whose parent is missing stands at the top.
+        rows: in any order; a span without its parent is at the top level.
     """
     ordered = sorted(rows, key=lambda row: (row.started_s, row.span_id))
     known = {row.span_id for row in ordered}
-    below: dict[str, list[SpanRow]] = {}
+    children: dict[str, list[SpanRow]] = {}
     for row in ordered:
         parent = row.parent_id if row.parent_id in known and row.parent_id != row.span_id else ""
-        below.setdefault(parent, []).append(row)
-    lines = list(_lines(below))
+        children.setdefault(parent, []).append(row)
+    lines = list(_lines(children))
     width = max((len(title) for title, _ in lines), default=0)
-    return "\n".join(f"{title:<{width}}  {_timing(row)}".rstrip() for title, row in lines)
+    return "\n".join(f"{title:<{width}}  {_duration(row)}".rstrip() for title, row in lines)
 
 
-def _lines(below: Mapping[str, Sequence[SpanRow]]) -> Iterable[tuple[str, SpanRow]]:
-    # A stack in place of recursion: nothing bounds the depth of a trace.
-    waiting = [(row, "", "", "") for row in reversed(below.get("", ()))]
-    while waiting:
-        row, indent, branch, continuation = waiting.pop()
+def _lines(children_of: Mapping[str, Sequence[SpanRow]]) -> Iterable[tuple[str, SpanRow]]:
+    # A stack instead of recursion, because the depth of a trace is unlimited.
+    pending = [(row, "", "", "") for row in reversed(children_of.get("", ()))]
+    while pending:
+        row, indent, branch, continuation = pending.pop()
         yield f"{indent}{branch}{row.name}", row
-        children = below.get(row.span_id, ())
+        children = children_of.get(row.span_id, ())
         inner = indent + continuation if len(indent) < _MAX_INDENT else indent
         last = len(children) - 1
-        waiting.extend(
+        pending.extend(
             (child, inner, "└─ " if index == last else "├─ ", "   " if index == last else "│  ")
             for index, child in reversed(list(enumerate(children)))
         )
 
 
-def _timing(row: SpanRow) -> str:
+def _duration(row: SpanRow) -> str:
     seconds = row.duration_s
     shown = f"{seconds:8.2f} s " if seconds >= 1 else f"{seconds * 1e3:8.1f} ms"
     return shown if row.error_type is None else f"{shown}  ✗ {row.error_type}"
 
 
-def _shown(span: ReadableSpan) -> dict[str, str | bool | int | float]:
+def _shown_attributes(span: ReadableSpan) -> dict[str, str | bool | int | float]:
     found = attributes_of(span)
     shown: dict[str, str | bool | int | float] = {}
     for name in _SHOWN:

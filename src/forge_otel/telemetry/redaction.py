@@ -1,7 +1,7 @@
-"""Secrets in running text: found by the name before them, by what encloses them, or by their own shape.
+"""Redaction of secrets in text: found by the name in front, by a URL or a header around them, or by their own format.
 
-A secret that nothing marks as one, such as a password in the middle of a sentence, cannot be told from other words:
-that is why contents are recorded on request only.
+A secret without such a mark, for example a password in a sentence, cannot be recognized. For this reason contents are
+recorded only on request.
 """
 
 import re
@@ -28,27 +28,27 @@ _SECRET_ENDS: Final = (
     *("privatekey", "refreshtoken", "secretkey", "sessiontoken"),
 )
 
-# What none of the others can match without; most texts have none of it.
+# Each pattern below needs one of these; most texts have none, and one search rules them out.
 _HINT: Final = re.compile(
     r"[=:%]|-----BEGIN|\b(?:[apsr]k[-_]|gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|figd_|lsv2_|hf_|npm_|AKIA|ASIA|AIza"
     r"|whsec_|ya29\.|eyJ)|\b(?i:bearer|basic|digest|negotiate|token)[\s+]"
 )
-# Every repetition is bounded or over a class that excludes what follows it, so that no text takes long.
+# Every repetition is limited, or excludes the character after it, so that no text causes backtracking.
 _PEM: Final = re.compile(
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
 )
 _USERINFO: Final = re.compile(r"(?<=://)[^\s/?#@\"'<>\\]{1,512}@")
 _SCHEME: Final = re.compile(r"\b(bearer|basic|digest|negotiate|token)(\s+|%20|\+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
-_SHAPE: Final = re.compile(
+_FORMAT: Final = re.compile(
     r"\b(?:sk|pk|rk|ak)[-_](?:[A-Za-z0-9_-]{16,})"
     r"|\bgh[pousr]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}"
     r"|\bxox[abeoprs]-[\w-]{10,}|\bfigd_[\w-]{10,}|\blsv2_[\w-]{16,}|\bhf_[A-Za-z0-9]{16,}|\bnpm_[A-Za-z0-9]{16,}"
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\bAIza[\w-]{20,}|\bwhsec_[\w-]{10,}|\bya29\.[\w-]{10,}"
     r"|\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"
 )
-# A name and a separator, quoted or not, escaped as in JSON inside of JSON, percent-encoded as in a query.
+# A name and a separator: quoted or not, escaped as in JSON inside of JSON, percent-encoded as in a query.
 _NAME: Final = re.compile(r"(?<![\w.-])(?P<name>[A-Za-z][\w.-]*+)\\{0,3}[\"']?\s{0,4}(?:=>|[=:]|%3[AaDd])\s{0,4}")
-# What follows: quoted, bracketed, or up to the next blank.
+# The value: quoted, bracketed, or up to the next blank.
 _VALUE: Final = re.compile(
     r"(?P<open>[bru]{0,2}\\{0,3}\")(?:[^\"\\]|\\[^\"])*+(?P<close>\\?\"|\Z)"
     r"|(?P<open1>[bru]{0,2}\\{0,3}')(?:[^'\\]|\\.)*+(?P<close1>'|\Z)"
@@ -63,23 +63,23 @@ _HEADER: Final = re.compile(
 
 @lru_cache(maxsize=4096)
 def scrub_name(name: str) -> str:
-    """Return what `scrub` does, faster for what comes again and again, such as the name of an attribute."""
+    """Return `scrub(name)`, cached, for texts that repeat, such as the names of attributes."""
     return scrub(name)
 
 
 def scrub(text: str) -> str:
-    """Return `text` without the secrets that can be told by their surroundings or their shape."""
+    """Return `text` with `[redacted]` in place of recognized secrets."""
     if _HINT.search(text) is None:
         return text
     text = _PEM.sub(REDACTED, text)
     text = _USERINFO.sub(f"{REDACTED}@", text)
     text = _HEADER.sub(rf"\1\2{REDACTED}", text)
-    text = _without_named(text)
+    text = _redact_named(text)
     text = _SCHEME.sub(rf"\1\2{REDACTED}", text)
-    return _SHAPE.sub(REDACTED, text)
+    return _FORMAT.sub(REDACTED, text)
 
 
-def _without_named(text: str) -> str:
+def _redact_named(text: str) -> str:
     kept: list[str] = []
     done = 0
     for found in _NAME.finditer(text):
@@ -88,7 +88,7 @@ def _without_named(text: str) -> str:
         value = _VALUE.match(text, found.end())
         if value is None or value[0].startswith(REDACTED):
             continue
-        # What quoted the value stays, so that JSON stays JSON.
+        # The quotes stay, so that JSON stays valid.
         opening, closing = value["open"] or value["open1"] or "", value["close"] or value["close1"] or ""
         kept += [text[done : found.end()], opening, REDACTED, closing]
         done = value.end()
@@ -97,7 +97,7 @@ def _without_named(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
-    """Tell `api_key`, `accessToken` and `X-Password` from `tokens`, `max_tokens` and `token_type`."""
+    """Return whether `name` names a secret, like `api_key` and `accessToken`, but not `max_tokens`."""
     words = [word.lower() for word in _WORD.findall(name[-_MAX_NAME:])]
     if not words:
         return False

@@ -1,8 +1,8 @@
-"""The instruments of `forge_otel.names.CATALOG`, made on a meter, behind one `record` and one `observe`.
+"""The instruments of `forge_otel.names.CATALOG` on a meter: recording and observation.
 
-Deliberate divergences: an attribute that users fill (component type, agent, model) keeps a bounded number of values
-and then becomes `_other`, because each value is a series for ever; and observable instruments are shared by all
-users of a meter, because the SDK ignores the callbacks of a second registration.
+Deliberate divergences: an attribute with values from users (component type, agent, model) has a limited number of
+values, further ones become `_other`, because the SDK keeps every series until the process ends; and observable
+instruments are shared by all users of a meter, because the SDK ignores the callbacks of a second registration.
 """
 
 import logging
@@ -10,32 +10,32 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_context
 
+from forge_otel._internal.per_object import PerObject
 from forge_otel.names import CATALOG, Attr, Instrument
 
 __all__ = ["OTHER", "Instruments", "Observe"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 OTHER: Final = "_other"
-"""The attribute value that stands for all values beyond the limit."""
+"""The attribute value for all values beyond the limit."""
 
 Attributes = Mapping[str, str | bool | int | float]
 Observe = Callable[[], Iterable[tuple[float, Attributes]]]
-"""Returns the present values of an observable instrument with their attributes."""
+"""Returns the current values of an observable instrument with their attributes."""
 
 _Recorder = Callable[[float, Attributes | None, Context | None], None]
 _SYNCHRONOUS: Final = frozenset({"counter", "up_down_counter", "histogram"})
 
-# Points that wait for a collection; without one, each further point pushes out the oldest.
+# Points queued for the next collection; each further one causes the oldest to be recorded.
 _MAX_LATER: Final = 2000
 
-# Distinct values that an attribute may take in the life of the process.
+# Distinct values of an attribute in a process.
 _LIMITS: Final[Mapping[str, int]] = {
     Attr.COMPONENT_TYPE: 20,
     Attr.GEN_AI_AGENT_NAME: 200,
@@ -46,11 +46,11 @@ _LIMITS: Final[Mapping[str, int]] = {
 
 
 class Instruments:
-    """Records points of the catalog's instruments; does nothing while it is not bound to a meter.
+    """Recording of the catalog's instruments; without effect until bound to a meter.
 
     Args:
-        meter: where the instruments are made; `bind` gives it later.
-        component_types: the component types that keep their name whatever else comes.
+        meter: see `bind`.
+        component_types: values of the component type that count first toward its limit.
     """
 
     def __init__(self, meter: Meter | None = None, *, component_types: Iterable[str] = ()) -> None:
@@ -58,10 +58,10 @@ class Instruments:
         self._leave: Callable[[], None] | None = None
         self._callbacks: dict[str, tuple[Observe, ...]] = {}
         self._lock = threading.Lock()
-        self._fences = {key: _Fence(limit) for key, limit in _LIMITS.items()}
+        self._limits = {key: _CardinalityLimit(limit) for key, limit in _LIMITS.items()}
         for name in component_types:
-            self._fences[Attr.COMPONENT_TYPE].bound(name)
-        self._fenced = {item.name: tuple(key for key in item.attributes if key in _LIMITS) for item in CATALOG}
+            self._limits[Attr.COMPONENT_TYPE].apply(name)
+        self._limited = {item.name: tuple(key for key in item.attributes if key in _LIMITS) for item in CATALOG}
         self._sums: dict[tuple[Any, ...], float] = {}
         self._sums_lock = threading.Lock()
         self._later: deque[tuple[Instrument, float, Attributes, SpanContext | None]] = deque()
@@ -69,13 +69,13 @@ class Instruments:
             self.bind(meter)
 
     def bind(self, meter: Meter) -> None:
-        """Make the instruments on `meter`, or share those that are there, and record from now on."""
+        """Create the instruments on `meter`, or share the existing ones, and start recording."""
         self.unbind()
-        self._leave = _board(meter).join(self)
+        self._leave = _OBSERVABLES.get(meter).join(self)
         self._recorders = {item.name: _recorder(meter, item) for item in CATALOG if item.kind in _SYNCHRONOUS}
 
     def unbind(self) -> None:
-        """Stop recording and being observed."""
+        """Record the queued points and stop recording."""
         self.flush()
         self._recorders = {}
         if self._leave is not None:
@@ -88,7 +88,7 @@ class Instruments:
         Args:
             instrument: a counter or up-down counter, for example `Metric.COST`.
             value: in the instrument's unit.
-            attributes: only names that the instrument lists.
+            attributes: a subset of the instrument's attributes.
         """
         self.record(instrument, value, attributes)
 
@@ -105,13 +105,13 @@ class Instruments:
         Args:
             instrument: a histogram, for example `Metric.AGENT_DURATION`.
             value: in the instrument's unit.
-            attributes: only names that the instrument lists.
-            context: whose span becomes the exemplar; the current one where it is left out.
+            attributes: a subset of the instrument's attributes.
+            context: the context of the exemplar, by default the current one.
         """
         if not self._recorders:
             return
         if attributes:
-            attributes = self._fence(instrument, attributes)
+            attributes = self._limit_cardinality(instrument, attributes)
         self._recorders[instrument.name](value, attributes, context)
 
     def record_later(
@@ -123,25 +123,25 @@ class Instruments:
         exemplar: SpanContext | None = None,
         in_finalizer: bool = False,
     ) -> None:
-        """Record when metrics are next collected: for the hot path, which it costs a twentieth of a point.
+        """Queue a point for the next collection, which takes a twentieth of the time of recording it.
 
         Args:
-            exemplar: the span that the point is of.
-            in_finalizer: the garbage collector may be running, in the middle of the SDK, in this same thread, which
-                then holds locks that are not reentrant: the point must wait, however many do.
+            exemplar: the span of the exemplar.
+            in_finalizer: whether the garbage collector may be the caller; the point is then queued beyond the limit.
         """
+        # A finalizer may run inside of the SDK, in a thread that holds its non-reentrant locks: recording would hang.
         self._later.append((instrument, value, attributes, exemplar))
         if not in_finalizer and len(self._later) > _MAX_LATER:
             self._record_oldest()
 
     def add_later(self, instrument: Instrument, value: float, attributes: Attributes) -> None:
-        """Add to a counter when metrics are next collected, all that comes until then as one point."""
+        """Add to a counter at the next collection, summed with further values of the same attributes."""
         key = (instrument, *attributes.items())
         with self._sums_lock:
             self._sums[key] = self._sums.get(key, 0) + value
 
     def flush(self) -> None:
-        """Record what `record_later` and `add_later` have put aside; every collection does so first."""
+        """Record the queued points, as every collection does first."""
         while self._record_oldest():
             pass
         with self._sums_lock:
@@ -156,58 +156,58 @@ class Instruments:
             return False
         recorder = self._recorders.get(instrument.name)
         if recorder is not None:
-            # Only the identity of the span is kept until now: a whole one weighs some kilobytes.
+            # The queue holds the ids of the span only, because a span takes some kilobytes.
             context = set_span_in_context(NonRecordingSpan(exemplar), Context()) if exemplar is not None else None
-            recorder(value, self._fence(instrument, attributes), context)
+            recorder(value, self._limit_cardinality(instrument, attributes), context)
         return True
 
     def observe(self, instrument: Instrument, callback: Observe) -> Callable[[], None]:
-        """Ask `callback` for the values of an observable instrument whenever metrics are collected.
+        """Call `callback` for the values of an observable instrument at each collection.
 
         Returns:
-            A function that ends it.
+            A function that removes the callback.
         """
         with self._lock:
             self._callbacks[instrument.name] = (*self._callbacks.get(instrument.name, ()), callback)
 
-        def end() -> None:
+        def remove() -> None:
             with self._lock:
                 kept = tuple(item for item in self._callbacks[instrument.name] if item is not callback)
                 self._callbacks[instrument.name] = kept
 
-        return end
+        return remove
 
     def observations(self, instrument: Instrument) -> list[Observation]:
-        """Return what the callbacks of an observable instrument say now."""
+        """Return the current values of an observable instrument."""
         found: list[Observation] = []
         for callback in self._callbacks.get(instrument.name, ()):
             try:
                 found.extend([Observation(value, attributes) for value, attributes in callback()])
             except Exception:
-                # One broken source must not hide the others, let alone the rest of the page.
-                logger.exception("The values of %s could not be read", instrument.name)
+                # One failing callback must not hide the rest of the page.
+                _logger.exception("values of %s could not be read", instrument.name)
         return found
 
-    def _fence(self, instrument: Instrument, attributes: Attributes) -> Attributes:
-        for key in self._fenced[instrument.name]:
+    def _limit_cardinality(self, instrument: Instrument, attributes: Attributes) -> Attributes:
+        for key in self._limited[instrument.name]:
             value = attributes.get(key)
             if value is None:
                 continue
-            bounded = self._fences[key].bound(str(value))
-            if bounded != value:
-                attributes = {**attributes, key: bounded}
+            limited = self._limits[key].apply(str(value))
+            if limited != value:
+                attributes = {**attributes, key: limited}
         return attributes
 
 
-class _Fence:
-    """Lets a bounded number of distinct values pass."""
+class _CardinalityLimit:
+    """The first distinct values of an attribute, up to a limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._seen: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def bound(self, value: str) -> str:
+    def apply(self, value: str) -> str:
         known = self._seen.get(value)
         if known is not None:
             return known
@@ -217,8 +217,8 @@ class _Fence:
             return self._seen.setdefault(value, value)
 
 
-class _Board:
-    """The observable instruments of one meter, and whose callbacks give their values."""
+class _ObservableInstruments:
+    """The observable instruments of one meter, and the `Instruments` that provide their values."""
 
     def __init__(self, meter: Meter) -> None:
         self._sources: tuple[Instruments, ...] = ()
@@ -248,16 +248,8 @@ class _Board:
         return collect
 
 
-_boards: WeakKeyDictionary[Meter, _Board] = WeakKeyDictionary()
-_boards_lock = threading.Lock()
-
-
-def _board(meter: Meter) -> _Board:
-    with _boards_lock:
-        board = _boards.get(meter)
-        if board is None:
-            board = _boards[meter] = _Board(meter)
-        return board
+# The SDK ignores a second registration of an instrument, so that its one callback serves every Telemetry of the meter.
+_OBSERVABLES: Final[PerObject[Meter, _ObservableInstruments]] = PerObject(_ObservableInstruments)
 
 
 def _recorder(meter: Meter, item: Instrument) -> _Recorder:

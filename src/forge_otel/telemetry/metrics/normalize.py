@@ -1,8 +1,8 @@
-"""Makes of collected metrics what a metrics page can show: each name once, each series once, classic histograms only.
+"""Normalization of collected metrics for the Prometheus exporter: unique names and series, no exponential histograms.
 
-The installed exporter raises on an exponential histogram, prints a name that two scopes use as two families, which
-Prometheus refuses, and mixes up the labels of such families. A library that shares the application's meter provider
-must expect all three. Pure: metrics in, metrics out, and a word on what had to be changed.
+The exporter raises on an exponential histogram, prints a metric that two scopes record as two families, which
+Prometheus refuses, and mixes up the labels of such families. All three occur on a meter provider that is shared with
+the application. Pure functions, which report each change to a callback.
 """
 
 import json
@@ -31,61 +31,61 @@ from opentelemetry.sdk.metrics.export import (
 __all__ = ["OnChange", "normalize"]
 
 OnChange = Callable[[str, str], None]
-"""Is told why a metric was changed, and its name."""
+"""Called with the reason of a change and the name of the metric."""
 
 Point = TypeVar("Point", NumberDataPoint, HistogramDataPoint)
 
-# Powers of two that a float can hold; what is smaller counts as zero, what is larger as infinite.
+# Powers of two that a float can hold; smaller bounds become zero, larger ones infinite.
 _MIN_POWER: Final = -1022
 _MAX_POWER: Final = 1023
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9]+")
 
 
-def normalize(data: MetricsData, note: OnChange) -> MetricsData:
-    """Return `data` with one metric a name and unit, and no exponential histograms.
+def normalize(data: MetricsData, on_change: OnChange) -> MetricsData:
+    """Return `data` with one metric for each name and unit, and explicit buckets in place of exponential ones.
 
     Args:
-        note: called for each metric that could not stay as it was.
+        on_change: called for each metric that loses information.
     """
-    return MetricsData([_tidy(resource, note) for resource in data.resource_metrics])
+    return MetricsData([_normalize_resource(resource, on_change) for resource in data.resource_metrics])
 
 
-def _tidy(resource: ResourceMetrics, note: OnChange) -> ResourceMetrics:
+def _normalize_resource(resource: ResourceMetrics, on_change: OnChange) -> ResourceMetrics:
     families: dict[tuple[str, str], list[Metric]] = {}
     for scope in resource.scope_metrics:
         for metric in scope.metrics:
             name = _NOT_IN_NAMES.sub("_", metric.name)
-            families.setdefault((name, metric.unit or ""), []).append(_classic(metric, note))
+            families.setdefault((name, metric.unit or ""), []).append(_with_explicit_buckets(metric, on_change))
     if not families:
         return resource
-    metrics = [found[0] if len(found) == 1 else _merge(found, note) for found in families.values()]
+    metrics = [found[0] if len(found) == 1 else _merge(found, on_change) for found in families.values()]
     first = resource.scope_metrics[0]
     return replace(resource, scope_metrics=[ScopeMetrics(first.scope, metrics, first.schema_url)])
 
 
-def _merge(metrics: Sequence[Metric], note: OnChange) -> Metric:
-    """Make one metric of those that share a name: equal series are added, the first says what it means."""
+def _merge(metrics: Sequence[Metric], on_change: OnChange) -> Metric:
+    """Return one metric for several of a name: of the type and description of the first, equal series added."""
     first = metrics[0]
-    alike = [metric for metric in metrics if _sort(metric) == _sort(first)]
-    if len(alike) < len(metrics):
-        note("type_conflict", first.name)
+    same_type = [metric for metric in metrics if _type_of(metric) == _type_of(first)]
+    if len(same_type) < len(metrics):
+        on_change("type_conflict", first.name)
     if isinstance(first.data, Sum):
-        numbers = _series([_points(metric) for metric in alike], _add_numbers)
+        numbers = _series([_points(metric) for metric in same_type], _add_numbers)
         return replace(first, data=replace(first.data, data_points=numbers))
     if isinstance(first.data, Gauge):
-        return replace(first, data=Gauge(_series([_points(metric) for metric in alike], lambda _old, new: new)))
+        return replace(first, data=Gauge(_series([_points(metric) for metric in same_type], lambda _old, new: new)))
 
     def add(one: HistogramDataPoint, other: HistogramDataPoint) -> HistogramDataPoint:
         if list(one.explicit_bounds) == list(other.explicit_bounds):
             return _add_histograms(one, other)
-        note("bounds_conflict", first.name)
+        on_change("bounds_conflict", first.name)
         return one
 
-    points = _series([_points(metric) for metric in alike], add)
+    points = _series([_points(metric) for metric in same_type], add)
     return replace(first, data=Histogram(points, AggregationTemporality.CUMULATIVE))
 
 
-def _sort(metric: Metric) -> tuple[type, bool]:
+def _type_of(metric: Metric) -> tuple[type, bool]:
     return type(metric.data), isinstance(metric.data, Sum) and metric.data.is_monotonic
 
 
@@ -126,26 +126,24 @@ def _add_histograms(one: HistogramDataPoint, other: HistogramDataPoint) -> Histo
     )
 
 
-def _classic(metric: Metric, note: OnChange) -> Metric:
+def _with_explicit_buckets(metric: Metric, on_change: OnChange) -> Metric:
     if not isinstance(metric.data, ExponentialHistogram):
         return metric
-    note("exponential", metric.name)
-    points = [_classic_point(point) for point in metric.data.data_points]
+    on_change("exponential", metric.name)
+    points = [_explicit_point(point) for point in metric.data.data_points]
     return replace(metric, data=Histogram(points, metric.data.aggregation_temporality))
 
 
-def _classic_point(point: ExponentialHistogramDataPoint) -> HistogramDataPoint:
-    """Count into buckets that end at powers of two.
-
-    Every scale has those among its bounds or is coarser, so nothing is estimated, and they stay where they are when
-    the SDK changes the scale.
-    """
+def _explicit_point(point: ExponentialHistogramDataPoint) -> HistogramDataPoint:
+    """Return the point with explicit buckets that end at powers of two."""
+    # Powers of two are bounds at every scale (or the scale is coarser), so that counts are exact, and the bounds stay
+    # the same when the SDK changes the scale.
     counts: dict[float, int] = {0.0: point.zero_count + sum(point.negative.bucket_counts)}
     for index, count in enumerate(point.positive.bucket_counts):
         if count:
             bound = _power_of_two(math.ceil((point.positive.offset + index + 1) / 2.0**point.scale))
             counts[bound] = counts.get(bound, 0) + count
-    # A bound below each bucket keeps quantiles from being drawn down to the one before it.
+    # Quantiles interpolate from the bound below, which without this would be that of a distant bucket.
     for bound in [bound for bound in counts if 0 < bound < math.inf]:
         counts.setdefault(bound / 2, 0)
     bounds = sorted(bound for bound in counts if bound < math.inf)

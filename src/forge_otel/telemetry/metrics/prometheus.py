@@ -1,8 +1,8 @@
-"""The metrics page: recorded with the OpenTelemetry SDK, read through its Prometheus exporter, rendered off the loop.
+"""The metrics page in Prometheus or OpenMetrics format, rendered in a thread.
 
-Deliberate divergences from the exporter's own web application: the page has a registry of its own, so that reloads and
-tests do not register twice; metrics are made fit to be shown first (`forge_otel.telemetry.metrics.normalize`); and the
-Accept header is read with its weights, where the client library takes the first entry it knows.
+Deliberate divergences from the exporter's own web application: the page has its own registry, so that nothing is
+registered twice after a reload; metrics are normalized first (see `normalize`); and the weights of the Accept header
+are applied, where the client library takes the first known entry.
 """
 
 import asyncio
@@ -22,44 +22,44 @@ from forge_otel.telemetry.metrics.normalize import OnChange, normalize
 
 __all__ = ["PrometheusPage"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _OPENMETRICS: Final = "application/openmetrics-text"
 _TEXT: Final = "text/plain"
-# Level 1 takes a fifth of the time of the default for a page that is a few per cent larger.
+# Level 1 takes a fifth of the time of the default level, for a page a few per cent larger.
 _GZIP_LEVEL: Final = 1
-_MAX_NOTED: Final = 1000
+_MAX_ADAPTED: Final = 1000
 
 
 class PrometheusPage:
-    """Renders what its reader collects, for one scrape at a time."""
+    """Renderer of the metrics that its reader collects, one scrape at a time."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._lock = threading.Lock()
-        self._noted: set[tuple[str, str]] = set()
+        self._adapted: set[tuple[str, str]] = set()
 
     def reader(self) -> MetricReader:
-        """Return a new reader for a meter provider; the page shows what it collects until it is shut down."""
-        return _PageReader(self._registry, self._note)
+        """Return a new reader for a meter provider, whose metrics the page shows until it is shut down."""
+        return _PageReader(self._registry, self._log_change)
 
     @property
     def adapted(self) -> Mapping[str, int]:
-        """How many metrics could not be shown as they were recorded, by reason."""
-        return Counter(reason for reason, _ in self._noted)
+        """The number of metrics that the page shows differently than recorded, by reason."""
+        return Counter(reason for reason, _ in self._adapted)
 
     async def render(self, accept: str = "", accept_encoding: str = "") -> tuple[bytes, dict[str, str]]:
-        """Return the page and its headers, in the format that the caller likes best.
+        """Return the page and its headers, in the format that the request headers prefer.
 
         Args:
-            accept: the request header.
-            accept_encoding: the request header.
+            accept: value of the `Accept` header.
+            accept_encoding: value of the `Accept-Encoding` header.
         """
         return await asyncio.to_thread(self._render, accept, accept_encoding)
 
     def _render(self, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
         headers = {"vary": "accept, accept-encoding"}
-        # The exporter hands what it collected to whichever scrape comes next.
+        # The exporter returns collected metrics to any concurrent scrape, not to the one that collected them.
         with self._lock:
             if _prefers_openmetrics(accept):
                 headers["content-type"] = openmetrics.CONTENT_TYPE_LATEST
@@ -72,32 +72,32 @@ class PrometheusPage:
             body = gzip.compress(body, _GZIP_LEVEL)
         return body, headers
 
-    def _note(self, reason: str, name: str) -> None:
-        if (reason, name) not in self._noted and len(self._noted) < _MAX_NOTED:
-            self._noted.add((reason, name))
-            logger.warning("The metric %s is not shown as it was recorded: %s", name, reason)
+    def _log_change(self, reason: str, name: str) -> None:
+        if (reason, name) not in self._adapted and len(self._adapted) < _MAX_ADAPTED:
+            self._adapted.add((reason, name))
+            _logger.warning("metric %s is shown differently than recorded: %s", name, reason)
 
 
 class _PageReader(PrometheusMetricReader):
-    def __init__(self, registry: CollectorRegistry, note: OnChange) -> None:
+    def __init__(self, registry: CollectorRegistry, on_change: OnChange) -> None:
         super().__init__(scope_info_enabled=False, registry=registry)
-        self._note = note
+        self._on_change = on_change
 
-    # What the base class MetricReader documents as the method that readers override.
+    # The documentation of MetricReader names this method as the one to override.
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
-        super()._receive_metrics(normalize(metrics_data, self._note), timeout_millis, **kwargs)
+        super()._receive_metrics(normalize(metrics_data, self._on_change), timeout_millis, **kwargs)
 
 
 def _prefers_openmetrics(accept: str) -> bool:
     weights = _weights(accept)
     wanted = weights.get(_OPENMETRICS, 0.0)
     text = max(weights.get(_TEXT, 0.0), weights.get("text/*", 0.0))
-    # A tie goes to OpenMetrics, which can say more; but whoever does not name it may not know it.
+    # OpenMetrics wins a tie, because it has exemplars, but only if the header names it: a client may not support it.
     return wanted > 0 and wanted >= text
 
 
 def _weights(header: str) -> dict[str, float]:
-    """Return what a header accepts with its weights (RFC 9110, 12.4.2), the highest where a name is repeated."""
+    """Return the entries of an Accept header with their weights (RFC 9110, 12.4.2), of repeated ones the highest."""
     weights: dict[str, float] = {}
     for entry in header.lower().split(","):
         name, *parameters = (part.strip() for part in entry.split(";"))

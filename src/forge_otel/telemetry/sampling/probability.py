@@ -1,8 +1,8 @@
 """OpenTelemetry's consistent probability sampling: services with the same rate keep the same traces.
 
-A trace has 56 random bits, the lowest of its id, or `rv` where a sender says others; a rate is the threshold that
-they must reach. A threshold that was reached is written as `th` below `ot` in the W3C tracestate, so that services
-further down know that the trace is kept, and back ends by how much a trace counts.
+The 56 random bits of a trace are the lowest of its id, or `rv` of the tracestate; a rate becomes the threshold that
+they must reach. A kept trace has its threshold as `th` in the `ot` member of the W3C tracestate, by which downstream
+services know that the trace is kept, and back ends by what factor it counts.
 Source: https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
 """
 
@@ -17,31 +17,31 @@ _BITS: Final = 56
 _DIGITS: Final = 14
 _KEY: Final = "ot"
 _HEX: Final = re.compile(r"[0-9a-f]{1,14}")
-# A list of 256 characters at most, by the specification.
+# Limit of the `ot` member by the specification.
 _MAX_CHARS: Final = 256
-# Of the W3C; the SDK warns at each one more.
+# Limit of the W3C; the SDK logs a warning for each further member.
 _MAX_MEMBERS: Final = 32
 
 
 def threshold(rate: float) -> int:
-    """Return what a trace's randomness must reach to be among the share `rate` of all traces."""
+    """Return the threshold that the randomness of a fraction `rate` (0-1) of all traces reaches."""
     return (1 << _BITS) - round(rate * (1 << _BITS))
 
 
 def randomness(trace_id: int, state: TraceState | None) -> int:
     """Return the 56 random bits of a trace."""
-    said = _members(state).get("rv", "") if state else ""
-    return int(said, 16) if len(said) == _DIGITS and _HEX.fullmatch(said) else trace_id & ((1 << _BITS) - 1)
+    value = _members(state).get("rv", "") if state else ""
+    return int(value, 16) if len(value) == _DIGITS and _HEX.fullmatch(value) else trace_id & ((1 << _BITS) - 1)
 
 
 def is_kept_upstream(trace_id: int, state: TraceState | None) -> bool:
-    """Tell whether `state` says of a trace that who sent it keeps it."""
-    said = _members(state).get("th", "") if state else ""
-    return bool(_HEX.fullmatch(said)) and randomness(trace_id, state) >= int(said.ljust(_DIGITS, "0"), 16)
+    """Return whether the calling service keeps the trace, by the threshold in its tracestate."""
+    value = _members(state).get("th", "") if state else ""
+    return bool(_HEX.fullmatch(value)) and randomness(trace_id, state) >= int(value.ljust(_DIGITS, "0"), 16)
 
 
 def with_threshold(state: TraceState | None, reached: int | None) -> TraceState:
-    """Return `state` with the threshold that the trace has reached, or without one."""
+    """Return `state` with the threshold that a kept trace has reached; None removes it."""
     found = _members(state)
     found.pop("th", None)
     if reached is not None:

@@ -1,8 +1,8 @@
-"""The sampler of the tracer providers that are made here.
+"""The sampler of the tracer providers created here.
 
-Money is counted whatever is sampled: a model call that nobody exports is still recorded (`RECORD_ONLY`), with the
-agents around it, so that its usage can be read. What is plainly not about models (a request that came in, HTTP, a
-database) is left to the sampler behind, and costs nothing where that says no.
+Cost is counted independently of sampling: spans of model calls, and of the agents around them, are recorded
+(`RECORD_ONLY`) even if they are not exported, so that their usage can be read. Spans of servers, HTTP clients and
+databases hold no usage, and are dropped as the inner sampler decides.
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ from forge_otel.telemetry.sampling.probability import is_kept_upstream, randomne
 __all__ = ["RecordingSampler"]
 
 _ENTRANCES: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER, SpanKind.PRODUCER})
-# A span that starts with any of these is of an instrumentation that makes no model calls.
-_OTHERS: Final = frozenset(
+# A span that starts with any of these belongs to an instrumentation without model calls.
+_OTHER_INSTRUMENTATIONS: Final = frozenset(
     {"http.request.method", "http.method", "http.url", "url.full", "db.system", "db.system.name"}
     | {"messaging.system", "rpc.system", "rpc.system.name"}
 )
 
 
 class RecordingSampler(Sampler):
-    """Records what may tell of money, where the sampler behind would drop it.
+    """Records spans that may have usage, where the inner sampler would drop them.
 
     Args:
-        behind: decides what is sampled.
-        rate: of all traces that are certainly kept later; services further down are told.
+        inner: decides which spans are sampled.
+        rate: fraction (0-1) of traces that the tail sampler keeps, announced to downstream services.
     """
 
-    def __init__(self, behind: Sampler, *, rate: float = 1.0) -> None:
-        self._behind = behind
+    def __init__(self, inner: Sampler, *, rate: float = 1.0) -> None:
+        self._inner = inner
         self._threshold = None if rate >= 1 else threshold(rate)
 
     def should_sample(  # noqa: PLR0917 - OpenTelemetry's signature
@@ -47,10 +47,10 @@ class RecordingSampler(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        """Decide as the sampler behind does, but record instead of dropping."""
-        result = self._behind.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        """Return the inner sampler's decision, with `RECORD_ONLY` in place of `DROP`."""
+        result = self._inner.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
         if result.decision is Decision.DROP:
-            if kind in _ENTRANCES or (attributes and not _OTHERS.isdisjoint(attributes)):
+            if kind in _ENTRANCES or (attributes and not _OTHER_INSTRUMENTATIONS.isdisjoint(attributes)):
                 return result
             return SamplingResult(Decision.RECORD_ONLY, attributes, result.trace_state)
         if self._threshold is None or result.decision is not Decision.RECORD_AND_SAMPLE:
@@ -61,12 +61,12 @@ class RecordingSampler(Sampler):
         return SamplingResult(result.decision, result.attributes, self._state(trace_id, result.trace_state))
 
     def get_description(self) -> str:
-        """Name it and what is behind it."""
-        return f"RecordingSampler{{{self._behind.get_description()}}}"
+        """Return the name of this sampler and of the inner one."""
+        return f"RecordingSampler{{{self._inner.get_description()}}}"
 
     def _state(self, trace_id: int, state: TraceState | None) -> TraceState | None:
         if is_kept_upstream(trace_id, state):
-            # A larger share than ours: all that we keep for our rate is in it.
+            # The caller's rate is higher, or equal: its traces include those that our rate keeps.
             return state
         is_kept = self._threshold is not None and randomness(trace_id, state) >= self._threshold
         return with_threshold(state, self._threshold if is_kept else None)

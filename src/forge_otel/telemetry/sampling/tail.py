@@ -1,8 +1,9 @@
 """Tail sampling: a trace is exported as a whole or not at all, decided when its local root span ends.
 
-A local root is a span without a parent in this process: a request or a job. Errors, fallbacks, slow and expensive
-traces are always kept, of the others a fraction that is the same in every service (see `probability`), and those that
-the calling service keeps. The reason is an attribute of the root; spans that end after their root follow its decision.
+A local root is a span without a parent in this process: a request or a job. Traces with errors or fallbacks, slow and
+expensive ones, and those that the calling service keeps are always kept; of ordinary traces a fraction is kept, the
+same traces in every service (see `probability`). The reason is an attribute of the root. Spans that end after their
+root follow its decision.
 
 Undecided traces are limited in spans, bytes and age; the oldest one is decided early if a limit is exceeded. Metrics
 are not sampled.

@@ -81,7 +81,7 @@ def describe(error: BaseException) -> str:
 
 
 def _description(error: BaseException | None, error_type: str, *, with_text: bool) -> str:
-    # The message of a cancellation says who cancelled, which is no description of a fault.
+    # The message of a cancellation names its initiator and not a fault.
     if error is None or not with_text or isinstance(error, asyncio.CancelledError):
         return error_type
     message = describe(error)

@@ -1,6 +1,6 @@
 """Wrappers that record a span around functions, coroutines, generators and async generators.
 
-A wrapper is of the same type as its function, because frameworks look at it, as FastAPI does at dependencies with
+A wrapper is of the same type as its function, because frameworks inspect it, as FastAPI inspects dependencies with
 `yield`. The span of a generator lasts from the first step to the last but is current only while the body runs: kept
 across a `yield` it would be current in the consumer, and detached in a context that never attached it.
 """
