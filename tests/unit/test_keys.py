@@ -1,4 +1,4 @@
-"""Equal meaning gives equal bytes; what JSON cannot say is refused."""
+"""Equal values have equal keys; values without a JSON form are rejected."""
 
 import copy
 import hashlib
@@ -9,13 +9,11 @@ import unicodedata
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forge_otel._internal.ids import new_id
 from forge_otel.errors import BadRequest
 from forge_otel.keys import artifact_key, canonical, digest, generation_key
 from forge_otel.types import GenerationRequest
@@ -52,7 +50,7 @@ JSON = st.recursive(
     ],
 )
 def test_published_vectors(value: Any, expected: str) -> None:
-    """The canonical form is RFC 8785 with our two additions."""
+    """The canonical form is RFC 8785 with two additions."""
     assert canonical(value).decode() == expected
 
 
@@ -61,14 +59,14 @@ VECTORS = json.loads((Path(__file__).parent / "key_vectors.json").read_text(enco
 
 @pytest.mark.parametrize("vector", VECTORS["values"], ids=lambda vector: ascii(vector["value"])[:40])
 def test_the_published_file_of_values(vector: dict[str, Any]) -> None:
-    """What docs/keys.md points to is what the code gives."""
+    """The vectors of docs/keys.md match the code."""
     assert canonical(vector["value"]).decode() == vector["canonical"]
     assert digest(vector["value"]) == vector["sha256"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["requests"])
 def test_the_published_file_of_keys(vector: dict[str, Any]) -> None:
-    """A key is the same in every process and every version that says `forge:key:v2`."""
+    """A key is stable within `forge:key:v2`."""
     request = GenerationRequest(**vector["request"])
     assert generation_key(request, pipeline=vector["pipeline"], version=vector["version"]) == vector["key"]
 
@@ -81,8 +79,8 @@ DESIGN = st.one_of(
 
 
 @given(DESIGN, DESIGN)
-def test_design_values_are_equal_exactly_when_they_mean_the_same(one: str, other: str) -> None:
-    """Colours and lengths have one spelling each, and no two different ones share it."""
+def test_design_values_have_one_spelling(one: str, other: str) -> None:
+    """Two values share it only if they are equal."""
     assert (canonical(one) == canonical(other)) == (_design(one) == _design(other))
 
 
@@ -103,20 +101,20 @@ def test_design_values_are_equal_exactly_when_they_mean_the_same(one: str, other
         (True, 1),
     ],
 )
-def test_what_is_not_surely_the_same_stays_apart(one: Any, other: Any) -> None:
+def test_doubtful_values_stay_different(one: Any, other: Any) -> None:
     """A wrong equality is worse than a missed one."""
     assert digest(one) != digest(other)
 
 
-def test_a_set_is_its_members_in_any_order() -> None:
-    """Members that mean the same count once."""
+def test_a_set_has_no_order() -> None:
+    """Equal members count once."""
     assert digest({"#FFF", "#ffffff", "1.0px", "1px"}) == digest(["#ffffff", "1px"])
 
 
 @given(st.lists(JSON, min_size=1, max_size=3), st.randoms())
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-def test_a_large_value_that_is_remembered_has_the_digest_it_had(values: list[Any], rng: Any) -> None:
-    """The memory of digests never says anything else than the canonical form."""
+def test_the_memo_returns_the_digest_of_the_canonical_form(values: list[Any], rng: Any) -> None:
+    """For large values and their copies."""
     large = {"pad": "x" * 1100, "values": values}
     try:
         expected = hashlib.sha256(canonical(large)).hexdigest()
@@ -127,8 +125,8 @@ def test_a_large_value_that_is_remembered_has_the_digest_it_had(values: list[Any
     assert digest(changed) == hashlib.sha256(canonical(changed)).hexdigest() != expected
 
 
-def test_a_remembered_null_does_not_let_a_nan_pass() -> None:
-    """What JSON cannot say is refused, also where something like it was seen before."""
+def test_the_memo_does_not_accept_nan_for_null() -> None:
+    """NaN is rejected after an equal value with null."""
     digest({"pad": "x" * 2000, "n": None})
     with pytest.raises(BadRequest):
         digest({"pad": "x" * 2000, "n": math.nan})
@@ -137,7 +135,7 @@ def test_a_remembered_null_does_not_let_a_nan_pass() -> None:
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), JSON, max_size=6))
 def test_key_order_does_not_matter(value: dict[str, Any]) -> None:
-    """An object and the same object built backwards have one digest."""
+    """A reversed object has the same digest."""
     try:
         expected = digest(value)
     except BadRequest:
@@ -148,7 +146,7 @@ def test_key_order_does_not_matter(value: dict[str, Any]) -> None:
 @given(JSON, JSON)
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_different_values_have_different_bytes(one: Any, other: Any) -> None:
-    """Bytes are equal exactly when the values mean the same."""
+    """Bytes are equal exactly if the values are."""
     try:
         same_bytes = canonical(one) == canonical(other)
     except BadRequest:
@@ -197,14 +195,14 @@ def _meaning(value: Any) -> Any:
         {"é": 1, "e\u0301": 2},
     ],
 )
-def test_what_json_cannot_say_is_refused(value: Any) -> None:
-    """NaN, infinities, huge integers, foreign keys and types and half surrogates are bad requests."""
+def test_values_without_a_json_form_are_rejected(value: Any) -> None:
+    """NaN, infinities, large integers, other keys and types, lone surrogates."""
     with pytest.raises(BadRequest):
         canonical({"tokens": value})
 
 
-def test_a_deeply_nested_value_is_refused() -> None:
-    """A value nested a million levels is a bad request, not a crash."""
+def test_a_deeply_nested_value_is_rejected() -> None:
+    """A million levels do not crash."""
     value: list[Any] = []
     for _ in range(1_000_000):
         value = [value]
@@ -234,39 +232,28 @@ def _request(**changes: Any) -> GenerationRequest:
         {"screenshot_hash": "s"},
     ],
 )
-def test_whatever_decides_the_answer_is_in_the_key(change: dict[str, Any]) -> None:
-    """A request that differs in one deciding field has another key."""
+def test_every_field_that_determines_the_answer_is_in_the_key(change: dict[str, Any]) -> None:
+    """A change of one gives another key."""
     same = generation_key(_request(), pipeline="p", version="1")
     assert generation_key(_request(**change), pipeline="p", version="1") != same
 
 
-def test_version_and_pipeline_are_in_the_key_and_who_asks_is_not() -> None:
-    """Another user shares the answer; another pipeline version does not."""
+def test_version_and_pipeline_are_in_the_key_but_the_user_is_not() -> None:
+    """Users share answers; pipeline versions do not."""
     key = generation_key(_request(), pipeline="p", version="1")
     assert generation_key(_request(user_id="u", session_id="s", component_id="c"), pipeline="p", version="1") == key
     assert generation_key(_request(), pipeline="p", version="2") != key
     assert generation_key(_request(), pipeline="q", version="1") != key
 
 
-def test_ids_are_version_7_and_sort_by_time() -> None:
-    """Ids made in different milliseconds sort in the order they were made."""
-    first = new_id()
-    ids = [first]
-    while ids[-1][:13] == first[:13]:
-        ids.append(new_id())
-    assert ids[-1] > first
-    assert {UUID(one).version for one in ids} == {7}
-    assert len(set(ids)) == len(ids)
-
-
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "a\x00b", "ä.tsx", "a" * 129, "x\n"])
 def test_an_artifact_name_cannot_leave_its_folder(name: str) -> None:
-    """Names with anything but plain letters, digits, dots, dashes and underscores are refused."""
+    """Only letters, digits, dots, dashes and underscores are accepted."""
     with pytest.raises(BadRequest):
         artifact_key("button", name)
 
 
-def test_reports_lie_apart_from_components() -> None:
-    """The layout is the one that the archive publishes."""
+def test_reports_and_components_have_separate_folders() -> None:
+    """This is the published layout."""
     assert artifact_key("btn", "component.tsx") == "components/btn/component.tsx"
     assert artifact_key("btn", "quality-report.html") == "reports/btn/quality-report.html"

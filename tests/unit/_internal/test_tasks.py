@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from forge_otel._internal.tasks import BackgroundTask, abandon_after
+from forge_otel._internal.tasks import BackgroundTask, TaskSet, abandon_after
 
 
 class PanicError(BaseException):
@@ -108,3 +108,20 @@ async def test_work_that_cancels_itself_times_out() -> None:
 
     with pytest.raises(TimeoutError):
         await abandon_after(work(), timeout_s=5)
+
+
+async def test_a_task_set_holds_tasks_until_they_end() -> None:
+    """A finished task leaves the set."""
+    tasks: TaskSet[int] = TaskSet()
+    may_end = asyncio.Event()
+
+    async def work() -> int:
+        await may_end.wait()
+        return 1
+
+    task = tasks.hold(asyncio.create_task(work()))
+    assert tasks == {task}
+    may_end.set()
+    assert await task == 1
+    await asyncio.sleep(0)
+    assert not tasks

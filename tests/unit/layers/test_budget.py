@@ -1,4 +1,4 @@
-"""The budget: who is let through, what is charged, and what is left when things go wrong."""
+"""Budgets admit, refuse and charge generations, also during faults."""
 
 import asyncio
 from decimal import Decimal
@@ -19,17 +19,17 @@ def _settings(**changes: Any) -> Settings:
 
 
 class Asker:
-    """Asks a forge for generations of a known cost."""
+    """Runs generations of a known cost on a forge."""
 
     def __init__(self, forge: Forge) -> None:
         self.ran = 0
-        self.gate = asyncio.Event()
-        self.gate.set()
+        self.go = asyncio.Event()
+        self.go.set()
 
         @forge.generation(name="p")
         async def generate(_request: GenerationRequest, usd: str | None, fails: bool = False) -> GenerationResult:
             self.ran += 1
-            await self.gate.wait()
+            await self.go.wait()
             if usd is not None:
                 forge.record_usage(int(Decimal(usd) * 1_000_000), 0, model="m")
             if fails:
@@ -43,8 +43,8 @@ class Asker:
         return (await self._generate(request, usd, fails)).source
 
 
-async def test_beyond_the_limit_new_things_are_refused_and_known_ones_answered() -> None:
-    """429 with the time until midnight; a hit costs nothing and passes."""
+async def test_above_the_limit_only_hits_are_answered() -> None:
+    """The error is a 429 with the time until midnight UTC; a hit costs nothing."""
     async with Forge(_settings(budget_usd=Decimal("0.30"))) as forge:
         ask = Asker(forge)
         assert [await ask(number) for number in range(3)] == ["L4"] * 3
@@ -57,8 +57,8 @@ async def test_beyond_the_limit_new_things_are_refused_and_known_ones_answered()
 
 
 @pytest.mark.parametrize("scope", ["tenant", "user", "session"])
-async def test_each_has_a_limit_of_its_own(scope: str) -> None:
-    """What one has used is not held against another."""
+async def test_every_owner_has_its_own_limit(scope: str) -> None:
+    """Spending of one does not count against another."""
     field = {"tenant": "tenant", "user": "user_id", "session": "session_id"}[scope]
     async with Forge(_settings(**{f"budget_usd_{scope}": Decimal("0.10")})) as forge:
         ask = Asker(forge)
@@ -70,7 +70,7 @@ async def test_each_has_a_limit_of_its_own(scope: str) -> None:
 
 
 async def test_tokens_have_limits_too() -> None:
-    """In tokens, as the sentence says."""
+    """The message names the unit."""
     async with Forge(_settings(budget_tokens=1000)) as forge:
         ask = Asker(forge)
         await ask(0, "0.001")
@@ -78,24 +78,24 @@ async def test_tokens_have_limits_too() -> None:
             await ask(1)
 
 
-async def test_callers_at_the_same_moment_do_not_overspend() -> None:
-    """Each reserves before it runs: of fifty, as many run as the limit has room for."""
+async def test_concurrent_callers_do_not_overspend() -> None:
+    """Of fifty generations ten run, because each reserves its cost first."""
     async with Forge(_settings(budget_usd=Decimal("1.00"))) as forge:
         ask = Asker(forge)
-        ask.gate.clear()
+        ask.go.clear()
         asked = [asyncio.create_task(ask(number)) for number in range(50)]
         async with asyncio.timeout(10):
             while sum(task.done() for task in asked) < 40:
                 await asyncio.sleep(0.005)
-        ask.gate.set()
+        ask.go.set()
         ended = await asyncio.gather(*asked, return_exceptions=True)
         await forge.budget.flush()
         assert (await forge.budget.usage())["usd"]["used"] == "1.00"
     assert (ended.count("L4"), ask.ran) == (10, 10)
 
 
-async def test_workers_share_what_is_left(fresh_redis: str) -> None:
-    """Two forges over one Redis have one budget."""
+async def test_workers_share_a_budget(fresh_redis: str) -> None:
+    """Two forges over one Redis."""
     settings = _settings(cache_url=fresh_redis, budget_usd=Decimal("0.20"))
     async with Forge(settings) as one, Forge(settings) as two:
         first, second = Asker(one), Asker(two)
@@ -110,8 +110,8 @@ async def test_workers_share_what_is_left(fresh_redis: str) -> None:
 @pytest.mark.parametrize(
     ("usd", "fails", "used"), [("0.05", False, "0.05"), ("0.05", True, "0.05"), ("0", True, "0.00")]
 )
-async def test_what_was_spent_is_charged_however_it_ended(usd: str | None, fails: bool, used: str) -> None:
-    """The reservation is given back, the cost stays."""
+async def test_the_actual_cost_is_charged_on_success_and_failure(usd: str | None, fails: bool, used: str) -> None:
+    """The rest of the reservation is returned."""
     async with Forge(_settings(budget_usd=Decimal(1))) as forge:
         await asyncio.gather(Asker(forge)(0, usd, fails=fails), return_exceptions=True)
         await forge.budget.flush()
@@ -119,24 +119,24 @@ async def test_what_was_spent_is_charged_however_it_ended(usd: str | None, fails
 
 
 async def test_a_cancelled_caller_leaves_no_reservation() -> None:
-    """Its generation may go on without it; once that has ended, what it cost is charged and no more."""
+    """After the run ends only its cost is charged."""
     async with Forge(_settings(budget_usd=Decimal(1))) as forge:
         ask = Asker(forge)
-        ask.gate.clear()
+        ask.go.clear()
         asked = asyncio.create_task(ask(0, None))
         while not ask.ran:
             await asyncio.sleep(0)
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
-        ask.gate.set()
+        ask.go.set()
         async with asyncio.timeout(10):
             while (await forge.budget.usage())["usd"]["used"] != "0.00":
                 await asyncio.sleep(0.005)
 
 
-async def test_a_warning_lets_pass() -> None:
-    """And still counts."""
+async def test_warn_mode_admits_and_counts() -> None:
+    """Nothing is refused."""
     async with Forge(_settings(budget_usd=Decimal("0.10"), budget_mode="warn")) as forge:
         ask = Asker(forge)
         assert [await ask(number) for number in range(3)] == ["L4"] * 3
@@ -144,8 +144,8 @@ async def test_a_warning_lets_pass() -> None:
         assert (await forge.budget.usage())["usd"]["used"] == "0.30"
 
 
-async def test_without_the_store_a_worker_counts_by_itself(redis_server: Any) -> None:
-    """It goes on from what it has spent itself, and the limit holds."""
+async def test_without_the_store_a_worker_counts_on_its_own(redis_server: Any) -> None:
+    """It continues from its own spending, and the limit holds."""
     async with Forge(_settings(cache_url=redis_server.url, budget_usd=Decimal("0.20"))) as forge:
         ask = Asker(forge)
         await ask(0)
@@ -156,7 +156,7 @@ async def test_without_the_store_a_worker_counts_by_itself(redis_server: Any) ->
             await ask(2)
 
 
-def test_a_limit_below_one_generation_is_refused_at_start() -> None:
-    """Nothing could be generated under it."""
+def test_a_limit_below_one_reservation_is_rejected_at_start() -> None:
+    """No generation would fit under it."""
     with pytest.raises(ConfigurationError, match="nothing could be generated"):
         _settings(budget_usd=Decimal("0.01"))

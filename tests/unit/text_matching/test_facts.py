@@ -1,4 +1,4 @@
-"""The value gate: what may stand for each other, and what only looks alike."""
+"""Paraphrases have equal facts, and texts that only look alike do not."""
 
 import pytest
 from tests.unit.text_matching.corpus import mutations, paraphrases
@@ -19,8 +19,8 @@ from forge_otel.text_matching import facts
         ("Cafe\u0301 menu", "Café menu"),
     ],
 )
-def test_the_same_in_other_words(one: str, other: str) -> None:
-    """These wordings may stand for each other."""
+def test_paraphrases_have_equal_facts(one: str, other: str) -> None:
+    """Synonyms, contractions, units, lists, conditions and sentence order."""
     assert facts(one) == facts(other)
 
 
@@ -52,20 +52,20 @@ def test_the_same_in_other_words(one: str, other: str) -> None:
         ("zero\u200bwidth", "zerowidth"),
     ],
 )
-def test_what_only_looks_alike(one: str, other: str) -> None:
-    """These say different things, however near they are."""
+def test_similar_texts_have_other_facts(one: str, other: str) -> None:
+    """Each pair differs in one fact."""
     assert facts(one) != facts(other)
 
 
-def test_no_mutation_passes_the_gate() -> None:
-    """Of 10 000 pairs that differ in one fact none has the same facts, and every kind of fact is among them."""
+def test_no_mutation_passes() -> None:
+    """10,000 pairs that differ in one fact, of every kind."""
     pairs = list(mutations(10_000))
     assert [pair for pair in pairs if facts(pair[1]) == facts(pair[2])] == []
     assert {kind for kind, _, _ in pairs} >= {"color", "size", "count", "unit", "not", "prop", "type", "label"}
 
 
-def test_most_paraphrases_pass_the_gate() -> None:
-    """Those that do not are known by their rule; see corpus.py."""
+def test_most_paraphrases_pass() -> None:
+    """The rules that do not pass are listed in corpus.py."""
     pairs = list(paraphrases(1_000))
     assert sum(facts(one) == facts(other) for _, one, other in pairs) >= 0.7 * len(pairs)
 
@@ -75,5 +75,5 @@ STRANGE = ["", " \n ", "''", '"', "((((", "\U0001d518 \U0001f3a8", "a" * 8000, "
 
 @pytest.mark.parametrize("text", STRANGE)
 def test_any_text_has_facts(text: str) -> None:
-    """Nothing raises, and a text has the facts of itself."""
+    """Nothing raises."""
     assert facts(text) == facts(text)

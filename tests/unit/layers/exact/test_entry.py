@@ -1,4 +1,4 @@
-"""An entry is exactly what was written, or it is damaged."""
+"""An entry is decoded exactly as it was sealed, or rejected."""
 
 import os
 from decimal import Decimal
@@ -25,8 +25,8 @@ def _seal(reply: Reply = REPLY, *, secret: bytes = b"secret") -> bytes:
     return seal(reply, key="k", tag_versions={"all": "e1"}, created_ms=1_700_000_000_123, secret=secret)
 
 
-def test_what_was_sealed_is_unsealed() -> None:
-    """Text, bytes, money to the last digit and epochs come back as they were."""
+def test_a_sealed_entry_is_decoded() -> None:
+    """Text, bytes, exact costs and tag versions are unchanged."""
     entry = unseal(_seal(), key="k", secret=b"secret")
     assert entry.result == RESULT
     assert (entry.cost_usd, entry.origin_id, entry.tag_versions) == (Decimal("0.4200000001"), "origin", {"all": "e1"})
@@ -34,22 +34,22 @@ def test_what_was_sealed_is_unsealed() -> None:
 
 
 @given(TEXT, st.dictionaries(TEXT, TEXT | st.binary()))
-def test_any_content_survives(code: str, artifacts: dict[str, str | bytes]) -> None:
-    """Every text and every byte string comes back as it was."""
+def test_any_content_is_preserved(code: str, artifacts: dict[str, str | bytes]) -> None:
+    """Every text and every byte string."""
     result = GenerationResult(code=code, artifacts=artifacts)
     assert unseal(_seal(Reply(result=result)), key="k", secret=b"secret").result == result
 
 
 def test_a_large_answer_is_compressed() -> None:
-    """What repeats itself takes less room than it has letters."""
+    """Repetitive text takes less than a tenth of its size."""
     reply = Reply(result=GenerationResult(code="const a = 1;\n" * 10_000))
     blob = _seal(reply)
     assert len(blob) < 10_000
     assert unseal(blob, key="k", secret=b"secret").result == reply.result
 
 
-def test_a_byte_flipped_anywhere_is_found() -> None:
-    """No single flipped bit goes unnoticed."""
+def test_a_flipped_bit_is_detected() -> None:
+    """At every byte."""
     blob = _seal()
     for position in range(len(blob)):
         damaged = bytearray(blob)
@@ -59,22 +59,22 @@ def test_a_byte_flipped_anywhere_is_found() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 3, 4, 35, 36, 44, 45, 60])
-def test_a_cut_entry_is_found(length: int) -> None:
-    """An entry that ends early is damaged."""
+def test_a_truncated_entry_is_detected(length: int) -> None:
+    """At every part of the frame."""
     with pytest.raises(DamagedFrame):
         unseal(_seal()[:length], key="k", secret=b"secret")
 
 
-def test_an_entry_of_another_key_or_secret_is_found() -> None:
-    """An entry copied over from another key or made with another secret is damaged."""
+def test_another_key_or_secret_is_detected() -> None:
+    """An entry cannot be copied or forged."""
     with pytest.raises(DamagedFrame):
         unseal(_seal(), key="other", secret=b"secret")
     with pytest.raises(DamagedFrame):
         unseal(_seal(secret=b"forged"), key="k", secret=b"secret")
 
 
-def test_garbage_is_damaged() -> None:
-    """Random bytes are never an entry."""
+def test_random_bytes_are_rejected() -> None:
+    """Whatever their length."""
     for size in (1, 50, 5_000):
         with pytest.raises(DamagedFrame):
             unseal(b"FGE1" + os.urandom(size), key="k", secret=b"secret")

@@ -1,4 +1,4 @@
-"""L1 answers what it was told before, and never anything else."""
+"""The exact cache returns stored answers, never wrong ones, and survives every fault of its store."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from forge_otel.types import Call, GenerationRequest, GenerationResult, Reply
 
 
 class Pipeline:
-    """Counts how often it is asked, and gives each time another answer."""
+    """Counts its runs and returns another answer each time."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -47,15 +47,15 @@ async def _never() -> GenerationResult:
 
 @pytest.fixture
 def generation() -> Any:
-    """The running generation, which is told the reasons of misses."""
+    """The running generation, which collects miss reasons."""
     running = Generation(id="g", started_at=datetime.now(UTC), started_s=0.0)
     token = current_generation.set(running)
     yield running
     current_generation.reset(token)
 
 
-async def test_the_second_time_the_store_answers(generation: Generation) -> None:
-    """The first call is a cold miss, the second a hit that knows its origin and its price."""
+async def test_the_second_equal_call_is_a_hit(generation: Generation) -> None:
+    """The hit carries the origin and the cost of the first answer."""
     pipeline, exact = Pipeline(), _exact(MemoryStore())
     first = await exact(_call(), pipeline)
     second = await exact(_call(), pipeline)
@@ -75,8 +75,8 @@ async def test_the_second_time_the_store_answers(generation: Generation) -> None
         "tokens:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
     ],
 )
-async def test_a_tag_invalidates_what_was_made_under_it(generation: Generation, tag: str) -> None:
-    """After an invalidation the old answer is never given again, and the miss says why."""
+async def test_invalidating_a_tag_invalidates_its_entries(generation: Generation, tag: str) -> None:
+    """The old answer is not returned again, and the miss reason is `epoch`."""
     pipeline, exact = Pipeline(), _exact(MemoryStore())
     await exact(_call(), pipeline)
     await exact.invalidate(tag)
@@ -85,16 +85,16 @@ async def test_a_tag_invalidates_what_was_made_under_it(generation: Generation, 
     assert (await exact(_call(), pipeline)).source == "L1"
 
 
-async def test_another_tag_invalidates_nothing() -> None:
-    """A purge of another file leaves this one's answers alone."""
+async def test_invalidating_another_tag_changes_nothing() -> None:
+    """A purge of another Figma file keeps this entry."""
     pipeline, exact = Pipeline(), _exact(MemoryStore())
     await exact(_call(), pipeline)
     await exact.invalidate("figma:other")
     assert (await exact(_call(), pipeline)).source == "L1"
 
 
-async def test_an_invalidation_also_reaches_a_generation_that_is_running() -> None:
-    """What was begun before a purge is not kept after it."""
+async def test_an_invalidation_during_a_run_applies_to_its_answer() -> None:
+    """An answer that was started before the purge is a miss after it."""
     exact = _exact(MemoryStore())
     pipeline = Pipeline()
 
@@ -106,8 +106,8 @@ async def test_an_invalidation_also_reaches_a_generation_that_is_running() -> No
     assert (await exact(_call(), pipeline)).result.code == "answer 2"
 
 
-async def test_a_forgotten_epoch_is_a_miss(generation: Generation) -> None:
-    """An epoch that was evicted is unknown, and so are all answers under it."""
+async def test_a_lost_tag_version_is_a_miss(generation: Generation) -> None:
+    """If the store evicted a tag version, all entries under the tag are invalid."""
     store = MemoryStore()
     pipeline, exact = Pipeline(), _exact(store)
     await exact(_call(), pipeline)
@@ -117,7 +117,7 @@ async def test_a_forgotten_epoch_is_a_miss(generation: Generation) -> None:
 
 
 async def test_a_damaged_entry_is_a_miss_and_is_replaced(generation: Generation) -> None:
-    """Garbage in the store costs one generation and is then gone."""
+    """It costs one generation."""
     store = MemoryStore()
     pipeline, exact = Pipeline(), _exact(store)
     await exact(_call(), pipeline)
@@ -129,7 +129,7 @@ async def test_a_damaged_entry_is_a_miss_and_is_replaced(generation: Generation)
 
 
 async def test_an_entry_copied_from_another_key_is_a_miss(generation: Generation) -> None:
-    """An answer under the wrong key is never given."""
+    """The key is authenticated with the entry."""
     store = MemoryStore()
     pipeline, exact = Pipeline(), _exact(store)
     await exact(_call(tokens={"n": 1}), pipeline)
@@ -142,7 +142,7 @@ async def test_an_entry_copied_from_another_key_is_a_miss(generation: Generation
 
 
 class BrokenStore(MemoryStore):
-    """Fails at one of its methods, as a server that is down would."""
+    """Fails in one method, as an unreachable server would."""
 
     def __init__(self, broken: str) -> None:
         super().__init__()
@@ -160,16 +160,16 @@ async def _refuse(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("broken", ["get", "set", "add"])
-async def test_a_store_that_is_down_costs_only_the_cache(generation: Generation, broken: str) -> None:
-    """The caller gets an answer, and the record says that the cache did not help."""
+async def test_an_unavailable_store_does_not_fail_the_call(generation: Generation, broken: str) -> None:
+    """The caller gets an answer, and the record has a `degraded` label."""
     pipeline = Pipeline()
     exact = _exact(BrokenStore(broken), degraded_label="redis:uncached")
     assert (await exact(_call(), pipeline)).result.code == "answer 1"
     assert generation.degraded == ["redis:uncached"]
 
 
-async def test_what_is_too_large_or_not_json_is_answered_but_not_kept() -> None:
-    """A result that cannot be stored is still the caller's."""
+async def test_answers_that_are_too_large_or_not_json_are_not_stored() -> None:
+    """The caller gets the result unchanged."""
     for result in (GenerationResult(code="x" * 200), GenerationResult(code="x", metadata={"o": object()})):
         store = MemoryStore()
         reply = await _exact(store, max_entry_bytes=100)(_call(), _answers(result))
@@ -184,24 +184,24 @@ def _answers(result: GenerationResult) -> Callable[[Call], Any]:
     return pipeline
 
 
-async def test_a_hit_is_one_round_trip() -> None:
-    """Entry and epochs are asked for together."""
-    asked: list[Sequence[str]] = []
+async def test_a_hit_takes_one_round_trip() -> None:
+    """Entry and tag versions are read together."""
+    reads: list[Sequence[str]] = []
 
     class Watched(MemoryStore):
         async def get(self, keys: Sequence[str], /) -> list[bytes | None]:
-            asked.append(keys)
+            reads.append(keys)
             return await super().get(keys)
 
     exact = _exact(Watched())
     await exact(_call(), Pipeline())
-    asked.clear()
+    reads.clear()
     assert (await exact(_call(), Pipeline())).source == "L1"
-    assert len(asked) == 1
+    assert len(reads) == 1
 
 
-async def test_a_failed_pipeline_leaves_nothing() -> None:
-    """An error is the caller's and is never cached."""
+async def test_errors_are_not_cached() -> None:
+    """The next call runs the pipeline again."""
 
     async def fails(call: Call) -> Reply:
         raise ValueError("no")
@@ -212,17 +212,17 @@ async def test_a_failed_pipeline_leaves_nothing() -> None:
     assert (await exact(_call(), pipeline)).source == "L4"
 
 
-async def test_a_cancelled_call_leaves_nothing_half_done() -> None:
-    """Cancellation while the pipeline runs passes through, and the next call runs it again."""
-    exact, pipeline, begun = _exact(MemoryStore()), Pipeline(), asyncio.Event()
+async def test_cancellation_passes_through() -> None:
+    """The next call runs the pipeline again."""
+    exact, pipeline, started = _exact(MemoryStore()), Pipeline(), asyncio.Event()
 
     async def hangs(call: Call) -> Reply:
-        begun.set()
+        started.set()
         await asyncio.Event().wait()
         raise AssertionError
 
     task = asyncio.ensure_future(exact(_call(), hangs))
-    await begun.wait()
+    await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -1,4 +1,4 @@
-"""What is purged is counted and noted, and a dry run changes nothing."""
+"""Purges count and log what they invalidate; dry runs change nothing."""
 
 import logging
 from typing import Any
@@ -55,8 +55,8 @@ async def _filled(store: Any) -> ExactCacheLayer:
         ("key", "0" * 64, 0),
     ],
 )
-async def test_a_dry_run_counts_what_the_purge_then_meets(by: str, value: str, expected: int) -> None:
-    """Both counts are the same, only the second makes misses of them."""
+async def test_a_dry_run_counts_the_entries_that_the_purge_invalidates(by: str, value: str, expected: int) -> None:
+    """Both counts are equal, and only the purge turns hits into misses."""
     exact = await _filled(MemoryStore())
     planned = await exact.purger.purge(by, value, who="me", is_dry_run=True)
     assert (planned.entries, planned.is_complete, planned.is_dry_run) == (expected, True, True)
@@ -66,8 +66,8 @@ async def test_a_dry_run_counts_what_the_purge_then_meets(by: str, value: str, e
     assert [(await exact(call, _answer)).source for call in calls].count("L4") == expected
 
 
-async def test_the_log_says_who_purged_what(caplog: pytest.LogCaptureFixture) -> None:
-    """One structured line a purge, in which no line break of a caller survives."""
+async def test_the_audit_log_names_operator_and_scope(caplog: pytest.LogCaptureFixture) -> None:
+    """One structured line per purge, without line breaks from the caller."""
     exact = await _filled(MemoryStore())
     with caplog.at_level(logging.INFO, "forge_otel.audit"):
         await exact.purger.purge("figma", "f", who="anna\nroot")
@@ -77,8 +77,8 @@ async def test_the_log_says_who_purged_what(caplog: pytest.LogCaptureFixture) ->
     assert "\n" not in line.getMessage()
 
 
-async def test_a_count_ends_at_its_limit_and_says_so() -> None:
-    """Of a store that is too large to be read whole a lower bound is given."""
+async def test_a_count_stops_at_its_limit() -> None:
+    """The result is marked as incomplete."""
     exact = await _filled(MemoryStore())
     exact.purger._max_scanned = 2
     found = await exact.purger.purge("all", who="me", is_dry_run=True)
@@ -86,7 +86,7 @@ async def test_a_count_ends_at_its_limit_and_says_so() -> None:
 
 
 async def test_damaged_entries_are_not_counted() -> None:
-    """What would be a miss anyway is not purged."""
+    """They would be misses anyway."""
     store = MemoryStore()
     exact = await _filled(store)
     await store.set("forge:l1:" + _call(0).key, b"garbage")
@@ -97,8 +97,8 @@ async def test_damaged_entries_are_not_counted() -> None:
     ("by", "value"),
     [("", ""), ("file", "x"), ("all", "x"), ("figma", ""), ("key", "short"), ("tokens", "A" * 64), ("type", "x" * 257)],
 )
-async def test_what_cannot_be_purged_by_is_refused(by: str, value: str) -> None:
-    """A mistake purges nothing."""
+async def test_invalid_arguments_are_rejected(by: str, value: str) -> None:
+    """Nothing is purged."""
     exact = await _filled(MemoryStore())
     with pytest.raises(BadRequest):
         await exact.purger.purge(by, value, who="me")
@@ -106,7 +106,7 @@ async def test_what_cannot_be_purged_by_is_refused(by: str, value: str) -> None:
 
 
 async def test_a_purge_is_one_write() -> None:
-    """Whatever it meets, one key changes."""
+    """It changes one key, however many entries are under the tag."""
     written: list[str] = []
 
     class Watched(MemoryStore):

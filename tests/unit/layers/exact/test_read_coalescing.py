@@ -1,4 +1,4 @@
-"""Reads that many make at once go out together, and nobody gets what is not theirs."""
+"""Concurrent reads are batched, and each caller gets its own values."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,51 +9,51 @@ from forge_otel.layers.exact.read_coalescing import ReadCoalescer
 
 
 class Slow:
-    """Answers when it is let go, each key with itself."""
+    """Returns each key as its value once `go` is set."""
 
     def __init__(self) -> None:
-        self.asked: list[list[str]] = []
+        self.reads: list[list[str]] = []
         self.go = asyncio.Event()
         self.error: Exception | None = None
 
     async def __call__(self, keys: Sequence[str]) -> list[bytes | None]:
-        self.asked.append(list(keys))
+        self.reads.append(list(keys))
         await self.go.wait()
         if self.error is not None:
             raise self.error
         return [None if key == "gone" else key.encode() for key in keys]
 
 
-async def test_a_herd_is_a_few_reads() -> None:
-    """200 callers: a few by themselves, the rest in two, and everybody gets its own keys in their order."""
+async def test_many_concurrent_reads_become_a_few_batches() -> None:
+    """200 callers cause 4 direct reads and 2 batches, and each gets its keys in order."""
     store = Slow()
-    reads = ReadCoalescer(store)
-    tasks = [asyncio.create_task(reads([f"a{number % 7}", "gone", f"b{number}"])) for number in range(200)]
+    coalescer = ReadCoalescer(store)
+    tasks = [asyncio.create_task(coalescer([f"a{number % 7}", "gone", f"b{number}"])) for number in range(200)]
     await asyncio.sleep(0.01)
-    assert len(store.asked) == 6
+    assert len(store.reads) == 6
     store.go.set()
     found = await asyncio.gather(*tasks)
     assert found == [[f"a{number % 7}".encode(), None, f"b{number}".encode()] for number in range(200)]
 
 
-async def test_an_error_is_everybodys() -> None:
-    """And the next read is a new one."""
+async def test_an_error_reaches_every_caller_of_the_batch() -> None:
+    """The next read is a new one."""
     store = Slow()
     store.error = ConnectionError("gone")
-    reads = ReadCoalescer(store)
-    tasks = [asyncio.create_task(reads(["a"])) for _ in range(10)]
+    coalescer = ReadCoalescer(store)
+    tasks = [asyncio.create_task(coalescer(["a"])) for _ in range(10)]
     await asyncio.sleep(0.01)
     store.go.set()
     assert {type(end) for end in await asyncio.gather(*tasks, return_exceptions=True)} == {ConnectionError}
     store.error = None
-    assert await reads(["a"]) == [b"a"]
+    assert await coalescer(["a"]) == [b"a"]
 
 
-async def test_a_caller_who_leaves_takes_nobody_along() -> None:
-    """Neither one of those who read together."""
+async def test_a_cancelled_caller_does_not_cancel_the_others() -> None:
+    """Neither after a direct read nor in a batch."""
     store = Slow()
-    reads = ReadCoalescer(store)
-    tasks = [asyncio.create_task(reads(["a"])) for _ in range(10)]
+    coalescer = ReadCoalescer(store)
+    tasks = [asyncio.create_task(coalescer(["a"])) for _ in range(10)]
     await asyncio.sleep(0.01)
     for task in (tasks[0], tasks[7]):
         task.cancel()
@@ -63,10 +63,10 @@ async def test_a_caller_who_leaves_takes_nobody_along() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4])
-async def test_a_few_are_not_held_up(count: int) -> None:
-    """They are sent at once, each by itself."""
+async def test_a_few_reads_are_sent_directly(count: int) -> None:
+    """They are not batched."""
     store = Slow()
     store.go.set()
-    reads = ReadCoalescer(store)
-    assert await asyncio.gather(*(reads(["a"]) for _ in range(count))) == [[b"a"]] * count
-    assert store.asked == [["a"]] * count
+    coalescer = ReadCoalescer(store)
+    assert await asyncio.gather(*(coalescer(["a"]) for _ in range(count))) == [[b"a"]] * count
+    assert store.reads == [["a"]] * count

@@ -1,4 +1,4 @@
-"""L2 answers the same in other words, and never anything else."""
+"""The semantic cache answers paraphrases, and only paraphrases."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -27,7 +27,7 @@ LONG = "Use a radius of {}px, a red border on every side, rounded corners and a 
 
 
 class Caches:
-    """L1 and L2 over a pipeline that says what it was asked."""
+    """L1 and L2 over a pipeline that returns its requirements."""
 
     def __init__(self, vectors: Any, *, embedder: Any = None, store: Any = None, **options: Any) -> None:
         self.exact = ExactCacheLayer(store or MemoryStore(), ExactCacheOptions(secret=b"s"), instruments=Instruments())
@@ -41,7 +41,7 @@ class Caches:
         self.runs = 0
 
     async def ask(self, note: str, **changes: Any) -> Reply:
-        """Ask for a component with a note."""
+        """Request a component with a note."""
         fields: dict[str, Any] = {"component_type": "button", "figma_key": "f", "requirements": {"note": note}}
         request = GenerationRequest(**fields | changes)
         key = generation_key(request, pipeline="p", version="1")
@@ -58,13 +58,13 @@ async def _never() -> GenerationResult:
 
 
 class Down:
-    """A vector store that is away."""
+    """An unavailable vector store."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.searches = 0
 
     async def search(self, _scope: str, _vector: Sequence[float], *, limit: int) -> list[Neighbour]:
-        self.asked += limit
+        self.searches += limit
         raise ConnectionRefusedError
 
     async def put(self, _point: Point) -> None:
@@ -80,15 +80,15 @@ async def vectors() -> AsyncIterator[VectorMatrix]:
 
 @pytest.fixture
 def generation() -> Any:
-    """The running generation, which is told the reasons of misses."""
+    """The running generation, which collects miss reasons."""
     running = Generation(id="g", started_at=datetime.now(UTC), started_s=0.0)
     token = current_generation.set(running)
     yield running
     current_generation.reset(token)
 
 
-async def test_other_words_get_the_same_answer(vectors: VectorMatrix) -> None:
-    """The second wording is a hit that knows its origin, its price and how near it was; nothing is kept twice."""
+async def test_a_paraphrase_gets_the_same_answer(vectors: VectorMatrix) -> None:
+    """The hit carries origin, cost and similarity, and nothing is stored twice."""
     store = MemoryStore()
     caches = Caches(vectors, store=store)
     first = await caches.ask("Show a spinner when loading")
@@ -103,7 +103,7 @@ async def test_other_words_get_the_same_answer(vectors: VectorMatrix) -> None:
 
 
 async def test_every_miss_has_its_reason(vectors: VectorMatrix, generation: Generation) -> None:
-    """Nothing known, nothing near, near but another fact, and no free text at all are told apart."""
+    """Empty index, nothing near, another fact, no free text."""
     caches, reasons = Caches(vectors), []
     for note in (LONG.format(8), "Announce it", LONG.format(9), ""):
         await caches.ask(note)
@@ -124,15 +124,15 @@ async def test_every_miss_has_its_reason(vectors: VectorMatrix, generation: Gene
         {"requirements": {"notes": "show an icon"}},
     ],
 )
-async def test_what_is_no_free_text_must_be_equal(vectors: VectorMatrix, change: dict[str, Any]) -> None:
-    """The hard filter: another tenant, design, token or structured wish is another question."""
+async def test_everything_besides_free_text_must_be_equal(vectors: VectorMatrix, change: dict[str, Any]) -> None:
+    """Another tenant, design, token or structured requirement is a miss."""
     caches = Caches(vectors)
     await caches.ask("display an icon")
     assert (await caches.ask("show an icon", **change)).source == "L4"
     assert (await caches.ask("show the icon")).source == "L2"
 
 
-async def test_another_version_or_model_is_another_question(vectors: VectorMatrix) -> None:
+async def test_another_version_or_model_is_a_miss(vectors: VectorMatrix) -> None:
     """Points of another pipeline version or embedding model are never found."""
     store = MemoryStore()
     await Caches(vectors, store=store).ask("display an icon")
@@ -140,10 +140,10 @@ async def test_another_version_or_model_is_another_question(vectors: VectorMatri
         assert (await Caches(vectors, store=store, **other).ask("show an icon")).source == "L4"
 
 
-async def test_what_invalidates_the_answer_invalidates_it_for_all_wordings(
+async def test_invalidating_the_answer_invalidates_its_paraphrases(
     vectors: VectorMatrix, generation: Generation
 ) -> None:
-    """An epoch of L1 holds here too, and the dangling point is forgotten."""
+    """The dangling point is removed."""
     caches = Caches(vectors)
     await caches.ask("display an icon")
     await caches.exact.invalidate("figma:f")
@@ -153,15 +153,15 @@ async def test_what_invalidates_the_answer_invalidates_it_for_all_wordings(
     assert len(vectors) == 1
 
 
-async def test_an_answer_that_is_gone_is_a_miss(vectors: VectorMatrix, generation: Generation) -> None:
-    """A point may outlive its answer, as after a restart of the memory cache."""
+async def test_a_point_without_its_entry_is_a_miss(vectors: VectorMatrix, generation: Generation) -> None:
+    """A point may outlive its entry, as after a restart of the memory cache."""
     await Caches(vectors).ask("display an icon")
     assert (await Caches(vectors).ask("show an icon")).source == "L4"
     assert generation.misses["L2"] == "evicted"
 
 
-async def test_a_point_has_a_life(vectors: VectorMatrix) -> None:
-    """After its life an answer is no longer given to other wordings."""
+async def test_points_expire(vectors: VectorMatrix) -> None:
+    """After the TTL a paraphrase is a miss."""
     now = [1000.0]
     matrix = VectorMatrix(clock=lambda: now[0])
     async with matrix:
@@ -175,7 +175,7 @@ async def test_a_point_has_a_life(vectors: VectorMatrix) -> None:
 
 
 async def test_the_threshold_is_set_by_component_type(vectors: VectorMatrix, generation: Generation) -> None:
-    """A component type has its own threshold; no cosine reaches 1.01."""
+    """No cosine reaches 1.01."""
     caches = Caches(vectors, thresholds={"card": 1.01})
     for kind, source in (("button", "L2"), ("card", "L4")):
         await caches.ask("display an icon", component_type=kind)
@@ -183,8 +183,8 @@ async def test_the_threshold_is_set_by_component_type(vectors: VectorMatrix, gen
     assert generation.misses["L2"] == "threshold"
 
 
-async def test_a_hook_says_what_is_free_text(vectors: VectorMatrix, generation: Generation) -> None:
-    """A service's own field is embedded; a hook that fails costs the hit, not the answer."""
+async def test_a_hook_selects_the_free_text(vectors: VectorMatrix, generation: Generation) -> None:
+    """A failing hook costs the hit, not the answer."""
     caches = Caches(vectors, wording=lambda request: Wording(texts={"wish": request.requirements["wish"]}))
     await caches.ask("", requirements={"wish": "display an icon"})
     assert (await caches.ask("", requirements={"wish": "show an icon"})).source == "L2"
@@ -193,8 +193,8 @@ async def test_a_hook_says_what_is_free_text(vectors: VectorMatrix, generation: 
 
 
 @pytest.mark.parametrize("is_guarded", [True, False])
-async def test_while_the_vectors_are_away_recent_words_are_compared(generation: Generation, is_guarded: bool) -> None:
-    """The last answers are still found, word by word, and the record says what served."""
+async def test_without_vectors_recent_texts_are_searched_lexically(generation: Generation, is_guarded: bool) -> None:
+    """The record has a `degraded` label."""
     guards = Guards()
     caches = Caches(Down(), service="qdrant", guard=guards.get("qdrant") if is_guarded else None)
     first = await caches.ask("Use a radius of 8px")
@@ -205,8 +205,10 @@ async def test_while_the_vectors_are_away_recent_words_are_compared(generation: 
     assert generation.degraded == ["qdrant:lexical"]
 
 
-async def test_an_embedder_that_fails_is_done_without(vectors: VectorMatrix, generation: Generation) -> None:
-    """No vector, no search: recent words are compared."""
+async def test_a_failing_embedder_falls_back_to_the_lexical_index(
+    vectors: VectorMatrix, generation: Generation
+) -> None:
+    """There is no vector to search with."""
 
     class Broken(HashingEmbedder):
         async def embed(self, texts: Sequence[str], /) -> list[Sequence[float]]:
@@ -218,8 +220,8 @@ async def test_an_embedder_that_fails_is_done_without(vectors: VectorMatrix, gen
     assert generation.degraded == ["embedder:lexical"]
 
 
-async def test_a_cancelled_caller_is_cancelled(vectors: VectorMatrix) -> None:
-    """Cancellation passes through, and afterwards all works as before."""
+async def test_cancellation_passes_through(vectors: VectorMatrix) -> None:
+    """The next calls work as before."""
     caches = Caches(vectors)
     asking = asyncio.create_task(caches.ask("display an icon"))
     await asyncio.sleep(0)
@@ -230,14 +232,14 @@ async def test_a_cancelled_caller_is_cancelled(vectors: VectorMatrix) -> None:
     assert (await caches.ask("show an icon")).source == "L2"
 
 
-async def test_giant_texts_are_not_looked_up(vectors: VectorMatrix, generation: Generation) -> None:
-    """A text above the limit is no question for L2."""
+async def test_long_texts_are_not_searched(vectors: VectorMatrix, generation: Generation) -> None:
+    """The miss reason is `too_long`."""
     await Caches(vectors).ask("word " * 2000)
     assert generation.misses["L2"] == "too_long"
 
 
 async def test_no_mutation_is_a_hit(vectors: VectorMatrix) -> None:
-    """2 000 pairs that differ in one fact, through both layers: not one false hit."""
+    """2,000 pairs that differ in one fact, through both layers, without a false hit."""
     caches, false_hits = Caches(vectors), []
     for number, (kind, one, other) in enumerate(mutations(2_000, seed=3)):
         await caches.ask(one, content_hash=str(number))
@@ -248,7 +250,7 @@ async def test_no_mutation_is_a_hit(vectors: VectorMatrix) -> None:
 
 
 async def test_most_paraphrases_are_hits(vectors: VectorMatrix, record_property: Any) -> None:
-    """500 rewordings by the rules of corpus.py, those that nothing offline can see among them."""
+    """500 rewordings by the rules of corpus.py, including those that the offline embedder cannot recognise."""
     caches, hits, number = Caches(vectors), 0, 500
     for case, (_, one, other) in enumerate(paraphrases(number, seed=5)):
         first = await caches.ask(one, content_hash=str(case))
@@ -261,8 +263,8 @@ async def test_most_paraphrases_are_hits(vectors: VectorMatrix, record_property:
     assert hits >= 0.6 * number
 
 
-async def test_a_vector_never_holds_the_text() -> None:
-    """What is kept of a question is digests, numbers and the key of the answer."""
+async def test_a_point_does_not_contain_the_text() -> None:
+    """It holds digests, numbers and the key of the entry."""
     kept: list[Point] = []
 
     class Watched(VectorMatrix):

@@ -1,4 +1,4 @@
-"""One generation for a key in one process, whoever leaves, whatever fails."""
+"""One run per key and process, shared by its callers, also after cancellations and failures."""
 
 import asyncio
 import contextlib
@@ -21,10 +21,10 @@ from forge_otel.types import Call, Cost, GenerationRequest, GenerationResult, Pr
 
 
 class Pipeline:
-    """Runs until it is let go, and counts how often it was begun and how it ended."""
+    """Runs until `go` is set, and counts starts and cancellations."""
 
     def __init__(self, error: BaseException | None = None) -> None:
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
         self.go = asyncio.Event()
         self.runs = 0
         self.cancelled = 0
@@ -32,7 +32,7 @@ class Pipeline:
 
     async def __call__(self, call: Call) -> Reply:
         self.runs += 1
-        self.begun.set()
+        self.started.set()
         try:
             await self.go.wait()
         except asyncio.CancelledError:
@@ -48,7 +48,7 @@ class Pipeline:
 
 
 class PersonalError(ForgeError):
-    """Says something about one caller."""
+    """An error about one caller."""
 
     is_personal = True
 
@@ -72,27 +72,27 @@ async def _ask(layer: SingleFlightLayer, pipeline: Any, generation: Generation |
 
 
 async def _start(layer: SingleFlightLayer, pipeline: Pipeline, count: int) -> list[asyncio.Task[Reply]]:
-    """Begin that many calls, of which the first leads."""
+    """Start `count` calls; the first one starts the run."""
     tasks = [asyncio.create_task(_ask(layer, pipeline, _generation(f"g{number}"))) for number in range(count)]
-    await pipeline.begun.wait()
+    await pipeline.started.wait()
     return tasks
 
 
 @pytest.fixture
-async def left() -> list[tuple[str, RunOutcome]]:
-    """The runs that ended without their first caller."""
+async def orphaned() -> list[tuple[str, RunOutcome]]:
+    """The runs whose first caller left."""
     return []
 
 
 @pytest.fixture
-async def layer(left: list[tuple[str, RunOutcome]]) -> AsyncIterator[SingleFlightLayer]:
-    """Alone in its process."""
+async def layer(orphaned: list[tuple[str, RunOutcome]]) -> AsyncIterator[SingleFlightLayer]:
+    """A layer without other processes."""
 
-    async def note(_call: Call, generation: Generation, outcome: RunOutcome) -> None:
-        left.append((generation.id, outcome))
+    async def record(_call: Call, generation: Generation, outcome: RunOutcome) -> None:
+        orphaned.append((generation.id, outcome))
 
     async with SingleFlightLayer(
-        instruments=Instruments(), timeout_s=5, on_orphaned=note, close_timeout_s=0.05
+        instruments=Instruments(), timeout_s=5, on_orphaned=record, close_timeout_s=0.05
     ) as opened:
         yield opened
 
@@ -103,8 +103,8 @@ async def _eventually(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_many_callers_make_one_run(layer: SingleFlightLayer) -> None:
-    """The first pays, all others are collapsed and have saved what it cost."""
+async def test_concurrent_callers_share_one_run(layer: SingleFlightLayer) -> None:
+    """The first caller pays; the others are collapsed and save its cost."""
     pipeline = Pipeline()
     tasks = await _start(layer, pipeline, 50)
     pipeline.go.set()
@@ -115,8 +115,8 @@ async def test_many_callers_make_one_run(layer: SingleFlightLayer) -> None:
     }
 
 
-async def test_keys_and_times_are_apart(layer: SingleFlightLayer) -> None:
-    """Another key runs by itself, and so does the same key once the first run is over."""
+async def test_other_keys_and_later_calls_run_again(layer: SingleFlightLayer) -> None:
+    """A run is shared only while it is active."""
     pipeline = Pipeline()
     pipeline.go.set()
     await asyncio.gather(_ask(layer, pipeline), _ask(layer, pipeline, key="other"))
@@ -124,11 +124,11 @@ async def test_keys_and_times_are_apart(layer: SingleFlightLayer) -> None:
     assert pipeline.runs == 3
 
 
-async def test_the_first_caller_may_leave(layer: SingleFlightLayer, left: list[tuple[str, RunOutcome]]) -> None:
-    """The others get their answer, and what was spent stands in a record of the run's own."""
+async def test_the_first_caller_may_leave(layer: SingleFlightLayer, orphaned: list[tuple[str, RunOutcome]]) -> None:
+    """The others get their answer, and the cost is recorded on the orphaned run."""
     pipeline, leader = Pipeline(), _generation("leader")
     first = asyncio.create_task(_ask(layer, pipeline, leader))
-    await pipeline.begun.wait()
+    await pipeline.started.wait()
     other = asyncio.create_task(_ask(layer, pipeline, _generation("other")))
     await asyncio.sleep(0)
     first.cancel()
@@ -136,15 +136,15 @@ async def test_the_first_caller_may_leave(layer: SingleFlightLayer, left: list[t
     pipeline.go.set()
     reply = await other
     assert (first.cancelled(), pipeline.cancelled, reply.source, reply.origin_id) == (True, 0, "collapsed", "leader")
-    await _eventually(lambda: left)
-    assert left[0][0] == "leader"
+    await _eventually(lambda: orphaned)
+    assert orphaned[0][0] == "leader"
     assert (leader.id != "leader", leader.spent_usd) == (True, 0)
 
 
-async def test_a_run_that_nobody_waits_for_goes_on(
-    layer: SingleFlightLayer, left: list[tuple[str, RunOutcome]]
+async def test_a_run_without_callers_continues(
+    layer: SingleFlightLayer, orphaned: list[tuple[str, RunOutcome]]
 ) -> None:
-    """Whoever asks while it runs gets its answer."""
+    """A caller that arrives while it runs gets its answer."""
     pipeline = Pipeline()
     tasks = await _start(layer, pipeline, 3)
     for task in tasks:
@@ -154,25 +154,25 @@ async def test_a_run_that_nobody_waits_for_goes_on(
     await asyncio.sleep(0)
     pipeline.go.set()
     assert (await late).source == "collapsed"
-    await _eventually(lambda: left)
+    await _eventually(lambda: orphaned)
     assert (pipeline.runs, pipeline.cancelled) == (1, 0)
 
 
-async def test_a_follower_who_leaves_changes_nothing(
-    layer: SingleFlightLayer, left: list[tuple[str, RunOutcome]]
+async def test_a_cancelled_follower_changes_nothing(
+    layer: SingleFlightLayer, orphaned: list[tuple[str, RunOutcome]]
 ) -> None:
-    """Neither for the first nor for the others."""
+    """Neither for the first caller nor for the others."""
     pipeline = Pipeline()
     first, second, third = await _start(layer, pipeline, 3)
     await asyncio.sleep(0)
     second.cancel()
     await asyncio.wait([second])
     pipeline.go.set()
-    assert [(await first).source, (await third).source, left] == ["L4", "collapsed", []]
+    assert [(await first).source, (await third).source, orphaned] == ["L4", "collapsed", []]
 
 
 async def test_a_failure_is_shared_and_not_repeated(layer: SingleFlightLayer) -> None:
-    """Everybody gets the very error, with the frames of the pipeline in it and not those of all the others."""
+    """Every caller gets the same error with the frames of the pipeline only."""
     fault = ValueError("no such colour")
     pipeline = Pipeline(fault)
     tasks = await _start(layer, pipeline, 20)
@@ -193,8 +193,8 @@ def _frames(error: BaseException) -> Any:
         traceback = traceback.tb_next
 
 
-async def test_an_error_about_one_caller_is_for_that_caller(layer: SingleFlightLayer) -> None:
-    """A spent budget of the first lets the next one try."""
+async def test_a_personal_error_is_not_shared(layer: SingleFlightLayer) -> None:
+    """After the first caller exceeds its budget, the next one starts a new run."""
     runs = []
 
     async def spend(call: Call) -> Reply:
@@ -209,8 +209,8 @@ async def test_an_error_about_one_caller_is_for_that_caller(layer: SingleFlightL
     assert sorted(end.source for end in others if isinstance(end, Reply)) == ["L4", "collapsed"]
 
 
-async def test_a_pipeline_that_is_cancelled_by_itself(layer: SingleFlightLayer) -> None:
-    """Its caller sees the cancellation, the others an error: nobody has cancelled them."""
+async def test_a_pipeline_that_cancels_itself(layer: SingleFlightLayer) -> None:
+    """The first caller gets the cancellation, the others an error."""
     pipeline = Pipeline(asyncio.CancelledError())
     first, second = await _start(layer, pipeline, 2)
     await asyncio.sleep(0)
@@ -220,8 +220,8 @@ async def test_a_pipeline_that_is_cancelled_by_itself(layer: SingleFlightLayer) 
     assert isinstance(second.exception(), GenerationFailed)
 
 
-async def test_nobody_waits_longer_than_a_generation_may_take() -> None:
-    """The run goes on for those who come later."""
+async def test_a_deadline_ends_the_wait_but_not_the_run() -> None:
+    """A later caller gets the answer."""
     pipeline = Pipeline()
     async with SingleFlightLayer(instruments=Instruments(), timeout_s=5, close_timeout_s=0.05) as layer:
         with deadline(0.05), pytest.raises(GenerationTimeout, match="ask again"):
@@ -232,8 +232,8 @@ async def test_nobody_waits_longer_than_a_generation_may_take() -> None:
         assert (await late).source == "collapsed"
 
 
-async def test_the_run_does_not_have_the_first_callers_deadline(layer: SingleFlightLayer) -> None:
-    """Others wait for it who have more time."""
+async def test_the_run_has_no_deadline_of_its_first_caller(layer: SingleFlightLayer) -> None:
+    """Other callers may have more time."""
     seen = []
 
     async def look(call: Call) -> Reply:
@@ -245,8 +245,8 @@ async def test_the_run_does_not_have_the_first_callers_deadline(layer: SingleFli
     assert seen == [float("inf")]
 
 
-async def test_a_pipeline_may_ask_for_itself(layer: SingleFlightLayer) -> None:
-    """It does not wait for itself until its time is over."""
+async def test_a_pipeline_may_call_itself(layer: SingleFlightLayer) -> None:
+    """It does not wait for its own run."""
 
     async def inner(call: Call) -> Reply:
         return Reply(result=GenerationResult(code="inner"))
@@ -259,7 +259,7 @@ async def test_a_pipeline_may_ask_for_itself(layer: SingleFlightLayer) -> None:
 
 
 async def test_closing_waits_and_then_cancels() -> None:
-    """Within its time; whoever still waits is told that the service closes."""
+    """Waiting callers get an error that says that the service is closing."""
     pipeline = Pipeline()
     layer = SingleFlightLayer(instruments=Instruments(), timeout_s=60, close_timeout_s=0.05)
     async with asyncio.timeout(5):
@@ -270,8 +270,8 @@ async def test_closing_waits_and_then_cancels() -> None:
     assert pipeline.cancelled == 1
 
 
-async def test_spans_of_the_run_are_the_first_callers(layer: SingleFlightLayer) -> None:
-    """What happens inside is below the first caller's span, and a follower's span links to it."""
+async def test_spans_of_the_run_belong_to_the_first_caller(layer: SingleFlightLayer) -> None:
+    """The span of every other caller has a link to it."""
     spans = TracerProvider(shutdown_on_exit=False).get_tracer("t")
     inside: list[ReadableSpan] = []
 
@@ -295,45 +295,45 @@ async def test_spans_of_the_run_are_the_first_callers(layer: SingleFlightLayer) 
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
-async def _kinds(told: AsyncIterator[Progress]) -> list[str]:
-    return [progress.kind async for progress in told]
+async def _kinds(events: AsyncIterator[Progress]) -> list[str]:
+    return [progress.kind async for progress in events]
 
 
-async def test_a_late_follower_hears_it_from_the_beginning(layer: SingleFlightLayer) -> None:
-    """Ten at random moments hear the same, also after the end."""
-    heard = []
+async def test_a_late_follower_gets_all_events(layer: SingleFlightLayer) -> None:
+    """Also after the end of the run."""
+    received = []
 
     async def work(call: Call) -> Reply:
         generation = current_generation.get()
         assert generation is not None
         for number in range(10):
             generation.record_step_start(f"agent {number}", "agent")
-            heard.append(asyncio.create_task(_kinds(layer.follow("k", after=(0, 0), wait_s=1))))
+            received.append(asyncio.create_task(_kinds(layer.follow("k", after=(0, 0), wait_s=1))))
             await asyncio.sleep(0)
             generation.record_step(Step(name=f"agent {number}", kind="agent", started_s=0, duration_s=1))
         return Reply(result=GenerationResult(code=""))
 
     await _ask(layer, work, _generation("g"))
-    heard.append(asyncio.create_task(_kinds(layer.follow("k", after=(0, 0), wait_s=1))))
+    received.append(asyncio.create_task(_kinds(layer.follow("k", after=(0, 0), wait_s=1))))
     expected = ["started", *["step_started", "step_ended"] * 10, "done"]
-    assert [await one for one in heard] == [expected] * 11
+    assert [await one for one in received] == [expected] * 11
 
 
-async def test_a_follower_goes_on_where_it_was(layer: SingleFlightLayer) -> None:
-    """After the last event that it knows; and one that comes in vain is told so."""
+async def test_a_follower_resumes_after_an_event(layer: SingleFlightLayer) -> None:
+    """Without a run it gets NotFound."""
     pipeline = Pipeline()
     pipeline.go.set()
     await _ask(layer, pipeline, _generation("g"))
-    told = [progress async for progress in layer.follow("k", after=(0, 0), wait_s=1)]
-    assert [progress.kind for progress in told] == ["started", "model_call", "done"]
-    run, _, number = told[1].id.partition("-")
+    events = [progress async for progress in layer.follow("k", after=(0, 0), wait_s=1)]
+    assert [progress.kind for progress in events] == ["started", "model_call", "done"]
+    run, _, number = events[1].id.partition("-")
     assert await _kinds(layer.follow("k", after=(int(run), int(number)), wait_s=1)) == ["done"]
     with pytest.raises(NotFound):
         await _kinds(layer.follow("other", after=(0, 0), wait_s=0.02))
 
 
-async def test_a_run_that_tells_too_much_is_cut_short(layer: SingleFlightLayer) -> None:
-    """Its end is told all the same, and names are short, whatever they hold."""
+async def test_the_event_log_of_a_run_is_bounded(layer: SingleFlightLayer) -> None:
+    """After 500 events only `truncated` and the end follow."""
 
     async def work(call: Call) -> Reply:
         generation = current_generation.get()
