@@ -1,4 +1,4 @@
-"""Single-flight over a Redis that misbehaves: nobody notices but the figures; and through the whole of a forge."""
+"""Single flight over a faulty Redis: callers get answers, and the coordination recovers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,13 +17,13 @@ from forge_otel import Forge, ForgeMiddleware, GenerationRequest, GenerationResu
 from forge_otel.testing.faults.kinds import Fault, Refuse, Reset, Silent, Slow
 from forge_otel.testing.faults.proxy import FaultProxy
 
-ALONE: dict[str, Any] = {"archive_url": None, "database_url": None, "outbox_dir": None, "trace_spool_dir": None}
-HERD = 200
-DIFFERENT = 500
+LOCAL_ONLY: dict[str, Any] = {"archive_url": None, "database_url": None, "outbox_dir": None, "trace_spool_dir": None}
+CALLERS = 200
+KEYS = 500
 
 
 class Pipeline:
-    """A pipeline on a forge, which counts its runs."""
+    """A pipeline on a forge that counts its runs."""
 
     def __init__(self, forge: Forge, *, run_s: float = 0.1) -> None:
         self.runs = 0
@@ -46,13 +46,13 @@ def _request(number: int = 0) -> GenerationRequest:
 async def _through_proxy(server: RedisServer) -> AsyncIterator[tuple[FaultProxy, Forge]]:
     async with (
         FaultProxy("127.0.0.1", server.port) as proxy,
-        Forge(Settings(cache_url=f"redis://127.0.0.1:{proxy.port}/0", **ALONE)) as forge,
+        Forge(Settings(cache_url=f"redis://127.0.0.1:{proxy.port}/0", **LOCAL_ONLY)) as forge,
     ):
         yield proxy, forge
 
 
-async def _herd(pipeline: Pipeline, number: int) -> list[str]:
-    results = await asyncio.gather(*(pipeline.ask(_request(number)) for _ in range(HERD)))
+async def _ask_concurrently(pipeline: Pipeline, number: int) -> list[str]:
+    results = await asyncio.gather(*(pipeline.ask(_request(number)) for _ in range(CALLERS)))
     return sorted(result.source for result in results)
 
 
@@ -60,50 +60,50 @@ async def _herd(pipeline: Pipeline, number: int) -> list[str]:
     "fault", [Refuse(), Reset(), Silent(), Slow(answer_s=0.5), Slow(answer_s=0.04)], ids=lambda fault: repr(fault)[:24]
 )
 async def test_no_fault_of_redis_reaches_a_caller(shared_redis: RedisServer, fault: Fault) -> None:
-    """200 callers at once, three times: one run each time, no error."""
+    """200 concurrent callers, three times: one run each time, no error."""
     shared_redis.flush()
     async with _through_proxy(shared_redis) as (proxy, forge):
         pipeline = Pipeline(forge)
         async with proxy.fault(fault):
             for number in range(3):
-                assert await _herd(pipeline, number) == ["L4", *["collapsed"] * (HERD - 1)]
+                assert await _ask_concurrently(pipeline, number) == ["L4", *["collapsed"] * (CALLERS - 1)]
         assert pipeline.runs == 3
 
 
-async def test_a_redis_that_is_full_stores_nothing_and_stops_nobody(redis_server: RedisServer) -> None:
-    """OOM on every write: lease and entry are refused, the answer is given."""
+async def test_a_full_redis_does_not_fail_a_call(redis_server: RedisServer) -> None:
+    """Lease and entry are refused (OOM); the answer is returned."""
     async with Redis.from_url(redis_server.url) as client:
         await client.config_set("maxmemory", 1)
-    async with Forge(Settings(cache_url=redis_server.url, **ALONE)) as forge:
+    async with Forge(Settings(cache_url=redis_server.url, **LOCAL_ONLY)) as forge:
         pipeline = Pipeline(forge)
-        assert await _herd(pipeline, 0) == ["L4", *["collapsed"] * (HERD - 1)]
+        assert await _ask_concurrently(pipeline, 0) == ["L4", *["collapsed"] * (CALLERS - 1)]
         assert pipeline.runs == 1
 
 
-async def test_a_cold_herd_finds_redis_well(fresh_redis: str) -> None:
-    """200 callers on connections that are not there yet: Redis is asked, and its breaker stays closed."""
-    async with Forge(Settings(cache_url=fresh_redis, **ALONE)) as forge, Redis.from_url(fresh_redis) as client:
+async def test_many_callers_on_cold_connections_do_not_open_the_breaker(fresh_redis: str) -> None:
+    """200 callers open few connections."""
+    async with Forge(Settings(cache_url=fresh_redis, **LOCAL_ONLY)) as forge, Redis.from_url(fresh_redis) as client:
         pipeline = Pipeline(forge)
-        assert await _herd(pipeline, 0) == ["L4", *["collapsed"] * (HERD - 1)]
+        assert await _ask_concurrently(pipeline, 0) == ["L4", *["collapsed"] * (CALLERS - 1)]
         assert {guard["name"]: guard["state"] for guard in forge.operations.breakers()} == {
             "redis": "closed",
             "redis:flights": "closed",
         }
         assert await client.keys("forge:l1:*")
-        # Its own too, and the one that listens.
+        # Including the connection of this test and the one that listens for wake-ups.
         assert len(await client.client_list()) <= 35
         assert (await pipeline.ask(_request())).source == "L1"
 
 
-async def test_a_herd_of_different_keys_finds_redis_well(fresh_redis: str) -> None:
-    """500 cold keys at once: what they wait for each other is not counted against Redis, and every answer is kept."""
-    async with Forge(Settings(cache_url=fresh_redis, **ALONE)) as forge, Redis.from_url(fresh_redis) as client:
+async def test_many_cold_keys_do_not_open_the_breaker(fresh_redis: str) -> None:
+    """Queueing among 500 keys does not count as latency of Redis, and every answer is stored."""
+    async with Forge(Settings(cache_url=fresh_redis, **LOCAL_ONLY)) as forge, Redis.from_url(fresh_redis) as client:
         pipeline = Pipeline(forge)
-        results = await asyncio.gather(*(pipeline.ask(_request(number)) for number in range(DIFFERENT)))
-        assert [result.source for result in results] == ["L4"] * DIFFERENT
-        # Who did not wait for it is answered before it is written.
+        results = await asyncio.gather(*(pipeline.ask(_request(number)) for number in range(KEYS)))
+        assert [result.source for result in results] == ["L4"] * KEYS
+        # Callers are answered before their entries are written.
         async with asyncio.timeout(60):
-            while len(await client.keys("forge:l1:*")) < DIFFERENT:
+            while len(await client.keys("forge:l1:*")) < KEYS:
                 await asyncio.sleep(0.05)
         redis, flights = [guard for guard in forge.operations.breakers() if guard["name"].startswith("redis")]
         assert [redis["state"], flights["state"]] == ["closed"] * 2
@@ -111,13 +111,13 @@ async def test_a_herd_of_different_keys_finds_redis_well(fresh_redis: str) -> No
 
 
 @pytest.mark.parametrize("fault", [Refuse(), Silent(), Slow(answer_s=0.5)], ids=lambda fault: repr(fault)[:24])
-async def test_a_call_asks_a_failing_redis_once(shared_redis: RedisServer, fault: Fault) -> None:
-    """Not for the lease, the notes and the writing, each time in vain; and not at all when its breaker is open."""
+async def test_a_call_waits_for_a_failing_redis_once(shared_redis: RedisServer, fault: Fault) -> None:
+    """Not again for the lease, the history and the write; and not at all once the breaker is open."""
     shared_redis.flush()
     async with _through_proxy(shared_redis) as (proxy, forge):
         pipeline = Pipeline(forge)
         await pipeline.ask(_request())
-        # What is said behind the caller's back is said.
+        # Background writes have ended.
         while any(guard["in_flight"] for guard in forge.operations.breakers()):
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
@@ -131,48 +131,48 @@ async def test_a_call_asks_a_failing_redis_once(shared_redis: RedisServer, fault
         assert after["redis:flights"]["failures"] == before["redis:flights"]["failures"]
 
 
-async def test_a_flight_goes_on_when_redis_dies_during_it(shared_redis: RedisServer) -> None:
-    """The caller has its answer, the herd that joined too; nothing of the writing reaches them."""
+async def test_a_run_continues_when_redis_fails_during_it(shared_redis: RedisServer) -> None:
+    """Earlier and later callers get its answer; the failed write does not reach them."""
     shared_redis.flush()
     async with _through_proxy(shared_redis) as (proxy, forge):
         pipeline = Pipeline(forge, run_s=0.3)
-        asked = [asyncio.create_task(pipeline.ask(_request())) for _ in range(20)]
+        early = [asyncio.create_task(pipeline.ask(_request())) for _ in range(20)]
         while not pipeline.runs:
             await asyncio.sleep(0.01)
         async with proxy.fault(Silent()):
             late = [asyncio.create_task(pipeline.ask(_request())) for _ in range(20)]
-            results = await asyncio.gather(*asked, *late)
+            results = await asyncio.gather(*early, *late)
         assert sorted(result.source for result in results) == [*["L4"], *["collapsed"] * 39]
         assert pipeline.runs == 1
 
 
-async def test_a_lease_that_could_not_be_given_back_is_when_redis_is_back(shared_redis: RedisServer) -> None:
-    """Or the next caller would wait for a holder who has ended, until the lease has."""
+async def test_a_failed_release_is_retried_until_redis_is_back(shared_redis: RedisServer) -> None:
+    """Otherwise the next caller would wait until the lease expires."""
     shared_redis.flush()
     async with _through_proxy(shared_redis) as (proxy, forge), Redis.from_url(shared_redis.url) as client:
         pipeline = Pipeline(forge)
-        asked = asyncio.create_task(pipeline.ask(_request()))
+        call = asyncio.create_task(pipeline.ask(_request()))
         while not pipeline.runs:
             await asyncio.sleep(0.01)
         async with proxy.fault(Refuse()):
-            await asked
+            await call
             assert await client.keys("forge:flight:lease:*")
-        # Half of the lease's own life.
+        # Half of the lease's TTL.
         async with asyncio.timeout(7.5):
             while await client.keys("forge:flight:lease:*"):
                 await asyncio.sleep(0.05)
 
 
-async def test_the_first_client_hangs_up_and_the_others_are_answered(fresh_redis: str) -> None:
-    """Over real HTTP: its answer is made, given to the others, cached, and paid for in one record."""
-    async with Forge(Settings(cache_url=fresh_redis, **ALONE)) as forge:
+async def test_the_first_client_disconnects_and_the_others_are_answered(fresh_redis: str) -> None:
+    """Over HTTP: the answer is shared, cached and paid for in one record."""
+    async with Forge(Settings(cache_url=fresh_redis, **LOCAL_ONLY)) as forge:
         pipeline = Pipeline(forge, run_s=0.6)
         app = FastAPI()
         app.add_middleware(ForgeMiddleware, forge=forge)
 
         @app.get("/generate")
         async def generate() -> dict[str, str]:
-            # As a framework does that takes a client's leaving for a reason to stop.
+            # Like a framework that cancels the handler when its client disconnects.
             result = await asyncio.wait_for(pipeline.ask(_request()), timeout=None if pipeline.runs else 0.2)
             return {"code": result.code, "source": result.source, "saved": str(result.saved_usd)}
 

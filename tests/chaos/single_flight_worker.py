@@ -1,9 +1,9 @@
-"""One of several workers that are asked for the same generation: says when it runs one, and who answered.
+"""Worker of the single-flight tests: generates or follows on request, and prints what happened as JSON lines.
 
-    python -m tests.chaos.flight_worker CACHE_URL FOLDER LEASE_S
+    python -m tests.chaos.single_flight_worker CACHE_URL FOLDER LEASE_S
 
-Each line of standard input is a JSON object: how many callers, which tokens, how long the pipeline takes, and how it
-ends. Every execution is a line of `FOLDER/executions`.
+Each line of standard input is a JSON object with the number of callers, the tokens, and duration and end of the
+pipeline. Every execution appends a line to `FOLDER/executions`.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from forge_otel.resilience.deadline import DeadlineOptions
 from forge_otel.resilience.policies import Policies
 from forge_otel.resilience.retry import RetryOptions
 
-# As shipped, a worker that Redis does not answer within 50 ms goes by itself; four workers that share two processors
-# with their Redis and the test are slower than that now and then, and this is about what they do together.
-PATIENT = Policies(
+# With the default policies a worker runs on its own if Redis takes more than 50 ms; four workers that share two
+# processors with Redis and the test sometimes take longer, and these tests are about coordination.
+LENIENT = Policies(
     deadline=DeadlineOptions(total_s=5.0),
     retry=RetryOptions(attempts=1),
     timeout=TimeoutOptions(attempt_s=5.0),
@@ -33,12 +33,12 @@ PATIENT = Policies(
 
 
 def say(**facts: Any) -> None:
-    """Tell the test, as one line."""
+    """Print one line for the test."""
     print(json.dumps({"pid": os.getpid(), "at": time.time(), **facts}), flush=True)
 
 
 async def ask(forge: Forge, folder: Path, order: dict[str, Any]) -> None:
-    """Ask so many times at once, and say who answered what, for how much."""
+    """Run the requested number of concurrent calls, and print sources, answers and costs."""
     request = GenerationRequest(component_type="button", figma_key="f", tokens={"n": order.get("n", 0)})
 
     @agent("writer")
@@ -76,14 +76,14 @@ async def ask(forge: Forge, folder: Path, order: dict[str, Any]) -> None:
 
 
 async def follow(forge: Forge, order: dict[str, Any]) -> None:
-    """Say each event of a generation that may run anywhere."""
+    """Follow a generation that may run in any worker, and print its events."""
     request = GenerationRequest(component_type="button", figma_key="f", tokens={"n": order.get("n", 0)})
-    told = [progress async for progress in forge.follow(request, after=order.get("after", ""))]
-    say(event="followed", kinds=[one.kind for one in told], ids=[one.id for one in told])
+    events = [progress async for progress in forge.follow(request, after=order.get("after", ""))]
+    say(event="followed", kinds=[one.kind for one in events], ids=[one.id for one in events])
 
 
 async def main(cache_url: str, folder: Path, lease_s: float) -> None:
-    """Do what standard input says, line by line, each in a task of its own."""
+    """Execute each line of standard input in a task of its own."""
     settings = Settings(
         cache_url=cache_url,
         archive_url=None,
@@ -92,7 +92,7 @@ async def main(cache_url: str, folder: Path, lease_s: float) -> None:
         outbox_dir=str(folder / "outbox" / str(os.getpid())) if cache_url != "memory://" else str(folder / "outbox"),
         single_flight_lease_s=lease_s,
     )
-    async with Forge(settings, policies=dict.fromkeys(("redis", "redis:flights", "flights"), PATIENT)) as forge:
+    async with Forge(settings, policies=dict.fromkeys(("redis", "redis:flights", "flights"), LENIENT)) as forge:
         say(event="open")
         running = set()
         while line := await asyncio.to_thread(sys.stdin.readline):
