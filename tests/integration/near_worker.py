@@ -1,44 +1,34 @@
-"""Another process on the same Redis: does what it is told on standard input, a JSON list a line, and says so."""
+"""Another client of the same Redis in a process of its own: executes JSON commands from standard input."""
 
 import asyncio
 import json
 import sys
 from typing import Any
 
-from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.stores.redis.store import open_url
-from forge_otel.telemetry.metrics.instruments import Instruments
 
 
 async def main(url: str) -> None:
-    """Work until standard input ends."""
+    """Execute one command per line until standard input ends, and confirm each with `done`."""
     async with open_url(url, max_bytes=0) as store:
-        exact = ExactCacheLayer(store, ExactCacheOptions(secret=b"secret"), instruments=Instruments())
         for line in iter(sys.stdin.readline, ""):
-            what, *words = json.loads(line)
-            await act(store, exact, what, *words)
+            await act(store, *json.loads(line))
             print("done", flush=True)
 
 
-async def act(
-    store: Any, exact: ExactCacheLayer, what: str, key: str = "", value: str = "", ttl_s: float | None = None
-) -> None:
-    """Do one thing."""
-    match what:
+async def act(store: Any, command: str, key: str = "", value: str = "", ttl_s: float | None = None) -> None:
+    """Execute one command."""
+    match command:
         case "set":
             await store.set(key, value.encode(), ttl_s=ttl_s)
         case "delete":
             await store.delete([key])
-        case "invalidate":
-            await exact.invalidate(key)
-        case "purge":
-            await exact.purger.purge("key", key, who="another process")
         case "flush":
             await store._client.flushall()
         case "kill":
             await store._client.client_kill_filter(_type="normal", skipme=True)
         case _:
-            raise ValueError(what)
+            raise ValueError(command)
 
 
 if __name__ == "__main__":

@@ -8,30 +8,23 @@ import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from tests.conftest import running
 from tests.servers.redis import RedisServer
 from tests.servers.redis_groups import RedisSentinelServers
 
 from forge_otel._runtime import components as _parts
 from forge_otel.errors import ConfigurationError
-from forge_otel.keys import generation_key
-from forge_otel.layers.exact.entry import CacheEntry
-from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.settings import Settings
 from forge_otel.stores.memory import MemoryStore
 from forge_otel.stores.near.store import NearStore
 from forge_otel.stores.redis.store import RedisStore, open_url
-from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.testing.contracts.store_contract import StoreContract
 from forge_otel.testing.faults.proxy import FaultProxy, Silent
-from forge_otel.types import Call, GenerationRequest, GenerationResult, Lease, Reply
+from forge_otel.types import Lease
 
 ENTRY, EPOCH = "forge:l1:a", "forge:epoch:a"
 Other = Callable[..., Awaitable[None]]
@@ -313,50 +306,6 @@ async def test_two_processes_never_disagree(near: NearStore, other: Other) -> No
     assert hits > 500
 
 
-async def test_the_exact_cache_hits_near_by(near: NearStore, other: Other) -> None:
-    """The third time nothing is asked of Redis; a purge by tag or by key in another process is a miss here."""
-    reader = InMemoryMetricReader()
-    instruments = Instruments(MeterProvider([reader]).get_meter("test"))
-    exact = ExactCacheLayer(near, ExactCacheOptions(secret=b"secret"), instruments=instruments)
-    call = _call()
-    for purge in (["invalidate", "figma:f"], ["invalidate", "all"], ["purge", call.key]):
-        assert (await exact(call, _answer)).source == "L4"
-        assert await near.synchronize()
-        assert (await exact(call, _never)).source == "L1"
-        assert _count(reader, instruments, "forge.cache.near.requests", "hit") == 0
-        third = await exact(call, _never)
-        assert (third.source, third.result.code, third.cost_usd) == ("L1", "export {}", Decimal("0.42"))
-        assert _count(reader, instruments, "forge.cache.near.requests", "hit") == 1
-        await other(*purge)
-        assert await near.synchronize()
-        assert not isinstance(await exact.lookup(call), CacheEntry)
-        reader = InMemoryMetricReader()
-        instruments.bind(MeterProvider([reader]).get_meter("test"))
-
-
-async def test_what_a_caller_does_to_an_answer_is_its_own(near: NearStore) -> None:
-    """The next one gets it as it was stored."""
-    exact = ExactCacheLayer(near, ExactCacheOptions(secret=b"secret"), instruments=Instruments())
-    await exact(_call(), _answer)
-    assert await near.synchronize()
-    await exact(_call(), _never)
-    first: Any = (await exact(_call(), _never)).result
-    first.metadata["nested"]["list"].append("mine")
-    first.artifacts.clear()
-    second = (await exact(_call(), _never)).result
-    assert (second.metadata, second.artifacts) == ({"nested": {"list": [1]}}, {"a.css": "x"})
-
-
-async def test_an_entry_of_another_secret_never_becomes_near(near: NearStore) -> None:
-    """It is authenticated before it is kept as opened."""
-    await ExactCacheLayer(near, ExactCacheOptions(secret=b"forged"), instruments=Instruments())(_call(), _answer)
-    exact = ExactCacheLayer(near, ExactCacheOptions(secret=b"secret"), instruments=Instruments())
-    for _ in range(3):
-        found: Any = await exact.lookup(_call())
-        assert found.reason == "corrupt"
-        assert await near.synchronize()
-
-
 async def test_it_works_behind_sentinel_through_a_failover() -> None:
     """The master is killed: near hits stop, and come back from the new one."""
     with running(RedisSentinelServers) as servers:
@@ -438,37 +387,3 @@ async def _fetched(near: NearStore, key: str) -> bool:
         return await near.fetch([key]) != [None]
     except Exception:
         return False
-
-
-def _call() -> Call:
-    request = GenerationRequest(component_type="button", figma_key="f", tokens={"colour": "#fff"}, tenant="t")
-    key = generation_key(request, pipeline="p", version="1")
-    return Call(request=request, pipeline="p", key=key, component_id="c", run=_no_pipeline)
-
-
-async def _no_pipeline() -> GenerationResult:
-    raise AssertionError("the layer asks call_next, not the pipeline")
-
-
-async def _answer(_call: Call) -> Reply:
-    result = GenerationResult(code="export {}", artifacts={"a.css": "x"}, metadata={"nested": {"list": [1]}})
-    return Reply(result=result, cost_usd=Decimal("0.42"), origin_id="g")
-
-
-async def _never(_call: Call) -> Reply:
-    raise AssertionError("L1 did not answer")
-
-
-def _count(reader: InMemoryMetricReader, instruments: Instruments, name: str, result: str) -> float:
-    instruments.flush()
-    data = reader.get_metrics_data()
-    points = [
-        point
-        for resource in (data.resource_metrics if data else ())
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        if metric.name == name
-        for point in metric.data.data_points
-        if (point.attributes or {}).get("cache.result") == result
-    ]
-    return sum(getattr(point, "value", 0) for point in points)
