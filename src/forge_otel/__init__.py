@@ -1,10 +1,10 @@
-"""One line turns a FastAPI/Starlette service that runs generative-AI pipelines into a production service.
+"""Tracing, metrics, caching, records and resilience for services that run generative-AI pipelines.
 
-The module-level decorators do what those of a `Forge` do, on the open forge of the running code: they are resolved when
-they are called, so that functions can be decorated at import. Without an open forge a decorated function simply runs.
+The module-level decorators do what those of a `Forge` do, on the open forge of the running code. They look it up at
+each call, so functions can be decorated at import time; without an open forge a decorated function runs as it is.
 """
 
-from forge_otel._runtime.pipeline import PipelineDecorator
+from forge_otel._runtime.pipeline import Generate, PipelineDecorator
 from forge_otel.context import extract, inject
 from forge_otel.errors import ForgeError
 from forge_otel.forge import Forge, current
@@ -43,6 +43,11 @@ def _telemetry() -> Telemetry | None:
     return None if forge is None else forge.telemetry
 
 
+def _generate() -> Generate | None:
+    forge = current()
+    return None if forge is None else forge.generate
+
+
 _spans = Spans(_telemetry)
 agent = _spans.agent
 tool = _spans.tool
@@ -50,4 +55,4 @@ step = _spans.step
 span = _spans.span
 record_usage = _spans.record_usage
 
-generation = PipelineDecorator(current)
+generation = PipelineDecorator(_generate)

@@ -1,8 +1,8 @@
-"""The runtime: it builds the stacks, owns everything that is opened, and closes it once.
+"""The runtime: it builds the layers, owns every opened resource and closes it once.
 
-Building a Forge has no side effects; `async with forge:` connects, and what it opened is flushed and closed within
-`shutdown_timeout_s`, whatever is down. It may be entered several times at once (a middleware and a worker, two
-mounted applications): the first entry opens, the last exit closes.
+Building a Forge has no side effects. `async with forge:` connects; leaving it flushes and closes within
+`shutdown_timeout_s`, also if services are down. It may be entered several times at once (a middleware and a worker, two
+mounted applications): the first entry opens it, the last exit closes it.
 """
 
 import asyncio
@@ -18,9 +18,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from forge_otel._internal.ids import new_id
-from forge_otel._runtime import components as _parts
-from forge_otel._runtime import default_layers as _stack
-from forge_otel._runtime.health_monitor import HealthMonitor
+from forge_otel._runtime import components, default_layers, options
+from forge_otel._runtime.health_monitor import HealthMonitor, check_critical, probes_of
 from forge_otel._runtime.observers import Observers
 from forge_otel._runtime.operations import Operations
 from forge_otel._runtime.pipeline import PipelineDecorator, compose
@@ -45,27 +44,32 @@ from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, P
 
 __all__ = ["Forge", "current", "default"]
 
-# An archive folder that nobody named is called after the component's type and so many digits of its key.
+# Digits of the cache key in the archive folder of a component without an id.
 _KEY_DIGITS: Final = 24
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
-# How the time for closing is divided: generations that still run, then the outbox, then spans.
-_FLIGHTS_SHARE, _OUTBOX_SHARE, _SPANS_SHARE = 0.2, 0.5, 0.3
 
 
 class Forge:
-    """The runtime: it builds everything that the settings name, connects it once and closes it once.
+    """The runtime: telemetry, layers, stores and sinks of one service.
 
     Args:
-        settings: how it runs; the defaults need no server.
-        layers: stand between the built-in trace, record and metrics layers and the pipeline, first outermost; they
-            replace the default ones (exact cache, timeout).
-        sinks: take finished records; they replace the default ones (archive, database).
-        policies: how services are guarded that should not be by default.
-        hooks: what only the service can tell its caches: which part of a request is free text, and its patterns.
-        telemetry: where spans and points go; made from the settings where it is left out.
+        settings: configuration; the defaults need no server.
+        layers: replace the default layers between the metrics layer and the pipeline (caches, single-flight, budget,
+            timeout), first outermost.
+        sinks: replace the default sinks (archive, database).
+        policies: guard policies by service, for services that have none by default or need others.
+        hooks: what the application alone knows: which part of a request is free text, and its patterns.
+        telemetry: destination of spans and metrics; built from the settings if omitted.
+
+    Attributes:
+        is_open: whether the runtime is connected; while it is not, decorated functions run without it.
+        operations: figures, reports, breakers, purges and health, for operators.
+        agent, tool, step, chain, retriever, embedding, llm: span decorators.
+        span, record_usage: spans of blocks, and model calls that no instrumentation reports.
+        generation: decorator of pipelines.
 
     Raises:
-        ConfigurationError: a URL that nothing opens or a package that is not installed; every fault at once.
+        ConfigurationError: lists every URL without an adapter and every missing package.
     """
 
     def __init__(
@@ -83,57 +87,40 @@ class Forge:
         self.agent, self.tool, self.step, self.chain = spans.agent, spans.tool, spans.step, spans.chain
         self.retriever, self.embedding, self.llm = spans.retriever, spans.embedding, spans.llm
         self.span, self.record_usage = spans.span, spans.record_usage
-        self.generation = PipelineDecorator(lambda: self if self.is_open else None)
+        self.generation = PipelineDecorator(lambda: self.generate if self.is_open else None)
         self.settings = settings or Settings()
         self.telemetry = telemetry or Telemetry(self.settings)
-        self.components = _parts.build(self.settings)
+        self.components = components.build(self.settings)
         self.guards = Guards(policies=policies)
         self.recent = RecentRecords()
         self.outbox = self._build_outbox(self.components.sinks if sinks is None else sinks)
-        self._watch = Observers(self.telemetry.instruments, self.guards, self.outbox, self.components)
+        self._observers = Observers(self.telemetry.instruments, self.guards, self.outbox, self.components)
         recorder = RecordingLayer(self.outbox, pipeline_version=self.settings.pipeline_version)
-        # It may wait twice: for what runs, and for what it cancels.
-        closing_s = self.settings.shutdown_timeout_s * _FLIGHTS_SHARE / 2
-        stack = _stack.build(
-            self.settings, self.components, self.telemetry, self.guards, recorder, closing_s=closing_s, hooks=hooks
+        self._default = default_layers.build(
+            self.settings, self.components, self.telemetry, self.guards, recorder, hooks=hooks
         )
-        _stack.check_critical(self.settings, stack.probes, {*SERVICE_DEFAULTS, *(policies or ())})
-        self.exact = stack.exact
-        self._flights = stack.flights
-        self.budget = stack.budget
-        self.pattern = stack.pattern
-        self._health = HealthMonitor(stack.probes)
-        self.operations = Operations(
-            self.settings,
-            components=self.components,
-            telemetry=self.telemetry,
-            guards=self.guards,
-            outbox=self.outbox,
-            recent=self.recent,
-            budget=stack.budget,
-            purger=stack.exact.purger,
-            observers=self._watch,
-            health=self._health,
-            is_open=lambda: self.is_open,
-        )
-        self._langsmith = LangSmithFeedback(self.guards, self.telemetry.instruments)
-        always: list[Layer] = [
-            TracingLayer(self.telemetry, feedback=self._langsmith, with_texts=self.settings.capture_content),
+        self.exact, self.pattern, self.budget = self._default.exact, self._default.pattern, self._default.budget
+        probes = probes_of(self.components, critical=self.settings.critical_services)
+        check_critical(self.settings.critical_services, probes, {*SERVICE_DEFAULTS, *(policies or ())})
+        self._health = HealthMonitor(probes)
+        self.operations = self._build_operations()
+        self._feedback = LangSmithFeedback(self.guards, self.telemetry.instruments)
+        outer: list[Layer] = [
+            TracingLayer(self.telemetry, feedback=self._feedback, with_texts=self.settings.capture_content),
             recorder,
-            MetricsLayer(self.telemetry.instruments, on_end=self._watch.ended),
+            MetricsLayer(self.telemetry.instruments, on_end=self._observers.record_outcome),
         ]
-        self._answer = compose([*always, *(stack.layers if layers is None else layers)], _run_pipeline)
-        self._opens = stack.resources
+        self._call = compose([*outer, *(self._default.layers if layers is None else layers)], _run_pipeline)
         self._entered = 0
         self._lock = asyncio.Lock()
-        self._resources = AsyncExitStack()
+        self._opened = AsyncExitStack()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
         """Build a Forge from the `FORGE_*` variables of `environ`, or of the process.
 
         Raises:
-            ConfigurationError: with every fault at once.
+            ConfigurationError: lists every fault.
         """
         return cls(Settings.from_env(os.environ if environ is None else environ), **options)
 
@@ -155,30 +142,30 @@ class Forge:
                 await self._close()
 
     def guard(self, name: str) -> Guard:
-        """Return the guard of the service `name`: deadline, retry, breaker and limits around calls to it."""
+        """Return the guard of the service `name`: deadline, retries, breaker and limits around calls to it."""
         return self.guards.get(name)
 
     async def generate(
         self, request: GenerationRequest, run: Callable[[], Awaitable[GenerationResult]], *, pipeline: str
     ) -> GenerationResult:
-        """Answer `request` through the stack.
+        """Send `request` through the layers.
 
         Args:
-            request: what is asked.
+            request: the request.
             run: the pipeline; called if no layer answers.
             pipeline: its name, part of the cache key.
 
         Raises:
-            BadRequest: the request cannot be understood; nothing was run, stored or recorded.
+            BadRequest: the request is malformed; nothing was run, stored or recorded.
         """
-        call = self._admit(request, run, pipeline)
+        call = self._new_call(request, run, pipeline)
         generation = Generation(id=new_id(), started_at=datetime.now(UTC), started_s=time.monotonic())
         request_info = current_request.get()
         if request_info is not None:
             generation.degraded.extend(request_info.degraded)
         tokens = current_generation.set(generation), _current.set(self)
         try:
-            reply = await self._answer(call)
+            reply = await self._call(call)
         finally:
             current_generation.reset(tokens[0])
             _current.reset(tokens[1])
@@ -196,31 +183,33 @@ class Forge:
     def follow(
         self, request: GenerationRequest, *, pipeline: str = "generate", after: str = "", wait_s: float = 5.0
     ) -> AsyncGenerator[Progress, None]:
-        """Watch the generation of `request`, in whichever process it runs: from its beginning, however late one comes.
+        """Yield the progress of the generation of `request` from its beginning, whichever process runs it.
 
         Args:
             request: as it was sent for generation.
             pipeline: the pipeline's name.
-            after: id of the last event that is known already.
-            wait_s: how long to wait for a generation to begin.
+            after: id of the last event that the caller has received.
+            wait_s: seconds to wait for a generation to begin.
 
         Raises:
-            NotFound: none is running, and none ended a short while ago.
-            GenerationTimeout: nothing more was heard of it.
-            BadRequest: `after` is no id of an event.
+            NotFound: no generation of the request is running or has ended a short while ago.
+            GenerationTimeout: the generation reports no more progress.
+            BadRequest: `after` is not the id of an event.
         """
         key = generation_key(request, pipeline=pipeline, version=self.settings.pipeline_version)
         return self.follow_key(key, after=after, wait_s=wait_s)
 
     def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:
-        """Watch the generation of a key, as `follow`."""
-        return self._flights.follow(key, after=parse_event_id(after), wait_s=wait_s)
+        """Yield the progress of the generation of a key; see `follow`."""
+        return self._default.single_flight.follow(key, after=parse_event_id(after), wait_s=wait_s)
 
-    def flights(self) -> list[str]:
+    def running(self) -> list[str]:
         """Return the keys that are being generated or waited for in this process."""
-        return self._flights.running()
+        return self._default.single_flight.running()
 
-    def _admit(self, request: GenerationRequest, run: Callable[[], Awaitable[GenerationResult]], pipeline: str) -> Call:
+    def _new_call(
+        self, request: GenerationRequest, run: Callable[[], Awaitable[GenerationResult]], pipeline: str
+    ) -> Call:
         allowed = self.settings.component_types
         if allowed and request.component_type not in allowed:
             known = ", ".join(allowed)
@@ -234,40 +223,54 @@ class Forge:
             [*sinks, self.recent],
             directory=self.components.outbox_dir,
             max_bytes=self.settings.outbox_max_bytes,
-            shutdown_timeout_s=self.settings.shutdown_timeout_s * _OUTBOX_SHARE,
+            shutdown_timeout_s=self.settings.shutdown_timeout_s * options.OUTBOX_SHARE,
             is_power_safe=self.settings.outbox_durability == "power-safe",
         )
 
+    def _build_operations(self) -> Operations:
+        return Operations(
+            self.settings,
+            components=self.components,
+            telemetry=self.telemetry,
+            guards=self.guards,
+            outbox=self.outbox,
+            recent=self.recent,
+            budget=self.budget,
+            purger=self.exact.purger,
+            observers=self._observers,
+            health=self._health,
+            is_open=lambda: self.is_open,
+        )
+
     async def _open(self) -> None:
-        # In a thread: reading the price table and looking for exporters takes a noticeable while.
+        # In a thread: loading the price table and the exporters takes about half a second.
         await asyncio.to_thread(self.telemetry.start)
         async with AsyncExitStack() as opening:
-            opening.callback(self._watch.observe())
-            for resource in self._opens:
+            opening.callback(self._observers.register())
+            for resource in self._default.resources:
                 await opening.enter_async_context(resource)
             if self.components.store_service is not None:
-                board = BreakerSharing(self.components.store, self.guards, carrier=self.components.store_service)
-                await opening.enter_async_context(board)
-            await opening.enter_async_context(self._langsmith)
+                sharing = BreakerSharing(self.components.store, self.guards, carrier=self.components.store_service)
+                await opening.enter_async_context(sharing)
+            await opening.enter_async_context(self._feedback)
             await opening.enter_async_context(self.outbox)
             await opening.enter_async_context(self._health)
-            await opening.enter_async_context(self._flights)
-            self._resources = opening.pop_all()
+            await opening.enter_async_context(self._default.single_flight)
+            self._opened = opening.pop_all()
         _open_forges.append(self)
 
     async def _close(self) -> None:
         _open_forges.remove(self)
         until_s = time.monotonic() + self.settings.shutdown_timeout_s
         try:
-            await self._resources.aclose()
+            await self._opened.aclose()
         finally:
-            # What the outbox did not need is theirs, too.
-            least_s = self.settings.shutdown_timeout_s * _SPANS_SHARE
+            # Spans are flushed last, with the time that the outbox has left over.
+            least_s = self.settings.shutdown_timeout_s * options.SPANS_SHARE
             await asyncio.to_thread(self.telemetry.shutdown, max(until_s - time.monotonic(), least_s))
 
 
 async def _run_pipeline(call: Call) -> Reply:
-    """Run the full generation: what stands innermost."""
     token = current_call.set(call)
     try:
         result: object = await call.run()
@@ -286,7 +289,7 @@ _current: ContextVar[Forge | None] = ContextVar("forge_current", default=None)
 
 
 def current() -> Forge | None:
-    """Return the open forge that the running code belongs to: that of its generation, else the one opened last."""
+    """Return the open forge of the running generation, else the one that was opened last; None if none is open."""
     forge = _current.get()
     if forge is not None and forge.is_open:
         return forge
@@ -295,9 +298,9 @@ def current() -> Forge | None:
 
 @functools.cache
 def default() -> Forge:
-    """Return the process default, built from the environment when it is first asked for.
+    """Return the process default, built from the environment at the first call.
 
     Raises:
-        ConfigurationError: with every fault at once.
+        ConfigurationError: lists every fault.
     """
     return Forge.from_env()

@@ -93,6 +93,6 @@ async def test_the_sink_keeps_ninety_days(tmp_path: Path, monkeypatch: pytest.Mo
     async with SqlSink(f"sqlite+aiosqlite:///{tmp_path}/forge.db") as before:
         await before.deliver([record(created_at=datetime.now(UTC) - timedelta(days=days)) for days in (89, 92, 100)])
     async with SqlSink(f"sqlite+aiosqlite:///{tmp_path}/forge.db", retention_days=90) as opened:
-        await eventually(lambda: opened.expired_rows.get("rollups"))
-        assert opened.expired_rows["generations"] == 2
+        await eventually(lambda: opened.expired.get("rollups"))
+        assert opened.expired["generations"] == 2
         assert (await counts(opened))["generations"] == 1

@@ -324,7 +324,7 @@ async def test_a_critical_database_that_is_away_makes_the_forge_unready(tmp_path
     async with Forge(_settings(tmp_path, database_url=url, critical_services=("database",))) as forge:
         async with asyncio.timeout(10):
             while "output" in (check := forge.operations.health_report()["checks"]["database:responseTime"][0]):
-                if check["output"] != "not asked yet":
+                if check["output"] != "no ping yet":
                     break
                 await asyncio.sleep(0.01)
         assert check["critical"]

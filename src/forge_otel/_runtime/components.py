@@ -1,4 +1,4 @@
-"""Settings → parts: what a Forge is built of, before anything is connected."""
+"""Settings → components: the adapters that the URLs name, not connected yet, and their optional abilities."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forge_otel._runtime import plugins as _loading
+from forge_otel._runtime import plugins
 from forge_otel.errors import ConfigurationError, MissingExtra
 from forge_otel.leases.sqlite import SQLiteLeases
 from forge_otel.settings import DEFAULT_DATABASE_URL, DEFAULT_VECTOR_URL, Settings, mask_url
 from forge_otel.sinks.archive import Archive
 from forge_otel.types import Embedder, Leases, Sink, Store, VectorStore
 from forge_otel.types.capabilities import (
-    ExpiresFiles,
-    ExpiresRows,
+    CountsExpired,
     GuardedEmbedder,
     RecoversFiles,
     SupportsAnalytics,
@@ -30,22 +29,22 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """The adapters that the settings name, and which optional abilities they have; None where a part is off.
+    """The adapters of one runtime, typed by their optional abilities; None for a part that is disabled.
 
     Args:
         store: cache entries.
         store_service: name of the service behind the store; None for a store in this process.
-        counters: the store, where it has atomic counters.
+        counters: the store, if it has atomic counters.
         vectors: points of the semantic cache.
         vector_service: name of the service behind `vectors`; None for an index in this process.
         embedder: turns texts into vectors.
         embedder_service: name of the guard around the embedder; None for an embedder in this process.
         archive: the sink that stores artifacts.
-        archive_retention: the archive, where it counts expired files.
+        archive_retention: the archive, if it counts expired files.
         database: the sink that stores records as rows.
-        database_retention: the database, where it counts expired rows.
-        database_recovery: the database, where it replaces damaged files.
-        analytics: the database, where reports can query it.
+        database_retention: the database, if it counts expired rows.
+        database_recovery: the database, if it replaces damaged files.
+        analytics: the database, if reports can query it.
         outbox_dir: folder of the journal; None keeps queued records in memory.
         leases: elect the process that generates; None where each process generates independently.
         pings: service name to the part whose availability is checked.
@@ -59,9 +58,9 @@ class Components:
     embedder: Embedder | None
     embedder_service: str | None
     archive: Archive | None
-    archive_retention: ExpiresFiles | None
+    archive_retention: CountsExpired | None
     database: Sink | None
-    database_retention: ExpiresRows | None
+    database_retention: CountsExpired | None
     database_recovery: RecoversFiles | None
     analytics: SupportsAnalytics | None
     outbox_dir: Path | None
@@ -75,10 +74,10 @@ class Components:
 
 
 def build(settings: Settings) -> Components:
-    """Load what each URL names; nothing is connected yet.
+    """Load the adapter of each URL; nothing is connected yet.
 
     Raises:
-        ConfigurationError: with every URL that nothing opens and every missing package at once.
+        ConfigurationError: lists every URL without an adapter and every missing package.
     """
     faults: list[str] = []
 
@@ -88,7 +87,7 @@ def build(settings: Settings) -> Components:
         except ConfigurationError as exc:
             faults.extend(exc.faults)
         except (ValueError, TypeError) as exc:
-            # What a driver says of a URL may repeat its password.
+            # Only the type: a driver's message about a URL may repeat its password.
             faults.append(f"{name} {mask_url(getattr(settings, name))!r} cannot be used: {type(exc).__name__}")
         return None
 
@@ -111,9 +110,9 @@ def build(settings: Settings) -> Components:
         embedder=embedder,
         embedder_service=embedder.service if isinstance(embedder, GuardedEmbedder) else None,
         archive=archive,
-        archive_retention=archive if isinstance(archive, ExpiresFiles) else None,
+        archive_retention=archive if isinstance(archive, CountsExpired) else None,
         database=database,
-        database_retention=database if isinstance(database, ExpiresRows) else None,
+        database_retention=database if isinstance(database, CountsExpired) else None,
         database_recovery=database if isinstance(database, RecoversFiles) else None,
         analytics=database if isinstance(database, SupportsAnalytics) else None,
         outbox_dir=_outbox_dir(settings),
@@ -123,9 +122,9 @@ def build(settings: Settings) -> Components:
 
 
 def _leases(settings: Settings, store: Store) -> Leases | None:
-    """Leases where all processes see them: in the store, or beside the journal that the workers of a host share."""
     if isinstance(store, SupportsLeases):
         return store.leases()
+    # Without a shared store, the workers of one host share the folder of the outbox.
     folder = _outbox_dir(settings)
     return None if folder is None else SQLiteLeases(folder.with_name("flights.db"))
 
@@ -137,12 +136,12 @@ def _outbox_dir(settings: Settings) -> Path | None:
 
 
 def _open(room: str, url: str | None, **options: Any) -> Any:
-    return None if url is None else _loading.load(room, url)(url, **options)
+    return None if url is None else plugins.load(room, url)(url, **options)
 
 
 def _open_archive(settings: Settings) -> Archive | None:
     url = settings.archive_url
-    # In a bucket its lifecycle rules do it, which `forge-otel archive prepare` makes.
+    # Objects in a bucket expire by its lifecycle rules, which `forge-otel archive prepare` creates.
     is_folder = url is not None and url.startswith("file:")
     archive: Archive | None = _open("sinks", url, **({"retention_days": settings.retention_days} if is_folder else {}))
     return archive
@@ -152,14 +151,14 @@ def _open_store(settings: Settings) -> Store:
     store: Store = _open("stores", settings.cache_url, max_bytes=settings.cache_max_bytes)
     max_bytes = settings.cache_near_max_bytes
     if max_bytes is None or settings.cache_url.startswith("memory:"):
-        # What is in this process is as near as can be.
+        # A store in this process needs no near cache.
         return store
     from forge_otel.stores.near.store import NearStore
     from forge_otel.stores.redis.store import RedisStore
 
     if not isinstance(store, RedisStore):
         raise ConfigurationError(
-            ["cache_near_max_bytes is set, and a near cache goes with one Redis or Sentinels only; leave it out"]
+            ["cache_near_max_bytes is set, but a near cache needs one Redis server or Sentinels; leave it out"]
         )
     return NearStore(store, max_bytes=max_bytes, max_stale_s=settings.cache_near_max_stale_s)
 
@@ -171,8 +170,8 @@ def _open_vectors(url: str | None) -> VectorStore | None:
     except MissingExtra as exc:
         if url != DEFAULT_VECTOR_URL:
             raise
-        # Nobody asked for it by name, so a bare install answers the same in other words anew.
-        _logger.warning("the semantic cache (L2) is off: %s", exc.faults[0])
+        # Only the default URL was used, so a bare install runs without it instead of failing.
+        _logger.warning("semantic cache (L2) disabled: %s", exc.faults[0])
         return None
 
 
@@ -185,6 +184,6 @@ def _open_database(settings: Settings) -> Sink | None:
     except MissingExtra as exc:
         if url != DEFAULT_DATABASE_URL:
             raise
-        # Nobody asked for this database by name, so a bare install runs without one.
-        _logger.warning("generations are not recorded in a database: %s", exc.faults[0])
+        # As above: a bare install runs without a database.
+        _logger.warning("database disabled, generations are not recorded in it: %s", exc.faults[0])
         return None

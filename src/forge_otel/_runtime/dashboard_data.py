@@ -1,4 +1,4 @@
-"""The figures of the dashboard: from the database where there is one, else from the last records of this process."""
+"""Figures of the dashboard, from the database or, without one, from the last records of this process."""
 
 import logging
 import math
@@ -18,18 +18,18 @@ __all__ = ["report", "summary"]
 _logger = logging.getLogger(__name__)
 
 _ALL: Final = 10**6
-_ASKABLE: Final = frozenset({"from", "to", "type", "format", "errors"})
+_REPORT_OPTIONS: Final = frozenset({"from", "to", "type", "format", "errors"})
 _MEDIA_TYPES: Final = {"json": "application/json", "csv": "text/csv", "html": "text/html", "table": "text/plain"}
 _FULL: Final = "L4"
 _CACHED: Final = ("L1", "L2", "L3")
 
 
 async def summary(database: SupportsAnalytics | None, recent: RecentRecords) -> dict[str, Any]:
-    """Return generations, hits, latencies and money, JSON-ready; `scope` says what they are about.
+    """Return generations, hits, latencies and costs, JSON-ready; `scope` is `database` or `process`.
 
     Args:
-        database: the SQL sink, or None.
-        recent: the last records of this process.
+        database: queried if there is one.
+        recent: the last records of this process, used without a database.
     """
     if database is not None:
         with needs("sql"):
@@ -37,67 +37,67 @@ async def summary(database: SupportsAnalytics | None, recent: RecentRecords) -> 
 
             from forge_otel.database.analytics import queries as analytics
         try:
-            return _shown(asdict(await analytics.summary(database.analytics_engine())), scope="database")
+            return _json_ready(asdict(await analytics.summary(database.analytics_engine())), scope="database")
         except (NotOpen, OSError, SQLAlchemyError) as exc:
-            _logger.info("the figures come from this process alone: %s", type(exc).__name__)
-    return _shown(_of_records(recent.records(_ALL)), scope="process")
+            _logger.info("dashboard figures limited to this process: %s", type(exc).__name__)
+    return _json_ready(_figures(recent.records(_ALL)), scope="process")
 
 
-async def report(database: SupportsAnalytics | None, asked: Mapping[str, str]) -> tuple[str, str]:
+async def report(database: SupportsAnalytics | None, requested: Mapping[str, str]) -> tuple[str, str]:
     """Return a report as text, and its media type.
 
     Args:
-        database: the SQL sink, or None.
-        asked: `from`, `to`, `type`, `format`, `errors`: what `forge-otel report` takes, all optional.
+        database: queried if there is one.
+        requested: `from`, `to`, `type`, `format` and `errors`, all optional, as `forge-otel report` takes them.
 
     Raises:
-        BadRequest: something that is asked for cannot be understood, or is too much.
-        NotFound: there is no database.
-        ServiceUnavailable: it does not answer.
+        BadRequest: an option is malformed or out of bounds.
+        NotFound: no database is configured.
+        ServiceUnavailable: the database does not respond.
     """
-    if unknown := asked.keys() - _ASKABLE:
-        raise BadRequest(f"a report takes {', '.join(sorted(_ASKABLE))}, not {min(unknown)[:32]!r}")
-    kind = asked.get("format", "json")
+    if unknown := requested.keys() - _REPORT_OPTIONS:
+        raise BadRequest(f"a report takes {', '.join(sorted(_REPORT_OPTIONS))}, not {min(unknown)[:32]!r}")
+    kind = requested.get("format", "json")
     if kind not in _MEDIA_TYPES:
         raise BadRequest(f"format is one of {', '.join(_MEDIA_TYPES)}, not {kind[:16]!r}")
-    errors = asked.get("errors", "10")
+    errors = requested.get("errors", "10")
     if not (errors.isascii() and errors.isdigit() and len(errors) < 4):
-        raise BadRequest("errors is how many types of error to show, a number from 1 to 100")
+        raise BadRequest("errors is the number of error types to show, from 1 to 100")
     if database is None:
-        raise NotFound("no database is configured, so there is nothing to report from; set FORGE_DATABASE_URL")
+        raise NotFound("no database is configured; set FORGE_DATABASE_URL to get reports")
     with needs("sql"):
         from sqlalchemy.exc import SQLAlchemyError
 
         from forge_otel.database.analytics.report import parse_range, render, report
-    within = parse_range(asked.get("from"), asked.get("to"), asked.get("type"))
+    within = parse_range(requested.get("from"), requested.get("to"), requested.get("type"))
     try:
         found = await report(database.analytics_engine(), within, errors=int(errors))
     except (NotOpen, OSError, SQLAlchemyError) as exc:
-        raise ServiceUnavailable(f"the database does not answer ({type(exc).__name__}); try again later") from exc
+        raise ServiceUnavailable(f"the database does not respond ({type(exc).__name__}); try again later") from exc
     return render(found, kind), _MEDIA_TYPES[kind]
 
 
-def _shown(figures: dict[str, Any], *, scope: str) -> dict[str, Any]:
-    answered = sum(figures["by_source"].values())
-    hits = answered - figures["by_source"].get(_FULL, 0)
+def _json_ready(figures: dict[str, Any], *, scope: str) -> dict[str, Any]:
+    succeeded = sum(figures["by_source"].values())
+    hits = succeeded - figures["by_source"].get(_FULL, 0)
     return figures | {
         "scope": scope,
-        "hit_rate": hits / answered if answered else None,
+        "hit_rate": hits / succeeded if succeeded else None,
         "cost_usd": str(figures["cost_usd"]),
         "saved_usd": str(figures["saved_usd"]),
     }
 
 
-def _of_records(records: Sequence[Record]) -> dict[str, Any]:
-    answered = [record for record in records if record.outcome == "ok"]
+def _figures(records: Sequence[Record]) -> dict[str, Any]:
+    succeeded = [record for record in records if record.outcome == "ok"]
     return {
         "generations": len(records),
-        "by_source": dict(Counter(record.source for record in answered)),
-        "errors": len(records) - len(answered),
+        "by_source": dict(Counter(record.source for record in succeeded)),
+        "errors": len(records) - len(succeeded),
         "cost_usd": sum((record.cost_usd for record in records), ZERO_USD),
         "saved_usd": sum((record.saved_usd for record in records), Decimal(0)),
-        "full": _latency([record.duration_s for record in answered if record.source == _FULL]),
-        "cached": _latency([record.duration_s for record in answered if record.source in _CACHED]),
+        "full": _latency([record.duration_s for record in succeeded if record.source == _FULL]),
+        "cached": _latency([record.duration_s for record in succeeded if record.source in _CACHED]),
     }
 
 

@@ -1,50 +1,57 @@
-"""One ping beside every resource, asked in the background, so that a health answer costs nothing and blocks nobody.
+"""Background pings of every service, so that a health response costs nothing and never blocks.
 
-The report follows draft-inadarei-api-health-check (`application/health+json`). A ping costs no money, has a time
-limit, runs beside the others, and what it raises is told by type only: messages of drivers carry credentials.
+The report follows draft-inadarei-api-health-check (`application/health+json`). A ping costs no money, has a time limit
+and runs concurrently with the other pings. Of its exception only the type is reported: messages of drivers contain
+credentials.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Literal, Self
 
-__all__ = ["HealthMonitor", "Probe", "ProbeResult"]
+from forge_otel._internal.tasks import BackgroundTask, abandon_after
+from forge_otel._runtime.components import Components
+from forge_otel.errors import ConfigurationError
+
+__all__ = ["HealthMonitor", "Probe", "ProbeResult", "check_critical", "probes_of"]
 
 Status = Literal["pass", "warn", "fail"]
 
-_SOON_S: Final = 0.5
-_WORST: Final[Mapping[str, int]] = {"pass": 0, "warn": 1, "fail": 2}
+# A service that is down is pinged more often, so that its recovery is noticed at once.
+_DOWN_INTERVAL_S: Final = 0.5
+_SEVERITY: Final[Mapping[str, int]] = {"pass": 0, "warn": 1, "fail": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """One resource that can be asked whether it is there.
+    """A service that is pinged.
 
     Args:
         name: the service's name, for example `"redis"`.
-        ping: raises if the resource does not answer.
-        critical: whether the service is not ready without it.
-        without_it: what the user sees while it is away, a plain sentence.
+        ping: raises unless the service responds.
+        critical: whether the runtime is not ready without the service.
+        without_it: effect of its outage for users, one sentence.
     """
 
     name: str
-    ping: Callable[[], Awaitable[None]]
+    ping: Callable[[], Coroutine[Any, Any, None]]
     critical: bool = False
     without_it: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """What the last ping of a probe found.
+    """Result of the last ping of a service.
 
     Args:
-        error: the type of what it raised, or None.
-        latency_s: how long the ping took.
+        error: type of the exception, or None.
+        latency_s: duration of the ping in seconds.
         observed_at: aware, UTC.
-        last_success_s: monotonic clock, or None if it never answered.
+        last_success_s: monotonic time of the last successful ping, or None.
     """
 
     error: str | None
@@ -54,113 +61,137 @@ class ProbeResult:
 
 
 class HealthMonitor:
-    """Asks every probe at an interval and keeps what it found.
+    """Pings every service at an interval and keeps the results.
 
     Args:
-        probes: the resources.
-        interval_s: seconds between two pings of one resource.
-        timeout_s: a ping that takes longer has failed.
+        probes: the services.
+        interval_s: seconds between two pings of one service.
+        timeout_s: time limit of a ping in seconds.
     """
 
     def __init__(self, probes: Sequence[Probe], *, interval_s: float = 5.0, timeout_s: float = 1.0) -> None:
         self._probes = {probe.name: probe for probe in probes}
         self._interval_s = interval_s
         self._timeout_s = timeout_s
-        self._seen: dict[str, ProbeResult] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._results: dict[str, ProbeResult] = {}
+        self._tasks = [BackgroundTask(partial(self._watch, probe), name=f"health of {probe.name}") for probe in probes]
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._watch(probe)) for probe in self._probes.values()]
+        for task in self._tasks:
+            task.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        # A ping that is stuck in its clean-up must not hold up the exit.
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._timeout_s)
-        self._tasks.clear()
+        await asyncio.gather(*(task.stop() for task in self._tasks))
 
     def ready(self) -> bool:
-        """Whether every critical resource answered its last ping."""
+        """Return whether every critical service responded to its last ping."""
         return all(
-            name in self._seen and self._seen[name].error is None
+            name in self._results and self._results[name].error is None
             for name, probe in self._probes.items()
             if probe.critical
         )
 
     def status(self) -> Status:
-        """`fail` where a critical resource is away, `warn` where an optional one is, else `pass`."""
-        found: list[Status] = [self._status(probe) for probe in self._probes.values()]
-        return max(found, key=_WORST.__getitem__, default="pass")
+        """Return `fail` if a critical service is down, `warn` if an optional one is, else `pass`."""
+        statuses: list[Status] = [self._status(probe) for probe in self._probes.values()]
+        return max(statuses, key=_SEVERITY.__getitem__, default="pass")
 
     def report(self) -> dict[str, Any]:
-        """Return the checks, JSON-ready, keyed `<service>:responseTime`."""
+        """Return the checks, JSON-ready, by `<service>:responseTime`."""
         return {
             "status": self.status(),
             "checks": {f"{name}:responseTime": [self._check(probe)] for name, probe in self._probes.items()},
         }
 
     def _status(self, probe: Probe) -> Status:
-        seen = self._seen.get(probe.name)
-        if seen is not None and seen.error is None:
+        result = self._results.get(probe.name)
+        if result is not None and result.error is None:
             return "pass"
-        if seen is None and not probe.critical:
+        if result is None and not probe.critical:
             return "pass"
         return "fail" if probe.critical else "warn"
 
     def _check(self, probe: Probe) -> dict[str, Any]:
         check: dict[str, Any] = {"componentId": probe.name, "status": self._status(probe), "critical": probe.critical}
-        seen = self._seen.get(probe.name)
-        if seen is None:
-            return check | {"output": "not asked yet"}
+        result = self._results.get(probe.name)
+        if result is None:
+            return check | {"output": "no ping yet"}
         check |= {
-            "observedValue": round(seen.latency_s * 1000, 3),
+            "observedValue": round(result.latency_s * 1000, 3),
             "observedUnit": "ms",
-            "time": seen.observed_at.isoformat(),
+            "time": result.observed_at.isoformat(),
         }
-        if seen.last_success_s is not None:
-            check["lastSuccessAgeSeconds"] = round(time.monotonic() - seen.last_success_s, 1)
-        if seen.error is not None:
-            check |= {"output": seen.error, "withoutIt": probe.without_it}
+        if result.last_success_s is not None:
+            check["lastSuccessAgeSeconds"] = round(time.monotonic() - result.last_success_s, 1)
+        if result.error is not None:
+            check |= {"output": result.error, "withoutIt": probe.without_it}
         return check
 
     async def _watch(self, probe: Probe) -> None:
         while True:
-            seen = self._seen[probe.name] = await self._ask(probe)
-            # What is away is asked more often, so that its return is seen at once.
-            await asyncio.sleep(self._interval_s if seen.error is None else min(_SOON_S, self._interval_s))
+            result = self._results[probe.name] = await self._ping(probe)
+            is_up = result.error is None
+            await asyncio.sleep(self._interval_s if is_up else min(_DOWN_INTERVAL_S, self._interval_s))
 
-    async def _ask(self, probe: Probe) -> ProbeResult:
-        before = self._seen.get(probe.name)
+    async def _ping(self, probe: Probe) -> ProbeResult:
+        before = self._results.get(probe.name)
         last_success_s = None if before is None else before.last_success_s
-        started = time.monotonic()
-        # Not asyncio.timeout: it would wait for the ping's own clean-up, which for a silent server may take seconds.
-        ping = asyncio.ensure_future(probe.ping())
-        ping.add_done_callback(_consume)
+        started_s = time.monotonic()
+        error: str | None = None
         try:
-            await asyncio.wait([ping], timeout=self._timeout_s)
-        finally:
-            if not ping.done():
-                ping.cancel()
-        error = _error(ping) if ping.done() else "TimeoutError"
-        ended = time.monotonic()
+            # Not `asyncio.timeout`: it would wait for the ping's clean-up, which can take seconds on a silent server.
+            await abandon_after(probe.ping(), timeout_s=self._timeout_s)
+        except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
+            raise
+        # BaseException: the PanicException of a Rust extension is one, and must not leave the last result in place.
+        except BaseException as exc:
+            error = type(exc).__name__
+        ended_s = time.monotonic()
         return ProbeResult(
             error=error,
-            latency_s=ended - started,
+            latency_s=ended_s - started_s,
             observed_at=datetime.now(UTC),
-            last_success_s=ended if error is None else last_success_s,
+            last_success_s=ended_s if error is None else last_success_s,
         )
 
 
-def _error(ping: asyncio.Future[None]) -> str | None:
-    if ping.cancelled():
-        return "CancelledError"
-    exc = ping.exception()
-    return None if exc is None else type(exc).__name__
+def probes_of(components: Components, *, critical: Collection[str]) -> tuple[Probe, ...]:
+    """Return a probe for each service that can be pinged.
+
+    Args:
+        components: the adapters.
+        critical: names of the services without which the runtime is not ready.
+    """
+    effects = {
+        components.store_service: "answers are not cached, and each one costs a generation",
+        components.vector_service: "similar wording is found only among the most recent answers",
+        "archive": "artifacts are queued on local disk",
+        "database": "records are queued on local disk",
+    }
+    return tuple(
+        Probe(name=name, ping=part.ping, critical=name in critical, without_it=effects[name])
+        for name, part in components.pings.items()
+    )
 
 
-def _consume(ping: asyncio.Future[None]) -> None:
-    """Look at a late exception, so that nobody reports it as never retrieved."""
-    if not ping.cancelled():
-        ping.exception()
+def check_critical(critical: Collection[str], probes: Collection[Probe], guarded: Collection[str]) -> None:
+    """Reject unknown names in `critical_services`; a typo would silently make the service optional.
+
+    Args:
+        critical: the names.
+        probes: the services that are pinged.
+        guarded: names of the services that have policies.
+
+    Raises:
+        ConfigurationError: a name is unknown.
+    """
+    known = {probe.name for probe in probes} | set(guarded)
+    faults = [
+        f"critical_services contains {name!r}, which is disabled or unknown; use one of {', '.join(sorted(known))}, "
+        "or give a service of your own its policies"
+        for name in critical
+        if name not in known
+    ]
+    if faults:
+        raise ConfigurationError(faults)

@@ -1,4 +1,4 @@
-"""What the health answer says beside the pings: breakers, queues, and whether errors are well above usual."""
+"""Checks of the health report beside the pings: breakers, queues, the journal, exporters and the error rate."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ from forge_otel.resilience.events import GuardState
 from forge_otel.telemetry.error_rate import ErrorRateState
 from forge_otel.telemetry.export.accounting import ExportStats
 
-__all__ = ["with_parts"]
+__all__ = ["add_checks"]
 
-_WORST: Final = ("pass", "warn", "fail")
+_SEVERITY: Final = ("pass", "warn", "fail")
 
 
-def with_parts(
+def add_checks(
     report: dict[str, Any],
     outbox: OutboxStats,
     guards: Sequence[GuardState],
@@ -25,13 +25,16 @@ def with_parts(
     damaged_files: Sequence[Path] = (),
     exports: Mapping[str, ExportStats] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Return `report` with the checks of the parts; the worst of them all is the status of the whole.
+    """Return `report` with further checks; its status is the worst status of all checks.
 
     Args:
-        report: of the pings, as `forge_otel._runtime.health_monitor.HealthMonitor.report` gives it.
-        damaged_files: damaged files of the database that were renamed; past trouble, and so no warning.
-        critical: while calls to one of these are refused it is `fail`; all other trouble makes it `warn`.
-        exports: what became of the spans, by where they go.
+        report: of the pings, from `forge_otel._runtime.health_monitor.HealthMonitor.report`.
+        outbox: queued and delivered records.
+        guards: states of the breakers.
+        spike: state of the error rate.
+        critical: services whose open breaker means `fail`; every other problem means `warn`.
+        damaged_files: renamed files of the database. They are reported but no warning: the database was replaced.
+        exports: counts of spans by destination.
     """
     checks = dict(report["checks"])
     for guard in guards:
@@ -46,7 +49,7 @@ def with_parts(
             "status": "pass" if outbox.is_durable else "warn",
             "observedValue": outbox.journal_bytes,
             "observedUnit": "bytes",
-            **({} if outbox.is_durable else {"withoutIt": "records wait in memory, and a crash would lose them"}),
+            **({} if outbox.is_durable else {"withoutIt": "records are queued in memory, and a crash would lose them"}),
         }
     ]
     if damaged_files:
@@ -56,12 +59,12 @@ def with_parts(
                 "status": "pass",
                 "observedValue": len(damaged_files),
                 "observedUnit": "damaged files",
-                "output": f"set aside as {damaged_files[-1].name}; a new file took what came after",
+                "output": f"renamed to {damaged_files[-1].name} and replaced by a new file",
             }
         ]
     checks["generations:errorRate"] = [_spike(spike)]
     statuses = [report["status"], *(check["status"] for found in checks.values() for check in found)]
-    return {"status": max(statuses, key=_WORST.index), "checks": checks}
+    return {"status": max(statuses, key=_SEVERITY.index), "checks": checks}
 
 
 def _waiting(name: str, sink: SinkStats) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def _waiting(name: str, sink: SinkStats) -> dict[str, Any]:
     if sink.drained_in_s is not None:
         check["drainedInSeconds"] = round(sink.drained_in_s, 1)
     if not sink.is_up:
-        check["withoutIt"] = "records wait on local disk and are delivered later"
+        check["withoutIt"] = "records are queued on local disk and delivered later"
     return check
 
 
@@ -99,16 +102,16 @@ def _export(name: str, export: ExportStats) -> dict[str, Any]:
     if export.last_error:
         check["output"] = export.last_error
         where = "on local disk" if export.spooled else "in memory, and a crash would lose them"
-        check["withoutIt"] = f"traces are sent later; they wait {where}"
+        check["withoutIt"] = f"traces are queued {where} and sent later"
     return check
 
 
 def _breaker(guard: GuardState, *, is_critical: bool) -> dict[str, Any]:
-    is_refused = guard.rejects_for_s > 0
-    is_well = guard.state == "closed" and not guard.attention and not is_refused
+    is_rejecting = guard.rejects_for_s > 0
+    is_healthy = guard.state == "closed" and not guard.attention and not is_rejecting
     check: dict[str, Any] = {
         "componentId": guard.name,
-        "status": "pass" if is_well else "fail" if is_critical and is_refused else "warn",
+        "status": "pass" if is_healthy else "fail" if is_critical and is_rejecting else "warn",
         "critical": is_critical,
         "observedValue": guard.state,
         "mode": guard.mode,
@@ -117,7 +120,7 @@ def _breaker(guard: GuardState, *, is_critical: bool) -> dict[str, Any]:
         check["lastSuccessAgeSeconds"] = round(guard.last_success_age_s, 1)
     if guard.rejects_for_s:
         check["retryAfterSeconds"] = round(guard.rejects_for_s, 1)
-        check["withoutIt"] = "calls are refused at once, and what serves in their place answers"
+        check["withoutIt"] = "calls are rejected at once and served by their fallback"
     if guard.attention:
-        check["output"] = f"{guard.attention}: somebody has to look at it"
+        check["output"] = f"{guard.attention}: an operator has to act"
     return check

@@ -1,4 +1,4 @@
-"""What the parts of a Forge do, turned into metrics, marks on spans and log lines: a line a change, not one a call."""
+"""Metrics, span events and log lines about guards, sinks, fallbacks and error spikes; one log line for each change."""
 
 import asyncio
 import logging
@@ -28,40 +28,45 @@ Points = list[tuple[float, dict[str, str]]]
 
 
 class Observers:
-    """Listens to guards, and lets the metrics see what only the parts know.
+    """Listener of the guards, and callbacks of the observable instruments.
 
     Args:
-        instruments: where the points go.
-        guards: listened to from now on.
-        outbox: asked at each scrape.
-        parts: of which archive and database are asked at each scrape.
+        instruments: receive the measurements.
+        guards: their events are observed from now on, their states at each scrape.
+        outbox: observed at each scrape.
+        components: their archive and database are observed at each scrape.
     """
 
-    def __init__(self, instruments: Instruments, guards: Guards, outbox: Outbox, parts: Components) -> None:
+    def __init__(self, instruments: Instruments, guards: Guards, outbox: Outbox, components: Components) -> None:
         self._instruments = instruments
         self._guards = guards
         self._outbox = outbox
-        self._parts = parts
+        self._components = components
         self.incidents = IncidentLog()
         self.spikes = ErrorRateMonitor()
         guards.listeners.add(self)
 
     def __call__(self, event: GuardEvent, /) -> None:
-        """Take note of what a guard did."""
+        """Record an event of a guard."""
         if event.kind == "state_changed":
-            self._changed(event)
+            self._record_transition(event)
         elif event.kind in {"retried", "budget_exhausted"}:
             outcome = "retried" if event.kind == "retried" else "exhausted"
             labels = {Attr.BREAKER_NAME: event.service, Attr.OUTCOME: outcome}
             self._instruments.add(Metric.RETRIES, 1, labels)
         elif event.kind == "fallback_used":
-            self._fell_back(event)
+            self._record_fallback(event)
 
-    def ended(self, failure: BaseException | None) -> None:
-        """Take note of how a generation ended: whether that was a fault of ours, and which fallbacks served it."""
+    def record_outcome(self, failure: BaseException | None) -> None:
+        """Record the end of the current generation: its outcome for the error rate, and the fallbacks that served it.
+
+        Args:
+            failure: the exception of the generation, or None.
+        """
         if not isinstance(failure, asyncio.CancelledError):
-            is_callers = isinstance(failure, ForgeError) and failure.status < 500
-            self._spiked(self.spikes.record(failure is not None and not is_callers))
+            # Errors that the caller has to correct (4xx) say nothing about the service.
+            is_client_error = isinstance(failure, ForgeError) and failure.status < 500
+            self._log_spike(self.spikes.record(failure is not None and not is_client_error))
         generation = current_generation.get()
         if generation is None:
             return
@@ -69,21 +74,24 @@ class Observers:
             service, _, fallback = label.partition(":")
             if self.incidents.record_activation(service, fallback, cost_usd=generation.spent_usd):
                 _logger.warning(
-                    "%s is away: %s serves instead", service, fallback, extra={"forge": {"service": service}}
+                    "service %s unavailable, fallback %s active",
+                    service,
+                    fallback,
+                    extra={"forge": {"service": service}},
                 )
 
-    def observe(self) -> Callable[[], None]:
-        """Answer for the observable instruments from now on; returns what ends it."""
+    def register(self) -> Callable[[], None]:
+        """Register the callbacks of the observable instruments; return the function that removes them."""
         observe = self._instruments.observe
-        ends = [
+        removals = [
             observe(Metric.OUTBOX_PRODUCED, lambda: self._per_sink(lambda sink: sink.produced)),
             observe(Metric.OUTBOX_DELIVERED, lambda: self._per_sink(lambda sink: sink.delivered)),
             observe(Metric.OUTBOX_WAITING, lambda: self._per_sink(lambda sink: sink.waiting)),
             observe(Metric.OUTBOX_DROPPED, self._dropped),
             observe(Metric.OUTBOX_AGE, lambda: self._per_sink(lambda sink: sink.oldest_age_s)),
             observe(Metric.OUTBOX_DRAIN, lambda: self._per_sink(lambda sink: sink.drained_in_s)),
-            observe(Metric.DATABASE_EXPIRED, self._expired),
-            observe(Metric.DATABASE_SET_ASIDE, self._set_aside),
+            observe(Metric.DATABASE_EXPIRED, self._expired_rows),
+            observe(Metric.DATABASE_SET_ASIDE, self._damaged_files),
             observe(Metric.ARCHIVE_EXPIRED, self._expired_files),
             observe(Metric.BREAKER_STATE, self._breaker_states),
             observe(Metric.BREAKER_CALLS, self._breaker_calls),
@@ -91,33 +99,32 @@ class Observers:
             observe(Metric.BUILD_INFO, lambda: [(1, {Attr.VERSION: version("forge-otel")})]),
         ]
 
-        def end() -> None:
-            for one in ends:
-                one()
+        def remove() -> None:
+            for removal in removals:
+                removal()
 
-        return end
+        return remove
 
     def _is_spiking(self) -> bool:
-        # Looked at now and then, so that a spike also ends when nobody asks for anything any more.
-        self._spiked(self.spikes.check())
+        # Checked at each scrape, so that a spike also ends when there are no more requests.
+        self._log_spike(self.spikes.check())
         return self.spikes.state().active
 
-    def _spiked(self, change: ErrorRateChange | None) -> None:
+    def _log_spike(self, change: ErrorRateChange | None) -> None:
         if change is None:
             return
         state = change.state
         facts = {"active": state.active, "rate": round(state.rate_fast, 4), "volume": state.volume}
-        verb = "began: the" if state.active else "is over: the"
         _logger.log(
             logging.ERROR if state.active else logging.INFO,
-            "an error spike %s share of failed generations is %.1f %% of %d",
-            verb,
+            "error spike %s: %.1f %% of %d generations failed",
+            "began" if state.active else "ended",
             state.rate_fast * 100,
             state.volume,
             extra={"forge": facts},
         )
 
-    def _changed(self, event: GuardEvent) -> None:
+    def _record_transition(self, event: GuardEvent) -> None:
         before, after = event.previous, event.state
         labels = {Attr.BREAKER_NAME: event.service, Attr.BREAKER_FROM: before, Attr.BREAKER_TO: after}
         self._instruments.add(Metric.BREAKER_TRANSITIONS, 1, labels)
@@ -126,22 +133,22 @@ class Observers:
         facts = {"service": event.service, "from": before, "to": after, "error_type": event.error_type}
         _logger.log(
             level,
-            "calls to %s: breaker %s → %s%s",
+            "breaker of %s: %s → %s%s",
             event.service,
             before,
             after,
-            f"{cause}, refused for {event.wait_s:.1f} s" if after == "open" else "",
+            f"{cause}, rejected for {event.wait_s:.1f} s" if after == "open" else "",
             extra={"forge": facts},
         )
 
-    def _fell_back(self, event: GuardEvent) -> None:
+    def _record_fallback(self, event: GuardEvent) -> None:
         labels = {Attr.BREAKER_NAME: event.service, Attr.FALLBACK: event.detail}
         self._instruments.add(Metric.FALLBACKS, 1, labels)
         trace.get_current_span().add_event("forge.fallback", {**labels, Attr.ERROR_TYPE: event.error_type})
 
-    def _per_sink(self, figure: Callable[[SinkStats], float | None]) -> Points:
+    def _per_sink(self, value_of: Callable[[SinkStats], float | None]) -> Points:
         sinks = self._outbox.stats().sinks.items()
-        return [(value, {Attr.OUTBOX_SINK: name}) for name, stats in sinks if (value := figure(stats)) is not None]
+        return [(value, {Attr.OUTBOX_SINK: name}) for name, stats in sinks if (value := value_of(stats)) is not None]
 
     def _dropped(self) -> Points:
         return [
@@ -150,17 +157,17 @@ class Observers:
             for reason, count in stats.dropped.items()
         ]
 
-    def _expired(self) -> Points:
-        database = self._parts.database_retention
-        rows = {} if database is None else database.expired_rows
+    def _expired_rows(self) -> Points:
+        database = self._components.database_retention
+        rows = {} if database is None else database.expired
         return [(count, {Attr.DATABASE_TABLE: table}) for table, count in rows.items()]
 
     def _expired_files(self) -> Points:
-        archive = self._parts.archive_retention
-        return [] if archive is None else [(archive.expired_files, {})]
+        archive = self._components.archive_retention
+        return [] if archive is None else [(sum(archive.expired.values()), {})]
 
-    def _set_aside(self) -> Points:
-        database = self._parts.database_recovery
+    def _damaged_files(self) -> Points:
+        database = self._components.database_recovery
         return [] if database is None else [(len(database.damaged_files), {})]
 
     def _breaker_states(self) -> Points:

@@ -133,7 +133,7 @@ class Operations:
     def health_report(self) -> dict[str, Any]:
         """Return `{"status": "pass" | "warn" | "fail", "checks": {…}}` (draft-inadarei-api-health-check)."""
         recovery = self._components.database_recovery
-        return health_report.with_parts(
+        return health_report.add_checks(
             self._health.report(),
             self._outbox.stats(),
             self._guards.states(),

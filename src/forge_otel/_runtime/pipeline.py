@@ -1,17 +1,20 @@
-"""Layers around a call, and the decorator that sends a pipeline's calls through them."""
+"""Composition of layers around a call, and the decorator that sends a pipeline's calls through them."""
 
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Concatenate, ParamSpec, Protocol, cast, overload
+from typing import Any, Concatenate, ParamSpec, cast, overload
 
 from forge_otel.types import Call, CallNext, GenerationRequest, GenerationResult, Layer, Reply
 
-__all__ = ["Generates", "Pipeline", "PipelineDecorator", "compose"]
+__all__ = ["Generate", "Pipeline", "PipelineDecorator", "compose"]
 
 P = ParamSpec("P")
 Pipeline = Callable[Concatenate[GenerationRequest, P], Coroutine[Any, Any, GenerationResult]]
 """``async def generate(request: GenerationRequest, …) -> GenerationResult``"""
+
+Generate = Callable[..., Awaitable[GenerationResult]]
+"""Sends a request through the layers, as `Forge.generate(request, run, pipeline=…)` does."""
 
 
 def compose(layers: Sequence[Layer], terminal: CallNext) -> CallNext:
@@ -29,27 +32,17 @@ def _around(layer: Layer, call_next: CallNext) -> CallNext:
     return call_layer
 
 
-class Generates(Protocol):
-    """Answers requests through its layers; a Forge does."""
-
-    async def generate(
-        self, request: GenerationRequest, run: Callable[[], Awaitable[GenerationResult]], *, pipeline: str
-    ) -> GenerationResult:
-        """Answer `request`, by `run` if nothing else answers."""
-        ...
-
-
 class PipelineDecorator:
     """Decorates pipelines: `@generation` or `@generation(name="…")`.
 
-    The request decides the cache key, together with the pipeline's name and version; further arguments are handed
-    through and are not part of it.
+    The cache key is made of the request and the pipeline's name and version. Further arguments are passed through and
+    are not part of it.
 
     Args:
-        resolve: asked at each call for what answers it; without an answer the pipeline simply runs.
+        resolve: called for each request; returns `Forge.generate` of an open forge, or None to run the pipeline alone.
     """
 
-    def __init__(self, resolve: Callable[[], Generates | None]) -> None:
+    def __init__(self, resolve: Callable[[], Generate | None]) -> None:
         self._resolve = resolve
 
     @overload
@@ -63,7 +56,7 @@ class PipelineDecorator:
 
         Args:
             pipeline: an async function whose first argument is the `GenerationRequest`.
-            name: of the pipeline; the function's name where it is left out.
+            name: of the pipeline; the function's name if omitted.
         """
         return functools.partial(self._decorate, name=name) if pipeline is None else self._decorate(pipeline, name=name)
 
@@ -74,10 +67,10 @@ class PipelineDecorator:
 
         @functools.wraps(pipeline)
         async def generate(request: GenerationRequest, *args: P.args, **kwargs: P.kwargs) -> GenerationResult:
-            answers = self._resolve()
-            if answers is None:
+            send = self._resolve()
+            if send is None:
                 return await pipeline(request, *args, **kwargs)
             run = functools.partial(pipeline, request, *args, **kwargs)
-            return await answers.generate(request, run, pipeline=pipeline_name)
+            return await send(request, run, pipeline=pipeline_name)
 
         return cast("Pipeline[P]", generate)

@@ -1,8 +1,7 @@
-"""URL scheme → module: `redis://…` is opened by `stores/redis/store.py`.
+"""Loader of adapters by URL scheme: `redis://…` is opened by `stores/redis/store.py`.
 
-An adapter is one new module, or folder, named after its scheme: the loader finds it without a registry. A third party's
-package registers an entry point in the group `forge_otel.stores` (`.vector_stores`, `.sinks`, `.embedders`) named after
-its scheme.
+An adapter is a module or folder named after its scheme; there is no registry. A third party's package registers an
+entry point named after its scheme, in the group `forge_otel.stores` (`.vector_stores`, `.sinks`, `.embedders`).
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from forge_otel.errors import ConfigurationError
 
 __all__ = ["load"]
 
-# Schemes whose module has another name.
+# Schemes whose module has another name, relative to the package of the adapters.
 _MODULES: Final = {
     "stores": {"redis": "redis.store", "rediss": "redis.store", "unix": "redis.store"},
     "vector_stores": {"vectors": "in_process"},
@@ -25,26 +24,26 @@ _MODULES: Final = {
 }
 
 
-def load(room: str, url: str) -> Callable[..., Any]:
+def load(package: str, url: str) -> Callable[..., Any]:
     """Return the function that opens `url`.
 
     Args:
-        room: the package below `forge_otel` to look in, for example `"stores"`.
-        url: only its scheme is read, up to a `+`; the module interprets the rest.
+        package: the package below `forge_otel` that contains the adapters, for example `"stores"`.
+        url: only its scheme up to a `+` is read; the rest is up to the adapter.
 
     Returns:
         The module's `open_url(url, **options)`.
 
     Raises:
-        ConfigurationError: no adapter for the scheme.
+        ConfigurationError: there is no adapter for the scheme.
         MissingExtra: the adapter needs a package that is not installed.
     """
     scheme = urlsplit(url).scheme.partition("+")[0]
-    name = f"forge_otel.{room}.{_MODULES.get(room, {}).get(scheme, scheme)}"
+    name = f"forge_otel.{package}.{_MODULES.get(package, {}).get(scheme, scheme)}"
     if scheme.isidentifier() and not scheme.startswith("_") and find_spec(name) is not None:
         opener = getattr(import_module(name), "open_url", None)
         if opener is not None:
             return cast("Callable[..., Any]", opener)
-    for entry_point in entry_points(group=f"forge_otel.{room}", name=scheme):
+    for entry_point in entry_points(group=f"forge_otel.{package}", name=scheme):
         return cast("Callable[..., Any]", entry_point.load())
-    raise ConfigurationError([f"nothing in forge_otel.{room} opens {scheme + '://' if scheme else mask_url(url)}"])
+    raise ConfigurationError([f"forge_otel.{package} has no adapter for {scheme + '://' if scheme else mask_url(url)}"])

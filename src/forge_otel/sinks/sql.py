@@ -73,7 +73,7 @@ class SqlSink:
         self._expired: Counter[str] = Counter()
 
     @property
-    def expired_rows(self) -> Mapping[str, int]:
+    def expired(self) -> Mapping[str, int]:
         """Table to the number of rows that this process has deleted at the end of their retention."""
         return self._expired
 

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BucketArchive",
     "CostAware",
-    "ExpiresFiles",
-    "ExpiresRows",
+    "CountsExpired",
     "GuardedEmbedder",
     "NamedSink",
     "RecoversFiles",
@@ -188,22 +187,12 @@ class SupportsAnalytics(Protocol):
 
 
 @runtime_checkable
-class ExpiresRows(Protocol):
-    """Database sink with a retention period."""
+class CountsExpired(Protocol):
+    """Sink with a retention period, which counts what it deletes."""
 
     @property
-    def expired_rows(self) -> Mapping[str, int]:
-        """Table name to the number of rows that this process has deleted."""
-        ...
-
-
-@runtime_checkable
-class ExpiresFiles(Protocol):
-    """Archive with a retention period."""
-
-    @property
-    def expired_files(self) -> int:
-        """Number of files that this process has deleted."""
+    def expired(self) -> Mapping[str, int]:
+        """Kind (table name, or `files`) to the number of rows or files that this process has deleted."""
         ...
 
 

@@ -163,7 +163,7 @@ class Runtime(Protocol):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None: ...
 
-    def flights(self) -> Sequence[str]:
+    def running(self) -> Sequence[str]:
         """Return the keys that are being generated or waited for in this process."""
         ...
 

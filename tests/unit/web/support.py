@@ -128,7 +128,7 @@ class SmallRuntime:
     def operations(self) -> Self:
         return self
 
-    def flights(self) -> list[str]:
+    def running(self) -> list[str]:
         return ["k"]
 
     async def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:

@@ -68,8 +68,8 @@ class FileArchive:
         self.root = root
         self._worker: WorkerThread[Callable[[], None]] | None = None
         self._retention_days = retention_days
-        self.expired_files = 0
-        """Number of files that this process has deleted at the end of their retention."""
+        self.expired = {"files": 0}
+        """Number of files that this process has deleted because of their age."""
         self._retention = Periodic(
             self._expire_old, name="forge-archive-retention", failing="old artifacts could not be deleted"
         )
@@ -138,7 +138,7 @@ class FileArchive:
         try:
             while (count := await self._in_thread(partial(next, found, None))) is not None:
                 total += count
-                self.expired_files += count
+                self.expired["files"] += count
                 await asyncio.sleep(_SWEEP_PAUSE_S)
         finally:
             # Closed in the thread, where it may still be running, to release its lock.

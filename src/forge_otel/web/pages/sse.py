@@ -30,7 +30,7 @@ _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no", "x-co
 class Follows(Protocol):
     """Knows what is being generated."""
 
-    def flights(self) -> Sequence[str]:
+    def running(self) -> Sequence[str]:
         """Return the keys that are being generated or waited for in this process."""
         ...
 
@@ -57,7 +57,7 @@ class ProgressStreams:
 
     async def _list(self, request: Request) -> Response:
         self._admin.require(request)
-        keys = orjson.dumps([{"key": key} for key in self._forge.flights()])
+        keys = orjson.dumps([{"key": key} for key in self._forge.running()])
         return Response(keys, headers=_HEADERS, media_type="application/json")
 
     async def _follow(self, request: Request) -> Response:

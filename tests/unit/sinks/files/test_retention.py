@@ -50,7 +50,7 @@ async def test_whole_bundles_go_and_others_stay(tmp_path: Path, monkeypatch: pyt
             age(tmp_path, name, 91)
         age(tmp_path, "young", 89)
 
-        assert await archive.expire(CUTOFF) == archive.expired_files == 15
+        assert await archive.expire(CUTOFF) == archive.expired["files"] == 15
         assert kept(tmp_path) == {"young"}
         assert not (tmp_path / "components" / "old-0").exists()
         assert await archive.expire(CUTOFF) == 0
@@ -130,5 +130,5 @@ async def test_the_setting_reaches_the_folder(tmp_path: Path, monkeypatch: pytes
         age(tmp_path, "old", 91)
     async with AsyncExitStack() as stack:
         archive = await stack.enter_async_context(_parts.build(settings).archive or pytest.fail("no archive"))
-        await eventually(lambda: archive.expired_files == 3)
+        await eventually(lambda: archive.expired["files"] == 3)
     assert kept(tmp_path) == {"young"}
