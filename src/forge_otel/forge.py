@@ -40,7 +40,7 @@ from forge_otel.settings import Settings
 from forge_otel.telemetry.langsmith.feedback import LangSmithFeedback
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.telemetry.spans.decorators import Spans
-from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, Progress, Reply, Sink
+from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, Progress, Reply, Sink, Store
 
 __all__ = ["Forge", "current", "default"]
 
@@ -140,6 +140,16 @@ class Forge:
             if not self._entered:
                 self.is_open = False
                 await self._close()
+
+    @property
+    def store(self) -> Store:
+        """The store of the caches."""
+        return self.components.store
+
+    @property
+    def store_service(self) -> str | None:
+        """Name of the guard for `store`; None for a store in this process."""
+        return self.components.store_service
 
     def guard(self, name: str) -> Guard:
         """Return the guard of the service `name`: deadline, retries, breaker and limits around calls to it."""

@@ -1,4 +1,4 @@
-"""One node of a Figma file, with all that a generation reads of it."""
+"""One node of a Figma file with everything that a generation reads of it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -6,19 +6,21 @@ from typing import Any
 
 from forge_otel.keys import digest
 
-__all__ = ["FigmaNode", "node_in"]
+__all__ = ["FigmaNode", "find_node"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigmaNode:
-    """One node of a Figma file with all below it.
+    """One node of a Figma file with its subtree.
 
     Args:
-        version: the file's version when it was read.
-        document: the node in the API's shape.
-        styles: style id to its name, for the styles that the subtree uses.
-        age_s: how long ago it was last known to be so.
-        is_stale: whether Figma could not be asked if it still is.
+        file_key: key of the file.
+        node_id: id of the node.
+        version: version of the file.
+        document: the node in the API's format.
+        styles: names of the styles that the subtree uses, by style id.
+        age_s: seconds since it was last known to be current.
+        is_stale: whether Figma was unavailable for a check.
     """
 
     file_key: str
@@ -31,23 +33,23 @@ class FigmaNode:
 
     @property
     def content_hash(self) -> str:
-        """The hash of all that is read of the file: it stays when other parts are edited."""
+        """Hash of the subtree and its styles; edits of other parts of the file do not change it."""
         return digest([self.document, self.styles])
 
 
-def node_in(file: Mapping[str, Any], node_id: str) -> tuple[Mapping[str, Any], Mapping[str, str]] | None:
-    """Find a node in the answer of `GET /v1/files/:key`; return it with the names of the styles that it uses."""
-    found = next((node for node in _below(file["document"]) if node["id"] == node_id), None)
+def find_node(file: Mapping[str, Any], node_id: str) -> tuple[Mapping[str, Any], Mapping[str, str]] | None:
+    """Return a node of a `GET /v1/files/:key` response and the names of the styles it uses; None if it is missing."""
+    found = next((node for node in _subtree(file["document"]) if node["id"] == node_id), None)
     if found is None:
         return None
-    used = {style_id for node in _below(found) for style_id in node.get("styles", {}).values()}
+    used = {style_id for node in _subtree(found) for style_id in node.get("styles", {}).values()}
     return found, {style_id: style["name"] for style_id, style in file.get("styles", {}).items() if style_id in used}
 
 
-def _below(root: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    # Not by recursion: a stranger's file may be nested deeper than Python's stack.
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
+def _subtree(root: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    # Without recursion: an untrusted file may be nested deeper than Python's stack.
+    pending = [root]
+    while pending:
+        node = pending.pop()
         yield node
-        waiting.extend(reversed(node.get("children", ())))
+        pending.extend(reversed(node.get("children", ())))

@@ -1,4 +1,4 @@
-"""Whether Figma lets its callers wait in vain: known from one of them, so that the others need not find out."""
+"""Detection of an unresponsive Figma, so that only one caller waits until its timeout."""
 
 import asyncio
 from typing import Any
@@ -7,30 +7,30 @@ __all__ = ["OutageDetector"]
 
 
 class OutageDetector:
-    """Begins with a call that took too long and ends with an answer; for one event loop."""
+    """An outage starts with a timeout and ends with a response; for one event loop."""
 
     def __init__(self) -> None:
-        self._is_silent = False
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._is_out = False
+        self._waiters: set[asyncio.Future[None]] = set()
 
-    def begin(self) -> None:
-        """Say that a call took too long; whoever waits beside another one goes on."""
-        self._is_silent = True
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
+    def on_timeout(self) -> None:
+        """Start the outage and wake all waiters."""
+        self._is_out = True
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
-    def end(self) -> None:
-        """Say that there was an answer."""
-        self._is_silent = False
+    def on_response(self) -> None:
+        """End the outage."""
+        self._is_out = False
 
-    async def wait_beside(self, task: asyncio.Task[Any]) -> None:
-        """Return when the task has ended or there is silence, which may be so already."""
-        if self._is_silent:
+    async def wait(self, task: asyncio.Task[Any]) -> None:
+        """Wait until `task` has ended or there is an outage."""
+        if self._is_out:
             return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
         try:
-            await asyncio.wait([task, future], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._waiting.discard(future)
+            self._waiters.discard(waiter)

@@ -1,4 +1,4 @@
-"""What Figma said or refused, how long it is believed, and what is known before anybody is asked."""
+"""Responses of Figma, their errors and TTLs, and the cached state of a request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,44 +6,45 @@ from typing import Any, Final
 
 from forge_otel.figma.request import FigmaRequest
 
-__all__ = ["MS", "FigmaOptions", "FigmaRejected", "FigmaResponse", "Known", "Throttled"]
+__all__ = ["MS", "CachedState", "FigmaOptions", "FigmaRejected", "FigmaResponse", "FigmaThrottled"]
 
 MS: Final = 1000
-# Clocks of workers may differ by so much.
+# Tolerated difference between the clocks of workers.
 _SKEW_MS: Final = 5 * MS
 
 
-class Throttled(Exception):
-    """Figma, or somebody between, asks to be left alone.
+class FigmaThrottled(Exception):
+    """Figma, or a proxy in front of it, rate-limits the token (429).
 
     Args:
-        retry_after_s: for so long.
+        retry_after_s: requested pause in seconds.
     """
 
+    # Read by `resilience.retry.classify`, as of an exception of an HTTP client.
     status_code = 429
 
     def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"Figma asks to be left alone for {retry_after_s:.0f} s")
+        super().__init__(f"Figma requested a pause of {retry_after_s:.0f} s")
         self.retry_after_s = retry_after_s
         self.headers = {"retry-after": str(retry_after_s)}
 
 
 class FigmaRejected(Exception):
-    """The token itself is refused, whatever is asked with it."""
+    """Figma rejects the token itself, for every request."""
 
     status_code = 403
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigmaOptions:
-    """How long answers live.
+    """TTLs and limits of the response cache.
 
     Args:
-        fresh_s: seconds in which a version that was seen is believed.
-        keep_s: seconds after which an answer is fetched again in any case, and no longer used while Figma is away.
-        negative_s: seconds in which a file that is not there is not asked for again.
-        local_bytes: bound of the copies in this process, beside a shared store.
-        max_response_bytes: a larger answer is refused.
+        fresh_s: seconds for which a file's version is trusted before it is checked again.
+        keep_s: TTL of an entry in seconds; also the largest age of a response during an outage.
+        negative_s: seconds for which a missing file is not requested again.
+        local_bytes: size of the in-process copy beside a shared store.
+        max_response_bytes: larger responses are rejected.
     """
 
     fresh_s: float = 300.0
@@ -55,15 +56,15 @@ class FigmaOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigmaResponse:
-    """What Figma said.
+    """A response of Figma.
 
     Args:
-        body: the JSON.
-        source: `hit`: it was kept; `revalidated`: it was kept and its file has not changed; `stale`: it was kept
-            and could not be checked; `miss`: it was fetched.
-        reason: of a miss.
-        age_s: how long ago it was last known to be true.
-        size_bytes: of the JSON.
+        body: the parsed JSON.
+        source: `hit`: cached; `revalidated`: cached, and its file has not changed; `stale`: cached, and could not be
+            checked; `miss`: fetched.
+        reason: reason of a miss.
+        age_s: seconds since it was last known to be current.
+        size_bytes: size of the JSON.
     """
 
     body: Mapping[str, Any]
@@ -74,45 +75,57 @@ class FigmaResponse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What is known about a request, before anybody is asked."""
+class CachedState:
+    """The cached state of a request, read before Figma is called.
+
+    Args:
+        entry: the cached response, without its body.
+        version_check: the last check of the file's version.
+        drop_epoch: epoch of `ResponseCache.drop`; an entry of an earlier epoch is not used.
+        touch_epoch: epoch of `ResponseCache.touch`; a version check of an earlier epoch is not used.
+        not_found: message of a cached 404.
+        pauses_s: remaining seconds of the pause that Figma requested, by tier.
+        reason: reason of a miss.
+        now_ms: time of the read.
+    """
 
     entry: Mapping[str, Any] | None
-    check: Mapping[str, Any] | None
-    dropped: str
-    touched: str
-    absent: str | None
+    version_check: Mapping[str, Any] | None
+    drop_epoch: str
+    touch_epoch: str
+    not_found: str | None
     pauses_s: Mapping[str, float]
     reason: str
     now_ms: int
 
-    def seen(self, options: FigmaOptions) -> str | None:
-        """Return the file's version if it was seen lately."""
-        check = self.check
-        if check is None or check["touched"] != self.touched:
+    def checked_version(self, options: FigmaOptions) -> str | None:
+        """Return the file's version if it was checked within `fresh_s`."""
+        check = self.version_check
+        if check is None or check["touched"] != self.touch_epoch:
             return None
-        is_recent = -_SKEW_MS <= self.now_ms - check["at"] < options.fresh_s * MS
-        return str(check["version"]) if is_recent else None
+        return str(check["version"]) if self._is_recent(check["at"], options) else None
 
-    def is_fresh(self, asked: FigmaRequest, options: FigmaOptions) -> bool:
-        """Whether what is kept may be answered as it is."""
+    def is_fresh(self, request: FigmaRequest, options: FigmaOptions) -> bool:
+        """Return whether the entry may be served without a check."""
         entry = self.entry
-        if entry is None or asked.is_pinned:
+        if entry is None or request.is_pinned:
             return entry is not None
         if entry["version"] is not None:
-            return bool(entry["version"] == self.seen(options))
-        is_recent = -_SKEW_MS <= self.now_ms - entry["at"] < options.fresh_s * MS
-        return bool(is_recent and entry["touched"] == self.touched)
+            return bool(entry["version"] == self.checked_version(options))
+        return bool(self._is_recent(entry["at"], options) and entry["touched"] == self.touch_epoch)
 
-    def flight(self, key: str) -> str:
-        """Return what calls share a flight under: who asks after an invalidation does not join one from before it."""
-        return f"{key}:{self.dropped}:{self.touched}"
+    def flight_key(self, key: str) -> str:
+        """Return the single-flight key of a call; a call after an invalidation does not join one from before it."""
+        return f"{key}:{self.drop_epoch}:{self.touch_epoch}"
 
     def age_s(self) -> float:
-        """Return how long ago what is kept was last known to be true."""
+        """Return the seconds since the entry was last known to be current."""
         if self.entry is None:
             return 0.0
-        seen_ms: int = self.entry["at"]
-        if self.check is not None and self.check["version"] == self.entry["version"]:
-            seen_ms = max(seen_ms, self.check["at"])
-        return max(0.0, (self.now_ms - seen_ms) / MS)
+        current_ms: int = self.entry["at"]
+        if self.version_check is not None and self.version_check["version"] == self.entry["version"]:
+            current_ms = max(current_ms, self.version_check["at"])
+        return max(0.0, (self.now_ms - current_ms) / MS)
+
+    def _is_recent(self, at_ms: int, options: FigmaOptions) -> bool:
+        return -_SKEW_MS <= self.now_ms - at_ms < options.fresh_s * MS

@@ -1,58 +1,54 @@
-"""Callers who ask the same at the same moment share one call, which none of them can cancel for the others."""
+"""Single flight: concurrent equal calls share one running call, as in Go's `singleflight`."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from forge_otel.resilience.deadline import current_deadline
+from forge_otel.resilience.time_budget import start_detached
 
-__all__ = ["SharedCalls"]
+__all__ = ["SingleFlightGroup"]
 
 T = TypeVar("T")
 
 
-class SharedCalls:
-    """The calls that are running, in this process; for one event loop."""
+class SingleFlightGroup:
+    """The running calls of this process by key; for one event loop.
+
+    A caller that is cancelled leaves the shared call running for the other callers.
+    """
 
     def __init__(self) -> None:
-        # Holds the tasks too: the event loop keeps only weak references.
         self._running: dict[str, asyncio.Task[Any]] = {}
 
-    async def join(self, key: str, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return what the running call under `key` does, or `start()` if none is.
+    async def call(self, key: str, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await the running call under `key`, or start one.
 
         Args:
-            key: of equal calls.
-            start: must end by itself in a bounded time, because nobody cancels it.
+            key: equal for equal calls.
+            start: makes the call; it must end within a bounded time, because it is never cancelled.
         """
-        task = self.begin(key, start)
+        task = self.start(key, start)
         try:
             return await asyncio.shield(task)
         finally:
-            # The traceback of its exception holds this frame, which must not hold the exception.
+            # The traceback of the task's exception holds this frame; without `del` they form a reference cycle.
             del task
 
-    def begin(self, key: str, start: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
-        """Return the running call under `key`, or begin `start()` if none is; it is not to be cancelled.
+    def start(self, key: str, start: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Return the running call under `key`, or start one; the caller must not cancel it.
 
         Args:
-            key, start: as of `join`.
+            key, start: as of `call`.
         """
         task: asyncio.Task[T] | None = self._running.get(key)
         if task is None:
-            task = asyncio.get_running_loop().create_task(_unbounded(start))
-            self._running[key] = task
-            task.add_done_callback(lambda done: self._ended(key, done))
+            # Detached: the deadline of the first caller must not limit the other ones.
+            task = self._running[key] = start_detached(start())
+            task.add_done_callback(lambda done: self._on_end(key, done))
         return task
 
-    def _ended(self, key: str, task: asyncio.Task[Any]) -> None:
+    def _on_end(self, key: str, task: asyncio.Task[Any]) -> None:
         del self._running[key]
         if not task.cancelled():
-            # Looked at, so that nobody reports it as never retrieved: all callers may have left.
+            # Consumed, so that asyncio does not report it as never retrieved: all callers may have been cancelled.
             task.exception()
-
-
-async def _unbounded(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    # The time that the first caller has left is no concern of the others.
-    current_deadline.set(None)
-    return await start()
