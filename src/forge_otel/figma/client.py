@@ -228,7 +228,7 @@ class FigmaClient:
         scale: float | None = None,
         version: str | None = None,
     ) -> FigmaResponse:
-        """Return `GET /v1/images/:key`: a URL for each node, or None if it has no rendering. The URLs expire after 30 days."""
+        """Return `GET /v1/images/:key`: a URL for each node, valid for 30 days, or None without a rendering."""
         params = _params(ids=parse_node_ids(ids), format=format, scale=scale, version=version)
         return await self._get("images", file_key, params)
 

@@ -96,7 +96,7 @@ class AdmissionControl:
         self._bulkhead = Bulkhead(policies.bulkhead)
         self._timeout = AttemptTimeout(name, policies.timeout, loop_lag=loop_lag, on_abandon=self._on_abandon)
         self.is_in_place = policies.timeout.attempt_s is None
-        """Whether attempts have no timeout and are awaited directly instead of through `run`."""
+        """True if attempts have no timeout; they are awaited directly instead of through `run`."""
         self._slow_s = policies.breaker.slow_s
         self._loop_lag = loop_lag
         self._listeners = listeners

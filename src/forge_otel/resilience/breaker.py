@@ -156,7 +156,7 @@ class CircuitBreaker:
         self.generation = 0
         """Number of state changes; the ticket of a call is the generation in which it was admitted."""
         self.admits_all = self.mode in _ADMITTING_MODES
-        """Whether every call is admitted with the current generation as its ticket."""
+        """True while every call is admitted with the current generation as its ticket."""
         self.successes = self.failures = self.ignored = self.slow = 0
         self.last_success_s: float | None = None
         self.attention = ""
@@ -164,7 +164,7 @@ class CircuitBreaker:
         self.sensitized_until_s = _NEVER
         """Monotonic time until which the first failure opens the breaker."""
         self.is_opened_by_peer = False
-        """Whether it opened while it was sensitized and has not closed since."""
+        """True from an opening while it was sensitized until it closes."""
         self._model = model
         self._context = model.Context(name, self.options.threshold, self.options.open_s)
         self._rng = rng

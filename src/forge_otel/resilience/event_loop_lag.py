@@ -27,7 +27,7 @@ class LoopLagMonitor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watchers = 0
         self.is_ticking = False
-        """Whether the timer is scheduled; it stops at its first tick without watchers."""
+        """True while the timer is scheduled; it stops at its first tick without watchers."""
         self._last_tick_s = 0.0
         self._stalls: deque[tuple[float, float]] = deque(maxlen=_MAX_STALLS)
 

@@ -1,8 +1,8 @@
-"""What answers instead of a service that does not: cached data, another model, a simpler way, or a clear refusal.
+"""Fallbacks for failed calls: cached data, another model, a simpler method, or a clear 503.
 
-Fallbacks are the outermost policy: they are asked when all attempts are over, in their order, and run outside of the
-failed call's deadline but inside that of its caller. Each one that answers is noted on the running generation
-(`degraded`). The caller's own mistakes are not covered up: they go to the caller.
+Fallbacks are the outermost policy. They run in order after the last attempt, outside of the failed call's deadline but
+inside that of its caller. The label of the one that answers is recorded on the current generation (`degraded`). Errors
+of the caller are raised, not hidden.
 """
 
 import inspect
@@ -21,12 +21,12 @@ _RETRY_AFTER_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """One way to answer without the service.
+    """One alternative to a service.
 
     Args:
-        label: says on spans, records and the dashboard what served instead, for example `"figma:cached"`.
-        answer: called with the error and then with the arguments of the failed call; may be async. What it raises
-            passes the question on to the next fallback.
+        label: its name on spans, records and the dashboard, for example `"figma:cached"`.
+        answer: called with the error, followed by the arguments of the failed call; may be async. If it raises, the
+            next fallback is called.
     """
 
     label: str
@@ -34,36 +34,36 @@ class Fallback:
 
 
 def is_outage(exc: Exception, verdict: Verdict) -> bool:
-    """Whether a fallback may answer: the service is to blame, or was not even asked."""
+    """Return whether a fallback may answer: the service failed, or the call was rejected before it."""
     return isinstance(exc, ServiceUnavailable) or verdict.kind != "ignore"
 
 
 async def first_answer(
     fallbacks: Sequence[Fallback], exc: Exception, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[str, Any]:
-    """Ask the fallbacks in their order.
+    """Call the fallbacks in order until one answers.
 
     Args:
         fallbacks: at least one.
-        exc: why the service did not answer.
+        exc: the error of the call.
         args, kwargs: the arguments of the failed call.
 
     Returns:
-        The label and the answer of the first one that answers, which is noted on the running generation.
+        The label and the answer of the first fallback that answers; the label is recorded on the current generation.
 
     Raises:
-        Exception: what the last one raised, if none answers; its context is `exc`.
+        Exception: raised by the last fallback, with `exc` as its context.
     """
     *earlier, last = fallbacks
     for fallback in earlier:
         try:
-            return fallback.label, await _ask(fallback, exc, args, kwargs)
-        except Exception:  # noqa: S112 - the next one is asked; how the last one fails is told
+            return fallback.label, await _call(fallback, exc, args, kwargs)
+        except Exception:  # noqa: S112 - the next one is called; only the last error is raised
             continue
-    return last.label, await _ask(last, exc, args, kwargs)
+    return last.label, await _call(last, exc, args, kwargs)
 
 
-async def _ask(fallback: Fallback, exc: Exception, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+async def _call(fallback: Fallback, exc: Exception, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     answer = fallback.answer(exc, *args, **kwargs)
     if inspect.isawaitable(answer):
         answer = await answer
@@ -74,18 +74,18 @@ async def _ask(fallback: Fallback, exc: Exception, args: Sequence[Any], kwargs: 
 
 
 def unavailable(name: str, *, retry_after_s: float = _RETRY_AFTER_S) -> Fallback:
-    """Return the last resort: a clear 503 in place of whatever the service's client raised.
+    """Return the last fallback: it raises a clear 503 in place of the client's own error.
 
     Args:
-        name: the service's name.
-        retry_after_s: what the caller is told to wait in seconds, where neither the service nor its breaker said it.
+        name: name of the service.
+        retry_after_s: `Retry-After` in seconds, if neither the service nor its breaker gives one.
     """
 
-    def refuse(exc: Exception, *_args: object, **_kwargs: object) -> NoReturn:
-        asked_s = exc.retry_after_s if isinstance(exc, ServiceUnavailable) else classify(exc).retry_after_s
-        wait_s = retry_after_s if asked_s is None else asked_s
+    def reject(exc: Exception, *_args: object, **_kwargs: object) -> NoReturn:
+        requested_s = exc.retry_after_s if isinstance(exc, ServiceUnavailable) else classify(exc).retry_after_s
+        wait_s = retry_after_s if requested_s is None else requested_s
         raise ServiceUnavailable(
             f"{name!r} is not available; try again in {wait_s:.0f} s", retry_after_s=wait_s
         ) from exc
 
-    return Fallback(f"{name}:unavailable", refuse)
+    return Fallback(f"{name}:unavailable", reject)

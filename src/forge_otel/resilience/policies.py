@@ -1,8 +1,8 @@
-"""How each service is guarded unless somebody says otherwise: one table.
+"""Default policies by service.
 
-The bounds are what a caller may be made to wait: a cache that is asked before every answer gets 50 ms, a vector store
-half a second, a design server 2 s; what works behind the caller's back (archive, database, spans) may take longer, and
-a model gets the minute that it needs.
+The limits follow from the wait that a caller accepts: 50 ms for a cache that is read before every answer, 0.5 s for a
+vector store, 2 s for a design server. Background work (archive, database, spans) may take longer, and a model gets a
+minute.
 """
 
 import math
@@ -22,7 +22,7 @@ __all__ = ["SERVICE_DEFAULTS", "Policies", "defaults_for"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
-    """How one service is guarded."""
+    """The policies of one service, from outer to inner."""
 
     deadline: DeadlineOptions = field(default_factory=DeadlineOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
@@ -46,7 +46,7 @@ def _policies(
     return Policies(
         deadline=DeadlineOptions(total_s=total_s),
         retry=RetryOptions(attempts=attempts, base_s=base_s),
-        # A probe's lease outlasts the longest attempt, so that no second one goes out beside it.
+        # Longer than the longest attempt, so that there is only one probe at a time.
         breaker=BreakerOptions(slow_s=slow_s, probe_lease_s=max(30.0, 1.5 * attempt_s)),
         bulkhead=BulkheadOptions(
             max_concurrent=slots,
@@ -62,14 +62,14 @@ _UNKNOWN: Final = _policies(total_s=30, attempt_s=10)
 SERVICE_DEFAULTS: Final[Mapping[str, Policies]] = MappingProxyType(
     {
         "openai": _policies(total_s=120, attempt_s=60, slow_s=45, max_wait_s=30),
-        # Asked before every look-up of free text; without an answer the words themselves are compared.
+        # Needed by every lookup of free text; without an embedding the texts are compared word by word.
         "openai:embeddings": _policies(total_s=2, attempt_s=1, attempts=2, base_s=0.1, max_wait_s=0.2),
-        # Callers wait 2 s at most: all who waited for one call go on at once, and that takes the last of them a while.
+        # Callers wait 2 s at most. All callers of a shared call resume at once, which takes the last of them the rest.
         "figma": _policies(total_s=1.9, attempt_s=1.9, attempts=2, base_s=0.2, slots=20, max_wait_s=1),
         "qdrant": _policies(total_s=0.5, attempt_s=0.5, attempts=2, base_s=0.05, slow_s=0.4, max_wait_s=0.1),
-        # Asking a cache twice takes longer than going on without it. redis-py drops its connection when it is cancelled
-        # and waits for nothing, so that a task of its own would only make each hit slower. There are fewer slots than
-        # connections: to wait for one of these would look like a slow server. The line is long, and 50 ms are its end.
+        # A retry takes longer than a miss. redis-py drops its connection at once when it is cancelled, so a task for
+        # each attempt would only slow down hits. There are fewer slots than connections, because the wait for a
+        # connection would count as a slow server. The queue is long; 50 ms limit the wait in it.
         "redis": _policies(
             total_s=0.05,
             attempt_s=0.05,
@@ -80,7 +80,7 @@ SERVICE_DEFAULTS: Final[Mapping[str, Policies]] = MappingProxyType(
             max_wait_s=0.05,
             is_cancelled_in_place=True,
         ),
-        # The file by which the workers of one host agree; its own bound on waiting for a lock is below this.
+        # The lease file of the workers of one host; its own limit for a lock is shorter.
         "flights": _policies(total_s=0.25, attempt_s=0.25, attempts=1, slots=500, max_wait_s=0.05),
         "s3": _policies(total_s=60, attempt_s=15, slots=16, max_wait_s=30),
         "postgresql": _policies(total_s=30, attempt_s=10, slots=16, max_wait_s=10),
@@ -91,9 +91,9 @@ SERVICE_DEFAULTS: Final[Mapping[str, Policies]] = MappingProxyType(
 
 
 def defaults_for(name: str) -> Policies:
-    """Return how the service `name` is guarded by default; one that is not in the table gets 30 s and three attempts.
+    """Return the default policies of the service `name`; unknown services get 30 s and three attempts.
 
     Args:
-        name: the service's name; what follows a colon tells guards of one service apart, as in `"openai:embeddings"`.
+        name: name of the service, optionally with a part after a colon, as in `"openai:embeddings"`.
     """
     return SERVICE_DEFAULTS.get(name) or SERVICE_DEFAULTS.get(name.partition(":")[0], _UNKNOWN)

@@ -1,11 +1,11 @@
-"""Trying again: what an error means, how long to pause, and how much trying again is allowed at all.
+"""Retries: classification of errors, pauses with jitter, and a budget that limits all retries.
 
-`classify` reads errors by their shape, so that no SDK is imported: `status_code`, `response`, and names in the
-class hierarchy cover openai, httpx, aiohttp, redis, botocore, qdrant-client, asyncpg and SQLAlchemy.
+`classify` inspects attributes and class names, so that no SDK is imported: `status_code`, `response` and the names in
+the class hierarchy cover openai, httpx, aiohttp, redis, botocore, qdrant-client, asyncpg and SQLAlchemy.
 
-Pauses have full jitter: with a jitter of 10 % a thousand clients come back within a fifth of a second. A budget shared
-by all services bounds how many requests trying again may add; it is filled by successes, so that it runs dry in an
-outage, when trying again only makes things worse.
+Pauses have full jitter: with a jitter of 10 % a thousand clients return within a fifth of a second. The budget limits
+the load that retries add. It is shared by all services and filled by successes, so it runs empty in an outage, in which
+retries only add load.
 """
 
 import random
@@ -52,14 +52,13 @@ _TRANSIENT_SUFFIXES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an error of a service means.
+    """Classification of an error.
 
     Args:
-        kind: `failure`: the service is to blame; `ignore`: the caller is; `throttle`: too many requests;
-            `fatal`: somebody has to look at it, for example because the key is rejected. All but `ignore` count
-            for the breaker.
-        is_transient: whether trying again may help.
-        retry_after_s: how long the service asked to be left alone, or None.
+        kind: `failure`: of the service; `ignore`: of the caller; `throttle`: too many requests; `fatal`: needs an
+            operator, such as a rejected key. All kinds except `ignore` count for the breaker.
+        is_transient: whether a retry may succeed.
+        retry_after_s: pause requested by the service in seconds, or None.
     """
 
     kind: Literal["failure", "ignore", "throttle", "fatal"]
@@ -68,7 +67,7 @@ class Verdict:
 
 
 Classify = Callable[[Exception], Verdict]
-"""Says what an error means; a pure function."""
+"""Classifies an error; a pure function."""
 
 _TRANSIENT: Final = Verdict("failure", is_transient=True)
 _UNKNOWN: Final = Verdict("failure")
@@ -77,20 +76,20 @@ _FATAL: Final = Verdict("fatal")
 
 
 def verdict_of(exc: BaseException, classify_call: Classify) -> Verdict:
-    """Say what `exc` means: a cancelled call means nothing, for the others `classify_call` is asked."""
+    """Return the verdict of `classify_call` on `exc`; a cancellation is ignored."""
     if not isinstance(exc, Exception):
         return _IGNORE
     try:
         return classify_call(exc)
     except Exception:
-        # A fault of the user's function must not hide the service's.
+        # An error in the user's function must not hide that of the service.
         return classify(exc)
 
 
 def classify(exc: Exception) -> Verdict:
-    """Say what `exc` means; an error of no known shape counts against the service and is not tried again."""
+    """Return the default verdict on `exc`; an unknown error counts as a failure of the service and is not retried."""
     if isinstance(exc, ForgeError):
-        # What another guard refused or a caller asked wrongly says nothing about this service.
+        # Rejected by another guard, or by a check of the request: not the fault of this service.
         return _TRANSIENT if isinstance(exc, ServiceTimeout) else _IGNORE
     names = [base.__name__ for base in type(exc).__mro__]
     if not _AUTH_NAMES.isdisjoint(names):
@@ -141,19 +140,19 @@ def _retry_after_of(exc: Exception) -> float | None:
         return None
     by_name = {str(name).lower(): str(value) for name, value in headers.items()}
     milliseconds = by_name.get("retry-after-ms")
-    if milliseconds is not None and (asked_s := parse_retry_after(milliseconds)) is not None:
-        return asked_s / 1000
+    if milliseconds is not None and (requested_s := parse_retry_after(milliseconds)) is not None:
+        return requested_s / 1000
     return parse_retry_after(by_name.get("retry-after"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryOptions:
-    """How often a call is tried, and how long the pauses are.
+    """Number of attempts and length of the pauses between them.
 
     Args:
-        attempts: tries in all; 1 never tries again.
-        base_s: bound of the first pause in seconds; doubles with each attempt.
-        max_s: where the doubling ends.
+        attempts: number of attempts including the first; 1 means no retry.
+        base_s: upper bound of the first pause in seconds; doubles with each attempt.
+        max_s: largest upper bound in seconds.
 
     Raises:
         ConfigurationError: with every fault at once.
@@ -173,30 +172,30 @@ class RetryOptions:
 def pause_s(
     options: RetryOptions, attempt: int, retry_after_s: float | None, *, rng: Callable[[], float] = random.random
 ) -> float:
-    """Return the pause after a failed attempt: full jitter, on top of what the service asked for.
+    """Return the pause after a failed attempt in seconds, with full jitter, or the requested pause plus jitter.
 
     Args:
-        options: how long pauses are.
-        attempt: the attempt that failed, from 1.
-        retry_after_s: what the service asked for in seconds, or None.
-        rng: draws from [0, 1).
+        options: bounds of the pauses.
+        attempt: number of the failed attempt, from 1.
+        retry_after_s: pause requested by the service in seconds, or None.
+        rng: returns a number in [0, 1).
     """
-    # 2 ** 60 is enough, and a float holds it.
-    bound_s = min(options.max_s, options.base_s * 2.0 ** min(attempt - 1, 60))
+    # The exponent is capped so that the product stays a finite float.
+    limit_s = min(options.max_s, options.base_s * 2.0 ** min(attempt - 1, 60))
     if retry_after_s is None:
-        return bound_s * rng()
-    # All clients were told the same number; a little spread keeps them from coming back as one.
+        return limit_s * rng()
+    # All clients got the same number; the jitter keeps them from returning at the same moment.
     return retry_after_s + options.base_s * rng()
 
 
 class RetryBudget:
-    """How much trying again is allowed, over all services: a bucket of tokens, of which every retry takes one.
+    """Token bucket for the retries of all services; each retry takes one token.
 
     Args:
-        per_success: tokens that a success puts in.
-        capacity: what fits in; bounds the burst at the start of an outage.
-        reserve: what it begins with, and what time alone fills it up to, so that a quiet service may try again.
-        refill_per_s: tokens that time puts in, up to the reserve.
+        per_success: tokens added by a success.
+        capacity: largest number of tokens; limits the burst of retries at the start of an outage.
+        reserve: initial number of tokens, up to which time alone refills, so that a service with few calls can retry.
+        refill_per_s: tokens added per second, up to the reserve.
     """
 
     def __init__(
@@ -217,12 +216,12 @@ class RetryBudget:
         self._refilled_at_s: float | None = None
 
     def deposit(self) -> None:
-        """Take note of a success."""
+        """Add the tokens of a success."""
         if self.tokens < self.capacity:
             self.tokens += self._per_success
 
     def withdraw(self, now_s: float) -> bool:
-        """Take a token for one retry; return whether there was one."""
+        """Take a token for one retry and return whether there was one."""
         self._refill(now_s)
         if self.tokens < 1:
             self.refused += 1
