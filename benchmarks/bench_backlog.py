@@ -37,7 +37,7 @@ OUTAGE = timedelta(hours=1)
 BOUND_RATE = 10_000
 BOUND_P95 = 1.10
 BOUND_MB = 128
-LABEL = b"forge-otel: drains"
+LABEL = b"forge-otel: outbox bulk load"
 
 
 def resident_mb(pid: int | str = "self", field: str = "VmRSS") -> float:

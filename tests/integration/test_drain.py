@@ -53,7 +53,7 @@ def database_of(box: Outbox) -> SinkStats:
 
 def drainers(caplog: pytest.LogCaptureFixture) -> list[int]:
     """The processes that were started."""
-    return [int(number) for number in re.findall(r"process (\d+) drains the backlog of database", caplog.text)]
+    return [int(number) for number in re.findall(r"bulk load process (\d+) started for sink database", caplog.text)]
 
 
 def is_running(pid: int) -> bool:
@@ -131,7 +131,7 @@ async def test_a_killed_drainer_costs_nothing(
         stats = database_of(box)
 
     assert (stats.delivered, stats.dropped, stats.is_up) == (MANY * 2, {}, True)
-    assert "has ended early: it was killed" in caplog.text
+    assert "of sink database ended early: it was killed" in caplog.text
     await check_exact(postgres_database, records)
 
 
@@ -272,7 +272,7 @@ async def test_without_another_process_the_parent_does_it(
     async with outbox(tmp_path, postgres_database) as box:
         await emptied(box)
 
-    assert "has ended early: FileNotFoundError" in caplog.text
+    assert "of sink database ended early: FileNotFoundError" in caplog.text
     await check_exact(postgres_database, records)
 
 
@@ -280,7 +280,7 @@ async def serve(directory: Path, url: str) -> None:
     """Drain until killed; the process that does it is named on the standard output once something is stored."""
     found: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda line: found.extend(re.findall(r"process (\d+) drains", line.getMessage()))  # type: ignore[method-assign]
+    handler.emit = lambda line: found.extend(re.findall(r"process (\d+) started", line.getMessage()))  # type: ignore[method-assign]
     logging.getLogger("forge_otel").addHandler(handler)
     logging.getLogger("forge_otel").setLevel(logging.INFO)
     async with outbox(directory, url) as box:

@@ -1,1 +1,4 @@
-"""A journal on local disk that outlives a killed process: of the outbox's records, and of the spans for LangSmith."""
+"""Crash-safe journal segments on SQLite, used by the outbox and by the spool of spans.
+
+Encoding of entries, delivery and accounting are the callers' concern.
+"""

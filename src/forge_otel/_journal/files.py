@@ -1,4 +1,4 @@
-"""The files of a segment and who owns them: the lock beside a journal, and how the files come and go."""
+"""Files of a segment on disk: journal, write-ahead log and lock, from creation to removal."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ __all__ = ["JOURNALS", "SUFFIX", "lock", "remove", "set_aside", "sync_folder"]
 
 SUFFIX: Final = ".journal"
 JOURNALS: Final = f"*{SUFFIX}"
-"""Pattern of the files in a journal's folder."""
+"""Glob pattern of the journals in a folder."""
 
 _PARTS: Final = ("-wal", "-shm", "")
 
@@ -19,12 +19,12 @@ def _lock_path(path: Path) -> Path:
 
 
 def lock(path: Path) -> int | None:
-    """Return a descriptor that holds the lock of `path`, or None if a living process has it or removed the file."""
-    beside = _lock_path(path)
-    descriptor = os.open(beside, os.O_CREAT | os.O_RDWR, 0o600)
+    """Return a descriptor that holds the lock of the journal `path`, or None if a living process holds it."""
+    lock_path = _lock_path(path)
+    descriptor = os.open(lock_path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between our open and our lock the owner may have removed both files: then this lock is on nothing.
+        # Between our open and our lock the owner may have removed both files; then this lock protects nothing.
         if os.fstat(descriptor).st_nlink:
             return descriptor
     except BlockingIOError:
@@ -37,9 +37,10 @@ def lock(path: Path) -> int | None:
 
 
 def remove(path: Path, *, held: int) -> None:
-    """Remove a journal that is ours, and give it up.
+    """Remove the files of a journal and release its lock.
 
     Args:
+        path: the journal.
         held: descriptor of its lock.
     """
     for suffix in _PARTS:
@@ -49,11 +50,13 @@ def remove(path: Path, *, held: int) -> None:
 
 
 def set_aside(path: Path, *, held: int) -> Path:
-    """Rename a journal that is ours, so that nobody adopts it, and give it up; return its new name.
+    """Rename a damaged journal to `….corrupt`, release its lock, and return its new path.
 
     Args:
+        path: the journal.
         held: descriptor of its lock.
     """
+    # Under the new name no process adopts it, and an operator can still examine it.
     for suffix in _PARTS:
         part = path.with_name(path.name + suffix)
         if part.exists():
@@ -64,7 +67,8 @@ def set_aside(path: Path, *, held: int) -> Path:
 
 
 def sync_folder(directory: Path) -> None:
-    """Make the new name in `directory` outlive a power cut; SQLite does not know that the file is new."""
+    """Flush the directory entries of `directory` to the disk."""
+    # SQLite flushes the file but not the directory entry of a file that it did not create itself.
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,10 +1,8 @@
-"""Segments of a journal: a SQLite file that outlives a killed process, or memory where no disk will do.
+"""Journal segments: a SQLite file that survives a killed process, or memory where the disk fails.
 
-A segment is written by one thread and read by another. A file belongs to the process that holds the flock of the
-`.lock` beside it; the lock dies with the process, whatever killed it, so that a successor can tell and adopt the
-file. (The lock is not taken on the database itself, because closing any descriptor of it would drop SQLite's own.)
-WAL with `synchronous=NORMAL` survives the death of the process at any moment; a power cut may cost the last commits,
-never the file. With `FULL` it costs nothing, and each commit takes as long as the disk does.
+One thread writes a segment, another reads it. A file belongs to the process that holds the `flock` on its `.lock` file.
+With `synchronous=NORMAL` a file survives the death of its process at any moment, and a power cut may cost the last
+commits; with `FULL` a power cut costs nothing, and each commit waits for the disk.
 """
 
 import contextlib
@@ -19,8 +17,8 @@ from urllib.parse import quote
 
 from forge_otel._internal.ids import new_id
 from forge_otel._journal import files
-from forge_otel._journal.index import Index, Row
-from forge_otel._journal.rescue import Rescued
+from forge_otel._journal.index import Row, SegmentIndex
+from forge_otel._journal.recovery import Recovered
 
 __all__ = ["FORMAT", "DiskSegment", "MemorySegment", "Segment", "connect", "is_damage"]
 
@@ -35,45 +33,46 @@ PRAGMA user_version = {FORMAT};
 COMMIT;
 """
 
-_abandoned: list[sqlite3.Connection] = []
+# Connections of a parent process, held in a forked child so that they are never closed there.
+_abandoned: Final[list[sqlite3.Connection]] = []
 
 Body = tuple[float, bytes]
-"""When a record was taken (Unix time in seconds), and its encoded form."""
+"""Unix time of arrival in seconds, and the encoded entry."""
 
 
 class Segment(Protocol):
-    """Holds encoded records in order, numbered upwards, until every sink has them."""
+    """Encoded entries in order, with increasing sequence numbers, until every sink has acknowledged them."""
 
-    index: Index
+    index: SegmentIndex
 
     def append(self, bodies: Sequence[Body]) -> list[Row]:
-        """Store all or none, and return their rows; they survive what the segment survives once this returns."""
+        """Store all bodies or none, and return their rows."""
         ...
 
     def read(self, after: int, last: int, *, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
-        """Return records after number `after` up to `last`: at most `limit`, about `limit_bytes`, at least one."""
+        """Return entries after number `after` up to `last`: at most `limit`, about `limit_bytes`, at least one."""
         ...
 
-    def save(self, cursors: Mapping[str, int], floor: int) -> None:
-        """Store up to where each sink is served, and delete the records up to number `floor`."""
+    def save(self, cursors: Mapping[str, int], acknowledged: int) -> None:
+        """Store the cursors, and delete the entries up to number `acknowledged`."""
         ...
 
     def close(self) -> None:
-        """Release everything; what waits is kept where the segment outlives the process."""
+        """Release the resources; a segment on disk keeps its entries for adoption."""
         ...
 
 
 class MemorySegment:
-    """Holds records for as long as the process lives."""
+    """Segment in memory; its entries die with the process."""
 
     def __init__(self) -> None:
-        self.index = Index()
+        self.index = SegmentIndex()
         self._bodies: dict[int, bytes] = {}
         self._last_seq = 0
         self._lock = threading.Lock()
 
     def append(self, bodies: Sequence[Body]) -> list[Row]:
-        """Store the records; never fails."""
+        """Store the bodies; this never fails."""
         with self._lock:
             first = self._last_seq + 1
             self._last_seq += len(bodies)
@@ -81,31 +80,31 @@ class MemorySegment:
         return [Row(seq, at_s, len(body)) for seq, (at_s, body) in enumerate(bodies, first)]
 
     def read(self, after: int, last: int, *, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
-        """Return records after number `after` up to `last`."""
+        """Return entries after number `after` up to `last`."""
         with self._lock:
             rows = ((seq, body) for seq, body in self._bodies.items() if after < seq <= last)
             return list(_within(rows, limit=limit, limit_bytes=limit_bytes))
 
-    def save(self, cursors: Mapping[str, int], floor: int) -> None:
-        """Free the records up to number `floor`."""
+    def save(self, cursors: Mapping[str, int], acknowledged: int) -> None:
+        """Free the entries up to number `acknowledged`."""
         del cursors
         with self._lock:
-            while self._bodies and (first := next(iter(self._bodies))) <= floor:
+            while self._bodies and (first := next(iter(self._bodies))) <= acknowledged:
                 del self._bodies[first]
 
     def close(self) -> None:
-        """Free everything."""
+        """Free all entries."""
         with self._lock:
             self._bodies.clear()
 
 
 class DiskSegment:
-    """Holds records in one SQLite file; made by `create` or found by `adoption.adopt`.
+    """Segment in one SQLite file; made by `create` or found by `adoption.adopt`.
 
     Args:
-        path: the file, which has to hold the schema.
-        lock: descriptor of the `.lock` file that makes it ours.
-        is_power_safe: flush each commit to the disk itself, so that a power cut takes nothing either.
+        path: the file, with its schema.
+        lock: descriptor that holds the lock on the `.lock` file.
+        is_power_safe: flush each commit to the disk, so that it survives a power cut.
 
     Raises:
         sqlite3.Error: the file cannot be read, or is damaged.
@@ -114,15 +113,16 @@ class DiskSegment:
     def __init__(self, path: Path, *, lock: int, is_power_safe: bool = False) -> None:
         self.path = path
         self.lost = 0
-        """Records that were in the files and are known to be damaged."""
+        """Number of entries of a damaged file that could not be recovered."""
+        # The lock is not on the database: closing any descriptor of that file would release SQLite's own locks.
         self._lock = lock
         self._inode = path.stat().st_ino
         self._reading = threading.Lock()
         self._writer = connect(path, is_power_safe=is_power_safe)
         try:
-            # Now, because a file that somebody removes can be read as long as it is open.
+            # Opened now: if an operator removes the file later, an open descriptor can still read it.
             self._reader = connect(path)
-            self.index = self._load()
+            self.index = self._load_index()
         except BaseException:
             self._writer.close()
             raise
@@ -130,12 +130,12 @@ class DiskSegment:
 
     @property
     def last_seq(self) -> int:
-        """The number of the last record that was stored here."""
+        """Sequence number of the last entry that was stored."""
         return self._last_seq
 
     @property
-    def is_there(self) -> bool:
-        """Whether the file is still in its place, where a successor would find it."""
+    def has_file(self) -> bool:
+        """Return whether the file still has its path, where a successor would find it."""
         try:
             return self.path.stat().st_ino == self._inode
         except OSError:
@@ -143,10 +143,10 @@ class DiskSegment:
 
     @classmethod
     def create(cls, directory: Path, *, is_power_safe: bool = False) -> Self:
-        """Make a new file in `directory`, which is made too; only its owner may read them.
+        """Create a file in `directory`, and the folder if it is missing, readable by their owner only.
 
         Raises:
-            OSError, sqlite3.Error: the disk does not take it.
+            OSError, sqlite3.Error: the file cannot be written.
         """
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = directory / f"{new_id()}{files.SUFFIX}"
@@ -154,7 +154,7 @@ class DiskSegment:
         if lock is None:
             raise OSError(f"{path} is locked by another process")
         try:
-            # SQLite would make the file readable for everybody, and its -wal and -shm follow the file.
+            # SQLite would create the file with mode 0644; -wal and -shm inherit the mode of the file.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             with contextlib.closing(connect(path)) as connection:
                 connection.executescript(_SCHEMA)
@@ -166,7 +166,7 @@ class DiskSegment:
             raise
 
     def append(self, bodies: Sequence[Body]) -> list[Row]:
-        """Store all or none in one transaction."""
+        """Store all bodies or none, in one transaction."""
         first = self._last_seq + 1
         rows = [Row(seq, at_s, len(body)) for seq, (at_s, body) in enumerate(bodies, first)]
         with _transaction(self._writer):
@@ -177,33 +177,33 @@ class DiskSegment:
         self._last_seq += len(rows)
         return rows
 
-    def restore(self, rescued: Rescued, cursors: Mapping[str, int]) -> None:
-        """Put back what was rescued, under its old numbers, and up to where each sink was served."""
+    def restore(self, recovered: Recovered, cursors: Mapping[str, int]) -> None:
+        """Store recovered entries under their old sequence numbers, and set the cursors."""
         with _transaction(self._writer):
-            self._writer.executemany("INSERT INTO record (seq, at, body) VALUES (?, ?, ?)", rescued.rows)
-        self.index.extend([Row(seq, at_s, len(body)) for seq, at_s, body in rescued.rows])
+            self._writer.executemany("INSERT INTO record (seq, at, body) VALUES (?, ?, ?)", recovered.rows)
+        self.index.extend([Row(seq, at_s, len(body)) for seq, at_s, body in recovered.rows])
         self.index.cursors.update(cursors)
         self._last_seq = max(self.index.last_seq, *self.index.cursors.values(), 0)
-        self.lost = rescued.lost
+        self.lost = recovered.lost
 
     def read(self, after: int, last: int, *, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
-        """Return records after number `after` up to `last`, through a connection of the reading thread's own."""
+        """Return entries after number `after` up to `last`, through the reader's own connection."""
         with self._reading:
             statement = "SELECT seq, body FROM record WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
             with contextlib.closing(self._reader.execute(statement, (after, last, limit))) as rows:
                 return list(_within(rows, limit=limit, limit_bytes=limit_bytes))
 
-    def save(self, cursors: Mapping[str, int], floor: int) -> None:
-        """Store the cursors and delete the records up to number `floor`, in one transaction."""
+    def save(self, cursors: Mapping[str, int], acknowledged: int) -> None:
+        """Store the cursors and delete the entries up to number `acknowledged`, in one transaction."""
         with _transaction(self._writer):
             self._writer.executemany(
                 "INSERT INTO cursor (sink, seq) VALUES (?, ?) ON CONFLICT (sink) DO UPDATE SET seq = excluded.seq",
                 list(cursors.items()),
             )
-            self._writer.execute("DELETE FROM record WHERE seq <= ?", (floor,))
+            self._writer.execute("DELETE FROM record WHERE seq <= ?", (acknowledged,))
 
     def close(self) -> None:
-        """Close the file and give it up: an empty one is deleted, another waits to be adopted."""
+        """Close the file and release its lock; an empty file is deleted, any other is left for adoption."""
         self._disconnect()
         if len(self.index):
             os.close(self._lock)
@@ -211,24 +211,24 @@ class DiskSegment:
             files.remove(self.path, held=self._lock)
 
     def abandon(self) -> None:
-        """Leave the file to the parent, in a forked child: closing it here would meddle with what is the parent's."""
-        # The lock is shared with the parent: a child that kept it would keep the file from ever being adopted.
+        """Release the file in a forked child without closing its connections, which are the parent's."""
+        # The child shares the lock: if it kept the descriptor, no process could adopt the file after the parent.
         os.close(self._lock)
-        # SQLite must not close in one process what was opened in another, and garbage collection would close it.
+        # SQLite forbids closing a connection across a fork, and garbage collection would close it.
         _abandoned.extend((self._writer, self._reader))
 
     def set_aside(self) -> Path:
-        """Close the file, give it up, and rename it, so that nobody adopts it and somebody may look at it."""
+        """Close a damaged file, rename it to `….corrupt`, and return its new path."""
         self._disconnect()
         return files.set_aside(self.path, held=self._lock)
 
-    def _load(self) -> Index:
-        # Walks every leaf of the table without reading the bodies, and so finds a damaged tree before it is used.
+    def _load_index(self) -> SegmentIndex:
+        # The query visits every leaf without reading bodies, and so finds a damaged tree before it is used.
         rows = self._writer.execute("SELECT seq, at, length(body) FROM record ORDER BY seq")
         try:
-            return Index([Row(*row) for row in rows], dict(self._writer.execute("SELECT sink, seq FROM cursor")))
+            return SegmentIndex([Row(*row) for row in rows], dict(self._writer.execute("SELECT sink, seq FROM cursor")))
         except (TypeError, OverflowError) as exc:
-            raise sqlite3.DatabaseError(f"a row holds what was never written: {exc}") from exc
+            raise sqlite3.DatabaseError(f"a row has values of unexpected types: {exc}") from exc
 
     def _disconnect(self) -> None:
         with self._reading, contextlib.suppress(sqlite3.Error):
@@ -237,14 +237,14 @@ class DiskSegment:
 
 
 def is_damage(exc: BaseException) -> bool:
-    """Say whether `exc` means that the file is broken, not that the disk is in trouble."""
-    # CPython raises the plain class for SQLITE_CORRUPT and SQLITE_NOTADB; trouble and misuse have subclasses.
+    """Return whether `exc` means that the file is damaged, rather than that the disk fails."""
+    # CPython raises the plain class for SQLITE_CORRUPT and SQLITE_NOTADB, and subclasses for all other errors.
     return type(exc) is sqlite3.DatabaseError
 
 
 def connect(path: Path, *, is_power_safe: bool = False) -> sqlite3.Connection:
-    """Open a file that is there."""
-    # mode=rw: a reader that comes after the file was removed must not make an empty one in its place.
+    """Open an existing file in WAL mode."""
+    # mode=rw: opening a file that was removed meanwhile must fail instead of creating an empty one.
     uri = f"file:{quote(str(path))}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
     try:

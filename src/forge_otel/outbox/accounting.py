@@ -1,7 +1,7 @@
-"""The books of the outbox: what became of every record for every sink, and which records still wait where.
+"""Delivery accounting: counters of each sink and the segments in which its records wait.
 
-Nothing here touches a disk or a clock. Every method may be called from any thread, and whoever reads in between sees
-`produced = delivered + waiting + dropped`, because each method takes one lock for the whole of its change.
+Nothing here touches a disk or a clock. All methods are thread-safe and atomic, so that every reader sees
+`produced = delivered + waiting + dropped`.
 """
 
 import threading
@@ -9,21 +9,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from forge_otel._journal.index import Index, Row
+from forge_otel._journal.index import Row, SegmentIndex
 
 __all__ = ["DeliveryAccounting", "SinkCounts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkCounts:
-    """What became of the records that were produced for one sink."""
+    """Counters of one sink."""
 
     produced: int
     delivered: int
     waiting: int
     dropped: Mapping[str, int]
     oldest_at_s: float | None
-    """Unix time at which the record that has waited longest was taken."""
+    """Unix time at which the oldest waiting record arrived."""
 
 
 @dataclass(slots=True)
@@ -34,90 +34,105 @@ class _Account:
 
 
 class DeliveryAccounting:
-    """Counts for every sink what was produced, delivered and dropped, and knows what waits.
+    """Counts produced, delivered and dropped records for each sink, and lists the segments that hold the waiting ones.
 
     Args:
-        sinks: their names, each once.
+        sinks: their unique names.
     """
 
     def __init__(self, sinks: Sequence[str]) -> None:
         self.sinks = tuple(sinks)
         self._accounts = {sink: _Account() for sink in self.sinks}
-        self._indexes: list[Index] = []
-        self._queued = 0
-        self._queued_bytes = 0
+        self._indexes: list[SegmentIndex] = []
+        # Records that were offered and are not in a segment yet.
+        self._unstored = 0
+        self._unstored_bytes = 0
         self._lock = threading.Lock()
 
     def offer(self, size_bytes: int, *, limit_bytes: int) -> bool:
-        """Count a record as produced; return whether there is room for it on its way to a segment."""
+        """Count a record as produced, and return whether the memory in front of the journal has room for it."""
         with self._lock:
             for account in self._accounts.values():
                 account.produced += 1
             if not self._has_room(size_bytes, limit_bytes):
                 self._drop("full")
                 return False
-            self._queued += 1
-            self._queued_bytes += size_bytes
+            self._unstored += 1
+            self._unstored_bytes += size_bytes
             return True
 
     def has_room(self, size_bytes: int, *, limit_bytes: int) -> bool:
-        """Say whether `offer` would take a record of that size now."""
+        """Return whether `offer` would accept a record of this size now."""
         with self._lock:
             return self._has_room(size_bytes, limit_bytes)
 
-    def refuse(self, reason: str, *, count: int = 1) -> None:
-        """Count records as produced and dropped at once."""
+    def drop_new(self, reason: str, *, count: int = 1) -> None:
+        """Count records as produced and dropped."""
         with self._lock:
             for account in self._accounts.values():
                 account.produced += count
                 account.dropped[reason] += count
 
-    def store(self, index: Index, rows: Sequence[Row], *, queued_bytes: int) -> None:
-        """Move records from the queue into a segment."""
+    def store(self, index: SegmentIndex, rows: Sequence[Row], *, queued_bytes: int) -> None:
+        """Move offered records into a segment.
+
+        Args:
+            index: of the segment.
+            rows: of the records.
+            queued_bytes: sum of the sizes with which they were offered.
+        """
         with self._lock:
-            self._queued -= len(rows)
-            self._queued_bytes -= queued_bytes
+            self._unstored -= len(rows)
+            self._unstored_bytes -= queued_bytes
             index.extend(rows)
 
-    def drop_queued(self, reason: str, *, queued_bytes: int) -> None:
-        """Drop a record on its way to a segment."""
+    def drop_unstored(self, reason: str, *, queued_bytes: int) -> None:
+        """Drop an offered record before it is in a segment."""
         with self._lock:
-            self._queued -= 1
-            self._queued_bytes -= queued_bytes
+            self._unstored -= 1
+            self._unstored_bytes -= queued_bytes
             self._drop(reason)
 
-    def add(self, index: Index, *, first: bool = False) -> None:
-        """Take a segment into the books: what waits in it was produced by somebody who is gone."""
+    def add_segment(self, index: SegmentIndex, *, first: bool = False) -> None:
+        """Add a segment and count its waiting records as produced.
+
+        Args:
+            index: of the segment.
+            first: put it before all others, as adopted segments are.
+        """
         with self._lock:
             for sink, account in self._accounts.items():
                 account.produced += index.waiting(sink)
-            index.forget(self.floor(index))
+            index.drop_until(self.acknowledged_by_all(index))
             self._indexes.insert(0 if first else len(self._indexes), index)
 
-    def replace(self, index: Index, rescued: Index, reason: str) -> int:
-        """Put what was rescued of a segment in its place; what was not is dropped.
+    def replace_segment(self, index: SegmentIndex, recovered: SegmentIndex, reason: str) -> int:
+        """Replace a damaged segment with its recovered records; count the others as dropped.
 
         Returns:
-            How many deliveries that cost, over all sinks.
+            Number of dropped deliveries, over all sinks.
         """
         with self._lock:
-            # A sink may have been served meanwhile.
-            rescued.cursors.update(index.cursors)
+            # A sink may have acknowledged records since the recovery began.
+            recovered.cursors.update(index.cursors)
             lost = 0
             for sink, account in self._accounts.items():
-                missing = index.waiting(sink) - rescued.waiting(sink)
+                missing = index.waiting(sink) - recovered.waiting(sink)
                 account.dropped[reason] += max(0, missing)
                 account.produced += max(0, -missing)
                 lost += max(0, missing)
-            rescued.forget(self.floor(rescued))
-            self._indexes = [rescued if known is index else known for known in self._indexes]
+            recovered.drop_until(self.acknowledged_by_all(recovered))
+            self._indexes = [recovered if known is index else known for known in self._indexes]
             return lost
 
-    def settle(self, sink: str, index: Index, seq: int, *, delivered: int, dropped: Mapping[str, int]) -> None:
-        """Move the cursor of `sink` to `seq`; records that were indexed but are in neither number were damaged."""
+    def acknowledge(
+        self, sink: str, index: SegmentIndex, seq: int, *, delivered: int, dropped: Mapping[str, int]
+    ) -> None:
+        """Move the cursor of `sink` to `seq`; records in between that are in neither count are dropped as damaged."""
         with self._lock:
             if index not in self._indexes:
-                return  # discarded while the sink was at work, and booked then
+                # The segment was removed during the delivery, and its records were counted then.
+                return
             before = index.waiting(sink)
             index.cursors[sink] = max(seq, index.cursor(sink))
             passed = before - index.waiting(sink)
@@ -125,13 +140,13 @@ class DeliveryAccounting:
             account.delivered += delivered
             account.dropped.update(dropped)
             account.dropped["damaged"] += passed - delivered - sum(dropped.values())
-            index.forget(self.floor(index))
+            index.drop_until(self.acknowledged_by_all(index))
 
-    def discard(self, index: Index, reason: str) -> int:
-        """Take a segment out of the books; what waits in it is dropped.
+    def remove_segment(self, index: SegmentIndex, reason: str) -> int:
+        """Remove a segment and count its waiting records as dropped.
 
         Returns:
-            How many deliveries that cost, over all sinks.
+            Number of dropped deliveries, over all sinks.
         """
         with self._lock:
             lost = 0
@@ -144,22 +159,22 @@ class DeliveryAccounting:
                 self._indexes.remove(index)
             return lost
 
-    def floor(self, index: Index) -> int:
-        """Return the number of the last record in a segment that no sink needs any more."""
+    def acknowledged_by_all(self, index: SegmentIndex) -> int:
+        """Return the sequence number up to which every sink has acknowledged a segment."""
         return min((index.cursor(sink) for sink in self.sinks), default=0)
 
-    def progress(self, index: Index) -> tuple[dict[str, int], int]:
-        """Return up to where each sink is served in a segment, and its floor, at one moment."""
+    def progress(self, index: SegmentIndex) -> tuple[dict[str, int], int]:
+        """Return the cursors of all sinks in a segment, and the smallest of them."""
         with self._lock:
-            return dict.fromkeys(self.sinks, 0) | index.cursors, self.floor(index)
+            return dict.fromkeys(self.sinks, 0) | index.cursors, self.acknowledged_by_all(index)
 
-    def next_for(self, sink: str) -> Index | None:
-        """Return the oldest segment that holds something for `sink`."""
+    def next_segment(self, sink: str) -> SegmentIndex | None:
+        """Return the oldest segment with a waiting record for `sink`."""
         with self._lock:
             return next((index for index in self._indexes if index.waiting(sink)), None)
 
-    def tallies(self) -> dict[str, SinkCounts]:
-        """Return what became of all records, for every sink, at one moment."""
+    def counts(self) -> dict[str, SinkCounts]:
+        """Return a consistent snapshot of the counters of each sink."""
         with self._lock:
             return {
                 sink: SinkCounts(
@@ -173,22 +188,22 @@ class DeliveryAccounting:
             }
 
     def waiting(self, sink: str) -> int:
-        """Count the records that `sink` still needs, those on their way to a segment included."""
+        """Count the records that `sink` still needs, including those that are not in a segment yet."""
         with self._lock:
             return self._waiting(sink)
 
     @property
     def size_bytes(self) -> int:
-        """Size of all records in all segments."""
+        """Size of the records in all segments."""
         with self._lock:
             return sum(index.size_bytes for index in self._indexes)
 
     def _waiting(self, sink: str) -> int:
-        return self._queued + sum(index.waiting(sink) for index in self._indexes)
+        return self._unstored + sum(index.waiting(sink) for index in self._indexes)
 
     def _has_room(self, size_bytes: int, limit_bytes: int) -> bool:
-        # One that is larger than the limit is taken alone.
-        return not self._queued_bytes or self._queued_bytes + size_bytes <= limit_bytes
+        # A record above the limit is accepted while the memory is empty; otherwise it would never be.
+        return not self._unstored_bytes or self._unstored_bytes + size_bytes <= limit_bytes
 
     def _drop(self, reason: str) -> None:
         for account in self._accounts.values():

@@ -1,9 +1,9 @@
-"""Hands a long backlog over to a process of its own, and books what that stores.
+"""Bulk load: a long backlog is written to PostgreSQL by a separate process, and accounted here.
 
-Decoding records and turning them into rows would otherwise compete with the requests for this process's one
-interpreter lock. The other process is started when much waits for a sink that names the way to its database and has
-just taken a record; it ends when little is left. Whatever it does not manage, the ordinary delivery does: a batch that
-the database refuses, records that no file holds, or all of them where no process can be started.
+In this process, decoding records and mapping them to rows would compete with requests for the interpreter lock. The
+process is started while a sink that supports bulk load is available and has a long backlog, and ended when little is
+left. The ordinary delivery stores the rest: rejected batches, records in memory, or everything if no process can be
+started.
 """
 
 import time
@@ -11,37 +11,38 @@ from collections.abc import Callable
 from logging import getLogger
 from typing import Final
 
-from forge_otel._journal.index import Index
+from forge_otel._internal.backoff import Backoff
+from forge_otel._journal.index import SegmentIndex
 from forge_otel.outbox.accounting import DeliveryAccounting
-from forge_otel.outbox.bulk_process import DrainProcess, Message
-from forge_otel.outbox.journal_queue import JournalQueue, Stretch
+from forge_otel.outbox.bulk_process import BulkProcess, Message
+from forge_otel.outbox.journal_queue import JournalQueue, SegmentRange
 from forge_otel.types import Sink
 from forge_otel.types.capabilities import SupportsBulkLoad
 
-__all__ = ["Drain"]
+__all__ = ["BulkLoader"]
 
 _logger = getLogger(__name__)
-# So few are delivered faster than another process hears of them.
+# The ordinary delivery stores so few records faster than another process can report them.
 _FEW_RECORDS: Final = 500
-# It gets no processor time from a machine that is busy throughout; then this process has to do it after all.
-_PATIENCE_S: Final = 30.0
-_FIRST_REST_S: Final = 1.0
-_LONGEST_REST_S: Final = 300.0
+# On a machine without idle CPU time the process, which has the lowest priority, never answers.
+_RESPONSE_TIMEOUT_S: Final = 30.0
+_FIRST_RESTART_S: Final = 2.0
+_LONGEST_RESTART_S: Final = 300.0
 
 
-class _Ended(Exception):
-    """The other process is gone, for a reason that says nothing about the database."""
+class _ProcessEnded(Exception):
+    """The process ended for a reason other than an error of the database."""
 
 
-class Drain:
-    """Serves one sink beside its `Delivery`.
+class BulkLoader:
+    """Loads the backlog of one sink beside its `DeliveryWorker`.
 
     Args:
         name: of the sink.
-        sink: only one that supports bulk load is drained.
-        backlog: where the records wait.
-        ledger: knows how many do.
-        on_delivered: called with the number of each batch.
+        sink: without `SupportsBulkLoad` nothing is loaded.
+        queue: the waiting records.
+        accounting: counts them.
+        on_delivered: called with the number of records of each stored batch.
     """
 
     def __init__(
@@ -49,35 +50,36 @@ class Drain:
         name: str,
         sink: Sink,
         *,
-        backlog: JournalQueue,
-        ledger: DeliveryAccounting,
+        queue: JournalQueue,
+        accounting: DeliveryAccounting,
         on_delivered: Callable[[int], None],
     ) -> None:
         self._name = name
         self._sink = sink if isinstance(sink, SupportsBulkLoad) else None
-        self._above = None if self._sink is None else self._sink.bulk_load_above
-        self._backlog = backlog
-        self._ledger = ledger
+        self._threshold = None if self._sink is None else self._sink.bulk_load_above
+        self._queue = queue
+        self._accounting = accounting
         self._on_delivered = on_delivered
-        self._process: DrainProcess | None = None
+        self._process: BulkProcess | None = None
         self._delivered = 0
-        self._failures = 0
-        self._not_before_s = 0.0
-        # Up to where the ordinary delivery has to come first.
-        self._left: tuple[Index, int] | None = None
+        self._backoff = Backoff(first_s=_FIRST_RESTART_S, longest_s=_LONGEST_RESTART_S)
+        self._restart_at_s = 0.0
+        # Segment and sequence number of the end of a rejected batch, which the ordinary delivery stores first.
+        self._rejected_until: tuple[SegmentIndex, int] | None = None
 
-    def limit(self, most: int) -> int:
-        """Return how many records the ordinary delivery should take next, `most` at most."""
-        stretch = self._backlog.stretch(self._name)
-        if stretch is None or self._left is None or self._left[0] is not stretch.batch.index:
-            return most
-        return max(1, min(most, self._left[1] - stretch.after))
+    def batch_limit(self, limit: int) -> int:
+        """Return how many records the ordinary delivery may read next, at most `limit`."""
+        # After a rejected batch only its own records: those behind it are faster in bulk.
+        span = self._queue.segment_range(self._name)
+        if span is None or self._rejected_until is None or self._rejected_until[0] is not span.batch.index:
+            return limit
+        return max(1, min(limit, self._rejected_until[1] - span.after))
 
-    async def work(self) -> bool:
-        """Have the other process deliver what waits, if that is much; return whether it delivered anything.
+    async def run(self) -> bool:
+        """Load the backlog if it is long; return whether any record was stored.
 
         Raises:
-            ConnectionError: the database takes nothing from it.
+            ConnectionError: the database fails.
         """
         if not self._is_due():
             return False
@@ -85,90 +87,90 @@ class Drain:
         try:
             if self._process is None:
                 self._process = await self._started()
-            await self._serve(self._process)
-        except _Ended as exc:
+            await self._load(self._process)
+        except _ProcessEnded as exc:
             self.close()
-            self._rest(exc)
+            self._postpone(exc)
         except BaseException:
             self.close()
             raise
         return self._delivered > before
 
     def close(self) -> None:
-        """End the other process, whatever it is at: what it has stored without having said so is stored once."""
+        """Kill the process; records that it stored without a report are delivered again, and stored once."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
 
     def _is_due(self) -> bool:
-        waiting = self._ledger.waiting(self._name)
-        if self._process is not None and waiting <= _FEW_RECORDS:
-            _logger.info("the process that drained the backlog of %s has ended", self._name)
+        queued = self._accounting.waiting(self._name)
+        if self._process is not None and queued <= _FEW_RECORDS:
+            _logger.info("bulk load process of sink %s finished", self._name)
             self.close()
-        if self._above is None or waiting <= (self._above if self._process is None else _FEW_RECORDS):
+        if self._threshold is None or queued <= (self._threshold if self._process is None else _FEW_RECORDS):
             return False
-        return time.monotonic() >= self._not_before_s and self._next() is not None
+        return time.monotonic() >= self._restart_at_s and self._next_range() is not None
 
-    def _next(self) -> Stretch | None:
-        """Return what the other process may deliver now."""
-        stretch = self._backlog.stretch(self._name)
-        if stretch is not None and self._left is not None:
-            index, seq = self._left
-            if index is stretch.batch.index and stretch.after < seq:
+    def _next_range(self) -> SegmentRange | None:
+        """Return the records that the process may store now."""
+        span = self._queue.segment_range(self._name)
+        if span is not None and self._rejected_until is not None:
+            index, seq = self._rejected_until
+            if index is span.batch.index and span.after < seq:
                 return None
-            self._left = None
-        return stretch
+            self._rejected_until = None
+        return span
 
-    async def _started(self) -> DrainProcess:
+    async def _started(self) -> BulkProcess:
         options = None if self._sink is None else self._sink.bulk_load_options()
         if options is None:
-            self._above = None
-            raise _Ended("the database is not one that another process could reach")
-        process = DrainProcess(options)
+            self._threshold = None
+            raise _ProcessEnded("the database cannot be reached from another process")
+        process = BulkProcess(options)
         process.start()
-        message = await self._heard(process)
+        message = await self._received(process)
         if "impossible" in message:
-            raise _Ended(message["impossible"])
-        waiting = self._ledger.waiting(self._name)
-        _logger.info("process %d drains the backlog of %s, %d records", message["started"], self._name, waiting)
+            raise _ProcessEnded(message["impossible"])
+        queued = self._accounting.waiting(self._name)
+        _logger.info(
+            "bulk load process %d started for sink %s, %d records queued", message["started"], self._name, queued
+        )
         return process
 
-    async def _serve(self, process: DrainProcess) -> None:
-        """Give it one stretch after the other, until little is left or something is for the ordinary delivery."""
-        while self._ledger.waiting(self._name) > _FEW_RECORDS and (stretch := self._next()) is not None:
-            process.ask({"path": str(stretch.path), "after": stretch.after, "last": stretch.last})
+    async def _load(self, process: BulkProcess) -> None:
+        """Send one range after the other, until few records are left or a batch is rejected."""
+        while self._accounting.waiting(self._name) > _FEW_RECORDS and (span := self._next_range()) is not None:
+            process.send({"path": str(span.path), "after": span.after, "last": span.last})
             before = self._delivered
-            await self._follow(process, stretch)
+            await self._account(process, span)
             if self._delivered == before:
                 return
 
-    async def _follow(self, process: DrainProcess, stretch: Stretch) -> None:
-        """Book what it stores of a stretch until that is done, or it leaves the next records to us."""
-        while "done" not in (message := await self._heard(process)):
+    async def _account(self, process: BulkProcess, span: SegmentRange) -> None:
+        """Account the stored batches of a range until its end, or until a batch is rejected."""
+        while "done" not in (message := await self._received(process)):
             if "failed" in message:
                 raise ConnectionError(message["failed"])
-            if "refused" in message:
-                self._left = stretch.batch.index, message["refused"]
+            if "rejected" in message:
+                self._rejected_until = span.batch.index, message["rejected"]
                 return
-            self._backlog.settle(self._name, stretch.batch, message["seq"], delivered=message["count"])
+            self._queue.acknowledge(self._name, span.batch, message["seq"], delivered=message["count"])
             self._on_delivered(message["count"])
             self._delivered += message["count"]
-            self._failures = 0
+            self._backoff.reset()
 
-    async def _heard(self, process: DrainProcess) -> Message:
+    async def _received(self, process: BulkProcess) -> Message:
         try:
-            message = await process.answer(timeout_s=_PATIENCE_S)
+            message = await process.receive(timeout_s=_RESPONSE_TIMEOUT_S)
         except TimeoutError as exc:
-            raise _Ended(f"nothing was heard of it for {_PATIENCE_S:g} s") from exc
+            raise _ProcessEnded(f"it did not respond for {_RESPONSE_TIMEOUT_S:g} s") from exc
         if message is None:
-            raise _Ended("it was killed, or nothing moved")
+            raise _ProcessEnded("it was killed, or the database did not respond")
         return message
 
-    def _rest(self, why: _Ended) -> None:
-        """Leave it to the ordinary delivery for a while that doubles each time."""
-        if self._above is None:
+    def _postpone(self, why: _ProcessEnded) -> None:
+        """Leave the backlog to the ordinary delivery until the back-off is over."""
+        if self._threshold is None:
             return
-        rest_s = min(_LONGEST_REST_S, _FIRST_REST_S * 2 ** min(self._failures, 16))
-        self._failures += 1
-        self._not_before_s = time.monotonic() + rest_s
-        _logger.warning("the process that drains the backlog of %s has ended early: %s", self._name, why)
+        self._restart_at_s = time.monotonic() + self._backoff.next_s()
+        _logger.warning("bulk load process of sink %s ended early: %s", self._name, why)

@@ -1,21 +1,20 @@
-"""The process that brings a long backlog into PostgreSQL while its parent serves requests.
+"""Process that bulk-loads a backlog into PostgreSQL while its parent serves requests.
 
-It reads the journal and writes the database, and decides nothing: the parent says which stretch of which file, hears of
-each batch that is committed, and books it. So it may die at any moment: what the parent has not heard of is delivered
-again, and a generation that is stored already changes nothing. It dies with its parent, and uses processor time that
-nobody else wants. Both sides send JSON, a message a line:
+The parent sends ranges of journal files and accounts each batch that this process reports as committed. Either may die
+at any moment: a batch without a report is delivered again, and stored records are not stored twice. Both sides send
+JSON, one message a line:
 
-========= ================================== ==========================================================
-from      message                            meaning
-========= ================================== ==========================================================
-parent    `path`, `after`, `last`      deliver these records of this file
-drainer   `seq`, `count`                 so many records are stored, the last one with this number
-drainer   `refused`                        the records up to this number are better tried one by one
-drainer   `done`                           the stretch is delivered, as far as the file has it
-drainer   `failed`                         the database does not take any: what it said. The process ends
-========= ================================== ==========================================================
+======= ====================== =================================================================
+sender  message                meaning
+======= ====================== =================================================================
+parent  `path, after, last`    store the records of this file after number `after`, up to `last`
+process `seq, count`           `count` records are stored, the last one has number `seq`
+process `rejected`             the database rejects a record in the batch that ends at this number
+process `done`                 all records of the range are stored
+process `failed`               the database fails, with its error; the process ends
+======= ====================== =================================================================
 
-Where it ends without a word, as it does when nothing moves for a while, that says nothing about the database.
+An end without a message says nothing about the database.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ from forge_otel.database.errors import is_data_error
 from forge_otel.database.writing.postgres import store
 from forge_otel.database.writing.row_mapping import MappedRows
 from forge_otel.errors import needs
-from forge_otel.outbox.codec import DamagedRecord, skim
+from forge_otel.outbox.codec import DamagedRecord, decode_without_artifacts
 
 with needs("postgres"):
     import asyncpg  # type: ignore[import-untyped]
@@ -45,26 +44,26 @@ __all__ = ["main"]
 
 _BATCH_RECORDS: Final = 2000
 _BATCH_BYTES: Final = 8 * 2**20
-# A refused batch is cut down to this before the parent gets it.
+# A rejected batch is split down to this size before the parent delivers it.
 _FEW_RECORDS: Final = 125
-_LOOK_AT_PARENT_S: Final = 1.0
-# Either the server is silent or this process gets no processor time; its parent, which does, finds out.
-_SILENCE_S: Final = 15.0
+_PARENT_CHECK_S: Final = 1.0
+# The server does not respond, or this process gets no CPU time; the ordinary delivery of the parent finds out which.
+_STORE_TIMEOUT_S: Final = 15.0
 
-Job = dict[str, Any]
+Request = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """Records up to number `last`, ready to be stored, or why they cannot be."""
+class _MappedBatch:
+    """Rows of the records up to number `last`, or the error of their mapping."""
 
     last: int
     count: int
-    batch: MappedRows | Exception
+    rows: MappedRows | Exception
 
 
-class _Journal:
-    """The records of one stretch, through a connection that cannot write."""
+class _JournalReader:
+    """Read-only access to the records of one range."""
 
     def __init__(self, path: str, last: int) -> None:
         self._last = last
@@ -74,8 +73,8 @@ class _Journal:
         """Close the file."""
         self._connection.close()
 
-    def read(self, after: int, limit: int) -> _Read | None:
-        """Return the next records, None after the last one."""
+    def read(self, after: int, limit: int) -> _MappedBatch | None:
+        """Return the next rows, None after the last record."""
         bodies: list[bytes] = []
         last = size_bytes = 0
         statement = "SELECT seq, body FROM record WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
@@ -85,46 +84,53 @@ class _Journal:
                 size_bytes += len(body)
                 if size_bytes >= _BATCH_BYTES:
                     break
-        return _Read(last, len(bodies), _rowed(bodies)) if bodies else None
+        return _MappedBatch(last, len(bodies), _mapped(bodies)) if bodies else None
 
 
-class _Drainer:
+class _Loader:
+    """Stores ranges one after the other.
+
+    Args:
+        driver: a connection of asyncpg.
+        parent: process id of the parent.
+    """
+
     def __init__(self, driver: Any, parent: int) -> None:
         self._driver = driver
         self._parent = parent
 
-    async def serve(self, jobs: "asyncio.Queue[Job]") -> None:
-        """Work until the parent is gone."""
+    async def serve(self, requests: "asyncio.Queue[Request]") -> None:
+        """Load ranges until the parent dies."""
         while True:
             with suppress(TimeoutError):
-                job = await asyncio.wait_for(jobs.get(), _LOOK_AT_PARENT_S)
-                with closing(_Journal(job["path"], job["last"])) as journal:
-                    await self._work(journal, job["after"])
-            self._look_at_parent()
+                request = await asyncio.wait_for(requests.get(), _PARENT_CHECK_S)
+                with closing(_JournalReader(request["path"], request["last"])) as journal:
+                    await self._load(journal, request["after"])
+            self._exit_without_parent()
 
-    async def _work(self, journal: _Journal, after: int) -> None:
+    async def _load(self, journal: _JournalReader, after: int) -> None:
         size = _BATCH_RECORDS
         ahead = _start(journal, after, size)
         while (found := await ahead) is not None:
             size = min(_BATCH_RECORDS, size * 2)
             ahead = _start(journal, found.last, size)
-            if await self._is_stored(found.batch):
+            if await self._is_stored(found.rows):
                 after = found.last
                 self._say(seq=found.last, count=found.count)
                 continue
             await ahead
             if found.count <= _FEW_RECORDS:
-                self._say(refused=found.last)
+                self._say(rejected=found.last)
                 return
             size = max(_FEW_RECORDS, found.count // 8)
             ahead = _start(journal, after, size)
         self._say(done=True)
 
-    async def _is_stored(self, batch: MappedRows | Exception) -> bool:
-        if isinstance(batch, Exception):
+    async def _is_stored(self, rows: MappedRows | Exception) -> bool:
+        if isinstance(rows, Exception):
             return False
-        storing = asyncio.ensure_future(store(self._driver, batch, yields_often=False))
-        done, _ = await asyncio.wait({storing}, timeout=_SILENCE_S)
+        storing = asyncio.ensure_future(store(self._driver, rows, yields_often=False))
+        done, _ = await asyncio.wait({storing}, timeout=_STORE_TIMEOUT_S)
         if not done:
             os._exit(0)
         error = storing.exception()
@@ -133,31 +139,32 @@ class _Drainer:
         return error is None
 
     def _say(self, **message: Any) -> None:
-        self._look_at_parent()
+        self._exit_without_parent()
         say(**message)
 
-    def _look_at_parent(self) -> None:
-        # The pipes do not tell where somebody forked the parent: then they are open for as long as that child lives.
+    def _exit_without_parent(self) -> None:
+        # The end of the pipe is not enough: a forked child of the parent keeps it open.
         if os.getppid() != self._parent:
             os._exit(0)
 
 
 def main(options: Mapping[str, Any]) -> None:
-    """Serve the parent on the other end of the standard streams; does not return.
+    """Serve the parent on the standard streams; this function does not return.
 
     Args:
-        options: `connect`: what `asyncpg.connect` is given; `parent`: its process.
+        options: `connect` has the keyword arguments of `asyncpg.connect`, `parent` the parent's process id.
     """
-    # The terminal sends it to everybody; the parent decides when this process ends.
+    # Ctrl-C reaches every process of the terminal; the parent decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _stand_back()
-    # There is little garbage that counting does not find, and a walk through a batch costs as much as decoding it.
+    _lower_priority()
+    # Records have no reference cycles, and a collection costs as much as decoding a batch.
     gc.disable()
     try:
         asyncio.run(_run(options))
     except TimeoutError:
-        pass  # as after `_SILENCE_S`
-    except BaseException as exc:  # whatever it is, the parent has to hear of it
+        # The same end as after `_STORE_TIMEOUT_S`.
+        pass
+    except BaseException as exc:  # the parent must receive every error
         with suppress(OSError):
             say(failed=f"{type(exc).__name__}: {exc}"[:500])
     os._exit(0)
@@ -170,31 +177,31 @@ def say(**message: Any) -> None:
 
 
 async def _run(options: Mapping[str, Any]) -> None:
-    jobs: asyncio.Queue[Job] = asyncio.Queue()
-    threading.Thread(target=_listen, args=(asyncio.get_running_loop(), jobs), daemon=True).start()
+    requests: asyncio.Queue[Request] = asyncio.Queue()
+    threading.Thread(target=_listen, args=(asyncio.get_running_loop(), requests), daemon=True).start()
     driver = await asyncpg.connect(**options["connect"])
-    await _Drainer(driver, options["parent"]).serve(jobs)
+    await _Loader(driver, options["parent"]).serve(requests)
 
 
-def _listen(loop: asyncio.AbstractEventLoop, jobs: "asyncio.Queue[Job]") -> None:
+def _listen(loop: asyncio.AbstractEventLoop, requests: "asyncio.Queue[Request]") -> None:
     for line in sys.stdin.buffer:
-        loop.call_soon_threadsafe(jobs.put_nowait, json.loads(line))
+        loop.call_soon_threadsafe(requests.put_nowait, json.loads(line))
     os._exit(0)
 
 
-def _start(journal: _Journal, after: int, limit: int) -> "asyncio.Task[_Read | None]":
+def _start(journal: _JournalReader, after: int, limit: int) -> "asyncio.Task[_MappedBatch | None]":
     return asyncio.create_task(asyncio.to_thread(journal.read, after, limit))
 
 
-def _rowed(bodies: list[bytes]) -> MappedRows | Exception:
+def _mapped(bodies: list[bytes]) -> MappedRows | Exception:
     try:
-        return MappedRows.of(skim(body) for body in bodies)
+        return MappedRows.of(decode_without_artifacts(body) for body in bodies)
     except (DamagedRecord, ValueError, OverflowError) as exc:
         return exc
 
 
-def _stand_back() -> None:
-    """Run only while nobody else wants the processor; where there is no such thing, be nice."""
+def _lower_priority() -> None:
+    """Run only on idle CPU time (`SCHED_IDLE`), or with a low priority on systems without it."""
     if hasattr(os, "SCHED_IDLE"):
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -1,4 +1,4 @@
-"""Starts the process of `forge_otel.outbox.bulk_main`, and talks to it."""
+"""Parent's side of the bulk load process: start, messages and end. `forge_otel.outbox.bulk_main` is the other side."""
 
 import asyncio
 import json
@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["DrainProcess"]
+__all__ = ["BulkProcess"]
 
-# What it needs of the package is a few rooms. With all that the package itself imports it would be twice as large, and
-# take a second to start instead of a tenth. Secrets come through the pipe: arguments and variables are seen by others.
+# The package's own `__init__` is bypassed: with its imports the process would need twice the memory and a second to
+# start instead of a tenth. Secrets come through the pipe, because other users can read arguments and variables.
 _BOOT: Final = """
 import json, sys, types
 options = json.loads(sys.stdin.buffer.readline())
@@ -24,18 +24,17 @@ package.__path__ = options["folders"]
 from forge_otel.outbox.bulk_main import main
 main(options)
 """
-_LABEL: Final = "forge-otel: drains the outbox"
+_LABEL: Final = "forge-otel: outbox bulk load"
 _INTERPRETERS: Final = ("python", "pypy")
-_END_PATIENCE_S: Final = 1.0
 
 Message = dict[str, Any]
 
 
-class DrainProcess:
-    """A new interpreter, never a fork of this one, that ends when this process does.
+class BulkProcess:
+    """A new interpreter, never a fork of this one, that ends with this process.
 
     Args:
-        connect: what `asyncpg.connect` is given.
+        connect: keyword arguments of `asyncpg.connect`.
     """
 
     def __init__(self, connect: Mapping[str, Any]) -> None:
@@ -52,41 +51,30 @@ class DrainProcess:
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_killed = False
-        self._ended = asyncio.Event()
-        # Starting a process takes a while, and waiting for its end would leave a zombie where nobody does.
-        self._thread = threading.Thread(target=self._follow, name="forge-drain", daemon=True)
+        # A thread, because starting a process blocks, and its end must be awaited or it stays a zombie.
+        self._thread = threading.Thread(target=self._follow, name="forge-bulk-load", daemon=True)
 
     def start(self) -> None:
-        """Begin to start it; where that fails, it has ended."""
+        """Start the process in the background; a failure arrives as a message and the end."""
         self._thread.start()
 
-    @property
-    def pid(self) -> int | None:
-        """Its number, None before it has one."""
-        return None if self._process is None else self._process.pid
+    def send(self, message: Message) -> None:
+        """Send a message; if the process is dead, `receive` returns None."""
+        self._write(_line(message))
 
-    def ask(self, message: Message) -> None:
-        """Send a message; one that does not arrive is answered with the end."""
-        self._ask(_line(message))
-
-    async def answer(self, *, timeout_s: float) -> Message | None:
-        """Return its next message, None when it has ended.
+    async def receive(self, *, timeout_s: float) -> Message | None:
+        """Return the next message of the process, or None after its end.
 
         Raises:
-            TimeoutError: there is none in time.
+            TimeoutError: no message within `timeout_s`.
         """
         return await asyncio.wait_for(self._messages.get(), timeout_s)
 
     def kill(self) -> None:
-        """End it, at whatever it is."""
+        """Kill the process."""
         self._is_killed = True
         if self._process is not None:
             self._process.kill()
-
-    async def ended(self) -> None:
-        """Wait for its end, but not long."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), _END_PATIENCE_S)
 
     # On the thread
 
@@ -96,35 +84,33 @@ class DrainProcess:
         except (OSError, ValueError) as exc:
             self._post({"impossible": f"{type(exc).__name__}: {exc}"})
         self._post(None)
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._ended.set)
 
     def _watch(self) -> None:
         if getattr(sys, "frozen", False) or not Path(sys.executable).name.startswith(_INTERPRETERS):
-            raise OSError(f"{sys.executable!r} is no Python that could be started")
-        with subprocess.Popen(  # noqa: S603 - this interpreter, with words of ours
+            raise OSError(f"{sys.executable!r} is not a Python interpreter")
+        with subprocess.Popen(  # noqa: S603 - this interpreter with constant arguments
             [sys.executable, "-I", "-c", _BOOT, _LABEL],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         ) as process:
             self._process = process
-            # Either this thread sees that it is not wanted any more, or `kill` sees the process.
+            # `kill` may have run before the process was visible to it.
             if self._is_killed:
                 process.kill()
-            self._ask(self._first)
+            self._write(self._first)
             self._post({"started": process.pid})
             for line in process.stdout or ():
                 self._post(json.loads(line))
 
-    def _ask(self, line: bytes) -> None:
+    def _write(self, line: bytes) -> None:
         if self._process is not None and self._process.stdin is not None:
             with suppress(OSError, ValueError):
                 self._process.stdin.write(line)
                 self._process.stdin.flush()
 
     def _post(self, message: Message | None) -> None:
-        # The loop is closed already where the process outlived it.
+        # The event loop may be closed before the process ends.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._messages.put_nowait, message)
 

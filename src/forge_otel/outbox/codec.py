@@ -1,9 +1,8 @@
-"""`Record` ↔ bytes for the journal: versioned, checked, and readable by older and newer releases.
+"""Encoding of a `Record` for the journal: versioned, checksummed, readable by older and newer releases.
 
-A frame is `FGR1`, CRC-32 of all that follows, length of the head, the head as JSON, and behind it the contents of
-the artifacts as raw bytes: a 2 MB artifact is neither escaped nor copied through JSON. Fields that a newer release
-added are ignored, those that an older one did not know get their default; what cannot be read at all raises
-`DamagedRecord`. NaN and infinities, which JSON cannot say, are read back as NaN, or None where a field may be absent.
+A frame is `FGR1`, the CRC-32 of the rest, the length of the head, the head as JSON, and the contents of the artifacts
+as raw bytes. Unknown fields are ignored and missing ones get their default. NaN and infinities, which JSON lacks, are
+read back as NaN, or as None in optional fields.
 """
 
 import json
@@ -20,15 +19,15 @@ import orjson
 from forge_otel.errors import ForgeError
 from forge_otel.types import Artifact, Cost, Record, Step, Usage
 
-__all__ = ["DamagedRecord", "decode", "encode", "is_whole", "skim"]
+__all__ = ["DamagedRecord", "decode", "decode_without_artifacts", "encode", "is_intact"]
 
 _MAGIC: Final = b"FGR1"
 _PREFIX: Final = struct.Struct("<4sII")
 _HEAD_START: Final = _PREFIX.size
 _CHECKED_FROM: Final = 8
-# The default encodings of str and bytes refuse lone surrogates, which a client can send in JSON.
+# UTF-8 rejects lone surrogates, which a client can send in JSON.
 _SURROGATES: Final = "surrogatepass"
-# White space before a head says that orjson could not write it, and so cannot read it either.
+# A space before the head marks one that orjson cannot write or read.
 _LENIENT: Final = b" "
 _RECORD, _COST, _STEP, _USAGE = (frozenset(item.name for item in fields(kind)) for kind in (Record, Cost, Step, Usage))
 _RECORD_NAMES: Final = tuple(item.name for item in fields(Record))
@@ -41,7 +40,7 @@ T = TypeVar("T")
 
 
 class DamagedRecord(ForgeError):
-    """The bytes are not a whole record of a version that this release can read."""
+    """The bytes are not an intact record in a format that this release can read."""
 
     code = "damaged_record"
     title = "Damaged record"
@@ -49,10 +48,10 @@ class DamagedRecord(ForgeError):
 
 
 def encode(record: Record) -> bytes:
-    """Return the frame of `record`, which `decode` turns back without loss.
+    """Return the frame of `record`.
 
     Raises:
-        TypeError: the record holds a value that its types do not allow.
+        TypeError: a value of the record does not have its declared type.
     """
     plain: dict[str, Any] = {name: getattr(record, name) for name in _RECORD_NAMES}
     contents = [_raw(content) for content in record.artifacts.values()]
@@ -66,21 +65,21 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes) -> Record:
-    """Return the record whose frame `data` is.
+    """Return the record in a frame.
 
     Raises:
-        DamagedRecord: `data` is cut, changed, foreign, or of a later format.
+        DamagedRecord: the frame is truncated, changed, foreign, or in a later format.
     """
     return _decoded(data, _record)
 
 
-def skim(data: bytes) -> Record:
-    """Return what reads like the record whose frame `data` is, without its artifacts, for half of the time.
+def decode_without_artifacts(data: bytes) -> Record:
+    """Return a stand-in for the record in a frame, without its artifacts, in half the time of `decode`.
 
-    It is made of plain objects where `decode` makes frozen ones, and its steps are mappings.
+    The stand-in has the attributes of a record; its parts are plain objects, and its steps are mappings.
 
     Raises:
-        DamagedRecord: `data` is cut, changed, foreign, or of a later format.
+        DamagedRecord: the frame is truncated, changed, foreign, or in a later format.
     """
     return _decoded(data, _plain_record)
 
@@ -89,7 +88,7 @@ def _decoded(data: bytes, make: Callable[[dict[str, Any], bytes], Record]) -> Re
     if len(data) < _HEAD_START or not data.startswith(_MAGIC):
         raise DamagedRecord("the bytes do not begin like a record; they are foreign, cut, or of a later format")
     _, _, head_length = _PREFIX.unpack_from(data)
-    if not is_whole(data):
+    if not is_intact(data):
         raise DamagedRecord("the checksum of the record does not fit; a part of it is missing or was changed")
     try:
         plain = _loads(data[_HEAD_START : _HEAD_START + head_length])
@@ -98,8 +97,8 @@ def _decoded(data: bytes, make: Callable[[dict[str, Any], bytes], Record]) -> Re
         raise DamagedRecord(f"the record is whole but cannot be understood: {exc}") from exc
 
 
-def is_whole(data: bytes) -> bool:
-    """Say whether `data` is a frame, unchanged since it was written."""
+def is_intact(data: bytes) -> bool:
+    """Return whether `data` is a complete frame whose checksum is right."""
     if len(data) < _HEAD_START or not data.startswith(_MAGIC):
         return False
     _, checksum, _ = _PREFIX.unpack_from(data)
@@ -161,21 +160,22 @@ def _step(plain: dict[str, Any]) -> Step:
 
 
 def _known(plain: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
-    """Return what this release knows of an object that was read; the object itself where that is all of it."""
+    """Return the known fields of a decoded object; the object itself if it has no others."""
     if plain.keys() <= names:
         return plain
     return {name: value for name, value in plain.items() if name in names}
 
 
 class _Plain:
-    """Has the attributes it is given; those that are missing are the class's."""
+    """Object with the given attributes; missing ones are looked up in the class."""
 
     def __init__(self, plain: dict[str, Any]) -> None:
         self.__dict__ = plain
 
 
 def _plain_class(kind: Callable[..., T]) -> Callable[[dict[str, Any]], T]:
-    """Return a class whose objects read like those of a frozen one, which take ten times as long to make."""
+    """Return a class whose objects have the attributes and defaults of the frozen dataclass `kind`."""
+    # Making a frozen dataclass takes ten times as long.
     defaults = {item.name: item.default for item in fields(kind) if item.default is not MISSING}  # type: ignore[arg-type]
     made = {item.name: item.default_factory() for item in fields(kind) if item.default_factory is not MISSING}  # type: ignore[arg-type]
     return type(f"_Plain{kind.__name__}", (_Plain,), defaults | made)
@@ -193,7 +193,7 @@ def _float(value: float | None) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """Say what orjson cannot: money as text, times with their offset to the microsecond, read-only mappings."""
+    """Convert values that orjson rejects: money to text, times to ISO 8601, read-only mappings to dicts."""
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, datetime):
@@ -209,7 +209,7 @@ def _dumps(plain: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(plain, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
     except orjson.JSONEncodeError:
-        # Lone surrogates and integers above 64 bits, which orjson refuses and the standard library writes.
+        # orjson rejects lone surrogates and integers above 64 bits; the standard library writes both.
         return _LENIENT + json.dumps(plain, default=_plain).encode()
 
 

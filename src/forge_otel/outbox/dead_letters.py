@@ -1,4 +1,4 @@
-"""Records that a sink will never take, kept with the reason in one small SQLite file of all processes."""
+"""Dead letters: records that a sink rejected for good, in one SQLite file that all processes share."""
 
 import contextlib
 import os
@@ -22,10 +22,10 @@ CREATE TABLE IF NOT EXISTS dead_letter (
 
 
 class DeadLetters:
-    """Appends to the file in `directory`; without one, or when it is full, a record is only counted and logged.
+    """Writer of the dead-letter file; a record for which there is no room is only logged.
 
     Args:
-        directory: folder of the journal, or None.
+        directory: folder of the journal; None stores nothing.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -33,7 +33,7 @@ class DeadLetters:
         self._connection: sqlite3.Connection | None = None
 
     def add(self, sink: str, body: bytes, *, reason: str) -> None:
-        """Keep the encoded record `body` that `sink` refused; never raises for trouble with the disk."""
+        """Store the encoded record `body` that `sink` rejected; an error of the disk is logged, not raised."""
         if self._path is None:
             return
         try:
@@ -54,7 +54,7 @@ class DeadLetters:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # SQLite would make the file readable for everybody.
+    # SQLite would create the file with mode 0644.
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:

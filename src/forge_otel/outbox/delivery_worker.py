@@ -1,9 +1,8 @@
-"""Brings the waiting records to one sink: in order, at least once, whatever the sink does.
+"""Delivery of the waiting records to one sink: in order, at least once, whatever the sink does.
 
-A sink that fails is asked again after a growing, jittered pause. To tell a bad record from a sink that is down, the
-first record of a failed batch is sent alone: if it passes, groups of two, four and more follow (slow start, as TCP
-does), until one fails again; only if a record alone keeps failing while others pass right after it, it is bad and goes
-to the dead letters. When nothing passes, nothing is given up, and three attempts are enough to see that.
+After a failure the first record of the batch is sent alone. If it is stored, groups of 2, 4 and more follow, as in TCP
+slow start. A record that keeps failing while another one is stored becomes a dead letter. While none is stored, the
+sink is unavailable, and every record stays in the journal.
 """
 
 import asyncio
@@ -12,12 +11,13 @@ from contextlib import AbstractAsyncContextManager, suppress
 from logging import getLogger
 from typing import Final
 
-from forge_otel._internal.tasks import abandon_after
+from forge_otel._internal.backoff import Backoff
+from forge_otel._internal.tasks import BackgroundTask, abandon_after
 from forge_otel.errors import Rejected
 from forge_otel.outbox.accounting import DeliveryAccounting
-from forge_otel.outbox.bulk_load import Drain
+from forge_otel.outbox.bulk_load import BulkLoader
 from forge_otel.outbox.codec import DamagedRecord
-from forge_otel.outbox.journal_queue import Batch, JournalQueue, QueuedRecord
+from forge_otel.outbox.journal_queue import JournalQueue, QueuedBatch, QueuedRecord
 from forge_otel.outbox.throughput import Throughput
 from forge_otel.types import Record, Sink
 from forge_otel.types.capabilities import SizedBatches
@@ -25,58 +25,79 @@ from forge_otel.types.capabilities import SizedBatches
 __all__ = ["DeliveryWorker"]
 
 _logger = getLogger(__name__)
-_FIRST_PAUSE_S: Final = 0.1
+_FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 30.0
+_FIRST_RETRY_S: Final = 0.1
 _ATTEMPT_TIMEOUT_S: Final = 60.0
-_STRIKES: Final = 3
+_RETRIES_PER_RECORD: Final = 3
 _BATCH_RECORDS: Final = 500
-# Enough to find one that passes, while nothing may.
-_TRIAL_RECORDS: Final = 50
+# While the sink is unavailable a batch is read to find one record that it stores; fewer are enough for that.
+_PROBE_RECORDS: Final = 50
 
 
 class DeliveryWorker:
-    """Serves one sink until it is told to finish.
+    """Background task that serves one sink from `start` to `finish`.
 
     Args:
         name: of the sink, in metrics and logs.
-        sink: if it is an asynchronous context manager it is entered first, again and again until that works; it may say
-            in `batch_records` how many records it likes at once.
-        backlog: where the records wait.
-        ledger: knows how many do.
+        sink: an asynchronous context manager is entered first, and again until that succeeds.
+        queue: the waiting records.
+        accounting: counts them.
     """
 
-    def __init__(self, name: str, sink: Sink, *, backlog: JournalQueue, ledger: DeliveryAccounting) -> None:
+    def __init__(self, name: str, sink: Sink, *, queue: JournalQueue, accounting: DeliveryAccounting) -> None:
         self.name = name
         self.last_error = ""
-        self.pace = Throughput()
+        self.throughput = Throughput()
         self._sink = sink
         self._batch_records = sink.batch_records if isinstance(sink, SizedBatches) else _BATCH_RECORDS
-        self._backlog = backlog
-        self._ledger = ledger
-        self._drain = Drain(name, sink, backlog=backlog, ledger=ledger, on_delivered=self.pace.add)
-        self._failures = 0
+        self._queue = queue
+        self._accounting = accounting
+        self._bulk_loader = BulkLoader(name, sink, queue=queue, accounting=accounting, on_delivered=self.throughput.add)
+        self._task = BackgroundTask(self._run, name=f"forge-outbox-{name}")
+        self._backoff = Backoff(first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
+        self._is_failing = False
         self._is_open = False
         self._wake = asyncio.Event()
         self._finishing = asyncio.Event()
-        # Ids of records that were stored before their turn, to prove that the sink is up.
-        self._ahead: set[str] = set()
+        self._finished = asyncio.Event()
+        # Ids of records that were stored before their turn, to prove that the sink is available.
+        self._stored_early: set[str] = set()
 
     @property
     def is_up(self) -> bool:
-        """Whether the last attempt succeeded."""
-        return not self._failures
+        """Return whether the last attempt succeeded."""
+        return not self._is_failing
+
+    def start(self) -> None:
+        """Start to deliver."""
+        self._task.start()
 
     def wake(self) -> None:
         """Look for new records."""
         self._wake.set()
 
-    def finish(self) -> None:
-        """Let `run` end when nothing waits any more, or at the next failure."""
+    async def finish(self, *, timeout_s: float) -> None:
+        """Deliver until the queue is empty, a delivery fails, or `timeout_s` is over."""
         self._finishing.set()
         self._wake.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._finished.wait(), timeout_s)
+        # The time is used up: the task is cancelled and not awaited.
+        await self._task.stop(timeout_s=0)
 
-    async def run(self) -> None:
-        """Deliver until finished."""
+    async def close(self, *, timeout_s: float) -> None:
+        """Close the sink if it was opened; its exceptions are logged."""
+        self._bulk_loader.close()
+        if not self._is_open or not isinstance(self._sink, AbstractAsyncContextManager):
+            return
+        self._is_open = False
+        try:
+            await abandon_after(self._sink.__aexit__(None, None, None), timeout_s=timeout_s)
+        except Exception as exc:
+            _logger.warning("sink %s did not close cleanly: %s", self.name, _described(exc))
+
+    async def _run(self) -> None:
         while not self._is_done():
             self._wake.clear()
             try:
@@ -84,25 +105,15 @@ class DeliveryWorker:
                 if not await self._deliver_next():
                     await self._wake.wait()
             except Exception as exc:
-                # A sink may raise anything, and never beyond this line.
-                self._note_failure(exc)
+                # A sink may raise anything; its exceptions end here.
+                self._record_failure(exc)
                 if self._finishing.is_set():
-                    return
+                    break
                 await self._pause()
-
-    async def close(self, *, timeout_s: float) -> None:
-        """Close the sink if it was opened; what it raises then is logged."""
-        self._drain.close()
-        if not self._is_open or not isinstance(self._sink, AbstractAsyncContextManager):
-            return
-        self._is_open = False
-        try:
-            await abandon_after(self._sink.__aexit__(None, None, None), timeout_s=timeout_s)
-        except Exception as exc:
-            _logger.warning("the sink %s did not close cleanly: %s", self.name, _described(exc))
+        self._finished.set()
 
     def _is_done(self) -> bool:
-        return self._finishing.is_set() and not self._ledger.waiting(self.name)
+        return self._finishing.is_set() and not self._accounting.waiting(self.name)
 
     async def _open(self) -> None:
         if not self._is_open and isinstance(self._sink, AbstractAsyncContextManager):
@@ -110,48 +121,49 @@ class DeliveryWorker:
         self._is_open = True
 
     async def _deliver_next(self) -> bool:
-        if not self._failures and await self._drain.work():
-            self._ahead.clear()
+        if not self._is_failing and await self._bulk_loader.run():
+            self._stored_early.clear()
             return True
-        limit = min(self._batch_records, _TRIAL_RECORDS) if self._failures else self._batch_records
-        batch = await self._backlog.read(self.name, limit=self._drain.limit(limit))
+        limit = min(self._batch_records, _PROBE_RECORDS) if self._is_failing else self._batch_records
+        batch = await self._queue.read(self.name, limit=self._bulk_loader.batch_limit(limit))
         if batch is None:
             return False
         await self._deliver(batch)
-        if self._failures:
-            _logger.warning("the sink %s takes records again", self.name)
-        self._failures = 0
+        if self._is_failing:
+            _logger.warning("sink %s available again", self.name)
+        self._is_failing = False
+        self._backoff.reset()
         self.last_error = ""
         return True
 
-    async def _deliver(self, batch: Batch) -> None:
-        """Deliver the batch in order, after a failure in growing groups from one record on; raise if nothing passes."""
+    async def _deliver(self, batch: QueuedBatch) -> None:
+        """Deliver the batch in order, after a failure in groups that grow from one record; raise if none is stored."""
         entries = batch.entries
-        size = 1 if self._failures else len(entries)
+        size = 1 if self._is_failing else len(entries)
         while entries:
             group, rest = entries[:size], entries[size:]
             error = await self._attempt(group)
             if error is not None and len(group) > 1:
-                # Halving it would ask a sink that is down again and again.
+                # Halving the group would send many requests to a sink that is unavailable.
                 size = 1
                 continue
             if error is not None:
-                error = await self._insist(group[0], error, others=rest)
+                error = await self._retry_record(group[0], error, rest=rest)
             if error is None:
-                self._backlog.settle(self.name, batch, group[-1].seq, delivered=len(group))
-                self.pace.add(len(group))
+                self._queue.acknowledge(self.name, batch, group[-1].seq, delivered=len(group))
+                self.throughput.add(len(group))
             else:
                 self._give_up(batch, group[0], error)
-            self._ahead.difference_update(record.id for record in _records(group))
+            self._stored_early.difference_update(record.id for record in _records(group))
             entries, size = rest, size * 2
 
     async def _attempt(self, group: list[QueuedRecord]) -> Exception | None:
         for entry in group:
             if isinstance(entry.record, DamagedRecord):
                 return entry.record
-        return await self._hand_over([record for record in _records(group) if record.id not in self._ahead])
+        return await self._send([record for record in _records(group) if record.id not in self._stored_early])
 
-    async def _hand_over(self, records: list[Record]) -> Exception | None:
+    async def _send(self, records: list[Record]) -> Exception | None:
         try:
             if records:
                 await abandon_after(self._sink.deliver(records), timeout_s=_ATTEMPT_TIMEOUT_S)
@@ -159,53 +171,55 @@ class DeliveryWorker:
             return exc
         return None
 
-    async def _insist(self, entry: QueuedRecord, error: Exception, *, others: list[QueuedRecord]) -> Exception | None:
-        """Try one record until it passes, or is proven bad: then return its error. Raise when the sink is down."""
-        for strike in range(_STRIKES):
+    async def _retry_record(
+        self, entry: QueuedRecord, error: Exception, *, rest: list[QueuedRecord]
+    ) -> Exception | None:
+        """Send one record again until it is stored or proven bad; return its last error. Raise if the sink is down."""
+        for retry in range(_RETRIES_PER_RECORD):
             if isinstance(error, Rejected | DamagedRecord):
                 break
-            if not await self._another_passes(entry, others):
+            if not await self._stores_another(entry, rest):
                 raise error
-            await asyncio.sleep(random.uniform(0, _FIRST_PAUSE_S * 2**strike))  # noqa: S311 - jitter
+            await asyncio.sleep(random.uniform(0, _FIRST_RETRY_S * 2**retry))  # noqa: S311 - jitter
             failed = await self._attempt([entry])
             if failed is None:
                 return None
             error = failed
         return error
 
-    async def _another_passes(self, entry: QueuedRecord, others: list[QueuedRecord]) -> bool:
-        """Store one other record before its turn: of another component if there is one, so that order is kept there."""
-        records = _records(others)
-        fresh = [record for record in records if record.id not in self._ahead] or records
-        own = {record.component_id for record in _records([entry])}
-        strangers = [record for record in fresh if record.component_id not in own] or fresh
-        if not strangers:
+    async def _stores_another(self, entry: QueuedRecord, rest: list[QueuedRecord]) -> bool:
+        """Return whether the sink stores another record of the batch before its turn."""
+        records = _records(rest)
+        fresh = [record for record in records if record.id not in self._stored_early] or records
+        components = {record.component_id for record in _records([entry])}
+        # Order matters within a component only, so a record of another one is preferred.
+        candidates = [record for record in fresh if record.component_id not in components] or fresh
+        if not candidates:
             return False
-        chosen = random.choice(strangers)  # noqa: S311 - so that two bad records cannot hide behind each other
-        if await self._hand_over([chosen]) is not None:
+        # A random one, so that two bad records cannot each serve as the proof that the sink is down.
+        chosen = random.choice(candidates)  # noqa: S311
+        if await self._send([chosen]) is not None:
             return False
-        self._ahead.add(chosen.id)
+        self._stored_early.add(chosen.id)
         return True
 
-    def _give_up(self, batch: Batch, entry: QueuedRecord, error: Exception) -> None:
+    def _give_up(self, batch: QueuedBatch, entry: QueuedRecord, error: Exception) -> None:
         reason = "damaged" if isinstance(entry.record, DamagedRecord) else "rejected"
-        name = entry.record.id if isinstance(entry.record, Record) else "unknown"
-        _logger.error("the sink %s will never get the generation %s: %s", self.name, name, _described(error))
-        self._backlog.bury(self.name, entry, reason=_described(error))
-        self._backlog.settle(self.name, batch, entry.seq, delivered=0, dropped={reason: 1})
+        id_ = entry.record.id if isinstance(entry.record, Record) else "unknown"
+        _logger.error("generation %s is now a dead letter of sink %s: %s", id_, self.name, _described(error))
+        self._queue.dead_letter(self.name, entry, reason=_described(error))
+        self._queue.acknowledge(self.name, batch, entry.seq, delivered=0, dropped={reason: 1})
 
-    def _note_failure(self, exc: Exception) -> None:
+    def _record_failure(self, exc: Exception) -> None:
         self.last_error = _described(exc)
-        self._failures += 1
-        if self._failures == 1:
-            waiting = self._ledger.waiting(self.name)
-            _logger.warning("nothing reaches the sink %s, %d records wait: %s", self.name, waiting, self.last_error)
+        if not self._is_failing:
+            queued = self._accounting.waiting(self.name)
+            _logger.warning("sink %s unavailable, %d records queued: %s", self.name, queued, self.last_error)
+        self._is_failing = True
 
     async def _pause(self) -> None:
-        """Wait a random part of a time that doubles with each failure (full jitter), or until told to finish."""
-        longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures, 16))
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._finishing.wait(), random.uniform(0, longest_s))  # noqa: S311 - jitter
+            await asyncio.wait_for(self._finishing.wait(), self._backoff.next_s())
 
 
 def _records(group: list[QueuedRecord]) -> list[Record]:

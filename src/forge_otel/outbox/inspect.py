@@ -1,4 +1,4 @@
-"""What lies in an outbox's folder, for operators: read beside its owners, and dead letters that are sent again."""
+"""Operators' view of an outbox folder: its journals and dead letters, read while services use them."""
 
 import sqlite3
 import time
@@ -18,10 +18,10 @@ __all__ = ["DeadLetter", "JournalFile", "dead_letters", "journals", "requeue", "
 
 _LOCKS: Final = Path("/proc/locks")
 _BUSY_TIMEOUT_S: Final = 5.0
-# What every sink has can still be in the file.
-_NEEDED: Final = "WHERE seq > (SELECT coalesce(min(seq), 0) FROM cursor)"
-_BODIES: Final = f"SELECT body FROM record {_NEEDED} ORDER BY seq"  # noqa: S608 - words of ours
-_TALLY: Final = f"SELECT count(*), min(at) FROM record {_NEEDED}"  # noqa: S608 - words of ours
+# A file may still hold records that every sink has acknowledged.
+_UNACKNOWLEDGED: Final = "WHERE seq > (SELECT coalesce(min(seq), 0) FROM cursor)"
+_BODIES: Final = f"SELECT body FROM record {_UNACKNOWLEDGED} ORDER BY seq"  # noqa: S608 - constants
+_SUMMARY: Final = f"SELECT count(*), min(at) FROM record {_UNACKNOWLEDGED}"  # noqa: S608 - constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +29,11 @@ class JournalFile:
     """One file of a journal.
 
     Args:
-        is_owned: whether a living process has it; None where the system does not tell.
-        records: how many it holds.
-        waiting: sink to how many of them it still needs, as far as the file knows of the sink.
-        oldest_age_s: how long the first one has waited, 0 without one.
-        trouble: why it cannot be read; empty where it can.
+        is_owned: whether a living process holds its lock; None where the system has no list of locks.
+        records: number of records that some sink still needs.
+        waiting: sink to the number of records that it still needs, for each sink with a cursor in the file.
+        oldest_age_s: age of the oldest record in seconds, 0 in an empty file.
+        trouble: why it cannot be read; empty if it can.
     """
 
     path: Path
@@ -47,12 +47,12 @@ class JournalFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A record that a sink refused for good.
+    """A record that a sink rejected for good.
 
     Args:
-        number: its name for `requeue`.
-        at_s: when it was refused, Unix time.
-        body: the record, as `forge_otel.outbox.codec` reads it.
+        number: its id in the file.
+        at_s: Unix time of the rejection in seconds.
+        body: the record, encoded by `forge_otel.outbox.codec`.
     """
 
     number: int
@@ -63,9 +63,9 @@ class DeadLetter:
 
 
 def journals(directory: Path) -> list[JournalFile]:
-    """Return the journals in `directory`, oldest first, damaged ones that were set aside included."""
+    """Return the journals in `directory`, oldest first, then the damaged ones that were set aside."""
     owned = _locked_inodes()
-    found = [_look(path, owned) for path in sorted(directory.glob(JOURNALS))]
+    found = [_inspect(path, owned) for path in sorted(directory.glob(JOURNALS))]
     return found + [
         JournalFile(path=path, is_owned=False, size_bytes=path.stat().st_size, waiting={}, trouble="damaged, set aside")
         for path in sorted(directory.glob(f"{JOURNALS}.corrupt"))
@@ -73,7 +73,7 @@ def journals(directory: Path) -> list[JournalFile]:
 
 
 def waiting(directory: Path) -> Iterator[bytes]:
-    """Go through the records that wait in the journals, encoded, oldest file first.
+    """Iterate over the encoded records that wait in the journals, oldest file first.
 
     Raises:
         OSError: a journal cannot be read.
@@ -104,49 +104,49 @@ def dead_letters(directory: Path) -> list[DeadLetter]:
 
 
 def requeue(directory: Path, chosen: Iterable[DeadLetter], *, sinks: Iterable[str]) -> int:
-    """Put dead letters back among what waits, each for the sink that refused it; the next start delivers them.
+    """Put dead letters back into the journal, each for the sink that rejected it; the next start delivers them.
 
     Args:
         directory: folder of the journal.
-        chosen: what is to be sent again.
-        sinks: all sinks of the service, so that only the one that refused a record is given it.
+        chosen: the dead letters.
+        sinks: names of all sinks of the service; the others are marked as served.
 
     Returns:
-        How many were put back.
+        The number of records that were put back.
 
     Raises:
-        ConfigurationError: a letter is for a sink that the service does not have.
-        NotFound: a letter is no longer there.
-        OSError, sqlite3.Error: the disk does not take them.
+        ConfigurationError: a dead letter is for a sink that the service does not have.
+        NotFound: a dead letter was deleted meanwhile.
+        OSError, sqlite3.Error: the segment cannot be written.
     """
     by_sink: dict[str, list[DeadLetter]] = {}
     for letter in chosen:
         by_sink.setdefault(letter.sink, []).append(letter)
     known = set(sinks)
     if unknown := sorted(set(by_sink) - known):
-        raise ConfigurationError([f"there is no sink {name!r}; configure it, or leave its letters" for name in unknown])
+        raise ConfigurationError(
+            [f"there is no sink {name!r}; configure it, or skip its dead letters" for name in unknown]
+        )
     for sink, group in by_sink.items():
         segment = DiskSegment.create(directory)
         rows = segment.append([(letter.at_s, letter.body) for letter in group])
         segment.index.extend(rows)
         segment.save(dict.fromkeys(known, rows[-1].seq) | {sink: 0}, 0)
         segment.close()
-        # Only now: a crash before this line sends them twice, which no sink minds.
-        _burn(directory / FILE_NAME, [letter.number for letter in group])
+        # Deleted last: after a crash before this line they are delivered twice, and sinks are idempotent.
+        _delete(directory / FILE_NAME, [letter.number for letter in group])
     return sum(map(len, by_sink.values()))
 
 
-def _look(path: Path, owned: frozenset[int] | None) -> JournalFile:
+def _inspect(path: Path, owned: frozenset[int] | None) -> JournalFile:
     size_bytes = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
     lock = path.with_suffix(".lock")
     is_owned = None if owned is None else lock.exists() and lock.stat().st_ino in owned
     try:
         with closing(_open(path)) as database:
-            ((records, oldest_at_s),) = database.execute(_TALLY)
-            behind = (
-                "SELECT sink, (SELECT count(*) FROM record WHERE record.seq > cursor.seq) FROM cursor ORDER BY sink"
-            )
-            waits = dict(database.execute(behind).fetchall())
+            ((records, oldest_at_s),) = database.execute(_SUMMARY)
+            lag = "SELECT sink, (SELECT count(*) FROM record WHERE record.seq > cursor.seq) FROM cursor ORDER BY sink"
+            waiting_by_sink = dict(database.execute(lag).fetchall())
     except sqlite3.Error as exc:
         return JournalFile(path=path, is_owned=is_owned, size_bytes=size_bytes, waiting={}, trouble=str(exc))
     return JournalFile(
@@ -154,13 +154,14 @@ def _look(path: Path, owned: frozenset[int] | None) -> JournalFile:
         is_owned=is_owned,
         size_bytes=size_bytes,
         records=records,
-        waiting=waits,
+        waiting=waiting_by_sink,
         oldest_age_s=0.0 if oldest_at_s is None else max(0.0, time.time() - oldest_at_s),
     )
 
 
 def _locked_inodes() -> frozenset[int] | None:
-    """Return the files that somebody holds a lock on; asking for the lock ourselves could keep a successor from it."""
+    """Return the inodes of all locked files, or None where the system has no list of locks."""
+    # Trying the lock instead could make a service that starts at this moment fail to adopt the journal.
     try:
         lines = _LOCKS.read_text(encoding="ascii").splitlines()
     except OSError:
@@ -174,10 +175,11 @@ def _open(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _burn(path: Path, numbers: list[int]) -> None:
+def _delete(path: Path, numbers: list[int]) -> None:
     with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
-        burnt = sum(database.execute("DELETE FROM dead_letter WHERE id = ?", (number,)).rowcount for number in numbers)
+        delete = "DELETE FROM dead_letter WHERE id = ?"
+        deleted = sum(database.execute(delete, (number,)).rowcount for number in numbers)
         database.execute("COMMIT")
-    if burnt != len(numbers):
-        raise NotFound(f"{len(numbers) - burnt} of the letters were taken by somebody else meanwhile")
+    if deleted != len(numbers):
+        raise NotFound(f"{len(numbers) - deleted} of the dead letters were deleted by another process meanwhile")

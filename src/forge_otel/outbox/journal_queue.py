@@ -1,6 +1,6 @@
-"""The asynchronous front of the chain: one thread writes it, one reads it, the event loop never touches a disk.
+"""Asynchronous queue on the segment chain: a writer thread and a reader thread keep disk access off the event loop.
 
-What comes in while the writer is busy is committed together, so that under load many callers share one commit.
+Records that arrive while the writer is busy share its next commit.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from forge_otel._internal.worker_thread import WorkerThread
-from forge_otel._journal.index import Index
+from forge_otel._journal.index import SegmentIndex
 from forge_otel._journal.segments import DiskSegment, Segment, is_damage
 from forge_otel.outbox.accounting import DeliveryAccounting
 from forge_otel.outbox.codec import DamagedRecord, decode, encode
 from forge_otel.outbox.dead_letters import DeadLetters
-from forge_otel.outbox.segment_chain import DISK_TROUBLE, Draft, SegmentChain
+from forge_otel.outbox.segment_chain import DISK_ERRORS, EncodedRecord, SegmentChain
 from forge_otel.types import Record
 
-__all__ = ["Batch", "JournalQueue", "QueuedRecord", "Stretch"]
+__all__ = ["JournalQueue", "QueuedBatch", "QueuedRecord", "SegmentRange"]
 
 _logger = getLogger(__name__)
 _BATCH_RECORDS: Final = 500
@@ -33,7 +33,7 @@ Job = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class QueuedRecord:
-    """One waiting record; `record` is the fault where the stored bytes cannot be read."""
+    """One waiting record; `record` is the error if the stored bytes cannot be decoded."""
 
     seq: int
     body: bytes
@@ -41,22 +41,22 @@ class QueuedRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """The next records for a sink, all of one segment."""
+class QueuedBatch:
+    """Consecutive records for a sink, all in one segment."""
 
-    index: Index
+    index: SegmentIndex
     entries: list[QueuedRecord]
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """What waits for a sink in one file: the records after number `after`, up to number `last`."""
+class SegmentRange:
+    """Records that wait for a sink in one file: those after number `after`, up to number `last`."""
 
     path: Path
     after: int
     last: int
-    batch: Batch
-    """For `JournalQueue.settle`; holds no records."""
+    batch: QueuedBatch
+    """Argument for `JournalQueue.acknowledge`; it holds no records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,104 +68,118 @@ class _Write:
 
 
 class JournalQueue:
-    """Keeps records until every sink has them.
+    """Queue of the records that some sink still needs.
 
     Args:
-        ledger: where every change is booked.
+        accounting: counts every change.
         directory: folder of the journal; None keeps records in memory.
         max_bytes: size of all waiting records above which new ones are dropped.
-        is_power_safe: flush each commit to the disk itself.
-        on_stored: called on the event loop when there is something new to read.
-        on_settled: called on the event loop when a sink needs less than before.
+        is_power_safe: flush each commit to the disk.
+        on_stored: called on the event loop after new records are stored.
+        on_acknowledged: called on the event loop after a sink has acknowledged records.
     """
 
     def __init__(
         self,
-        ledger: DeliveryAccounting,
+        accounting: DeliveryAccounting,
         *,
         directory: Path | None,
         max_bytes: int,
         is_power_safe: bool,
         on_stored: Callable[[], None],
-        on_settled: Callable[[], None],
+        on_acknowledged: Callable[[], None],
     ) -> None:
-        self._ledger = ledger
-        self._chain = SegmentChain(ledger, directory=directory, max_bytes=max_bytes, is_power_safe=is_power_safe)
+        self._accounting = accounting
+        self._chain = SegmentChain(accounting, directory=directory, max_bytes=max_bytes, is_power_safe=is_power_safe)
         self._dead_letters = DeadLetters(directory)
         self._on_stored = on_stored
-        self._on_settled = on_settled
+        self._on_acknowledged = on_acknowledged
         self._unsaved: set[Segment] = set()
         self._writer: WorkerThread[_Write | Job] = WorkerThread("forge-outbox-writer", self._handle)
         self._reader: WorkerThread[Job] = WorkerThread("forge-outbox-reader", _run_all)
 
     @property
     def is_durable(self) -> bool:
-        """Whether new records go to a disk that takes them."""
+        """Return whether new records are written to the disk."""
         return self._chain.is_durable
 
     async def open(self, *, timeout_s: float) -> bool:
-        """Open the journal and adopt those of dead processes; return whether that was done in time."""
+        """Open the journal, adopt those of dead processes, and return whether both were done within `timeout_s`."""
         self._loop = asyncio.get_running_loop()
         self._writer.start()
         self._reader.start()
         return await self._in_writer(self._open, timeout_s=timeout_s)
 
     def put(self, record: Record, *, size_bytes: int, stored: asyncio.Future[None] | None) -> None:
-        """Take a record that the ledger has booked; resolve `stored` when it survives the death of the process."""
+        """Queue a record for the writer.
+
+        Args:
+            record: already counted by the accounting.
+            size_bytes: the size with which it was counted.
+            stored: resolved when the record is in a segment.
+        """
         self._writer.put(_Write(record, time.time(), size_bytes, stored))
 
-    async def read(self, sink: str, *, limit: int = _BATCH_RECORDS) -> Batch | None:
-        """Return the next records for `sink`, or None when it has them all.
+    async def read(self, sink: str, *, limit: int = _BATCH_RECORDS) -> QueuedBatch | None:
+        """Return the next records for `sink`, or None if none waits.
 
         Args:
             sink: its name.
-            limit: at most so many.
+            limit: maximum number of records.
 
         Raises:
-            OSError: the journal cannot be read for now.
+            OSError: the journal cannot be read at present.
         """
-        index = self._ledger.next_for(sink)
+        index = self._accounting.next_segment(sink)
         segment = self._chain.find(index)
         if index is None or segment is None:
             return None
         found: asyncio.Future[list[QueuedRecord]] = self._loop.create_future()
-        # Not beyond what the ledger has booked: it would count a record as delivered that it still counts as queued.
+        # Up to the last counted record: the writer may have stored more, which the accounting counts a moment later.
         self._reader.put(partial(self._read, segment, (index.cursor(sink), index.last_seq, limit), found))
-        batch = Batch(index, await found)
+        batch = QueuedBatch(index, await found)
         if not batch.entries:
-            # The rows that the index knows are gone from the file: the ledger counts them as damaged.
-            self.settle(sink, batch, index.last_seq, delivered=0)
+            # The file lacks rows that are in the index; the accounting counts them as damaged.
+            self.acknowledge(sink, batch, index.last_seq, delivered=0)
         return batch
 
-    def stretch(self, sink: str) -> Stretch | None:
-        """Return what waits for `sink` in the oldest segment; None where nothing does, or not in a file."""
-        index = self._ledger.next_for(sink)
+    def segment_range(self, sink: str) -> SegmentRange | None:
+        """Return the range that waits for `sink` in the oldest segment; None if none waits, or only in memory."""
+        index = self._accounting.next_segment(sink)
         segment = self._chain.find(index)
         if index is None or not isinstance(segment, DiskSegment):
             return None
-        return Stretch(segment.path, index.cursor(sink), index.last_seq, Batch(index, []))
+        return SegmentRange(segment.path, index.cursor(sink), index.last_seq, QueuedBatch(index, []))
 
-    def settle(
-        self, sink: str, batch: Batch, seq: int, *, delivered: int, dropped: Mapping[str, int] | None = None
+    def acknowledge(
+        self, sink: str, batch: QueuedBatch, seq: int, *, delivered: int, dropped: Mapping[str, int] | None = None
     ) -> None:
-        """Note that `sink` needs nothing up to number `seq` any more, and save that in the background."""
-        self._ledger.settle(sink, batch.index, seq, delivered=delivered, dropped=dropped or {})
+        """Move the cursor of `sink` to `seq`, and save the cursor in the background.
+
+        Args:
+            sink: its name.
+            batch: the batch that was delivered.
+            seq: sequence number of the last record that the sink no longer needs.
+            delivered: number of records that the sink stored.
+            dropped: reason to number of records that the sink will never store.
+        """
+        self._accounting.acknowledge(sink, batch.index, seq, delivered=delivered, dropped=dropped or {})
         segment = self._chain.find(batch.index)
         if segment is not None and segment not in self._unsaved:
             self._unsaved.add(segment)
             self._writer.put(partial(self._save, segment))
-        self._on_settled()
+        self._on_acknowledged()
 
-    def bury(self, sink: str, entry: QueuedRecord, *, reason: str) -> None:
-        """Put a record that `sink` will never take among the dead letters."""
+    def dead_letter(self, sink: str, entry: QueuedRecord, *, reason: str) -> None:
+        """Add a record that `sink` rejected to the dead letters."""
         self._writer.put(partial(self._dead_letters.add, sink, entry.body, reason=reason))
 
     async def flush(self, *, timeout_s: float) -> bool:
-        """Wait until everything taken so far is stored; return whether that was in time."""
+        """Wait until all records so far are stored; return whether they were within `timeout_s`."""
         return await self._in_writer(lambda: None, timeout_s=timeout_s)
 
     async def close(self, *, timeout_s: float) -> bool:
-        """Save, close and give up the journal; return whether that was in time."""
+        """Save the cursors and close the journal; return whether that was done within `timeout_s`."""
         self._reader.stop()
         is_closed = await self._in_writer(self._close, timeout_s=timeout_s)
         self._writer.stop()
@@ -179,7 +193,7 @@ class JournalQueue:
         return bool(finished)
 
     def _on_loop(self, callback: Callable[..., None], *args: object) -> None:
-        # The loop is closed already when a thread comes back from a disk that hung until after the end.
+        # The loop may be closed by the time a disk that hung lets its thread go on.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback, *args)
 
@@ -190,7 +204,7 @@ class JournalQueue:
     # On the writer thread
 
     def _open(self) -> None:
-        self._chain.target()
+        self._chain.writable_segment()
         self._on_loop(self._announce, [])
 
     def _handle(self, batch: list[_Write | Job]) -> None:
@@ -200,16 +214,16 @@ class JournalQueue:
         _run_all([item for item in batch if not isinstance(item, _Write)])
 
     def _store(self, writes: list[_Write]) -> None:
-        drafts = [draft for write in writes if (draft := self._draft(write)) is not None]
-        self._chain.append(drafts)
+        encoded = [record for write in writes if (record := self._encoded(write)) is not None]
+        self._chain.append(encoded)
         self._on_loop(self._announce, [write.stored for write in writes if write.stored is not None])
 
-    def _draft(self, write: _Write) -> Draft | None:
+    def _encoded(self, write: _Write) -> EncodedRecord | None:
         try:
-            return Draft(encode(write.record), write.at_s, write.size_bytes)
+            return EncodedRecord(encode(write.record), write.at_s, write.size_bytes)
         except Exception:
-            _logger.exception("the record of generation %s cannot be stored and is dropped", write.record.id)
-            self._ledger.drop_queued("rejected", queued_bytes=write.size_bytes)
+            _logger.exception("record of generation %s cannot be encoded and is dropped", write.record.id)
+            self._accounting.drop_unstored("rejected", queued_bytes=write.size_bytes)
             return None
 
     def _save(self, segment: Segment) -> None:
@@ -222,16 +236,16 @@ class JournalQueue:
 
     # On the reader thread
 
-    def _read(self, segment: Segment, what: tuple[int, int, int], found: asyncio.Future[list[QueuedRecord]]) -> None:
-        after, last, limit = what
+    def _read(self, segment: Segment, span: tuple[int, int, int], found: asyncio.Future[list[QueuedRecord]]) -> None:
+        after, last, limit = span
         try:
             rows = segment.read(after, last, limit=limit, limit_bytes=_BATCH_BYTES)
-        except DISK_TROUBLE as exc:
+        except DISK_ERRORS as exc:
             if is_damage(exc):
                 self._writer.put(partial(self._chain.set_aside, segment, exc))
-            self._on_loop(_settle, found, None, OSError(f"the journal cannot be read: {exc}"))
+            self._on_loop(_complete, found, None, OSError(f"the journal cannot be read: {exc}"))
             return
-        self._on_loop(_settle, found, [QueuedRecord(seq, body, _decoded(body)) for seq, body in rows], None)
+        self._on_loop(_complete, found, [QueuedRecord(seq, body, _decoded(body)) for seq, body in rows], None)
 
 
 def _decoded(body: bytes) -> Record | DamagedRecord:
@@ -246,7 +260,7 @@ def _run_all(jobs: list[Job]) -> None:
         try:
             job()
         except Exception:
-            _logger.exception("a job of the outbox failed")
+            _logger.exception("outbox job failed")
 
 
 def _resolve(futures: list[asyncio.Future[None]]) -> None:
@@ -255,7 +269,7 @@ def _resolve(futures: list[asyncio.Future[None]]) -> None:
             future.set_result(None)
 
 
-def _settle(
+def _complete(
     found: asyncio.Future[list[QueuedRecord]], entries: list[QueuedRecord] | None, exc: BaseException | None
 ) -> None:
     if found.done():

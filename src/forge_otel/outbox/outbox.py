@@ -1,7 +1,7 @@
-"""The outbox: what was answered is stored, whatever happens to the stores, the disk or the process.
+"""Outbox: a crash-safe queue between generations and sinks.
 
-`Outbox.offer` returns when the record is in a journal on local disk; from there a task for each sink delivers it in
-the background, at least once and in order. For every sink `produced = delivered + waiting + dropped` at any moment.
+`Outbox.offer` returns when the record is in a journal on local disk. A background task for each sink delivers it from
+there, in order and at least once. For every sink `produced = delivered + waiting + dropped` at any moment.
 """
 
 import asyncio
@@ -23,27 +23,27 @@ from forge_otel.types.capabilities import NamedSink
 __all__ = ["Outbox", "OutboxStats", "SinkStats", "name_of"]
 
 _logger = getLogger(__name__)
-_OPEN_PATIENCE_S: Final = 2.0
-_OFFER_PATIENCE_S: Final = 1.0
-_ROOM_PATIENCE_S: Final = 10.0
+_OPEN_TIMEOUT_S: Final = 2.0
+_OFFER_TIMEOUT_S: Final = 1.0
+_ROOM_TIMEOUT_S: Final = 10.0
 _QUEUE_BYTES: Final = 64 * 2**20
 _RECORD_OVERHEAD_BYTES: Final = 2_000
-# Of the time for shutting down, the part after which sinks are no longer waited for.
+# Fraction of the shutdown timeout that is spent on deliveries.
 _DELIVERY_SHARE: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkStats:
-    """What became of the records for one sink since the outbox was opened; adopted ones count as produced.
+    """Figures of one sink since the outbox was opened; adopted records count as produced.
 
     Args:
-        dropped: reason to count: `full` (over the size cap), `rejected` (the sink will never take it),
-            `damaged` (unreadable in the journal), `disk` (the disk failed and memory was full),
-            `shutdown` (only in memory when the outbox closed), `closed` (offered to a closed outbox).
-        oldest_age_s: how long the first waiting record has waited, 0 if none does.
-        drained_in_s: when the last of those that wait will be delivered at the present pace, None if there is none.
+        dropped: reason to count: `full` (over the size limit), `rejected` (by the sink), `damaged` (unreadable in the
+            journal), `disk` (the disk failed and memory was full), `shutdown` (only in memory when the outbox closed),
+            `closed` (offered to a closed outbox).
+        oldest_age_s: age of the oldest waiting record in seconds, 0 if none waits.
+        drained_in_s: seconds until all waiting records are delivered at the present rate; None without a rate.
         is_up: whether the last attempt succeeded.
-        last_error: what the last failed attempt raised, empty while the sink is up.
+        last_error: exception of the last attempt, empty while the sink is up.
     """
 
     produced: int
@@ -58,11 +58,11 @@ class SinkStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxStats:
-    """The outbox at one moment.
+    """Snapshot of the outbox.
 
     Args:
         sinks: name to figures.
-        journal_bytes: size of the records that wait.
+        journal_bytes: size of the waiting records.
         is_durable: whether a new record survives the death of the process.
     """
 
@@ -72,14 +72,14 @@ class OutboxStats:
 
 
 class Outbox:
-    """Takes records and delivers them to every sink.
+    """Stores records in a journal and delivers them to every sink.
 
     Args:
-        sinks: each with a `name`, or named after its class; those that are context managers are entered and left.
+        sinks: each with a `name`, or named after its class; asynchronous context managers are entered and left.
         directory: folder of the journal, shared by the processes of one service; None keeps records in memory.
         max_bytes: size of the waiting records of this process above which new ones are dropped and counted.
-        shutdown_timeout_s: how long closing may take, whatever is down.
-        is_power_safe: flush each commit to the disk itself, so that a power cut takes nothing either.
+        shutdown_timeout_s: maximum duration of closing.
+        is_power_safe: flush each commit to the disk, so that it survives a power cut.
     """
 
     def __init__(
@@ -92,34 +92,31 @@ class Outbox:
         is_power_safe: bool = False,
     ) -> None:
         self._sinks = _named(sinks)
-        # Files are opened later too, when somebody may have changed the working directory.
+        # Absolute, because files are created later and the application may change its working directory.
         self._directory = None if directory is None else directory.absolute()
         self._max_bytes = max_bytes
         self._is_power_safe = is_power_safe
         self._shutdown_timeout_s = shutdown_timeout_s
         self._is_open = False
-        self._ledger = DeliveryAccounting(tuple(self._sinks))
-        self._deliveries: list[DeliveryWorker] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._accounting = DeliveryAccounting(tuple(self._sinks))
+        self._workers: list[DeliveryWorker] = []
         self._changed = asyncio.Event()
-        # What a caller has waited for in vain.
-        self._late: asyncio.Future[None] | None = None
-        self._backlog = self._new_backlog()
+        # Resolved by the writer; set while a caller has timed out on it, which means that the disk hangs.
+        self._overdue: asyncio.Future[None] | None = None
+        self._queue = self._new_queue()
 
     async def __aenter__(self) -> Self:
-        self._ledger = DeliveryAccounting(tuple(self._sinks))
-        self._backlog = self._new_backlog()
-        self._late = None
-        self._deliveries = [
-            DeliveryWorker(name, sink, backlog=self._backlog, ledger=self._ledger) for name, sink in self._sinks.items()
+        self._accounting = DeliveryAccounting(tuple(self._sinks))
+        self._queue = self._new_queue()
+        self._overdue = None
+        self._workers = [
+            DeliveryWorker(name, sink, queue=self._queue, accounting=self._accounting)
+            for name, sink in self._sinks.items()
         ]
-        if not await self._backlog.open(timeout_s=_OPEN_PATIENCE_S):
-            _logger.warning(
-                "the journal in %s is slow to open; records are taken and stored when it is", self._directory
-            )
-        self._tasks = {
-            asyncio.create_task(delivery.run(), name=f"forge-outbox-{delivery.name}") for delivery in self._deliveries
-        }
+        if not await self._queue.open(timeout_s=_OPEN_TIMEOUT_S):
+            _logger.warning("journal in %s opens slowly; records are stored when it is open", self._directory)
+        for worker in self._workers:
+            worker.start()
         self._is_open = True
         return self
 
@@ -128,29 +125,23 @@ class Outbox:
     ) -> None:
         deadline_s = time.monotonic() + self._shutdown_timeout_s
         self._is_open = False
-        await self._backlog.flush(timeout_s=self._shutdown_timeout_s * _DELIVERY_SHARE)
-        for delivery in self._deliveries:
-            delivery.finish()
-        if self._tasks:
-            left_s = deadline_s - time.monotonic() - self._shutdown_timeout_s * (1 - _DELIVERY_SHARE)
-            _, stuck = await asyncio.wait(self._tasks, timeout=max(0.0, left_s))
-            for task in stuck:
-                task.cancel()
-        # Half of what is left for the sinks, the rest for the journal, which matters more.
+        await self._queue.flush(timeout_s=self._shutdown_timeout_s * _DELIVERY_SHARE)
+        left_s = max(0.0, deadline_s - time.monotonic() - self._shutdown_timeout_s * (1 - _DELIVERY_SHARE))
+        await asyncio.gather(*(worker.finish(timeout_s=left_s) for worker in self._workers))
+        # Half of the remaining time for the sinks, the other half for the journal.
         left_s = max(0.0, deadline_s - time.monotonic())
-        await asyncio.gather(*(delivery.close(timeout_s=left_s / 2) for delivery in self._deliveries))
-        if not await self._backlog.close(timeout_s=deadline_s - time.monotonic()):
+        await asyncio.gather(*(worker.close(timeout_s=left_s / 2) for worker in self._workers))
+        if not await self._queue.close(timeout_s=deadline_s - time.monotonic()):
             _logger.error(
-                "the journal in %s did not close in time; its records wait for the next start", self._directory
+                "journal in %s did not close in time; its records are delivered after the next start", self._directory
             )
-        self._report_rest()
+        self._log_undelivered()
 
     async def offer(self, record: Record) -> None:
-        """Take `record` and return when it survives the death of this process; never raises for what fails below.
+        """Store `record` and return when it survives the death of this process; errors are counted, not raised.
 
-        A disk that hangs holds the first callers up for a second, and nobody after that until it has stored what it
-        was given; the record is stored when the disk comes back. Where more comes at once than the disk takes at
-        once, callers wait their turn.
+        If the disk hangs, callers wait for at most 1 s, and later ones not at all until it responds; their records are
+        stored then. If more records arrive than the disk can write, callers wait for at most 10 s for room in memory.
         """
         try:
             await self._wait_for_room(_size_bytes(record))
@@ -159,15 +150,15 @@ class Outbox:
             raise
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._put(record, stored) and not self._is_hanging():
-            done, _ = await asyncio.wait({stored}, timeout=_OFFER_PATIENCE_S)
-            self._late = None if done else stored
+            done, _ = await asyncio.wait({stored}, timeout=_OFFER_TIMEOUT_S)
+            self._overdue = None if done else stored
 
     def offer_nowait(self, record: Record) -> None:
-        """Take `record` for a caller that cannot wait, such as one being cancelled; it is stored in a moment."""
+        """Queue `record` for a caller that cannot wait, for example because it is being cancelled."""
         self._put(record, None)
 
     async def drain(self, *, timeout_s: float) -> bool:
-        """Wait until every sink has everything; return whether that was so within `timeout_s`."""
+        """Wait until no record waits for any sink; return whether that was so within `timeout_s`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while self._is_waiting():
@@ -176,79 +167,79 @@ class Outbox:
         return not self._is_waiting()
 
     def degraded(self) -> list[str]:
-        """Return what serves in place of something now: `<sink>:outbox` while a sink is down, `outbox:memory`."""
-        found = [f"{delivery.name}:outbox" for delivery in self._deliveries if not delivery.is_up]
-        return found if self._backlog.is_durable or self._directory is None else [*found, "outbox:memory"]
+        """Return the active fallbacks: `<sink>:outbox` for an unavailable sink, `outbox:memory` for a failing disk."""
+        found = [f"{worker.name}:outbox" for worker in self._workers if not worker.is_up]
+        return found if self._queue.is_durable or self._directory is None else [*found, "outbox:memory"]
 
     def stats(self) -> OutboxStats:
-        """Return the figures of this moment; may be called from any thread."""
+        """Return a snapshot of the figures; this method is thread-safe."""
         now_s = time.time()
-        tallies = self._ledger.tallies()
-        states = {delivery.name: delivery for delivery in self._deliveries}
+        counts = self._accounting.counts()
+        workers = {worker.name: worker for worker in self._workers}
         return OutboxStats(
             sinks={
                 name: SinkStats(
-                    produced=tally.produced,
-                    delivered=tally.delivered,
-                    waiting=tally.waiting,
-                    dropped=tally.dropped,
-                    drained_in_s=states[name].pace.time_for(tally.waiting) if name in states else None,
-                    oldest_age_s=0.0 if tally.oldest_at_s is None else max(0.0, now_s - tally.oldest_at_s),
-                    is_up=name not in states or states[name].is_up,
-                    last_error=states[name].last_error if name in states else "",
+                    produced=count.produced,
+                    delivered=count.delivered,
+                    waiting=count.waiting,
+                    dropped=count.dropped,
+                    drained_in_s=workers[name].throughput.drain_time_s(count.waiting) if name in workers else None,
+                    oldest_age_s=0.0 if count.oldest_at_s is None else max(0.0, now_s - count.oldest_at_s),
+                    is_up=name not in workers or workers[name].is_up,
+                    last_error=workers[name].last_error if name in workers else "",
                 )
-                for name, tally in tallies.items()
+                for name, count in counts.items()
             },
-            journal_bytes=self._ledger.size_bytes,
-            is_durable=self._backlog.is_durable,
+            journal_bytes=self._accounting.size_bytes,
+            is_durable=self._queue.is_durable,
         )
 
     def _put(self, record: Record, stored: asyncio.Future[None] | None) -> bool:
         if not self._is_open:
-            self._ledger.refuse("closed")
+            self._accounting.drop_new("closed")
             return False
         if not self._sinks:
             return False
         size_bytes = _size_bytes(record)
-        if not self._ledger.offer(size_bytes, limit_bytes=_QUEUE_BYTES):
+        if not self._accounting.offer(size_bytes, limit_bytes=_QUEUE_BYTES):
             return False
-        self._backlog.put(record, size_bytes=size_bytes, stored=stored)
+        self._queue.put(record, size_bytes=size_bytes, stored=stored)
         return True
 
     async def _wait_for_room(self, size_bytes: int) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_ROOM_PATIENCE_S):
-                while not self._is_hanging() and not self._ledger.has_room(size_bytes, limit_bytes=_QUEUE_BYTES):
+            async with asyncio.timeout(_ROOM_TIMEOUT_S):
+                while not self._is_hanging() and not self._accounting.has_room(size_bytes, limit_bytes=_QUEUE_BYTES):
                     self._changed.clear()
                     await self._changed.wait()
 
     def _is_hanging(self) -> bool:
-        return self._late is not None and not self._late.done()
+        return self._overdue is not None and not self._overdue.done()
 
     def _is_waiting(self) -> bool:
-        return any(self._ledger.waiting(name) for name in self._sinks)
+        return any(self._accounting.waiting(name) for name in self._sinks)
 
-    def _new_backlog(self) -> JournalQueue:
+    def _new_queue(self) -> JournalQueue:
         return JournalQueue(
-            self._ledger,
+            self._accounting,
             directory=self._directory,
             max_bytes=self._max_bytes,
             is_power_safe=self._is_power_safe,
             on_stored=self._on_stored,
-            on_settled=self._changed.set,
+            on_acknowledged=self._changed.set,
         )
 
     def _on_stored(self) -> None:
         self._changed.set()
-        for delivery in self._deliveries:
-            delivery.wake()
+        for worker in self._workers:
+            worker.wake()
 
-    def _report_rest(self) -> None:
-        for name, tally in self._ledger.tallies().items():
-            if tally.waiting:
-                _logger.warning("%d records wait in the journal for the next start of the sink %s", tally.waiting, name)
-            if lost := tally.dropped.get("shutdown", 0):
-                _logger.error("%d records for the sink %s were only in memory and are lost", lost, name)
+    def _log_undelivered(self) -> None:
+        for name, count in self._accounting.counts().items():
+            if count.waiting:
+                _logger.warning("%d records for sink %s stay in the journal until the next start", count.waiting, name)
+            if lost := count.dropped.get("shutdown", 0):
+                _logger.error("%d records for sink %s were only in memory and are lost", lost, name)
 
 
 def _size_bytes(record: Record) -> int:
@@ -261,7 +252,7 @@ def name_of(sink: Sink) -> str:
 
 
 def _named(sinks: Sequence[Sink]) -> dict[str, Sink]:
-    """Give each sink the name that its cursor in the journal and its metrics carry."""
+    """Return the sinks by unique name; a repeated name gets a number."""
     named: dict[str, Sink] = {}
     for sink in sinks:
         name = wanted = name_of(sink)

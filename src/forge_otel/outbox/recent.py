@@ -1,4 +1,4 @@
-"""The last records in memory, for the dashboard and for looking at what just happened."""
+"""Sink that keeps the newest records in memory, for the dashboard."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ __all__ = ["RecentRecords"]
 
 
 class RecentRecords:
-    """Keeps the last records without the contents of their artifacts, newest first.
+    """Ring buffer of the newest records, without the contents of their artifacts.
 
     Args:
-        capacity: how many.
+        capacity: maximum number of records.
     """
 
     name = "recent"
@@ -22,7 +22,7 @@ class RecentRecords:
         self._records: deque[Record] = deque(maxlen=capacity)
 
     async def deliver(self, records: Sequence[Record], /) -> None:
-        """Keep the records; one that is there already is left as it is."""
+        """Store the records; ids that are stored already are skipped."""
         present = {record.id for record in self._records}
         new = {record.id: replace(record, artifacts={}) for record in records if record.id not in present}
         self._records.extend(new.values())
@@ -30,10 +30,10 @@ class RecentRecords:
     def records(
         self, limit: int = 50, *, component_type: str | None = None, outcome: str | None = None
     ) -> list[Record]:
-        """Return the newest records first.
+        """Return matching records, newest first.
 
         Args:
-            limit: at most so many.
+            limit: maximum number of records.
             component_type: only this type.
             outcome: only this outcome, for example `"error"`.
         """
@@ -45,5 +45,5 @@ class RecentRecords:
         return [record for record, _ in zip(found, range(max(0, limit)), strict=False)]
 
     def get(self, generation_id: str) -> Record | None:
-        """Return the record of one generation, if it is still here."""
+        """Return the record of a generation, or None if it is unknown or was evicted."""
         return next((record for record in self._records if record.id == generation_id), None)

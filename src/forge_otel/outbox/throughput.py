@@ -1,4 +1,4 @@
-"""How fast records are delivered, so that it can be said when the last of those that wait will be."""
+"""Delivery rate (30 s exponential average), used to estimate the time to drain."""
 
 import math
 import time
@@ -7,14 +7,14 @@ from typing import Final
 
 __all__ = ["Throughput"]
 
-_MEMORY_S: Final = 30.0
+_TIME_CONSTANT_S: Final = 30.0
 
 
 class Throughput:
-    """The records a second of about the last half minute; what is older fades away.
+    """Records per second, averaged with exponential decay.
 
     Args:
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -23,24 +23,24 @@ class Throughput:
         self._at_s = self._began_s = clock()
 
     def add(self, count: int) -> None:
-        """Take note that so many were delivered just now."""
+        """Add `count` records that were delivered now."""
         now_s = self._clock()
-        self._sum = self._faded(now_s) + count
+        self._sum = self._decayed(now_s) + count
         self._at_s = now_s
 
     def per_s(self) -> float:
-        """Records a second."""
+        """Return the rate in records per second."""
         now_s = self._clock()
-        # Before there is half a minute to remember, what there is of it counts.
-        remembered_s = _MEMORY_S * (1 - math.exp(-(now_s - self._began_s) / _MEMORY_S))
-        return self._faded(now_s) / remembered_s if remembered_s > 0 else 0.0
+        # In the first half minute the window is only as long as the observation.
+        window_s = _TIME_CONSTANT_S * (1 - math.exp(-(now_s - self._began_s) / _TIME_CONSTANT_S))
+        return self._decayed(now_s) / window_s if window_s > 0 else 0.0
 
-    def time_for(self, count: int) -> float | None:
-        """Seconds that `count` records will take at this pace; None where nothing has been delivered lately."""
+    def drain_time_s(self, count: int) -> float | None:
+        """Return the seconds that `count` records will take at this rate; None without a recent delivery."""
         if not count:
             return 0.0
         per_s = self.per_s()
-        return count / per_s if per_s * _MEMORY_S >= 1 else None
+        return count / per_s if per_s * _TIME_CONSTANT_S >= 1 else None
 
-    def _faded(self, now_s: float) -> float:
-        return self._sum * math.exp(-(now_s - self._at_s) / _MEMORY_S)
+    def _decayed(self, now_s: float) -> float:
+        return self._sum * math.exp(-(now_s - self._at_s) / _TIME_CONSTANT_S)

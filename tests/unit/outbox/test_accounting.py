@@ -4,50 +4,50 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from forge_otel._journal.index import Index, Row
+from forge_otel._journal.index import Row, SegmentIndex
 from forge_otel.outbox.accounting import DeliveryAccounting
 
 SINKS = ("archive", "database")
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Random histories of a ledger with two sinks and several segments."""
+    """Random histories of a accounting with two sinks and several segments."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = DeliveryAccounting(SINKS)
-        self.indexes: list[Index] = []
+        self.accounting = DeliveryAccounting(SINKS)
+        self.indexes: list[SegmentIndex] = []
         self.queued = 0
 
     @rule(size=st.integers(1, 60))
     def offer(self, size: int) -> None:
         """A record comes in, and is queued if there is room."""
-        self.queued += self.ledger.offer(size, limit_bytes=200)
+        self.queued += self.accounting.offer(size, limit_bytes=200)
 
     @rule()
     def refuse(self) -> None:
         """A record comes in too late."""
-        self.ledger.refuse("closed")
+        self.accounting.drop_new("closed")
 
     @precondition(lambda self: self.queued)
     @rule()
     def drop_queued(self) -> None:
         """The writer finds no room."""
         self.queued -= 1
-        self.ledger.drop_queued("full", queued_bytes=0)
+        self.accounting.drop_unstored("full", queued_bytes=0)
 
     @rule(held=st.integers(0, 5), served=st.integers(0, 5))
     def adopt(self, held: int, served: int) -> None:
         """A segment of a dead process is found, from which one sink has something already."""
-        index = Index([Row(seq, float(seq), 10) for seq in range(1, held + 1)], {"archive": min(served, held)})
-        self.ledger.add(index, first=True)
+        index = SegmentIndex([Row(seq, float(seq), 10) for seq in range(1, held + 1)], {"archive": min(served, held)})
+        self.accounting.add_segment(index, first=True)
         self.indexes.append(index)
 
     @rule()
     def begin_segment(self) -> None:
         """A new segment is begun."""
-        index = Index()
-        self.ledger.add(index)
+        index = SegmentIndex()
+        self.accounting.add_segment(index)
         self.indexes.append(index)
 
     @precondition(lambda self: self.queued and self.indexes)
@@ -57,20 +57,20 @@ class LedgerMachine(RuleBasedStateMachine):
         index = self.indexes[place % len(self.indexes)]
         count = data.draw(st.integers(1, self.queued))
         first = max(index.last_seq, *(index.cursor(sink) for sink in SINKS)) + 1
-        self.ledger.store(index, [Row(first + n, 1.0, 10) for n in range(count)], queued_bytes=0)
+        self.accounting.store(index, [Row(first + n, 1.0, 10) for n in range(count)], queued_bytes=0)
         self.queued -= count
 
     @rule(sink=st.sampled_from(SINKS), data=st.data())
     def settle(self, sink: str, data: st.DataObject) -> None:
         """A sink is served with some records, one of them perhaps rejected or unreadable."""
-        index = self.ledger.next_for(sink)
+        index = self.accounting.next_segment(sink)
         if index is None:
             return
         count = data.draw(st.integers(1, index.waiting(sink)))
         rejected = data.draw(st.integers(0, count))
         damaged = data.draw(st.integers(0, count - rejected))
         seq = index.last_seq - index.waiting(sink) + count
-        self.ledger.settle(
+        self.accounting.acknowledge(
             sink, index, seq, delivered=count - rejected - damaged, dropped={"rejected": rejected} if rejected else {}
         )
 
@@ -79,17 +79,17 @@ class LedgerMachine(RuleBasedStateMachine):
     def discard(self, place: int) -> None:
         """A segment turns out to be damaged; a sink that was at work on it reports later."""
         index = self.indexes.pop(place % len(self.indexes))
-        self.ledger.discard(index, "damaged")
-        self.ledger.settle("archive", index, index.last_seq, delivered=1, dropped={})
+        self.accounting.remove_segment(index, "damaged")
+        self.accounting.acknowledge("archive", index, index.last_seq, delivered=1, dropped={})
 
     @invariant()
     def balances(self) -> None:
         """Nothing is lost from the books, and nothing is in them twice."""
-        for sink, tally in self.ledger.tallies().items():
-            assert tally.produced == tally.delivered + tally.waiting + sum(tally.dropped.values())
-            assert tally.waiting == self.ledger.waiting(sink) >= self.queued
-            assert min(tally.delivered, tally.waiting, *tally.dropped.values(), 0) == 0
-            assert (tally.oldest_at_s is None) == (self.ledger.next_for(sink) is None)
+        for sink, count in self.accounting.counts().items():
+            assert count.produced == count.delivered + count.waiting + sum(count.dropped.values())
+            assert count.waiting == self.accounting.waiting(sink) >= self.queued
+            assert min(count.delivered, count.waiting, *count.dropped.values(), 0) == 0
+            assert (count.oldest_at_s is None) == (self.accounting.next_segment(sink) is None)
 
     @invariant()
     def forgets(self) -> None:

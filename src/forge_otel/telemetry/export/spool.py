@@ -102,14 +102,14 @@ class _SpoolSegment:
         """Delete the batch at the head."""
         index = self.journal.index
         index.cursors[_READER] = pending.seq
-        index.forget(pending.seq)
+        index.drop_until(pending.seq)
         self.span_count -= pending.batch.span_count
         self.journal.save({_READER: pending.seq}, pending.seq)
 
     def count_spans(self) -> None:
         """Count the spans in a segment of another process."""
         index = self.journal.index
-        index.forget(index.cursor(_READER))
+        index.drop_until(index.cursor(_READER))
         seq = index.cursor(_READER)
         while rows := self.journal.read(seq, index.last_seq, limit=1_000, limit_bytes=_READ_BYTES):
             self.span_count += sum(_span_count(body) for _, body in rows)
