@@ -1,7 +1,7 @@
-"""The command `forge-otel`: each module beside this one is a command of the same name, and adds itself.
+"""The command `forge-otel`: each module in this folder is a command of the same name.
 
-A command's module has `add(commands)`, which adds its parser and sets the default `command`: a function from the
-parsed arguments to an exit code. What a command needs is imported when it runs, so that `--help` stays quick.
+A command's module has `add(commands)`, which adds its parser and sets the default `command`: a function from the parsed
+arguments to an exit code. Imports that a command needs are in its functions, so that `--help` stays fast.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrong arguments or settings.
+        The exit code: 0 for success, 1 for a failure, 2 for wrong arguments or settings, 130 after Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="forge-otel", description="The command of forge-otel.")
+    parser = argparse.ArgumentParser(prog="forge-otel", description="Operate services that use forge-otel.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):

@@ -1,4 +1,4 @@
-"""`python -m forge_otel.cli`."""
+"""Entry point of `python -m forge_otel.cli`."""
 
 import sys
 

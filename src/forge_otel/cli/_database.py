@@ -1,39 +1,55 @@
-"""Reads the database that FORGE_DATABASE_URL names."""
+"""Access to the database of FORGE_DATABASE_URL."""
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from forge_otel.errors import ConfigurationError, NotFound, ServiceUnavailable, needs
 from forge_otel.settings import Settings, mask_url
 
-__all__ = ["open_database", "read"]
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["database_url", "existing_database_url", "read"]
 
 T = TypeVar("T")
 
 
-def open_database(settings: Settings) -> str:
-    """Return the URL of the database, once it is sure that there is one.
+def database_url() -> str:
+    """Return the URL of the database.
 
     Raises:
-        ConfigurationError: none is named.
-        NotFound: it is an SQLite file that is not there; asking must not make one.
+        ConfigurationError: FORGE_DATABASE_URL is empty.
+    """
+    url = Settings.from_env(os.environ).database_url
+    if url is None:
+        raise ConfigurationError(["FORGE_DATABASE_URL is empty; name the database of the service"])
+    return url
+
+
+def existing_database_url() -> str:
+    """Return the URL of a database to read from.
+
+    Raises:
+        ConfigurationError: FORGE_DATABASE_URL is empty.
+        NotFound: it names an SQLite file that does not exist.
     """
     from forge_otel.database.engine import parse_url
 
-    if settings.database_url is None:
-        raise ConfigurationError(["FORGE_DATABASE_URL is empty, so there is no database to ask"])
-    parsed = parse_url(settings.database_url)
+    url = database_url()
+    parsed = parse_url(url)
+    # Connecting would create the file.
     if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
         raise NotFound(f"there is no file {parsed.database}; name the service's own in FORGE_DATABASE_URL")
-    return settings.database_url
+    return url
 
 
-async def read(url: str, question: Callable[[Any], Awaitable[T]]) -> T:
-    """Ask `question` of an engine for `url`.
+async def read(url: str, query: Callable[["AsyncEngine"], Awaitable[T]]) -> T:
+    """Run `query` with an engine for `url`.
 
     Raises:
-        ServiceUnavailable: the database does not answer, or lacks our tables.
+        ServiceUnavailable: the database is unavailable, or its tables are missing or of another version.
     """
     from forge_otel.database.engine import create_engine
 
@@ -42,11 +58,14 @@ async def read(url: str, question: Callable[[Any], Awaitable[T]]) -> T:
 
     engine = create_engine(url, pool_size=1)
     try:
-        return await question(engine)
+        return await query(engine)
+    except BrokenPipeError:
+        raise
     except (TimeoutError, OSError, SQLAlchemyError) as exc:
+        # Only the type, because the message of a driver may contain the password.
         raise ServiceUnavailable(
-            f"the database {mask_url(url)} does not answer, or has not the tables of this version "
-            f"({type(exc).__name__}); `forge-otel migrate` makes them"
+            f"the database {mask_url(url)} is unavailable, or its tables are not those of this version "
+            f"({type(exc).__name__}); `forge-otel migrate` creates them"
         ) from exc
     finally:
         await engine.dispose()

@@ -1,4 +1,4 @@
-"""`forge-otel archive`: what is archived, what it costs, and what the bucket does for it."""
+"""`forge-otel archive`: lists, measures, links and deletes archived artifacts, and prepares the bucket."""
 
 import asyncio
 import os
@@ -22,26 +22,26 @@ Work = Callable[["Archive", Namespace], Awaitable[int]]
 
 def add(commands: Any) -> None:
     """Add the command."""
-    archive = commands.add_parser("archive", help="look into the archive of FORGE_ARCHIVE_URL, and prepare its bucket")
+    archive = commands.add_parser("archive", help="list, measure and delete the archive of FORGE_ARCHIVE_URL")
     actions = archive.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="show what is stored, one object a line")
-    listing.add_argument("prefix", nargs="?", default="", help="such as components/button-1")
+    listing = actions.add_parser("list", help="list the stored objects, one per line")
+    listing.add_argument("prefix", nargs="?", default="", help="key prefix, such as components/button-1")
     _runs(listing, _list)
-    usage = actions.add_parser("usage", help="show how much is stored, and what that costs a month")
+    usage = actions.add_parser("usage", help="show the number, size and monthly price of the stored objects")
     usage.add_argument(
-        "--usd-per-gib", type=_price, metavar="USD", help="price of a GiB for a month (default: S3 Standard, us-east-1)"
+        "--usd-per-gib", type=_price, metavar="USD", help="price of a GiB per month (default: S3 Standard, us-east-1)"
     )
     _runs(usage, _usage)
-    delete = actions.add_parser("delete", help="delete all that belongs to a component")
+    delete = actions.add_parser("delete", help="delete all objects of a component")
     delete.add_argument("component_id")
-    delete.add_argument("--versions", action="store_true", help="older versions too, where the bucket keeps them")
+    delete.add_argument("--versions", action="store_true", help="delete older versions too; S3 only")
     _runs(delete, _delete)
-    link = actions.add_parser("link", help="print a URL that gives an object to whoever has it; S3 only")
-    link.add_argument("key", help="as `list` shows it")
-    link.add_argument("--seconds", type=int, default=3600, help="(default: %(default)s)")
+    link = actions.add_parser("link", help="print a URL that serves an object to anyone who has it; S3 only")
+    link.add_argument("key", help="as shown by `list`")
+    link.add_argument("--seconds", type=int, default=3600, help="validity in seconds (default: %(default)s)")
     _runs(link, _link)
-    prepare = actions.add_parser("prepare", help="switch versioning on and merge our lifecycle rules; S3 only")
-    prepare.add_argument("--days", type=int, default=90, help="after which artifacts end (default: %(default)s)")
+    prepare = actions.add_parser("prepare", help="enable versioning and merge our lifecycle rules; S3 only")
+    prepare.add_argument("--days", type=int, default=90, help="age at which artifacts expire (default: %(default)s)")
     _runs(prepare, _prepare)
 
 
@@ -54,7 +54,7 @@ async def _with_archive(work: Work, arguments: Namespace) -> int:
 
     settings = Settings.from_env(os.environ)
     if settings.archive_url is None:
-        raise ConfigurationError(["FORGE_ARCHIVE_URL is empty, so nothing is archived"])
+        raise ConfigurationError(["FORGE_ARCHIVE_URL is empty; name the archive of the service"])
     opening: Any = _parts.build(settings).archive
     async with opening as archive:
         print(mask_url(settings.archive_url))
@@ -107,7 +107,7 @@ async def _prepare(archive: "Archive", arguments: Namespace) -> int:
 
 def _bucket(archive: "Archive") -> BucketArchive:
     if not isinstance(archive, BucketArchive):
-        raise ConfigurationError(["FORGE_ARCHIVE_URL is a folder; only an archive in S3 has this"])
+        raise ConfigurationError(["FORGE_ARCHIVE_URL is not in S3; only an archive in S3 supports this"])
     return archive
 
 
@@ -117,5 +117,5 @@ def _price(text: str) -> Decimal:
     except InvalidOperation as exc:
         raise ArgumentTypeError(f"{text!r} is not a price in USD") from exc
     if not price.is_finite() or price < 0:
-        raise ArgumentTypeError("a price is not below 0")
+        raise ArgumentTypeError("a price is 0 or more")
     return price

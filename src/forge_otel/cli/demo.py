@@ -1,4 +1,4 @@
-"""`forge-otel demo`: the shipped example under its published workload."""
+"""`forge-otel demo`: runs the shipped example under its published workload."""
 
 import sys
 from argparse import Namespace
@@ -11,14 +11,14 @@ from forge_otel.errors import needs
 __all__ = ["add"]
 
 _PACKAGE: Final = Path(__file__).parent.parent
-# The shipped example: inside an installed wheel, or beside the sources of a checkout.
+# In an installed wheel the examples are inside the package, in a checkout next to `src/`.
 _EXAMPLES: Final = (_PACKAGE / "_examples", _PACKAGE.parent.parent / "examples")
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    demo = commands.add_parser("demo", help="run the example service under a published workload and show what it did")
-    demo.add_argument("--once", action="store_true", help="exit after the table instead of serving until Ctrl-C")
+    demo = commands.add_parser("demo", help="run the example service under its published workload")
+    demo.add_argument("--once", action="store_true", help="exit after the results instead of serving until Ctrl-C")
     demo.set_defaults(command=_demo)
 
 

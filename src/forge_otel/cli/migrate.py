@@ -1,20 +1,20 @@
-"""`forge-otel migrate`: the tables of the database, as this version wants them."""
+"""`forge-otel migrate`: migrates the tables of the database to a revision."""
 
 import asyncio
-import os
 from argparse import Namespace
 from typing import Any
 
+from forge_otel.cli._database import database_url
 from forge_otel.errors import ConfigurationError, ServiceUnavailable, needs
-from forge_otel.settings import Settings, mask_url
+from forge_otel.settings import mask_url
 
 __all__ = ["add"]
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    migrate = commands.add_parser("migrate", help="bring the database of FORGE_DATABASE_URL to a revision")
-    migrate.add_argument("--revision", default="head", help="an Alembic revision, or 'base' (default: head)")
+    migrate = commands.add_parser("migrate", help="migrate the database of FORGE_DATABASE_URL to a revision")
+    migrate.add_argument("--revision", default="head", help="an Alembic revision, or 'base' (default: %(default)s)")
     migrate.set_defaults(command=_migrate)
 
 
@@ -25,18 +25,17 @@ def _migrate(arguments: Namespace) -> int:
         from alembic.util import CommandError
         from sqlalchemy.exc import SQLAlchemyError
 
-    url = Settings.from_env(os.environ).database_url
-    if url is None:
-        raise ConfigurationError(["FORGE_DATABASE_URL is empty, so there is no database to migrate"])
+    url = database_url()
     try:
         asyncio.run(migrate(url, arguments.revision))
-        found = asyncio.run(current(url))
+        revision = asyncio.run(current(url))
     except CommandError as exc:
-        raise ConfigurationError([f"--revision {arguments.revision[:64]!r} cannot be reached: {exc}"]) from exc
+        raise ConfigurationError([f"--revision {arguments.revision[:64]!r} is not reachable: {exc}"]) from exc
     except (OSError, SQLAlchemyError) as exc:
-        # What a driver says may repeat the password.
+        # Only the type, because the message of a driver may contain the password.
         raise ServiceUnavailable(
-            f"the database {mask_url(url)} does not answer or refuses ({type(exc).__name__}); nothing was changed"
+            f"the database {mask_url(url)} is unavailable or rejects the migration ({type(exc).__name__}); "
+            "nothing was changed"
         ) from exc
-    print(f"{mask_url(url)} is at revision {found or 'base'}")
+    print(f"{mask_url(url)} is at revision {revision or 'base'}")
     return 0

@@ -1,4 +1,4 @@
-"""Reports, from the command line and from the API of a running service."""
+"""`forge-otel report`, and the same report from the API of a running service."""
 
 import asyncio
 import csv
@@ -45,7 +45,7 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def run(*arguments: str) -> int:
-    """Run the command where no event loop runs."""
+    """Run the command in a thread, because it starts an event loop."""
     return await asyncio.to_thread(cli.main, ["report", *arguments])
 
 
@@ -69,8 +69,8 @@ async def test_the_table_shows_the_figures(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.usefixtures("command")
-async def test_json_and_csv_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    """Both are read by programs; a spreadsheet takes no name for a formula."""
+async def test_json_and_csv_have_the_same_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names that a spreadsheet would interpret as formulas are escaped."""
     assert await run("--from", RANGE["from"], "--to", RANGE["to"], "--format", "json") == 0
     found = json.loads(capsys.readouterr().out)
     assert await run("--from", RANGE["from"], "--to", RANGE["to"], "--format", "csv") == 0
@@ -87,7 +87,7 @@ async def test_json_and_csv_say_the_same(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.usefixtures("command")
 async def test_the_page_shows_names_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """A component type that is markup stays text."""
+    """A component type with markup is escaped."""
     assert await run("--from", RANGE["from"], "--to", RANGE["to"], "--format", "html") == 0
     page = capsys.readouterr().out
     texts: list[str] = []
@@ -112,10 +112,10 @@ async def test_the_page_shows_names_as_text(capsys: pytest.CaptureFixture[str]) 
         (("--type", "a\0b"), "printable"),
     ],
 )
-async def test_what_cannot_be_reported_is_said(
+async def test_an_invalid_argument_is_one_sentence(
     arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a sentence, with an exit code, and without a traceback."""
+    """With an exit code, and without a traceback."""
     assert await run(*arguments) == 1
     assert sentence in capsys.readouterr().err
 
@@ -124,7 +124,7 @@ async def test_what_cannot_be_reported_is_said(
     "database", ["sqlite+aiosqlite:////nowhere/forge.db", "postgresql+asyncpg://u:pw@127.0.0.1:1/x"]
 )
 @pytest.mark.parametrize("name", ["report", "migrate"])
-async def test_a_database_that_is_away_is_a_sentence(
+async def test_an_unavailable_database_is_one_sentence(
     name: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No traceback, no password, exit code 1."""
@@ -147,8 +147,8 @@ async def client(url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         yield found
 
 
-async def test_the_api_answers_with_the_same_report(client: httpx.AsyncClient) -> None:
-    """In each format, only with the token, and a bad question is a 400 that says why."""
+async def test_the_api_returns_the_same_report(client: httpx.AsyncClient) -> None:
+    """In each format, and only with the token; an invalid query is a 400."""
     async with asyncio.timeout(10):
         while (answer := await client.get("/forge/api/report", params=RANGE)).status_code == 503:
             await asyncio.sleep(0.02)
@@ -174,7 +174,7 @@ async def test_the_api_answers_with_the_same_report(client: httpx.AsyncClient) -
 
 
 async def test_without_a_database_there_is_no_report() -> None:
-    """A clear 404."""
+    """The API responds with 404."""
     app = Starlette()
     settings = Settings(archive_url=None, database_url=None, outbox_dir=None, admin_token=TOKEN)
     app.add_middleware(ForgeMiddleware, forge=Forge(settings))

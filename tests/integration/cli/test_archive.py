@@ -41,7 +41,7 @@ async def s3_url(s3_endpoint: str) -> str:
 async def test_a_bucket_is_prepared_listed_measured_linked_and_emptied(
     s3_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What an operator does with an archive, from the first day to the last."""
+    """All actions on a bucket, from its preparation to the deletion of every version."""
     await filled(s3_url, monkeypatch)
     assert await run("prepare", "--days", "30") == 0
     assert "versioning: on (changed now)" in capsys.readouterr().out
@@ -66,7 +66,7 @@ async def test_a_bucket_is_prepared_listed_measured_linked_and_emptied(
 async def test_a_folder_is_listed_measured_and_emptied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same words; what only a bucket has is refused with a sentence."""
+    """The same actions; those that need a bucket are errors."""
     await filled(f"file://{tmp_path}/archive", monkeypatch)
     assert await run("usage") == 0
     assert "current: 3 objects" in capsys.readouterr().out

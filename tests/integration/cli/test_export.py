@@ -1,4 +1,4 @@
-"""`forge-otel export traces`: every generation of a range, once, in order, a line each, from both databases."""
+"""`forge-otel export traces` from SQLite and PostgreSQL."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ COST = Cost(api="openai", model="gpt-4o", agent="writer", usage=Usage(output=7),
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """URL of an empty database of the test's own, of each kind, that the command reads."""
+    """URL of an empty database of each kind, in the environment of the command."""
     if request.param == "postgres":
         found = str(request.getfixturevalue("postgres_database"))
     else:
@@ -54,8 +54,8 @@ def exported(capfd: pytest.CaptureFixture[str], *options: str) -> list[dict[str,
     return [json.loads(line) for line in capfd.readouterr().out.splitlines()]
 
 
-async def test_a_line_says_what_the_record_said(url: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Steps, costs to the billionth of a dollar, trace id and address."""
+async def test_a_line_has_the_fields_of_the_record(url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Steps, costs to the billionth of a dollar, trace id and URL."""
     step = Step(name="writer", kind="agent", started_s=0.5, duration_s=1.5)
     item = record(costs=(COST,), steps=(step,), trace_id="a" * 32, langsmith_url="https://smith/r/1", quality_score=0.5)
     await fill(url, [item])
@@ -68,8 +68,8 @@ async def test_a_line_says_what_the_record_said(url: str, capfd: pytest.CaptureF
     assert datetime.fromisoformat(line["created_at"]) == item.created_at
 
 
-async def test_a_range_is_exported_whole_and_once(url: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """More than two pages, with equal times across their borders: each once, in order; the end is not in the range."""
+async def test_every_generation_of_a_range_is_exported_once(url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """More than two pages with equal times across their borders; the end is exclusive."""
     records = many(1_204)
     await fill(url, records)
     await fill(url, [replace(one, id=new_id(), component_type="card") for one in many(3)])
@@ -83,24 +83,24 @@ async def test_a_range_is_exported_whole_and_once(url: str, capfd: pytest.Captur
 
 
 async def in_thread(function: Any, *arguments: Any) -> Any:
-    """Run a command beside the test's own loop."""
+    """Run a command in a thread, because it starts an event loop."""
     return await asyncio.to_thread(function, *arguments)
 
 
 @pytest.mark.parametrize(
-    ("environ", "options", "code", "told"),
+    ("environ", "options", "code", "sentence"),
     [
-        ({"FORGE_DATABASE_URL": ""}, [], 2, "there is no database to export from"),
-        ({}, ["--from", "yesterday"], 2, "no date or time"),
-        ({"FORGE_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, [], 1, "cannot be read"),
+        ({"FORGE_DATABASE_URL": ""}, [], 2, "name the database of the service"),
+        ({}, ["--from", "yesterday"], 2, "not an ISO 8601 date"),
+        ({"FORGE_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, [], 1, "is unavailable"),
     ],
 )
-def test_what_cannot_be_done_is_said(
-    environ: dict[str, str], options: list[str], code: int, told: str, tmp_path: Path
+def test_an_error_is_one_sentence(
+    environ: dict[str, str], options: list[str], code: int, sentence: str, tmp_path: Path
 ) -> None:
-    """A clear sentence and an exit code, no stack trace, no password."""
+    """An exit code, no stack trace, no password."""
     command = [sys.executable, "-m", "forge_otel.cli", "export", "traces", *options]
     done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, told in done.stderr) == (code, True), done.stderr
+    assert (done.returncode, sentence in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr
