@@ -1,4 +1,4 @@
-"""A model provider on this machine: what the real clients of providers are pointed at."""
+"""Local servers that stand in for model providers, for tests with the providers' real clients."""
 
 import json
 import threading
@@ -11,20 +11,20 @@ __all__ = ["Provider", "serving"]
 
 
 class Provider(BaseHTTPRequestHandler):
-    """Answers with whole responses, and says nothing about it; one subclass a provider."""
+    """Base class of the request handlers, one subclass for each provider."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        """Read the request."""
+        """Parse the request body."""
         self.respond(json.loads(self.rfile.read(int(self.headers["content-length"]))))
 
-    def respond(self, asked: dict[str, Any]) -> None:
-        """Answer."""
+    def respond(self, request: dict[str, Any]) -> None:
+        """Respond to a parsed request."""
         raise NotImplementedError
 
     def reply(self, status: int, content_type: str, text: str) -> None:
-        """Send a whole response."""
+        """Send a response."""
         self.send_response(status)
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(text.encode())))
@@ -32,12 +32,12 @@ class Provider(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def serving(provider: type[Provider]) -> Iterator[str]:
-    """The address of a provider that serves inside the block."""
+    """Yield the address of a provider that serves inside the block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), provider)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -1,4 +1,4 @@
-"""A telemetry on real SDK providers of its own, and what arrived there."""
+"""A telemetry on separate SDK providers, with access to the recorded spans and metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from forge_otel.types import Call, GenerationRequest
 
 
 async def no_pipeline() -> NoReturn:
-    """Be a pipeline that nobody runs."""
+    """Stand in for a pipeline in tests that do not run one."""
     raise NotImplementedError
 
 
@@ -31,7 +31,7 @@ def button_call() -> Call:
 
 @dataclass
 class Recorder:
-    """Real providers, a `Telemetry` on them, and eyes on what they recorded."""
+    """SDK providers, an open `Telemetry` on them, and the recorded spans and metrics."""
 
     settings: Settings = field(default_factory=Settings)
     sampler: Sampler | None = None
@@ -52,7 +52,7 @@ class Recorder:
 
     @property
     def ended(self) -> tuple[ReadableSpan, ...]:
-        """The spans that ended, in that order."""
+        """The ended spans, in the order of their end."""
         return self.exporter.get_finished_spans()
 
     def span(self, name: str) -> ReadableSpan:
@@ -61,7 +61,7 @@ class Recorder:
         return found
 
     def points(self, instrument: Instrument) -> dict[tuple[Any, ...], Any]:
-        """Return the points of an instrument by the values of its attributes, None where one is left out."""
+        """Return the points of an instrument by the values of its attributes, None for absent ones."""
         return {
             tuple((point.attributes or {}).get(name) for name in instrument.attributes): point
             for metric in self.metrics()
@@ -74,14 +74,14 @@ class Recorder:
         return {labels: point.value for labels, point in self.points(instrument).items()}
 
     def metrics(self) -> list[Any]:
-        """Return every metric that holds points."""
+        """Return every metric with points."""
         data = self.reader.get_metrics_data()
         if data is None:
             return []
         return [metric for item in data.resource_metrics for scope in item.scope_metrics for metric in scope.metrics]
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Shut down telemetry and providers."""
         self.telemetry.shutdown()
         self.tracers.shutdown()
         self.meters.shutdown()

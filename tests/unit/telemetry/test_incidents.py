@@ -1,4 +1,4 @@
-"""Incidents begin, last and end as the activations say, and lose none of them."""
+"""Tests of incidents: their beginning, end, counts and limits."""
 
 import json
 import threading
@@ -18,12 +18,12 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def incidents_at(clock: ManualClock, **options: Any) -> IncidentLog:
-    """A ledger whose wall clock says noon at the clock's 1000 s."""
+    """Return a log whose wall clock is noon at 1000 s of `clock`."""
     return IncidentLog(clock=clock.now_s, wall=lambda: NOON + timedelta(seconds=clock.now_s() - 1000), **options)
 
 
 def test_an_outage_is_one_incident() -> None:
-    """Its minutes are from the first activation to the last, its dollars the sum of what was affected."""
+    """Its minutes are from the first activation to the last, its cost is the sum of the requests."""
     clock = ManualClock()
     incidents = incidents_at(clock)
     for _ in range(4):
@@ -35,8 +35,8 @@ def test_an_outage_is_one_incident() -> None:
     assert (incident.started_at, incident.last_at) == (NOON, NOON + timedelta(minutes=3))
 
 
-def test_it_closes_after_a_quiet_period_and_not_before() -> None:
-    """An activation within the period goes on with the incident, one after it begins another."""
+def test_an_incident_closes_after_the_quiet_time() -> None:
+    """An earlier activation extends it, a later one opens another."""
     clock = ManualClock()
     incidents = incidents_at(clock, quiet_s=300)
     began = [incidents.record_activation("s3", "s3:outbox")]
@@ -50,8 +50,8 @@ def test_it_closes_after_a_quiet_period_and_not_before() -> None:
     assert first.duration_s == pytest.approx(599.8)
 
 
-def test_looking_closes_it_too() -> None:
-    """Nobody has to call for an incident to be over."""
+def test_a_report_closes_incidents() -> None:
+    """No further activation is necessary."""
     clock = ManualClock()
     incidents = incidents_at(clock, quiet_s=10)
     incidents.record_activation("s3", "s3:outbox")
@@ -59,8 +59,8 @@ def test_looking_closes_it_too() -> None:
     assert [incident.is_open for incident in incidents.report()] == [False]
 
 
-def test_each_service_and_fallback_has_its_own() -> None:
-    """Two ways round the same service are two incidents; the open ones come first, the latest on top."""
+def test_each_fallback_has_its_own_incidents() -> None:
+    """Two fallbacks of a service are two incidents; open ones come first, the latest first."""
     clock = ManualClock()
     incidents = incidents_at(clock, quiet_s=100)
     for service, fallback in [("a", "x"), ("openai", "mini"), ("openai", "cached"), ("openai", "mini")]:
@@ -73,8 +73,8 @@ def test_each_service_and_fallback_has_its_own() -> None:
     ]
 
 
-def test_an_unknown_cost_is_counted_and_not_taken_for_nothing() -> None:
-    """The sum is of the known ones, and says how many are missing."""
+def test_unknown_costs_are_counted() -> None:
+    """The sum is that of the known costs."""
     incidents = incidents_at(ManualClock())
     for cost_usd in (Decimal("0.1"), None, Decimal(0), Decimal("0.2"), None):
         incidents.record_activation("openai", "mini", cost_usd=cost_usd)
@@ -83,7 +83,7 @@ def test_an_unknown_cost_is_counted_and_not_taken_for_nothing() -> None:
 
 
 def test_to_dict_is_ready_for_json() -> None:
-    """Money is exact, times carry their zone."""
+    """The cost is exact, times have their zone."""
     incidents = incidents_at(ManualClock())
     incidents.record_activation("openai", "mini", cost_usd=Decimal("1E-7"))
     (incident,) = incidents.report()
@@ -100,8 +100,8 @@ def test_to_dict_is_ready_for_json() -> None:
     }
 
 
-def test_the_wall_clock_decides_nothing() -> None:
-    """A jump of an hour back in the middle neither ends an incident nor makes it end before it began."""
+def test_the_wall_clock_has_no_effect_on_durations() -> None:
+    """A step of an hour backward neither ends an incident nor moves its end before its beginning."""
     clock, wall = ManualClock(), [NOON]
     incidents = IncidentLog(clock=clock.now_s, wall=lambda: wall[0])
     incidents.record_activation("s3", "s3:outbox")
@@ -112,7 +112,7 @@ def test_the_wall_clock_decides_nothing() -> None:
     assert (incident.started_at, incident.last_at) == (NOON, NOON + timedelta(minutes=1))
 
 
-def test_a_monotonic_clock_that_goes_back_stands_still() -> None:
+def test_steps_backward_of_the_clock_are_ignored() -> None:
     """No duration is negative."""
     clock = ManualClock()
     incidents = incidents_at(clock)
@@ -123,8 +123,8 @@ def test_a_monotonic_clock_that_goes_back_stands_still() -> None:
     assert (incident.duration_s, incident.requests) == (0.0, 2)
 
 
-def test_the_last_closed_ones_are_kept() -> None:
-    """The oldest go first, and how many requests they had is not forgotten."""
+def test_the_number_of_closed_incidents_is_limited() -> None:
+    """The oldest are removed, and their requests are counted."""
     clock = ManualClock()
     incidents = incidents_at(clock, quiet_s=1, max_closed=3)
     for number in range(10):
@@ -134,8 +134,8 @@ def test_the_last_closed_ones_are_kept() -> None:
     assert incidents.evicted_requests == 7
 
 
-def test_many_open_ones_are_bounded_too() -> None:
-    """Labels without end close the incident that has been quiet the longest, and fill no memory."""
+def test_the_number_of_open_incidents_is_limited() -> None:
+    """The least recently activated one is closed."""
     clock = ManualClock()
     incidents = incidents_at(clock, max_open=5, max_closed=5)
     for number in range(1000):
@@ -159,7 +159,7 @@ ACTIVATIONS = st.lists(
 
 @given(ACTIVATIONS, st.integers(1, 4), st.sampled_from([0, 2, 1000]))
 def test_no_activation_is_lost(activations: list[Activation], max_open: int, max_closed: int) -> None:
-    """Whatever the order, the pauses and the bounds: what the report and the forgotten say is what happened."""
+    """For any order, pauses and limits, report and evicted requests add up to the activations."""
     clock = ManualClock()
     incidents = incidents_at(clock, quiet_s=300, max_open=max_open, max_closed=max_closed)
     for service, fallback, pause_s, cost_usd in activations:
@@ -174,8 +174,8 @@ def test_no_activation_is_lost(activations: list[Activation], max_open: int, max
         assert sum(incident.unpriced for incident in report) == costs.count(None)
 
 
-def test_threads_lose_nothing() -> None:
-    """Eight threads at once, and one of their activations begins the incident."""
+def test_concurrent_activations_are_counted() -> None:
+    """One of them opens the incident."""
     incidents = IncidentLog()
     began: list[bool] = []
 
@@ -193,6 +193,6 @@ def test_threads_lose_nothing() -> None:
 
 @pytest.mark.parametrize("options", [{"quiet_s": 0}, {"max_closed": -1}, {"max_open": 0}])
 def test_limits_are_checked(options: dict[str, Any]) -> None:
-    """A ledger that could not keep its promise is not made."""
+    """An invalid limit raises."""
     with pytest.raises(ConfigurationError):
         IncidentLog(**options)

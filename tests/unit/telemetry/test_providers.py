@@ -1,4 +1,4 @@
-"""The library is a guest: what it finds it uses, what it adds it removes, and it closes in time."""
+"""Tests of the lifecycle: providers used or created, everything removed at shutdown, within the deadline."""
 
 import gzip
 import json
@@ -46,7 +46,7 @@ def agents(telemetry):
 
 
 def in_process(code: str, **environ: str) -> Any:
-    """Run `code` where no global provider is set yet, and return what it prints as JSON."""
+    """Run `code` in a process without global providers, and return its JSON output."""
     script = PREAMBLE + textwrap.dedent(code)
     found = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
@@ -60,8 +60,8 @@ def in_process(code: str, **environ: str) -> Any:
     return json.loads(found.stdout)
 
 
-def test_providers_are_made_and_kept_where_none_are_set() -> None:
-    """A second telemetry after the first finds ours, records into them, and counts nothing twice."""
+def test_providers_are_created_if_none_are_set() -> None:
+    """A second telemetry finds and uses them, and nothing is counted twice."""
     found = in_process("""
         seen = []
         for _ in range(3):
@@ -78,7 +78,7 @@ def test_providers_are_made_and_kept_where_none_are_set() -> None:
 
 
 def test_providers_of_the_application_are_used() -> None:
-    """Its processors see our spans, our reader sees its metrics, and it stays as it was."""
+    """Their processors receive our spans, the page shows their metrics, and they stay as they were."""
     found = in_process("""
         tracers, meters = TracerProvider(), MeterProvider()
         trace.set_tracer_provider(tracers), metrics.set_meter_provider(meters)
@@ -112,7 +112,7 @@ def test_a_disabled_sdk_disables_everything() -> None:
 
 
 def test_the_variables_of_opentelemetry_keep_their_meaning() -> None:
-    """Service name and sampler are read by the providers that are made here."""
+    """Created providers read service name and sampler."""
     found = in_process(
         """
         telemetry = Telemetry(Settings())
@@ -129,7 +129,7 @@ def test_the_variables_of_opentelemetry_keep_their_meaning() -> None:
 
 
 class Collector:
-    """Takes OTLP over HTTP and keeps the bodies."""
+    """An OTLP server over HTTP that keeps the request bodies."""
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.bodies: list[bytes] = []
@@ -167,7 +167,7 @@ def collector() -> Iterator[Collector]:
 
 
 def test_traces_go_to_the_otlp_endpoint(collector: Collector) -> None:
-    """Where the variable is set and the provider is ours, spans are sent by the shutdown at the latest."""
+    """With the variable set and a created provider, at the latest at shutdown."""
     code = """
         telemetry = Telemetry(Settings())
         telemetry.start()
@@ -181,8 +181,8 @@ def test_traces_go_to_the_otlp_endpoint(collector: Collector) -> None:
     assert collector.bodies == []
 
 
-def test_a_dead_endpoint_does_not_hold_the_exit() -> None:
-    """The deadline holds whatever is down."""
+def test_an_unavailable_endpoint_does_not_delay_the_exit() -> None:
+    """The deadline of the shutdown holds."""
     slow = Collector(delay_s=3.0)
     code = """
         import time
@@ -197,8 +197,8 @@ def test_a_dead_endpoint_does_not_hold_the_exit() -> None:
     slow.close()
 
 
-def test_given_providers_leave_the_globals_alone(recorder: Recorder) -> None:
-    """Nothing global is set by a telemetry with providers of its own."""
+def test_given_providers_leave_the_globals_unset(recorder: Recorder) -> None:
+    """Neither provider becomes global."""
     before = trace.get_tracer_provider(), metrics.get_meter_provider()
     own = recorder.another()
     own.start()
@@ -206,8 +206,8 @@ def test_given_providers_leave_the_globals_alone(recorder: Recorder) -> None:
     assert (trace.get_tracer_provider(), metrics.get_meter_provider()) == before
 
 
-def test_one_given_provider_brings_a_private_other() -> None:
-    """The missing one is made, described by the resource, and closed with us."""
+def test_the_provider_that_is_not_given_is_private() -> None:
+    """It has the given resource, and is closed at shutdown."""
     reader = InMemoryMetricReader()
     tracers = TracerProvider(shutdown_on_exit=False)
     resource = Resource({"service.name": "shop"})
@@ -220,8 +220,8 @@ def test_one_given_provider_brings_a_private_other() -> None:
     telemetry.meter.create_counter("late").add(1)
 
 
-def test_nothing_is_left_behind(recorder: Recorder) -> None:
-    """After the shutdown neither spans nor points of the provider reach us."""
+def test_nothing_is_recorded_after_the_shutdown(recorder: Recorder) -> None:
+    """Neither spans nor metrics of the provider."""
     telemetry = recorder.telemetry
     seen = InMemorySpanExporter()
     extra = Telemetry(
@@ -240,7 +240,7 @@ def test_nothing_is_left_behind(recorder: Recorder) -> None:
 
 
 def test_two_telemetries_on_one_provider_count_a_call_once(recorder: Recorder) -> None:
-    """What has an effect on spans runs once a provider; when the first goes, the second takes over."""
+    """Singleton processors run once; after the first shutdown, those of the second take over."""
     second = recorder.another()
     second.start()
     chat = {Attr.GEN_AI_REQUEST_MODEL: "gpt-4o", Attr.GEN_AI_INPUT_TOKENS: 10}
@@ -254,7 +254,7 @@ def test_two_telemetries_on_one_provider_count_a_call_once(recorder: Recorder) -
 
 
 async def test_a_telemetry_can_be_opened_again(recorder: Recorder) -> None:
-    """Start and shutdown may alternate, and repeat themselves without effect."""
+    """Start and shutdown can alternate; a repeated call has no effect."""
     telemetry = recorder.telemetry
     telemetry.start()
     assert telemetry.shutdown()
@@ -266,8 +266,8 @@ async def test_a_telemetry_can_be_opened_again(recorder: Recorder) -> None:
     assert b'gen_ai_agent_name="a",le="+Inf"} 1.0' in body
 
 
-def test_a_provider_that_takes_nothing_is_accepted(caplog: pytest.LogCaptureFixture) -> None:
-    """An API-only provider gives one line in the log, and everything runs."""
+def test_a_provider_without_processors_is_accepted(caplog: pytest.LogCaptureFixture) -> None:
+    """One warning is logged, and functions run."""
     telemetry = Telemetry(Settings(), tracer_provider=NoOpTracerProvider())
     telemetry.start()
     assert Spans(lambda: telemetry).agent("a")(lambda: 7)() == 7
@@ -275,8 +275,8 @@ def test_a_provider_that_takes_nothing_is_accepted(caplog: pytest.LogCaptureFixt
     telemetry.shutdown()
 
 
-def test_a_processor_that_fails_to_close_holds_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged, the rest is closed, and a later start works."""
+def test_an_error_at_shutdown_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The rest is closed, and a later start works."""
 
     class Refusing(SpanProcessor):
         def shutdown(self) -> None:
@@ -291,8 +291,8 @@ def test_a_processor_that_fails_to_close_holds_nothing_up(caplog: pytest.LogCapt
     assert caplog.text.count("shutdown of span processor Refusing failed") == 2
 
 
-def test_everything_can_be_handed_out_before_the_start() -> None:
-    """Layers are built first; a tracer, instruments and a meter without effect are there from the beginning."""
+def test_the_parts_exist_before_the_start() -> None:
+    """Layers are built first; tracer, instruments and meter are without effect until then."""
     telemetry = Telemetry(Settings(), tracer_provider=TracerProvider(shutdown_on_exit=False))
     tracer, instruments = telemetry.tracer, telemetry.instruments
     with tracer.start_as_current_span("early") as span:

@@ -1,4 +1,4 @@
-"""The last traces are kept within bounds, and drawn as trees."""
+"""Tests of the recent traces and of their text trees."""
 
 import time
 
@@ -12,22 +12,22 @@ from forge_otel.telemetry.recent_traces import RecentTraces, SpanRow, render_tre
 
 
 def kept_by(recent: RecentTraces) -> Tracer:
-    """Return a tracer whose spans `recent` sees."""
+    """Return a tracer whose spans `recent` receives."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(recent)
     return provider.get_tracer("test")
 
 
 def make(tracer: Tracer, children: int = 0) -> str:
-    """Make a trace of a root with children and return its id."""
+    """Record a trace of a root with children, and return its id."""
     with tracer.start_as_current_span("root") as root:
         for number in range(children):
             tracer.start_span(f"child {number}").end()
     return format_trace_id(root.get_span_context().trace_id)
 
 
-def test_a_trace_is_kept_with_what_a_table_shows() -> None:
-    """Names, parents, kinds, errors and a few attributes; contents are not kept twice."""
+def test_a_span_is_kept_without_its_contents() -> None:
+    """Name, parent, type, error and some attributes."""
     recent = RecentTraces()
     tracer = kept_by(recent)
     with tracer.start_as_current_span("root") as root:
@@ -44,24 +44,24 @@ def test_a_trace_is_kept_with_what_a_table_shows() -> None:
     assert Attr.INPUT not in rows[1].attributes
 
 
-def test_the_number_of_traces_is_bounded() -> None:
-    """The newest stay, newest first."""
+def test_the_number_of_traces_is_limited() -> None:
+    """The newest are kept, newest first."""
     recent = RecentTraces(max_traces=3)
     ids = [make(kept_by(recent)) for _ in range(10)]
     assert [row.trace_id for row in recent.latest()] == ids[:-4:-1]
     assert recent.trace(ids[0]) == []
 
 
-def test_the_spans_of_a_trace_are_bounded_and_keep_the_root() -> None:
-    """A trace of thousands of spans keeps the first to end, and its root."""
+def test_the_number_of_spans_is_limited() -> None:
+    """The spans that end first are kept, and the root."""
     recent = RecentTraces(max_spans=5)
     rows = recent.trace(make(kept_by(recent), children=50))
     assert len(rows) == 6
     assert rows[0].name == "root"
 
 
-def test_what_nobody_looks_at_is_bounded() -> None:
-    """Between two looks only so many spans wait."""
+def test_the_queue_is_limited() -> None:
+    """Between two reads."""
     recent = RecentTraces(max_queued=10)
     tracer = kept_by(recent)
     for _ in range(100):
@@ -69,8 +69,8 @@ def test_what_nobody_looks_at_is_bounded() -> None:
     assert len(recent.latest(limit=1000)) == 10
 
 
-def test_old_traces_are_forgotten() -> None:
-    """Age is a bound too."""
+def test_old_traces_are_removed() -> None:
+    """Their age is limited."""
     recent = RecentTraces(max_age_s=0.0)
     trace_id = make(kept_by(recent))
     time.sleep(0.001)
@@ -78,7 +78,7 @@ def test_old_traces_are_forgotten() -> None:
 
 
 def test_a_remote_parent_makes_a_local_root() -> None:
-    """A request that another service started is complete when its span here ends."""
+    """A request from another service is complete when its server span ends."""
     recent = RecentTraces()
     remote = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1))
     context = trace.set_span_in_context(NonRecordingSpan(remote))
@@ -89,12 +89,12 @@ def test_a_remote_parent_makes_a_local_root() -> None:
 
 @pytest.mark.parametrize("trace_id", ["", "nonsense", "f" * 32])
 def test_an_unknown_trace_is_empty(trace_id: str) -> None:
-    """Whatever comes in a URL."""
+    """Trace ids come from URLs."""
     assert RecentTraces().trace(trace_id) == []
 
 
 def row(name: str, place: str, started_s: float, duration_s: float, error: str | None = None) -> SpanRow:
-    """Return a row whose place in its trace is written `parent/own`."""
+    """Return a row at `parent/own`, the ids of its parent and itself."""
     parent_id, _, span_id = place.partition("/")
     return SpanRow(
         trace_id="t",
@@ -108,8 +108,8 @@ def row(name: str, place: str, started_s: float, duration_s: float, error: str |
     )
 
 
-def test_a_trace_is_drawn_as_a_tree() -> None:
-    """Children below parents in the order of their start, timings in a column, errors marked."""
+def test_a_trace_is_rendered_as_a_tree() -> None:
+    """Children in the order of their start, durations in a column, errors marked."""
     rows = [
         row("chat gpt-4o", "b/c", 2.1, 0.0123),
         row("invoke_agent coder", "a/b", 2.0, 1.5),
@@ -124,12 +124,12 @@ def test_a_trace_is_drawn_as_a_tree() -> None:
     ]
 
 
-def test_a_deep_trace_is_drawn() -> None:
-    """No depth is too much."""
+def test_a_deep_trace_is_rendered() -> None:
+    """The depth is unlimited."""
     rows = [row("step", f"{number - 1}/{number}", number, 1.0) for number in range(5000)]
     assert len(render_tree(rows).splitlines()) == 5000
 
 
-def test_nothing_is_drawn_of_nothing() -> None:
-    """No rows, no text."""
+def test_no_rows_are_an_empty_text() -> None:
+    """No line."""
     assert render_tree([]) == ""

@@ -1,4 +1,4 @@
-"""Secrets are told from other words by a name before them, by what encloses them, or by their shape."""
+"""Tests of the redaction of secrets in text: by name, by surroundings, by format."""
 
 import json
 
@@ -38,7 +38,7 @@ HARMLESS = [
 
 @pytest.mark.parametrize("text", SECRETS)
 def test_secrets_are_replaced(text: str) -> None:
-    """What is not secret around them stays, and it is said that something was there."""
+    """By a marker; the text around them stays."""
     assert "CANARY" not in scrub(text)
     assert "[redacted]" in scrub(text)
     assert scrub(scrub(text)) == scrub(text)
@@ -67,19 +67,19 @@ def test_secrets_are_replaced(text: str) -> None:
     ],
 )
 @pytest.mark.parametrize("around", ["{}", "found {} in the file", "({})"])
-def test_a_shape_is_enough(begin: str, around: str) -> None:
-    """Nothing else in the text hints at it."""
+def test_a_secret_is_recognized_by_its_format(begin: str, around: str) -> None:
+    """Without any other hint in the text."""
     assert "CANARY" not in scrub(around.format(f"{begin}CANARYCANARYCANARYCANARY"))
 
 
 @pytest.mark.parametrize("text", HARMLESS)
 def test_other_words_stay(text: str) -> None:
-    """Design tokens and counts of tokens are what this is about, and no secrets."""
+    """Design tokens and token counts are not secrets."""
     assert scrub(text) == text
 
 
 def test_json_stays_json() -> None:
-    """A content that is looked through as a text can still be read."""
+    """A redacted content can still be parsed."""
     text = json.dumps({"a": {"password": "x y"}, "b": json.dumps({"token": "z"}), "c": 1})
     assert json.loads(scrub(text)) == {"a": {"password": "[redacted]"}, "b": '{"token": "[redacted]"}', "c": 1}
 
@@ -92,5 +92,5 @@ def test_names_of_secrets(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["tokens", "max_tokens", "token_type", "figma_key", "author", "keyboard", "pinned"])
 def test_names_of_other_things(name: str) -> None:
-    """Near enough to be mistaken."""
+    """With similar words."""
     assert not is_secret_name(name)

@@ -1,4 +1,4 @@
-"""Model calls become tokens, cost and metrics, each once."""
+"""Tests of tokens, cost and metrics of model calls, each counted once."""
 
 import asyncio
 import threading
@@ -32,13 +32,13 @@ PRICE = Decimal("0.004")
 
 
 def chat(recorder: Recorder, *, scope: str = "mine", **more: Any) -> None:
-    """Make the span of a model call, as an instrumentation of `scope` does."""
+    """Record the span of a model call, like an instrumentation of `scope`."""
     attributes = {key: value for key, value in {**CHAT, **more}.items() if value is not None}
     recorder.tracers.get_tracer(scope).start_span("chat", attributes=attributes).end()
 
 
-def test_a_call_is_noted_priced_and_counted(recorder: Recorder, generation: Generation) -> None:
-    """Usage as a partition, the agent that asked, the price of what answered; the same in the metrics."""
+def test_a_call_is_priced_and_counted(recorder: Recorder, generation: Generation) -> None:
+    """On the generation with its agent, and in the metrics, by disjoint token types."""
     with recorder.spans.span("coder", kind="agent"):
         chat(recorder)
     (cost,) = generation.costs
@@ -60,7 +60,7 @@ def test_a_call_is_noted_priced_and_counted(recorder: Recorder, generation: Gene
 
 
 def test_cost_is_counted_by_component_type(recorder: Recorder) -> None:
-    """The call that is running gives the label."""
+    """Of the current call."""
     token = current_call.set(button_call())
     chat(recorder)
     current_call.reset(token)
@@ -68,21 +68,21 @@ def test_cost_is_counted_by_component_type(recorder: Recorder) -> None:
 
 
 def test_an_unknown_price_is_counted_and_never_zero(recorder: Recorder, generation: Generation) -> None:
-    """No price is a state of its own."""
+    """The cost is unknown and not 0."""
     chat(recorder, **{Attr.GEN_AI_REQUEST_MODEL: "mystery", Attr.GEN_AI_RESPONSE_MODEL: None})
     assert generation.costs[0].amount_usd is None
     assert recorder.values(Metric.UNPRICED) == {("mystery",): 1}
     assert recorder.values(Metric.COST) == {}
 
 
-def test_what_the_provider_charged_wins(recorder: Recorder, generation: Generation) -> None:
-    """A reported cost is not recomputed, also for a model without a price."""
+def test_a_reported_cost_takes_precedence(recorder: Recorder, generation: Generation) -> None:
+    """Also for a model without a price."""
     chat(recorder, **{Attr.GEN_AI_COST_USD: 0.25, Attr.GEN_AI_REQUEST_MODEL: "mystery"})
     assert generation.costs[0].amount_usd == Decimal("0.25")
 
 
-def test_a_price_of_the_settings_wins_over_the_list(generation: Generation) -> None:
-    """Under the name that was asked for, though another answered."""
+def test_a_price_in_the_settings_takes_precedence(generation: Generation) -> None:
+    """By the requested model, although the response names another."""
     price = ModelPrice(input_usd=Decimal(1), output_usd=Decimal(1))
     recorder = Recorder(Settings(prices={"gpt-4o": price}))
     chat(recorder)
@@ -92,7 +92,7 @@ def test_a_price_of_the_settings_wins_over_the_list(generation: Generation) -> N
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_usage_on_nested_spans_is_counted_once(depth: int, recorder: Recorder, generation: Generation) -> None:
-    """The innermost span counts, parents that repeat it or its sum do not."""
+    """On the innermost span; parents that repeat it or its sum are ignored."""
     tracer = recorder.tracers.get_tracer("framework")
     repeated = {**CHAT, Attr.GEN_AI_INPUT_TOKENS: 2000}
 
@@ -109,15 +109,15 @@ def test_usage_on_nested_spans_is_counted_once(depth: int, recorder: Recorder, g
 
 
 def test_a_parent_of_another_model_is_counted(recorder: Recorder, generation: Generation) -> None:
-    """An agent that embeds on its own span and chats below has made two calls."""
+    """An agent with an embedding on its span and a chat below has made two calls."""
     attributes = {Attr.GEN_AI_REQUEST_MODEL: "text-embedding-3-small", Attr.GEN_AI_INPUT_TOKENS: 7}
     with recorder.tracers.get_tracer("framework").start_as_current_span("agent", attributes=attributes):
         chat(recorder)
     assert [cost.model for cost in generation.costs] == ["gpt-4o", "text-embedding-3-small"]
 
 
-def test_what_the_program_tells_is_counted_once(recorder: Recorder, generation: Generation) -> None:
-    """It is written on the current span, and reading that span adds nothing."""
+def test_a_reported_call_is_counted_once(recorder: Recorder, generation: Generation) -> None:
+    """It is set on the current span, whose end adds nothing."""
     with recorder.spans.span("coder", kind="agent"):
         recorder.spans.record_usage(1000, 200, model="gpt-4o", provider="openai", cache_read_tokens=400)
         recorder.spans.record_usage(10, 2, model="gpt-4o", provider="openai")
@@ -126,8 +126,8 @@ def test_what_the_program_tells_is_counted_once(recorder: Recorder, generation: 
     assert [(cost.agent, cost.usage.input_tokens) for cost in generation.costs] == [("coder", 1000), ("coder", 10)]
 
 
-def test_what_the_program_repeats_is_ignored(recorder: Recorder, generation: Generation) -> None:
-    """The instrumentation has told already, on the span below."""
+def test_a_report_of_an_instrumented_call_is_ignored(recorder: Recorder, generation: Generation) -> None:
+    """An instrumentation has recorded it on the span below."""
     with recorder.spans.span("coder", kind="agent") as coder:
         chat(recorder)
         coder.record_usage(1000, 200, model="gpt-4o", provider="openai")
@@ -135,8 +135,8 @@ def test_what_the_program_repeats_is_ignored(recorder: Recorder, generation: Gen
     assert Attr.GEN_AI_INPUT_TOKENS not in (recorder.span("invoke_agent coder").attributes or {})
 
 
-def test_a_program_tells_of_its_own_call_after_an_agents(recorder: Recorder, generation: Generation) -> None:
-    """The agent has told of its call to the same model, perhaps of as many tokens: this one is another call."""
+def test_a_report_after_a_reported_call_of_an_agent_is_counted(recorder: Recorder, generation: Generation) -> None:
+    """With the same model and the same counts."""
     with recorder.spans.span("pipeline", kind="chain") as pipeline:
         with recorder.spans.span("coder", kind="agent"):
             recorder.spans.record_usage(1000, 200, model="gpt-4o", provider="openai")
@@ -144,16 +144,16 @@ def test_a_program_tells_of_its_own_call_after_an_agents(recorder: Recorder, gen
     assert [(cost.agent, cost.usage.input_tokens) for cost in generation.costs] == [("coder", 1000), ("", 1000)]
 
 
-def test_a_program_tells_of_a_call_that_no_instrumentation_saw(recorder: Recorder, generation: Generation) -> None:
-    """One call of the model was instrumented, another was not: its figures are others."""
+def test_a_report_with_other_counts_is_counted(recorder: Recorder, generation: Generation) -> None:
+    """Next to an instrumented call of the same model."""
     with recorder.spans.span("coder", kind="agent") as coder:
         chat(recorder)
         coder.record_usage(77, 7, model="gpt-4o", provider="openai")
     assert [cost.usage.input_tokens for cost in generation.costs] == [1000, 77]
 
 
-def test_a_program_repeats_a_sum_and_each_repetition_is_one(recorder: Recorder, generation: Generation) -> None:
-    """The sum over two instrumented calls is no third call; telling of it again is."""
+def test_a_report_of_a_sum_is_ignored_once(recorder: Recorder, generation: Generation) -> None:
+    """A second report of the sum is another call."""
     with recorder.spans.span("coder", kind="agent") as coder:
         chat(recorder)
         chat(recorder)
@@ -163,14 +163,14 @@ def test_a_program_repeats_a_sum_and_each_repetition_is_one(recorder: Recorder, 
     assert [cost.usage.input_tokens for cost in generation.costs] == [1000, 1000, 2000]
 
 
-def test_what_the_program_tells_counts_without_a_span(recorder: Recorder, generation: Generation) -> None:
-    """Sampled out or with no span at all, money is money."""
+def test_a_report_without_a_span_is_counted(recorder: Recorder, generation: Generation) -> None:
+    """Sampled out, or outside of any span."""
     recorder.spans.record_usage(1000, 0, model="gpt-4o", provider="openai", cost_usd=Decimal("0.5"))
     assert generation.spent_usd == Decimal("0.5")
 
 
-def test_a_stream_that_ends_elsewhere_finds_its_generation(recorder: Recorder, generation: Generation) -> None:
-    """What was running at the start counts, though the span ends in a thread that knows of nothing."""
+def test_a_stream_belongs_to_the_generation_of_its_start(recorder: Recorder, generation: Generation) -> None:
+    """Although its span ends in a thread with an empty context."""
     with recorder.spans.span("coder", kind="agent"):
         span = recorder.tracers.get_tracer("mine").start_span("chat", attributes=CHAT)
     thread = threading.Thread(target=span.end)
@@ -179,8 +179,8 @@ def test_a_stream_that_ends_elsewhere_finds_its_generation(recorder: Recorder, g
     assert [(cost.agent, cost.amount_usd) for cost in generation.costs] == [("coder", PRICE)]
 
 
-def test_a_thread_without_context_inherits_from_its_parent_span(recorder: Recorder, generation: Generation) -> None:
-    """A span that names its parent finds the generation through it."""
+def test_a_span_of_a_thread_has_the_generation_of_its_parent(recorder: Recorder, generation: Generation) -> None:
+    """The parent is given explicitly."""
 
     def work(parent: Span) -> None:
         context = trace.set_span_in_context(parent)
@@ -202,8 +202,10 @@ def test_a_thread_without_context_inherits_from_its_parent_span(recorder: Record
         ("opentelemetry.util.genai.handler", False),
     ],
 )
-def test_client_metrics_are_left_to_those_who_record_them(scope: str, recorded: bool, recorder: Recorder) -> None:
-    """No call is in gen_ai.client.* twice; every call is in our own counters."""
+def test_client_metrics_leave_out_instrumentations_that_record_them(
+    scope: str, recorded: bool, recorder: Recorder
+) -> None:
+    """No call is in `gen_ai.client.*` twice; every call is in `forge.genai.*`."""
     chat(recorder, scope=scope)
     labels = ("chat", "openai", "gpt-4o")
     usage = {key: point.sum for key, point in recorder.points(Metric.TOKEN_USAGE).items()}
@@ -213,7 +215,7 @@ def test_client_metrics_are_left_to_those_who_record_them(scope: str, recorded: 
 
 
 def test_a_failed_call_has_a_duration_and_no_cost(recorder: Recorder, generation: Generation) -> None:
-    """Errors are in the client metrics by type."""
+    """With its error type."""
     tracer = recorder.tracers.get_tracer("mine")
     attributes = {Attr.GEN_AI_OPERATION: "chat", Attr.GEN_AI_SYSTEM: "openai", Attr.GEN_AI_REQUEST_MODEL: "gpt-4o"}
     span: Span = tracer.start_span("chat", attributes={**attributes, Attr.ERROR_TYPE: "APITimeoutError"})
@@ -224,14 +226,14 @@ def test_a_failed_call_has_a_duration_and_no_cost(recorder: Recorder, generation
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, ["x"], 7, True])
-def test_strange_attributes_harm_nobody(value: Any, recorder: Recorder) -> None:
-    """Attributes may be of any type and come from anybody."""
+def test_attributes_of_any_type_are_accepted(value: Any, recorder: Recorder) -> None:
+    """Any library can set them."""
     chat(recorder, **dict.fromkeys(CHAT, value))
     assert len(recorder.ended) == 1
 
 
-def test_spans_that_never_end_are_forgotten(recorder: Recorder) -> None:
-    """The table of running spans is bounded, and the newest still work."""
+def test_spans_that_never_end_are_evicted(recorder: Recorder) -> None:
+    """The table of open spans is limited, and recent spans still work."""
     tracer = recorder.tracers.get_tracer("leak")
     leaked = [tracer.start_span("never") for _ in range(25_000)]
     chat(recorder)
@@ -239,8 +241,8 @@ def test_spans_that_never_end_are_forgotten(recorder: Recorder) -> None:
     leaked[0].end()
 
 
-async def test_pricing_does_not_stall_the_loop(recorder: Recorder) -> None:
-    """The price table is loaded at the start, so that the first model call is as quick as the next."""
+async def test_pricing_does_not_block_the_event_loop(recorder: Recorder) -> None:
+    """The price table is loaded at the start."""
     longest = 0.0
     loop = asyncio.get_running_loop()
     for _ in range(20):
@@ -252,8 +254,8 @@ async def test_pricing_does_not_stall_the_loop(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize("sampler", [ALWAYS_OFF, TraceIdRatioBased(0.0)])
-def test_agents_that_are_sampled_out_are_still_timed(sampler: Any, generation: Generation) -> None:
-    """Metrics, steps and told usage do not depend on sampling."""
+def test_sampled_out_agents_are_timed(sampler: Any, generation: Generation) -> None:
+    """Metrics, steps and reported usage do not depend on sampling."""
     recorder = Recorder(sampler=sampler)
     with recorder.spans.span("coder", kind="agent") as coder:
         coder.record_usage(1000, 0, model="gpt-4o", provider="openai")
@@ -264,8 +266,8 @@ def test_agents_that_are_sampled_out_are_still_timed(sampler: Any, generation: G
 
 
 @pytest.mark.parametrize("name", [Attr.GEN_AI_FIRST_CHUNK_S, Attr.FIRST_CHUNK_S])
-def test_the_pace_of_a_stream(name: str, recorder: Recorder) -> None:
-    """The time to the first chunk, and the tokens a second from there on."""
+def test_the_output_rate_of_a_stream(name: str, recorder: Recorder) -> None:
+    """Time to the first chunk, and tokens per second from there."""
     span = recorder.tracers.get_tracer("mine").start_span("chat", attributes={**CHAT, name: 1.0}, start_time=10**9)
     span.end(6 * 10**9)
     (first,) = recorder.points(Metric.FIRST_CHUNK).values()
@@ -273,10 +275,10 @@ def test_the_pace_of_a_stream(name: str, recorder: Recorder) -> None:
     assert (first.sum, rate.sum) == (1.0, 200 / 4.0)
 
 
-@pytest.mark.parametrize("said", [True, -1.0, "soon"])
-def test_a_first_chunk_that_is_no_time(said: Any, recorder: Recorder) -> None:
-    """Attributes come from anybody; the rate is then that of the whole call."""
-    attributes = {**CHAT, Attr.GEN_AI_FIRST_CHUNK_S: said}
+@pytest.mark.parametrize("value", [True, -1.0, "soon"])
+def test_an_invalid_time_to_first_chunk_is_ignored(value: Any, recorder: Recorder) -> None:
+    """The rate is then that of the whole call."""
+    attributes = {**CHAT, Attr.GEN_AI_FIRST_CHUNK_S: value}
     recorder.tracers.get_tracer("mine").start_span("chat", attributes=attributes, start_time=10**9).end(5 * 10**9)
     assert recorder.points(Metric.FIRST_CHUNK) == {}
     assert recorder.points(Metric.TOKEN_RATE)["gpt-4o",].sum == 50.0

@@ -1,4 +1,4 @@
-"""Usage is a partition, whoever reports it."""
+"""Tests of reading usage, models and cost from span attributes."""
 
 from decimal import Decimal
 from typing import Any
@@ -16,7 +16,7 @@ COUNT = st.integers(0, 10**6)
 
 @given(COUNT, COUNT, st.data())
 def test_parts_of_inclusive_counts_add_up(input_tokens: int, output_tokens: int, data: st.DataObject) -> None:
-    """Cached and reasoning tokens inside the totals are in no number twice."""
+    """Cached and reasoning tokens are in one count each."""
     read = data.draw(st.integers(0, input_tokens))
     write = data.draw(st.integers(0, input_tokens - read))
     reasoning = data.draw(st.integers(0, output_tokens))
@@ -25,8 +25,8 @@ def test_parts_of_inclusive_counts_add_up(input_tokens: int, output_tokens: int,
     assert (usage.cache_read, usage.cache_write, usage.reasoning) == (read, write, reasoning)
 
 
-def test_parts_beside_the_totals_are_recognised() -> None:
-    """A provider that reports cached tokens beside its input is not billed negative ones."""
+def test_parts_outside_of_the_totals_are_recognized() -> None:
+    """Some providers report cached tokens in addition to the input tokens."""
     usage = partition(10, 5, cache_read=100, reasoning=50)
     assert (usage.input_uncached, usage.cache_read, usage.output, usage.reasoning) == (10, 100, 5, 50)
 
@@ -40,8 +40,8 @@ def test_parts_beside_the_totals_are_recognised() -> None:
     ],
 )
 @pytest.mark.parametrize("totals", [("input_tokens", "output_tokens"), ("prompt_tokens", "completion_tokens")])
-def test_counts_have_had_several_names(totals: tuple[str, str], read: str, write: str, reasoning: str) -> None:
-    """Instrumentations of all ages cost what the call cost."""
+def test_counts_are_read_under_every_name(totals: tuple[str, str], read: str, write: str, reasoning: str) -> None:
+    """Instrumentations of all versions are supported."""
     counts = {totals[0]: 100, totals[1]: 20, read: 30, write: 40, reasoning: 5}
     call = read_call({f"gen_ai.usage.{name}": count for name, count in counts.items()})
     assert call is not None
@@ -49,7 +49,7 @@ def test_counts_have_had_several_names(totals: tuple[str, str], read: str, write
 
 
 def test_a_span_of_an_older_convention_is_read() -> None:
-    """The provider is found under its former name, the model that answered comes first."""
+    """The provider has its former name; the model of the response comes first."""
     call = read_call(
         {
             Attr.GEN_AI_SYSTEM: "openai",
@@ -63,22 +63,22 @@ def test_a_span_of_an_older_convention_is_read() -> None:
 
 
 @pytest.mark.parametrize("value", [True, -1, "7", 1.5, None, (1,), 2**60])
-def test_what_is_not_a_count_is_ignored(value: Any) -> None:
-    """Attributes come from anybody."""
+def test_an_invalid_count_is_ignored(value: Any) -> None:
+    """Any library can set the attribute."""
     assert read_call({Attr.GEN_AI_INPUT_TOKENS: value}) is None
 
 
 @pytest.mark.parametrize(("value", "cost"), [(0.25, Decimal("0.25")), ("0.25", Decimal("0.25")), (1, Decimal(1))])
 def test_a_reported_cost_is_exact(value: Any, cost: Decimal) -> None:
-    """What the provider charged is taken as it was written."""
+    """A decimal keeps its digits."""
     call = read_call({Attr.GEN_AI_COST_USD: value})
     assert call is not None
     assert call.cost_usd == cost
 
 
 @pytest.mark.parametrize("value", ["abc", float("nan"), float("inf"), -1, True])
-def test_a_cost_that_is_none_is_ignored(value: Any) -> None:
-    """A cost that cannot be a cost is not one."""
+def test_an_invalid_cost_is_ignored(value: Any) -> None:
+    """Negative, infinite or not a number."""
     assert read_call({Attr.GEN_AI_COST_USD: value}) is None
 
 
@@ -92,12 +92,12 @@ def test_a_cost_that_is_none_is_ignored(value: Any) -> None:
         ("gpt-4o", "o3", False),
     ],
 )
-def test_names_of_one_model_are_recognised(one: str, other: str, same: bool) -> None:
-    """Prefixes of providers and suffixes of versions do not make another model."""
+def test_names_of_one_model_are_recognized(one: str, other: str, same: bool) -> None:
+    """Prefixes of providers and suffixes of versions are ignored."""
     assert same_model(one, other) is same
 
 
-def test_a_program_tells_of_a_call() -> None:
-    """What is told comes as the partition that spans give."""
+def test_a_reported_call_has_disjoint_counts() -> None:
+    """Like a call read from a span."""
     call = reported_call(100, 20, {"model": "m", "provider": "p", "cache_read_tokens": 40})
     assert (call.models, call.provider, call.usage.input_uncached, call.usage.cache_read) == (("m",), "p", 60, 40)

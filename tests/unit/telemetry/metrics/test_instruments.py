@@ -1,4 +1,4 @@
-"""Points go to the catalog's instruments, with bounded labels, and only while somebody listens."""
+"""Tests of recording: the catalog, limited labels, deferred points and observable instruments."""
 
 import logging
 import threading
@@ -14,7 +14,7 @@ from forge_otel.telemetry.metrics.instruments import OTHER, Instruments
 
 
 def test_every_instrument_records(recorder: Recorder) -> None:
-    """Each synchronous instrument of the catalog takes a point, under its name and unit."""
+    """Each synchronous instrument of the catalog records a point under its name and unit."""
     wanted = [item for item in CATALOG if not item.kind.startswith("observable")]
     for item in wanted:
         recorder.telemetry.instruments.record(item, 1, dict.fromkeys(item.attributes, "x"))
@@ -23,14 +23,14 @@ def test_every_instrument_records(recorder: Recorder) -> None:
 
 
 def test_histograms_have_the_bounds_of_the_catalog(recorder: Recorder) -> None:
-    """Buckets end where targets are."""
+    """The advisory boundaries reach the SDK."""
     recorder.telemetry.instruments.record(Metric.GENERATION_DURATION, 60.0)
     (point,) = recorder.points(Metric.GENERATION_DURATION).values()
     assert point.explicit_bounds == Metric.GENERATION_DURATION.bounds
 
 
-def test_labels_that_users_fill_are_bounded(recorder: Recorder) -> None:
-    """The 21st component type becomes `_other`, the first 20 keep their names."""
+def test_the_number_of_label_values_is_limited(recorder: Recorder) -> None:
+    """The first 20 component types keep their names, further ones become `_other`."""
     for number in range(100):
         recorder.telemetry.instruments.add(Metric.COST, 1, {Attr.COMPONENT_TYPE: f"t{number}"})
     values = {labels[-1]: value for labels, value in recorder.values(Metric.COST).items()}
@@ -39,7 +39,7 @@ def test_labels_that_users_fill_are_bounded(recorder: Recorder) -> None:
 
 
 def test_configured_component_types_keep_their_names() -> None:
-    """What the settings name is never pushed out by what comes along."""
+    """They count first toward the limit."""
     reader = InMemoryMetricReader()
     instruments = Instruments(MeterProvider([reader]).get_meter("m"), component_types=["card"])
     for name in [*(f"t{number}" for number in range(30)), "card"]:
@@ -48,8 +48,8 @@ def test_configured_component_types_keep_their_names() -> None:
     assert "card" in {point.attributes[Attr.COMPONENT_TYPE] for point in metric.data.data_points}
 
 
-def test_nothing_is_recorded_unbound(recorder: Recorder) -> None:
-    """Layers may hold instruments before they are bound and after."""
+def test_unbound_instruments_record_nothing(recorder: Recorder) -> None:
+    """Layers hold instruments before the telemetry is started and after its shutdown."""
     instruments = Instruments()
     instruments.add(Metric.COST, 1)
     instruments.bind(recorder.telemetry.meter)
@@ -58,24 +58,24 @@ def test_nothing_is_recorded_unbound(recorder: Recorder) -> None:
     assert recorder.values(Metric.COST) == {}
 
 
-def test_points_that_wait_are_in_the_next_collection(recorder: Recorder) -> None:
-    """A deferred point is seen by whoever collects, and bounded in number by nothing but the collection."""
+def test_deferred_points_are_in_the_next_collection(recorder: Recorder) -> None:
+    """Beyond the limit of the queue as well."""
     for _ in range(5000):
         recorder.telemetry.instruments.record_later(Metric.AGENT_DURATION, 0.5, {Attr.SPAN_KIND: "agent"})
     (point,) = recorder.points(Metric.AGENT_DURATION).values()
     assert point.count == 5000
 
 
-def test_an_observable_is_asked_until_it_ends(recorder: Recorder) -> None:
-    """A callback gives the values of its instrument, and none after its end."""
+def test_an_observable_is_collected_until_removed(recorder: Recorder) -> None:
+    """A removed callback provides no values."""
     end = recorder.telemetry.instruments.observe(Metric.OUTBOX_WAITING, lambda: [(3, {Attr.OUTBOX_SINK: "sql"})])
     assert recorder.values(Metric.OUTBOX_WAITING) == {("sql",): 3}
     end()
     assert recorder.values(Metric.OUTBOX_WAITING) == {}
 
 
-def test_a_broken_callback_hides_no_other(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
-    """What raises is logged, the other sources are on the page."""
+def test_a_failing_callback_does_not_hide_others(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    """The error is logged, the values of other callbacks are collected."""
     instruments = recorder.telemetry.instruments
     instruments.observe(Metric.OUTBOX_WAITING, lambda: [(1 / 0, {})])
     instruments.observe(Metric.OUTBOX_WAITING, lambda: [(3, {Attr.OUTBOX_SINK: "sql"})])
@@ -85,7 +85,7 @@ def test_a_broken_callback_hides_no_other(recorder: Recorder, caplog: pytest.Log
 
 
 def test_two_users_of_a_meter_share_observables(recorder: Recorder) -> None:
-    """The SDK ignores the callbacks of a second registration; we do not."""
+    """The SDK ignores the callbacks of a second registration."""
     second = Instruments(recorder.telemetry.meter)
     recorder.telemetry.instruments.observe(Metric.OUTBOX_WAITING, lambda: [(1, {Attr.OUTBOX_SINK: "a"})])
     second.observe(Metric.OUTBOX_WAITING, lambda: [(2, {Attr.OUTBOX_SINK: "b"})])
@@ -94,15 +94,15 @@ def test_two_users_of_a_meter_share_observables(recorder: Recorder) -> None:
     assert recorder.values(Metric.OUTBOX_WAITING) == {("a",): 1}
 
 
-def test_a_disabled_sdk_takes_everything() -> None:
-    """OTEL_SDK_DISABLED gives a meter without effect, and nothing breaks on it."""
+def test_a_no_op_meter_is_accepted() -> None:
+    """OTEL_SDK_DISABLED provides one."""
     instruments = Instruments(NoOpMeter("m"))
     instruments.add(Metric.COST, 1, {Attr.COMPONENT_TYPE: "button"})
     instruments.record(Metric.GENERATION_DURATION, 1)
 
 
-def test_what_is_added_later_is_one_point_with_the_whole_sum() -> None:
-    """Nothing is lost between threads, and each set of attributes keeps its own sum."""
+def test_deferred_additions_are_summed() -> None:
+    """No addition of a thread is lost, and each set of attributes has its own sum."""
     reader = InMemoryMetricReader()
     instruments = Instruments(MeterProvider([reader]).get_meter("test"))
 

@@ -1,4 +1,4 @@
-"""Which traces are exported, and that figures do not depend on it."""
+"""Tests of tail sampling: the kept traces, the counts, the limits, and metrics that do not depend on it."""
 
 import os
 import random
@@ -10,23 +10,18 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import SpanKind, StatusCode, TraceState
 from tests.unit.telemetry.bridge import bridge, eventually
 from tests.unit.telemetry.recorder import Recorder
+from tests.unit.telemetry.sampling.remote import ALWAYS_KEPT, remote_parent
 
 from forge_otel.context import Generation
 from forge_otel.names import Attr, Metric
 from forge_otel.settings import Settings
 from forge_otel.telemetry.export.processor import ExportProcessor
 from forge_otel.telemetry.providers import Telemetry
-from forge_otel.telemetry.sampling.probability import is_kept_upstream, randomness, threshold, with_threshold
-from forge_otel.telemetry.sampling.recording_sampler import RecordingSampler
 from forge_otel.telemetry.sampling.tail import SamplingRules, TailSampler
 
-# By the lowest 56 bits of a trace id: the last of a rate, and the first.
-LUCKY, UNLUCKY = (7 << 100) | (2**56 - 1), 7 << 100
 USAGE = {
     Attr.GEN_AI_OPERATION: "chat",
     Attr.GEN_AI_PROVIDER: "openai",
@@ -36,11 +31,11 @@ USAGE = {
 
 
 class InMemoryExporter(ExportProcessor):
-    """An exporter without threads that keeps its spans and its count of the others."""
+    """An exporter without threads that keeps its spans and counts the sampled-out ones."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
-        self.left_out = 0
+        self.sampled_out_spans = 0
 
     def on_end(self, span: ReadableSpan) -> None:
         # Like the SDK's own processors.
@@ -48,7 +43,7 @@ class InMemoryExporter(ExportProcessor):
             self.spans.append(span)
 
     def sampled_out(self, count: int) -> None:
-        self.left_out += count
+        self.sampled_out_spans += count
 
     def select(self, spans: Sequence[ReadableSpan], *, is_last: bool) -> Sequence[ReadableSpan]:
         raise NotImplementedError
@@ -62,7 +57,7 @@ class InMemoryExporter(ExportProcessor):
 
 
 class Sampled:
-    """A tail sampler on a provider of its own."""
+    """A tail sampler on a tracer provider."""
 
     def __init__(self, **rules: Any) -> None:
         self.kept = InMemoryExporter()
@@ -76,15 +71,9 @@ class Sampled:
         return dict(self.sampler.stats().decided)
 
 
-def below(trace_id: int, *, state: TraceState | None = None, flags: int = 1) -> Any:
-    """A context whose span is in another process."""
-    context = SpanContext(trace_id, 99, is_remote=True, trace_flags=TraceFlags(flags), trace_state=state)
-    return trace.set_span_in_context(NonRecordingSpan(context))
-
-
 @contextmanager
 def sampled_recorder(**settings: Any) -> Iterator[tuple[Telemetry, InMemoryExporter]]:
-    """An open telemetry that makes its own tracer provider, and what it exports."""
+    """Yield an open telemetry that creates its tracer provider, and its exporter."""
     kept = InMemoryExporter()
     made = Recorder()
     telemetry = Telemetry(
@@ -100,19 +89,19 @@ def fail(span: Any) -> None:
     span.set_status(StatusCode.ERROR)
 
 
-INTERESTING: dict[str, Callable[[Any], None]] = {
+KEEP_REASONS: dict[str, Callable[[Any], None]] = {
     "error": fail,
     "fallback": lambda span: span.set_attribute(Attr.DEGRADED, ["redis:memory"]),
 }
 
 
-@pytest.mark.parametrize("reason", INTERESTING)
-def test_what_speaks_for_itself_is_kept_whole(reason: str) -> None:
-    """One span below the root is enough, every span of the trace arrives, and the root says why."""
+@pytest.mark.parametrize("reason", KEEP_REASONS)
+def test_a_trace_with_an_error_or_a_fallback_is_kept(reason: str) -> None:
+    """One span is enough; every span of the trace is exported, with the reason on the root."""
     sampled = Sampled()
     with sampled.tracer.start_as_current_span("root"):
         with sampled.tracer.start_as_current_span("child") as child:
-            INTERESTING[reason](child)
+            KEEP_REASONS[reason](child)
         assert sampled.kept.spans == []
     assert sampled.kept.names == ["child", "root"]
     assert [(span.attributes or {}).get(Attr.SAMPLING_REASON) for span in sampled.kept.spans] == [None, reason]
@@ -120,90 +109,64 @@ def test_what_speaks_for_itself_is_kept_whole(reason: str) -> None:
     assert sampled.reasons() == {(True, reason): 1}
 
 
-def test_what_is_slow_is_kept() -> None:
-    """By the time of the local root."""
+def test_a_slow_trace_is_kept() -> None:
+    """The duration of the local root decides."""
     sampled = Sampled(slow_s=2.0)
     for name, took_s in (("fast", 1.9), ("slow", 2.0)):
         sampled.tracer.start_span(name, start_time=10**9).end(int((1 + took_s) * 10**9))
-    assert (sampled.kept.names, sampled.kept.left_out) == (["slow"], 1)
+    assert (sampled.kept.names, sampled.kept.sampled_out_spans) == (["slow"], 1)
 
 
-def test_the_rest_is_left_out_and_counted() -> None:
-    """Nothing of it arrives, and each of its spans is accounted for."""
+def test_an_ordinary_trace_is_sampled_out_and_counted() -> None:
+    """Each of its spans is in the count of the exporter."""
     sampled = Sampled()
     with sampled.tracer.start_as_current_span("root"), sampled.tracer.start_as_current_span("child"):
         pass
-    assert (sampled.kept.names, sampled.kept.left_out) == ([], 2)
+    assert (sampled.kept.names, sampled.kept.sampled_out_spans) == ([], 2)
     assert sampled.reasons() == {(False, "rate"): 1}
     assert (sampled.sampler.stats().waiting_spans, sampled.sampler.stats().waiting_bytes) == (0, 0)
 
 
-def test_a_share_of_the_rest_is_kept_the_same_in_every_service() -> None:
-    """The trace's id says it: nearly so many, and of a larger rate all those of a smaller one."""
+def test_services_with_different_rates_keep_the_same_traces() -> None:
+    """The trace id decides: the traces of a lower rate are among those of a higher one."""
     kept: dict[float, set[int]] = {}
     ids = [random.Random(number).getrandbits(128) for number in range(2000)]
     for rate in (0.1, 0.5):
         sampled = Sampled(rate=rate)
         for trace_id in ids:
-            sampled.tracer.start_span("work", context=below(trace_id)).end()
+            sampled.tracer.start_span("work", context=remote_parent(trace_id)).end()
         kept[rate] = {span.context.trace_id for span in sampled.kept.spans}
     assert kept[0.1] < kept[0.5]
     assert len(kept[0.1]) == pytest.approx(200, rel=0.25)
 
 
-def test_what_the_sender_keeps_is_kept() -> None:
-    """A service above with a larger rate says in the tracestate which traces it keeps; without that, our rate holds."""
+def test_a_trace_that_the_caller_keeps_is_kept() -> None:
+    """The caller's threshold in the tracestate decides; without one, the own rate does."""
     sampled = Sampled(rate=0.1)
     half = (7 << 100) | 2**55
     for state in (None, TraceState([("ot", "th:8")]), TraceState([("ot", "th:9")]), TraceState([("ot", "th:x")])):
-        sampled.tracer.start_span("work", context=below(half, state=state)).end()
+        sampled.tracer.start_span("work", context=remote_parent(half, state=state)).end()
     assert sampled.reasons() == {(False, "rate"): 1, (True, "upstream"): 1, (True, "trace"): 2}
 
 
-def test_a_service_says_below_what_it_keeps() -> None:
-    """As OpenTelemetry's threshold, beside what others wrote; a threshold that is not reached is taken away."""
-    tracer = TracerProvider(RecordingSampler(ParentBased(ALWAYS_ON), rate=0.1)).get_tracer("test")
-    told = {}
-    for name, trace_id in (("lucky", LUCKY), ("unlucky", UNLUCKY)):
-        parent = below(trace_id, state=TraceState([("vendor", "x"), ("ot", "th:f;p:1")]))
-        with tracer.start_as_current_span(name, context=parent), tracer.start_as_current_span("child"):
-            carrier: dict[str, str] = {}
-            TraceContextTextMapPropagator().inject(carrier)
-            told[name] = carrier["tracestate"]
-    assert told == {"lucky": "vendor=x,ot=th:f;p:1", "unlucky": "ot=p:1,vendor=x"}
-    with tracer.start_as_current_span("lucky", context=below(LUCKY)) as span:
-        assert dict(span.get_span_context().trace_state) == {"ot": "th:e6666666666666"}
-
-
-def test_thresholds() -> None:
-    """The examples of the specification, and a sender's own randomness."""
-    assert [with_threshold(None, threshold(rate))["ot"] for rate in (1, 0.5, 0.25)] == ["th:0", "th:8", "th:c"]
-    state = TraceState([("ot", "th:c;rv:d0000000000000")])
-    assert randomness(UNLUCKY, state) == 0xD0000000000000
-    assert is_kept_upstream(UNLUCKY, state)
-    assert not is_kept_upstream(UNLUCKY, TraceState([("ot", "th:c")]))
-    full = TraceState([(f"v{number}", "x") for number in range(32)])
-    assert with_threshold(full, 1) is full
-
-
-def test_a_span_that_ends_or_starts_late_shares_the_fate() -> None:
-    """Streams and callbacks outlive their request."""
+def test_late_spans_follow_the_decision() -> None:
+    """Streams and callbacks end after their request."""
     sampled = Sampled()
-    for fate in ("kept", "lost"):
-        root = sampled.tracer.start_span(fate)
+    for decision in ("kept", "sampled out"):
+        root = sampled.tracer.start_span(decision)
         context = trace.set_span_in_context(root)
         late = sampled.tracer.start_span("ends late", context=context)
-        if fate == "kept":
+        if decision == "kept":
             fail(root)
         root.end()
         sampled.tracer.start_span("starts late", context=context).end()
         late.end()
     assert sampled.kept.names == ["kept", "starts late", "ends late"]
-    assert sampled.kept.left_out == 3
+    assert sampled.kept.sampled_out_spans == 3
 
 
-def test_what_waits_is_bounded() -> None:
-    """By count and by bytes: the oldest trace is decided early, and what comes of it later follows."""
+def test_undecided_spans_are_limited() -> None:
+    """In number and in bytes: the oldest trace is decided early, and its later spans follow."""
     for bound in ({"max_spans": 10}, {"max_bytes": 30_000}):
         sampled = Sampled(**bound)
         root = sampled.tracer.start_span("endless")
@@ -214,11 +177,11 @@ def test_what_waits_is_bounded() -> None:
         fail(root)
         root.end()
         assert sampled.reasons() == {(False, "evicted"): 1}
-        assert (sampled.kept.names, sampled.kept.left_out) == ([], 1001)
+        assert (sampled.kept.names, sampled.kept.sampled_out_spans) == ([], 1001)
 
 
-def test_a_trace_that_never_ends_grows_old() -> None:
-    """The next one that begins decides it; what was an error by then is kept."""
+def test_an_old_trace_is_decided_early() -> None:
+    """The start of the next trace decides it; an error so far keeps it."""
     sampled = Sampled(max_age_s=0.1)
     hanging = sampled.tracer.start_span("hanging")
     step = sampled.tracer.start_span("step", context=trace.set_span_in_context(hanging))
@@ -235,7 +198,7 @@ def test_a_trace_that_never_ends_grows_old() -> None:
 
 
 def test_every_span_of_many_threads_is_accounted_for() -> None:
-    """Roots end while their children do, in other threads."""
+    """Roots end while their children end in other threads."""
     sampled = Sampled(rate=0.5)
     counted = 16 * 50 * 5
 
@@ -259,7 +222,7 @@ def test_every_span_of_many_threads_is_accounted_for() -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    assert len(sampled.kept.spans) + sampled.kept.left_out == counted
+    assert len(sampled.kept.spans) + sampled.kept.sampled_out_spans == counted
     trees: dict[int, int] = {}
     for span in sampled.kept.spans:
         trees[span.context.trace_id] = trees.get(span.context.trace_id, 0) + 1
@@ -268,8 +231,8 @@ def test_every_span_of_many_threads_is_accounted_for() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_sends_nothing_of_its_parent() -> None:
-    """What waits is the parent's to send."""
+def test_a_forked_child_exports_no_spans_of_its_parent() -> None:
+    """The parent exports its undecided traces itself."""
     sampled = Sampled(rate=1.0)
     root = sampled.tracer.start_span("root")
     sampled.tracer.start_span("step", context=trace.set_span_in_context(root)).end()
@@ -282,24 +245,24 @@ def test_a_forked_child_sends_nothing_of_its_parent() -> None:
     assert sampled.kept.names == ["step", "root"]
 
 
-def test_what_is_expensive_is_kept_and_all_is_counted(generation: Generation) -> None:
-    """The generation's cost is that of all calls, whatever is exported."""
+def test_an_expensive_trace_is_kept(generation: Generation) -> None:
+    """The generation's cost includes the calls of sampled-out traces."""
     with sampled_recorder(trace_expensive_usd=0.01) as (telemetry, kept):
         tracer = telemetry.tracer
-        for name, calls in (("cheap", 1), ("dear", 4)):
+        for name, calls in (("cheap", 1), ("expensive", 4)):
             with tracer.start_as_current_span(name):
                 for _ in range(calls):
                     tracer.start_span("chat", attributes=USAGE).end()
-        assert kept.names == ["chat"] * 4 + ["dear"]
-    assert (kept.left_out, len(generation.costs)) == (2, 5)
+        assert kept.names == ["chat"] * 4 + ["expensive"]
+    assert (kept.sampled_out_spans, len(generation.costs)) == (2, 5)
 
 
 @pytest.mark.parametrize("flags", [0, 1])
-def test_an_unsampled_callers_model_calls_cost_money(flags: int, generation: Generation) -> None:
-    """A `traceparent` with flag 00 hides spans, and no usage: the agent and the amount are known."""
+def test_model_calls_of_an_unsampled_caller_are_counted(flags: int, generation: Generation) -> None:
+    """A `traceparent` with flag 00 prevents the export of spans, but not the cost of the agent."""
     with sampled_recorder(trace_sample_rate=1.0) as (telemetry, kept):
         tracer = telemetry.tracer
-        server = tracer.start_span("GET /", context=below(LUCKY, flags=flags), kind=SpanKind.SERVER)
+        server = tracer.start_span("GET /", context=remote_parent(ALWAYS_KEPT, flags=flags), kind=SpanKind.SERVER)
         context = trace.set_span_in_context(server)
         agent = tracer.start_span("coder", context=context, attributes={Attr.GEN_AI_AGENT_NAME: "coder"})
         call = tracer.start_span("chat", context=trace.set_span_in_context(agent), kind=SpanKind.CLIENT)
@@ -312,26 +275,15 @@ def test_an_unsampled_callers_model_calls_cost_money(flags: int, generation: Gen
     ]
 
 
-def test_what_is_not_about_models_stays_unrecorded() -> None:
-    """A request, an HTTP call or a query costs nothing where it is not sampled."""
-    tracer = TracerProvider(RecordingSampler(ALWAYS_OFF)).get_tracer("test")
-    assert not tracer.start_span("GET /", kind=SpanKind.SERVER).is_recording()
-    assert not tracer.start_span("GET", kind=SpanKind.CLIENT, attributes={"http.request.method": "GET"}).is_recording()
-    assert not tracer.start_span("select", attributes={"db.system.name": "postgresql"}).is_recording()
-    recorded = tracer.start_span("chat")
-    assert recorded.is_recording()
-    assert not recorded.get_span_context().trace_flags.sampled
-
-
-def test_langsmith_gets_kept_traces_and_counts_the_others() -> None:
-    """Its ledger knows of every span that it was spared."""
+def test_langsmith_counts_sampled_out_spans() -> None:
+    """Its accounting includes the spans that it did not receive."""
     with bridge(run_filter=lambda _span: True) as found:
         sampler = TailSampler(SamplingRules(rate=0.0))
         sampler.downstream.attach(found.processor)
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(sampler)
         tracer = provider.get_tracer("test")
-        for name in ("lost", "kept"):
+        for name in ("sampled out", "kept"):
             with tracer.start_as_current_span(name, attributes={Attr.SPAN_KIND: "agent"}) as root:
                 with tracer.start_as_current_span(f"{name} step", attributes={Attr.SPAN_KIND: "step"}):
                     pass
@@ -343,17 +295,17 @@ def test_langsmith_gets_kept_traces_and_counts_the_others() -> None:
         assert (stats.produced, stats.exported, stats.sampled_out, stats.waiting) == (4, 2, 2, 0)
 
 
-def test_two_telemetries_send_each_trace_to_langsmith_once() -> None:
-    """An exclusive exporter behind a sampler is one of its kind still, and the next takes over where it leaves."""
+def test_of_two_samplers_with_langsmith_one_exports() -> None:
+    """An exporter behind a sampler is still a singleton; the next takes over when the sampler is detached."""
     with bridge() as one, bridge() as other:
         first, second = TailSampler(SamplingRules()), TailSampler(SamplingRules())
         first.downstream.attach(one.processor)
         second.downstream.attach(other.processor)
-        board = TailSampler(SamplingRules()).downstream
-        board.attach(first)
-        board.attach(second)
+        hub = TailSampler(SamplingRules()).downstream
+        hub.attach(first)
+        hub.attach(second)
         assert (first.downstream.running, second.downstream.running) == ((one.processor,), ())
-        board.detach(first)
+        hub.detach(first)
         assert second.downstream.running == (other.processor,)
 
 

@@ -1,4 +1,4 @@
-"""Sizes are cheap and near, contents are valid, short and without secrets."""
+"""Tests of estimated sizes and captured contents."""
 
 import dataclasses
 import json
@@ -32,18 +32,18 @@ PLAIN_KEYS = ["tokens", "max_tokens", "token_type", "input_tokens", "key", "figm
 
 @pytest.mark.parametrize(("value", "size"), [("abc", 3), (b"abc", 3), (None, 0), ("", 0), ("é" * 10, 20)])
 def test_texts_and_bytes_are_measured(value: object, size: int) -> None:
-    """What has a size of its own is not estimated."""
+    """Their size is exact for ASCII and for uniform texts."""
     assert estimate_size(value) == size
 
 
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=8), st.text("xyz", max_size=20), min_size=1, max_size=30))
-def test_an_estimate_is_near_the_json(value: dict[str, str]) -> None:
-    """A container counts about what it takes as JSON."""
+def test_the_estimate_of_a_container_approximates_its_json(value: dict[str, str]) -> None:
+    """Within a factor of two."""
     assert estimate_size(value) == pytest.approx(len(json.dumps(value)), rel=0.5)
 
 
 def test_a_large_container_is_extrapolated() -> None:
-    """The cost of an estimate does not grow with the value, and the estimate does."""
+    """The time does not grow with the value."""
     value = [{"name": "x" * 90} for _ in range(200_000)]
     started = time.perf_counter()
     size = estimate_size(value)
@@ -51,8 +51,8 @@ def test_a_large_container_is_extrapolated() -> None:
     assert size == pytest.approx(len(json.dumps(value)), rel=0.2)
 
 
-def test_an_estimate_survives_values_that_refuse() -> None:
-    """A container that raises when it is looked at has no size, and harms nobody."""
+def test_a_container_that_raises_has_size_zero() -> None:
+    """The error does not reach the caller."""
 
     class Refusing(dict[str, str]):
         def __len__(self) -> int:
@@ -62,8 +62,8 @@ def test_an_estimate_survives_values_that_refuse() -> None:
 
 
 @given(JSON, st.integers(64, 2000))
-def test_contents_are_valid_json_within_the_cap(value: Any, max_bytes: int) -> None:
-    """Whatever the value, the text parses and is no longer than allowed."""
+def test_contents_are_valid_json_within_the_limit(value: Any, max_bytes: int) -> None:
+    """For any value and limit."""
     text = to_json(value, max_bytes=max_bytes)
     json.loads(text)
     assert len(text.encode()) <= max_bytes
@@ -71,7 +71,7 @@ def test_contents_are_valid_json_within_the_cap(value: Any, max_bytes: int) -> N
 
 @given(st.integers(0, 60), st.sampled_from(SECRET_KEYS), st.booleans())
 def test_secrets_are_redacted_at_any_depth(depth: int, key: str, in_list: bool) -> None:
-    """A value under a key that names a secret never gets out, however deep it lies."""
+    """Under keys that name a secret."""
     value: Any = {key: {"inner": "hunter2"}}
     for _ in range(depth):
         value = [value] if in_list else {"below": value}
@@ -80,19 +80,19 @@ def test_secrets_are_redacted_at_any_depth(depth: int, key: str, in_list: bool) 
 
 
 @pytest.mark.parametrize("key", SECRET_KEYS)
-def test_keys_that_name_a_secret_are_known(key: str) -> None:
-    """Every common spelling is found."""
+def test_secret_keys_are_redacted(key: str) -> None:
+    """In every common spelling."""
     assert redact({key: "x"}) == {key: REDACTED}
 
 
 @pytest.mark.parametrize("key", PLAIN_KEYS)
-def test_keys_that_only_look_alike_are_left(key: str) -> None:
+def test_similar_keys_are_kept(key: str) -> None:
     """Design tokens and token counts are not secrets."""
     assert redact({key: "x"}) == {key: "x"}
 
 
-def test_objects_are_looked_into() -> None:
-    """Dataclasses and plain objects are recorded by their fields, redacted like dictionaries."""
+def test_objects_are_recorded_by_their_fields() -> None:
+    """Dataclasses and plain objects, redacted like dictionaries."""
 
     @dataclasses.dataclass
     class Login:
@@ -105,8 +105,8 @@ def test_objects_are_looked_into() -> None:
     ]
 
 
-def test_a_value_that_refuses_gives_nothing_away() -> None:
-    """Where redaction fails, nothing of the value is recorded."""
+def test_an_error_in_redaction_records_nothing() -> None:
+    """Nothing of the value is in the content."""
 
     class Refusing(dict[str, str]):
         def items(self) -> Any:
@@ -115,16 +115,16 @@ def test_a_value_that_refuses_gives_nothing_away() -> None:
     assert to_json({"login": Refusing(a="hunter2")}) == '{"_redaction_failed":true}'
 
 
-def test_what_is_cut_says_so() -> None:
-    """A long text keeps its beginning and says how much is missing."""
+def test_a_truncated_text_has_a_marker() -> None:
+    """It keeps its beginning, followed by the number of missing characters."""
     text = json.loads(to_json({"code": "x" * 5000, "name": "Button"}, max_bytes=3000))
     assert text["name"] == "Button"
     assert text["code"].startswith("xxx")
     assert "(+3000)" in text["code"]
 
 
-def test_a_value_that_holds_itself_ends() -> None:
-    """A cycle is cut, not followed."""
+def test_a_cycle_is_truncated() -> None:
+    """In contents and in estimates."""
     value: dict[str, Any] = {"name": "loop"}
     value["self"] = value
     assert json.loads(to_json(value))["name"] == "loop"

@@ -1,4 +1,4 @@
-"""Every shape of function gets its span, and behaves as it did without one."""
+"""Tests of spans around coroutines, functions, generators and async generators."""
 
 import asyncio
 import contextvars
@@ -20,7 +20,7 @@ SHAPES = ["coroutine", "plain", "generator", "async_generator"]
 
 
 def make(shape: str, recorder: Recorder, body: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a decorated function of a shape, as something to await; its body runs `body` and gives "result"."""
+    """Return an async function that runs a decorated function, whose body calls `body` and returns `result`."""
 
     @recorder.spans.agent("a")
     async def coroutine() -> str:
@@ -59,13 +59,13 @@ def make(shape: str, recorder: Recorder, body: Callable[[], Any]) -> Callable[[]
 
 
 def fail() -> None:
-    """Raise what a broken agent raises."""
+    """Raise the error of a failing agent."""
     raise ValueError("the design has no layers")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_a_success_is_recorded(shape: str, recorder: Recorder) -> None:
-    """The result comes through, and the span tells name, kind and sizes."""
+    """The result is returned, and the span has name, type and sizes."""
     assert await make(shape, recorder, lambda: None)() == "result"
     span = recorder.span("invoke_agent a")
     attributes = dict(span.attributes or {})
@@ -77,7 +77,7 @@ async def test_a_success_is_recorded(shape: str, recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_an_error_is_recorded_and_raised(shape: str, recorder: Recorder) -> None:
-    """The caller gets the exception; the span has an event, a status and a type; the metric counts it."""
+    """The span has event, status and error type; the metric counts it."""
     with pytest.raises(ValueError, match="no layers"):
         await make(shape, recorder, fail)()
     span = recorder.span("invoke_agent a")
@@ -89,7 +89,7 @@ async def test_an_error_is_recorded_and_raised(shape: str, recorder: Recorder) -
 
 @pytest.mark.parametrize("shape", ["coroutine", "async_generator"])
 async def test_a_cancelled_call_is_an_error(shape: str, recorder: Recorder) -> None:
-    """Cancelled is not UNSET, which would look like success."""
+    """An unset status would look like success."""
     task = asyncio.create_task(make_blocked(shape, recorder)())
     await asyncio.sleep(0)
     task.cancel()
@@ -100,7 +100,7 @@ async def test_a_cancelled_call_is_an_error(shape: str, recorder: Recorder) -> N
 
 
 def make_blocked(shape: str, recorder: Recorder) -> Callable[[], Any]:
-    """Return a decorated function that waits for ever."""
+    """Return a decorated function that never returns."""
 
     @recorder.spans.agent("blocked")
     async def coroutine() -> None:
@@ -119,8 +119,8 @@ def make_blocked(shape: str, recorder: Recorder) -> Callable[[], Any]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_the_span_is_current_inside_and_gone_outside(shape: str, recorder: Recorder) -> None:
-    """Spans made in the body are below, and the caller's current span is as before."""
+async def test_the_span_is_current_inside_the_body_only(shape: str, recorder: Recorder) -> None:
+    """Spans started in the body are children; the caller's current span is restored."""
     with recorder.spans.span("outer"):
         before = trace.get_current_span()
         await make(shape, recorder, lambda: recorder.telemetry.tracer.start_span("inner").end())()
@@ -131,16 +131,16 @@ async def test_the_span_is_current_inside_and_gone_outside(shape: str, recorder:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_without_a_telemetry_functions_simply_run(shape: str, recorder: Recorder) -> None:
-    """Decorated at import, called with nothing open."""
+async def test_without_telemetry_functions_run(shape: str, recorder: Recorder) -> None:
+    """Decorated at import, called while no telemetry is open."""
     recorder.telemetry.shutdown()
     assert await make(shape, recorder, lambda: None)() == "result"
     assert recorder.ended == ()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_shape_stays_visible(shape: str, recorder: Recorder) -> None:
-    """Frameworks that look at a function see what they saw."""
+def test_a_decorated_function_is_of_the_same_kind(shape: str, recorder: Recorder) -> None:
+    """Frameworks inspect functions."""
 
     async def coroutine(first: int) -> None: ...
 
@@ -165,7 +165,7 @@ def test_the_shape_stays_visible(shape: str, recorder: Recorder) -> None:
 
 
 async def test_methods_are_traced_without_their_receiver(capturing: Recorder) -> None:
-    """Instance, class and static methods work, whichever decorator comes first; self is no input."""
+    """Instance, class and static methods, in both orders of decorators; `self` is not an input."""
     agent = capturing.spans.agent
 
     class Pipeline:
@@ -195,8 +195,8 @@ async def test_methods_are_traced_without_their_receiver(capturing: Recorder) ->
     assert {(span.attributes or {})[Attr.INPUT_SIZE] for span in capturing.ended} == {3}
 
 
-def test_a_coroutine_thrown_away_in_another_context_is_quiet(recorder: Recorder, caplog: Any) -> None:
-    """Closing a suspended coroutine elsewhere neither logs nor changes what is current there."""
+def test_a_coroutine_closed_in_another_context_logs_nothing(recorder: Recorder, caplog: Any) -> None:
+    """The context there is not changed either."""
 
     @recorder.spans.agent("blocked")
     async def wait() -> None:
@@ -217,7 +217,7 @@ def test_contents_are_off_by_default(recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("decorated", [True, False])
 def test_contents_are_captured_on_request(decorated: bool, recorder: Recorder, capturing: Recorder) -> None:
-    """By the settings or by the decorator: names of arguments, redacted, and the result."""
+    """By the settings or by the decorator: named arguments and the result, redacted."""
     used = recorder if decorated else capturing
     capture = True if decorated else None
 
@@ -231,8 +231,8 @@ def test_contents_are_captured_on_request(decorated: bool, recorder: Recorder, c
     assert json.loads(str(attributes[Attr.OUTPUT])) == {"body": "ok", "password": "[redacted]"}
 
 
-def test_the_capture_of_a_stream_is_bounded(capturing: Recorder) -> None:
-    """A long stream is counted to its end and kept only at its beginning."""
+def test_the_capture_of_a_stream_is_limited(capturing: Recorder) -> None:
+    """Every chunk is counted, the contents of the first ones are kept."""
 
     @capturing.spans.agent("stream")
     def stream() -> Iterator[str]:
@@ -247,8 +247,8 @@ def test_the_capture_of_a_stream_is_bounded(capturing: Recorder) -> None:
     assert 0 <= float(str(attributes[Attr.FIRST_CHUNK_S])) < 1
 
 
-def test_threads_keep_their_spans_apart(recorder: Recorder) -> None:
-    """Many threads at once: each inner span is below the outer one of its own thread."""
+def test_threads_have_separate_spans(recorder: Recorder) -> None:
+    """Each inner span is a child of the outer one of its thread."""
 
     @recorder.spans.tool
     def inner(number: int) -> int:
@@ -267,8 +267,8 @@ def test_threads_keep_their_spans_apart(recorder: Recorder) -> None:
     assert (len(recorder.ended), len(traces)) == (800, 400)
 
 
-def test_a_failing_processor_harms_no_call(recorder: Recorder, caplog: Any) -> None:
-    """What telemetry raises stays in telemetry."""
+def test_an_error_in_telemetry_does_not_reach_the_caller(recorder: Recorder, caplog: Any) -> None:
+    """It is logged."""
     recorder.telemetry.model_calls.on_end = lambda span: 1 / 0  # type: ignore[method-assign]
     assert recorder.spans.agent("a")(lambda: "result")() == "result"
     assert "ZeroDivisionError" in caplog.text

@@ -1,4 +1,4 @@
-"""A generator's span lives from its first step to its last, and is current only while its body runs."""
+"""Tests of the span of a generator, from the first step to the last, current while its body runs."""
 
 import asyncio
 import gc
@@ -16,7 +16,7 @@ from forge_otel.names import Attr, Metric
 
 
 def test_a_generator_keeps_send_throw_and_return(recorder: Recorder) -> None:
-    """What a consumer sends and throws reaches the body, what the body returns reaches the consumer."""
+    """They pass between consumer and body as without a decorator."""
 
     @recorder.spans.tool
     def conversation() -> Any:
@@ -38,7 +38,7 @@ def test_a_generator_keeps_send_throw_and_return(recorder: Recorder) -> None:
 
 
 async def test_an_async_generator_keeps_asend_and_athrow(recorder: Recorder) -> None:
-    """The same for async generators."""
+    """They pass between consumer and body as without a decorator."""
 
     @recorder.spans.tool
     async def conversation() -> Any:
@@ -58,7 +58,7 @@ async def test_an_async_generator_keeps_asend_and_athrow(recorder: Recorder) -> 
 
 
 def counting(recorder: Recorder, seen: list[str]) -> Any:
-    """Return a decorated endless generator that notes its clean-up."""
+    """Return a decorated generator that appends to `seen` in its `finally`."""
 
     @recorder.spans.agent("count")
     def count() -> Iterator[int]:
@@ -71,8 +71,8 @@ def counting(recorder: Recorder, seen: list[str]) -> Any:
 
 
 @pytest.mark.parametrize("how", ["close", "garbage", "break"])
-def test_a_generator_that_is_not_finished_ends_its_span(how: str, recorder: Recorder) -> None:
-    """Closed, dropped or left: the body cleans up, and the span ends without an error."""
+def test_an_unfinished_generator_ends_its_span(how: str, recorder: Recorder) -> None:
+    """Closed, collected or left: the body cleans up, and the span ends without an error."""
     seen: list[str] = []
     numbers = counting(recorder, seen)
     next(numbers)
@@ -90,8 +90,8 @@ def test_a_generator_that_is_not_finished_ends_its_span(how: str, recorder: Reco
     assert recorder.points(Metric.AGENT_DURATION)["count", "agent", None].count == 1
 
 
-async def test_an_async_generator_that_is_closed_ends_its_span(recorder: Recorder) -> None:
-    """A client that goes away is no error of the agent."""
+async def test_a_closed_async_generator_ends_its_span(recorder: Recorder) -> None:
+    """A disconnected client is not an error of the agent."""
     seen: list[str] = []
 
     @recorder.spans.agent("count")
@@ -109,8 +109,8 @@ async def test_an_async_generator_that_is_closed_ends_its_span(recorder: Recorde
     assert recorder.span("invoke_agent count").status.status_code is StatusCode.UNSET
 
 
-async def test_a_consumer_never_sees_the_span_of_a_generator(recorder: Recorder, caplog: Any) -> None:
-    """Between steps the consumer's own span is current, and a generator may be finished in another task."""
+async def test_the_span_of_a_generator_is_not_current_in_the_consumer(recorder: Recorder, caplog: Any) -> None:
+    """Also if another task finishes the generator."""
 
     @recorder.spans.agent("stream")
     async def stream() -> AsyncIterator[Span]:
@@ -129,13 +129,13 @@ async def test_a_consumer_never_sees_the_span_of_a_generator(recorder: Recorder,
 
 
 async def drain(chunks: AsyncIterator[Any]) -> None:
-    """Read to the end."""
+    """Consume the rest."""
     async for _ in chunks:
         pass
 
 
-def test_a_generator_may_be_finished_in_another_thread(recorder: Recorder, caplog: Any) -> None:
-    """Each step attaches and detaches where it runs."""
+def test_a_generator_can_be_finished_in_another_thread(recorder: Recorder, caplog: Any) -> None:
+    """Each step attaches and detaches in its own thread."""
     seen: list[str] = []
     numbers = counting(recorder, seen)
     next(numbers)

@@ -1,4 +1,4 @@
-"""The real openai client with its OpenTelemetry instrumentation, against a small stand-in over HTTP."""
+"""Tests with the real OpenAI client and its OpenTelemetry instrumentation, against a local server."""
 
 import json
 from collections.abc import Iterator
@@ -34,13 +34,13 @@ COST = Cost(
 
 
 class OpenAI(Provider):
-    """Answers chat completions, streamed on request; refuses the model "broken"."""
+    """Serves chat completions, streamed on request; rejects the model `broken`."""
 
-    def respond(self, asked: dict[str, Any]) -> None:
+    def respond(self, request: dict[str, Any]) -> None:
         """Answer."""
-        if asked["model"] == "broken":
+        if request["model"] == "broken":
             self.reply(400, "application/json", json.dumps({"error": {"message": "no such model"}}))
-        elif asked.get("stream"):
+        elif request.get("stream"):
             deltas: list[dict[str, Any]] = [{"content": "<but"}, {"content": "ton/>"}]
             chunks = [self.answer("chat.completion.chunk", "delta", delta) for delta in deltas]
             lines = [json.dumps(chunk) for chunk in [*chunks, {**chunks[0], "choices": [], "usage": USAGE}]]
@@ -58,14 +58,14 @@ class OpenAI(Provider):
 
 @pytest.fixture
 def base_url() -> Iterator[str]:
-    """The address of the stand-in."""
+    """The address of the server."""
     with serving(OpenAI) as url:
         yield f"{url}/v1"
 
 
 @pytest.fixture
 def instrumented(recorder: Recorder) -> Iterator[Recorder]:
-    """A recorder that the instrumented client writes to."""
+    """A recorder that the instrumented client records to."""
     instrumentor = OpenAIInstrumentor()
     # There is one instrumentation a process, and another test's application may have turned it on for good.
     if instrumentor.is_instrumented_by_opentelemetry:
@@ -76,13 +76,13 @@ def instrumented(recorder: Recorder) -> Iterator[Recorder]:
 
 
 def ask(base_url: str, **options: Any) -> Any:
-    """Ask the real client, blocking."""
+    """Send a blocking request with the real client."""
     with openai.OpenAI(api_key="k", base_url=base_url, max_retries=0) as client:
         return client.chat.completions.create(**{**QUESTION, **options})
 
 
 def test_a_plain_call_is_counted_once(instrumented: Recorder, generation: Generation, base_url: str) -> None:
-    """Below its agent, with its cost, in each metric once; telling of it again changes nothing."""
+    """Under its agent, with its cost, once in each metric; a report of it adds nothing."""
     with instrumented.spans.span("coder", kind="agent") as agent:
         answer = ask(base_url)
         agent.record_usage(answer.usage.prompt_tokens, answer.usage.completion_tokens, model="gpt-4o")
@@ -94,7 +94,7 @@ def test_a_plain_call_is_counted_once(instrumented: Recorder, generation: Genera
 
 
 async def test_a_stream_is_counted_at_its_end(instrumented: Recorder, generation: Generation, base_url: str) -> None:
-    """The usage of a stream comes with its last chunk."""
+    """The last chunk has the usage."""
     async with (
         instrumented.spans.span("coder", kind="agent"),
         openai.AsyncOpenAI(api_key="k", base_url=base_url) as client,
@@ -106,7 +106,7 @@ async def test_a_stream_is_counted_at_its_end(instrumented: Recorder, generation
 
 
 def test_a_refused_call_costs_nothing(instrumented: Recorder, generation: Generation, base_url: str) -> None:
-    """The error reaches the caller and the spans, no cost reaches the generation."""
+    """The caller and the spans have the error, the generation has no cost."""
 
     @instrumented.spans.agent
     def coder() -> None:
@@ -120,7 +120,7 @@ def test_a_refused_call_costs_nothing(instrumented: Recorder, generation: Genera
 
 
 async def test_the_page_shows_both_scopes_as_one_family(instrumented: Recorder, base_url: str) -> None:
-    """The instrumentation's own token metric and ours share a name, and the page stays valid."""
+    """The instrumentation and forge-otel record the same token metric."""
     ask(base_url)
     instrumented.spans.record_usage(10, 2, model="local", provider="ours")
     text = (await instrumented.telemetry.prometheus.render())[0].decode()

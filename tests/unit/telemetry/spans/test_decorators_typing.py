@@ -1,4 +1,4 @@
-"""What a type checker says of a user's file: decorated functions keep their signatures."""
+"""Tests of the types of decorated functions, by a type checker run on a user's file."""
 
 import re
 import subprocess
@@ -60,7 +60,7 @@ REVEALED = [
 
 @pytest.mark.slow
 def test_decorated_functions_keep_their_types(tmp_path: Path) -> None:
-    """Results are revealed as they were declared, and wrong arguments are found."""
+    """Revealed results are as declared, and wrong arguments are errors."""
     pytest.importorskip("mypy")
     (tmp_path / "user.py").write_text(USER, encoding="utf-8")
     options = ["--strict", "--disable-error-code", "empty-body", "--cache-dir", str(tmp_path / "cache")]

@@ -41,12 +41,12 @@ COST = Cost(
 class Anthropic(Provider):
     """Answers messages, streamed on request; refuses the model "broken"."""
 
-    def respond(self, asked: dict[str, Any]) -> None:
+    def respond(self, request: dict[str, Any]) -> None:
         """Answer."""
-        if asked["model"] == "broken":
+        if request["model"] == "broken":
             error = {"type": "not_found_error", "message": "no such model"}
             self.reply(404, "application/json", json.dumps({"type": "error", "error": error}))
-        elif asked.get("stream"):
+        elif request.get("stream"):
             lines = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in self.events()]
             self.reply(200, "text/event-stream", "".join(lines))
         else:
