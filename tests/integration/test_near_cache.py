@@ -125,7 +125,7 @@ async def test_what_a_lease_commits_is_seen_at_once(near: NearStore) -> None:
     leases = near.leases()
     await near.set(ENTRY, b"outdated")
     await _until_near(near, ENTRY)
-    lease = await leases.claim(ENTRY, "t", life_s=9, waited_s=0)
+    lease = await leases.acquire(ENTRY, "t", ttl_s=9, waited_s=0)
     assert isinstance(lease, Lease)
     assert await leases.commit(lease, b"new", ttl_s=None)
     assert near.peek([ENTRY]) is None

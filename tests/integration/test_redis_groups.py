@@ -97,12 +97,12 @@ async def test_processes_agree_by_the_cluster(cluster: RedisClusterServers) -> N
     ):
         for number in range(12):
             key = f"forge:l1:{number}"
-            lease = await ours.claim(key, "ours", life_s=30, waited_s=0)
+            lease = await ours.acquire(key, "ours", ttl_s=30, waited_s=0)
             assert isinstance(lease, Lease)
-            assert isinstance(await theirs.claim(key, "theirs", life_s=30, waited_s=0), LeaseHeld)
-            with theirs.listen(key) as bell:
+            assert isinstance(await theirs.acquire(key, "theirs", ttl_s=30, waited_s=0), LeaseHeld)
+            with theirs.listen(key) as wait:
                 async with asyncio.timeout(10):
-                    waiting = asyncio.create_task(bell.wait(60))
+                    waiting = asyncio.create_task(wait(60))
                     await asyncio.sleep(0)
                     assert await ours.commit(lease, b"answer", ttl_s=None)
                     await ours.release(lease)

@@ -34,7 +34,7 @@ def test_all_keys_are_in_the_slot_of_the_entry(entry: str) -> None:
 
 async def test_what_is_committed_is_the_entry_with_its_life(leases: RedisLeases, fresh_redis: str) -> None:
     """The store reads it without any further step, and everything else has an end."""
-    lease = await leases.claim("forge:l1:a", "t", life_s=9, waited_s=0)
+    lease = await leases.acquire("forge:l1:a", "t", ttl_s=9, waited_s=0)
     assert isinstance(lease, Lease)
     assert await leases.commit(lease, b"\x00\xff", ttl_s=100)
     await leases.append("forge:l1:a", [Event(lease.fence, 1, b"e")])
@@ -47,7 +47,7 @@ async def test_what_is_committed_is_the_entry_with_its_life(leases: RedisLeases,
 
 async def test_a_fence_that_was_forgotten_overwrites_nothing(leases: RedisLeases, fresh_redis: str) -> None:
     """Where Redis has lost it, a late write may only fill a gap."""
-    lease = await leases.claim("a", "t", life_s=9, waited_s=0)
+    lease = await leases.acquire("a", "t", ttl_s=9, waited_s=0)
     assert isinstance(lease, Lease)
     async with Redis.from_url(fresh_redis) as client:
         await client.flushall()
@@ -63,7 +63,7 @@ async def test_a_poisoned_fence_is_got_over(leases: RedisLeases, fresh_redis: st
         await client.set(_key("fence", "a"), poison)
         await client.set(_key("lease", "a"), "holds for ever, because it has no life")
         try:
-            claimed = await leases.claim("a", "t", life_s=9, waited_s=0)
+            claimed = await leases.acquire("a", "t", ttl_s=9, waited_s=0)
         except (ResponseError, ValueError):
             return
         assert isinstance(claimed, Lease)

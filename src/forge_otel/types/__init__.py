@@ -26,7 +26,7 @@ from forge_otel.types.data import (
     Usage,
     outcome_of,
 )
-from forge_otel.types.protocols import Embedder, Layer, Leases, Sink, Store, VectorStore, Wakeup
+from forge_otel.types.protocols import Embedder, Layer, Leases, Sink, Store, VectorStore, WaitForChange
 
 __all__ = [
     "TERMINAL",
@@ -55,6 +55,6 @@ __all__ = [
     "Store",
     "Usage",
     "VectorStore",
-    "Wakeup",
+    "WaitForChange",
     "outcome_of",
 ]

@@ -418,11 +418,11 @@ class LeaseHeld:
     """Why there is no lease now.
 
     Args:
-        rest_s: how long the other holder's lease lasts if it is not renewed; 0 where nobody holds it.
+        remaining_s: seconds until the other holder's lease expires if it is not renewed; 0 without a holder.
         failure: what a generation left that failed since this caller began to wait.
     """
 
-    rest_s: float = 0.0
+    remaining_s: float = 0.0
     failure: bytes | None = None
 
 

@@ -40,7 +40,7 @@ class Clock:
 
 async def test_an_answer_is_handed_over_to_those_who_waited(leases: SQLiteLeases) -> None:
     """Whoever asks later makes a new one: this one may have been invalidated since."""
-    lease = await leases.claim("k", "t", life_s=9, waited_s=0)
+    lease = await leases.acquire("k", "t", ttl_s=9, waited_s=0)
     assert isinstance(lease, Lease)
     await leases.commit(lease, b"answer", ttl_s=None)
     assert await leases.fetch("k", within_s=30) == b"answer"
@@ -52,37 +52,37 @@ async def test_the_file_does_not_grow(path: Path) -> None:
     """Answers, events and leases are forgotten, and a fence is higher all the same."""
     clock = Clock()
     async with SQLiteLeases(path, clock=clock) as leases:
-        first = await leases.claim("k", "t", life_s=9, waited_s=0)
+        first = await leases.acquire("k", "t", ttl_s=9, waited_s=0)
         assert isinstance(first, Lease)
         await leases.commit(first, b"answer", ttl_s=None)
         await leases.append("k", [Event(first.fence, 1, b"e")])
         await leases.release(first)
         for hours in (1, 2):
             clock.now_s = Clock.now_s + hours * 3600
-            other = await leases.claim(f"other {hours}", "t", life_s=9, waited_s=0)
+            other = await leases.acquire(f"other {hours}", "t", ttl_s=9, waited_s=0)
             assert isinstance(other, Lease)
         rows = sqlite3.connect(path).execute("SELECT (SELECT count(*) FROM leases), (SELECT count(*) FROM events)")
         assert rows.fetchone() == (1, 0)
-        again = await leases.claim("k", "t", life_s=9, waited_s=0)
+        again = await leases.acquire("k", "t", ttl_s=9, waited_s=0)
         assert isinstance(again, Lease)
         assert again.fence > first.fence
         assert not await leases.commit(first, b"late", ttl_s=None)
 
 
 async def test_a_clock_that_is_set_back_holds_nobody_up(path: Path) -> None:
-    """A lease never has more left than its own life."""
+    """A lease that seems to last longer than its TTL is free."""
     clock = Clock()
     async with SQLiteLeases(path, clock=clock) as leases:
-        await leases.claim("k", "1", life_s=9, waited_s=0)
+        await leases.acquire("k", "1", ttl_s=9, waited_s=0)
         clock.now_s -= 3600
-        assert isinstance(await leases.claim("k", "2", life_s=9, waited_s=0), Lease)
+        assert isinstance(await leases.acquire("k", "2", ttl_s=9, waited_s=0), Lease)
 
 
 async def test_two_openings_of_one_file_share_it(path: Path) -> None:
     """As two workers do; and it is for its owner alone."""
     async with SQLiteLeases(path) as a, SQLiteLeases(path) as b:
-        assert isinstance(await a.claim("k", "1", life_s=9, waited_s=0), Lease)
-        assert isinstance(await b.claim("k", "2", life_s=9, waited_s=0), LeaseHeld)
+        assert isinstance(await a.acquire("k", "1", ttl_s=9, waited_s=0), Lease)
+        assert isinstance(await b.acquire("k", "2", ttl_s=9, waited_s=0), LeaseHeld)
     assert path.stat().st_mode & 0o077 == 0
 
 
@@ -92,4 +92,4 @@ async def test_a_file_that_is_none_is_an_error(path: Path) -> None:
     path.write_bytes(b"garbage" * 1000)
     async with SQLiteLeases(path) as leases:
         with pytest.raises(sqlite3.DatabaseError):
-            await leases.claim("k", "1", life_s=9, waited_s=0)
+            await leases.acquire("k", "1", ttl_s=9, waited_s=0)

@@ -24,7 +24,7 @@ from forge_otel.layers.single_flight.run import Run, RunOutcome
 from forge_otel.names import Metric
 from forge_otel.resilience.time_budget import budgeted, current_time_budget, start_detached
 from forge_otel.telemetry.metrics.instruments import Instruments
-from forge_otel.types import CacheSlot, Event, Lease, LeaseHeld, Leases, Reply, Wakeup
+from forge_otel.types import CacheSlot, Event, Lease, LeaseHeld, Leases, Reply, WaitForChange
 
 __all__ = ["LeaseElection", "encode_failure"]
 
@@ -94,7 +94,7 @@ class LeaseElection:
             The lease, the outcome of the other process, or None if the backend is unavailable.
         """
         key, has_waited, budget = self._entry_key(run.call.key), False, current_time_budget.get()
-        with self._leases.listen(key) as wakeup:
+        with self._leases.listen(key) as wait:
             while True:
                 held = await self._claim(key, run)
                 if isinstance(held, Lease):
@@ -104,7 +104,7 @@ class LeaseElection:
                 if held.failure is not None:
                     return RunOutcome(error=_decode_failure(held.failure), is_remote=True)
                 has_waited = True
-                if not await self._wait(wakeup, held, run):
+                if not await self._wait(wait, held, run):
                     return RunOutcome(error=_timed_out(run), is_remote=True)
                 if budget is not None:
                     # The caller now waits for a generation, not for the cache: polling must not use up its budget.
@@ -129,14 +129,14 @@ class LeaseElection:
         try:
             is_newest = await self._guard(self._leases.commit, lease, value, ttl_s=ttl_s)
         except Exception:
-            if self._leases.is_store:
+            if self._leases.writes_store:
                 raise
             return None
         if not is_newest:
             self._instruments.add(Metric.FLIGHT_FENCED, 1)
             _logger.warning("cache write refused: the lease expired and another process took over")
             return False
-        return True if self._leases.is_store else None
+        return True if self._leases.writes_store else None
 
     async def release(self, lease: Lease, *, failure: bytes | None = None) -> None:
         """Release the lease; after a failure, retry in the background until the lease expires."""
@@ -153,8 +153,8 @@ class LeaseElection:
 
     async def wait_for_change(self, key: str, timeout_s: float) -> None:
         """Wait until another process may have published something for a call, for at most `timeout_s`."""
-        with self._leases.listen(self._entry_key(key)) as wakeup:
-            await wakeup.wait(timeout_s)
+        with self._leases.listen(self._entry_key(key)) as wait:
+            await wait(timeout_s)
 
     async def close(self, timeout_s: float) -> None:
         """Stop retrying releases, and wait up to `timeout_s` for pending reports and releases."""
@@ -185,7 +185,7 @@ class LeaseElection:
 
     async def _request(self, key: str, waited_s: float) -> Lease | LeaseHeld:
         token = secrets.token_hex(16)
-        claim = partial(self._leases.claim, life_s=self._lease_ttl_s, waited_s=waited_s)
+        claim = partial(self._leases.acquire, ttl_s=self._lease_ttl_s, waited_s=waited_s)
         try:
             held: Lease | LeaseHeld = await self._guard(claim, key, token)
         except CircuitOpen:
@@ -212,7 +212,7 @@ class LeaseElection:
         return lease
 
     async def _lookup(self, key: str, run: Run, cache_slot: CacheSlot) -> Reply | None:
-        if self._leases.is_store:
+        if self._leases.writes_store:
             return await cache_slot.lookup()
         try:
             value = await self._guard(self._leases.fetch, key, within_s=time.monotonic() - run.created_s)
@@ -220,12 +220,12 @@ class LeaseElection:
             return None
         return None if value is None else await cache_slot.lookup(value)
 
-    async def _wait(self, wakeup: Wakeup, held: LeaseHeld, run: Run) -> bool:
+    async def _wait(self, wait: WaitForChange, held: LeaseHeld, run: Run) -> bool:
         """Wait for a wake-up, the expiry of the lease or the next poll; return whether time was left."""
         left_s = run.created_s + self._timeout_s - time.monotonic()
         if left_s <= 0:
             return False
-        await wakeup.wait(min(_POLL_S, held.rest_s + _AFTER_EXPIRY_S, left_s))
+        await wait(min(_POLL_S, held.remaining_s + _AFTER_EXPIRY_S, left_s))
         return True
 
     async def _renew(self, lease: Lease) -> None:
@@ -233,7 +233,7 @@ class LeaseElection:
         while is_newest:
             await asyncio.sleep(self._lease_ttl_s / _RENEWALS_PER_TTL)
             with suppress(Exception):
-                is_newest = await self._guard(self._leases.renew, lease, life_s=self._lease_ttl_s)
+                is_newest = await self._guard(self._leases.renew, lease, ttl_s=self._lease_ttl_s)
 
     async def _publish(self, lease: Lease, run: Run) -> None:
         sent = 0

@@ -20,7 +20,7 @@ class LeasesContract:
         told = await asyncio.gather(*(_claim(leases, str(number)) for number in range(20)))
         held = [one for one in told if isinstance(one, LeaseHeld)]
         assert len(held) == 19
-        assert all(0 < one.rest_s <= _LIFE_S and one.failure is None for one in held)
+        assert all(0 < one.remaining_s <= _LIFE_S and one.failure is None for one in held)
 
     async def test_keys_are_apart(self, leases: Leases) -> None:
         """A lease on one key, whatever is in its name, is none on another."""
@@ -35,16 +35,16 @@ class LeasesContract:
 
     async def test_a_lease_ends_unless_it_is_renewed(self, leases: Leases) -> None:
         """Renewed it lasts, and without a sign of life somebody else gets it."""
-        first = await _lease(leases, "1", life_s=_SHORT_S)
-        assert await leases.renew(first, life_s=_LIFE_S)
+        first = await _lease(leases, "1", ttl_s=_SHORT_S)
+        assert await leases.renew(first, ttl_s=_LIFE_S)
         await asyncio.sleep(2 * _SHORT_S)
         assert isinstance(await _claim(leases, "2"), LeaseHeld)
-        assert await leases.renew(first, life_s=_SHORT_S)
+        assert await leases.renew(first, ttl_s=_SHORT_S)
         assert (await _taken(leases, "2")).fence > first.fence
 
     async def test_nobody_gives_back_the_lease_of_another(self, leases: Leases) -> None:
         """Neither a holder whose lease has ended, nor one who only has the key."""
-        first = await _lease(leases, "1", life_s=_SHORT_S)
+        first = await _lease(leases, "1", ttl_s=_SHORT_S)
         await _taken(leases, "2")
         await leases.release(first, failure=b"late")
         assert await _claim(leases, "3", waited_s=60) != LeaseHeld(failure=b"late")
@@ -52,9 +52,9 @@ class LeasesContract:
 
     async def test_a_higher_fence_refuses_the_lower_one(self, leases: Leases) -> None:
         """Whoever slept past the end of the lease can neither renew nor write, the new holder can."""
-        first = await _lease(leases, "1", life_s=_SHORT_S)
+        first = await _lease(leases, "1", ttl_s=_SHORT_S)
         second = await _taken(leases, "2")
-        assert not await leases.renew(first, life_s=_LIFE_S)
+        assert not await leases.renew(first, ttl_s=_LIFE_S)
         assert await leases.commit(second, b"second", ttl_s=None)
         assert not await leases.commit(first, b"first", ttl_s=None)
         await leases.release(second)
@@ -62,10 +62,10 @@ class LeasesContract:
 
     async def test_an_ended_lease_goes_on_if_nobody_came(self, leases: Leases) -> None:
         """The fence is still the newest, so that nothing of worth is thrown away."""
-        first = await _lease(leases, "1", life_s=_SHORT_S)
+        first = await _lease(leases, "1", ttl_s=_SHORT_S)
         await asyncio.sleep(2 * _SHORT_S)
         assert await leases.commit(first, b"first", ttl_s=None)
-        assert await leases.renew(first, life_s=_LIFE_S)
+        assert await leases.renew(first, ttl_s=_LIFE_S)
         assert isinstance(await _claim(leases, "2"), LeaseHeld)
 
     async def test_a_failure_is_for_those_who_waited(self, leases: Leases) -> None:
@@ -90,7 +90,7 @@ class LeasesContract:
 
     async def test_an_older_run_tells_no_more(self, leases: Leases) -> None:
         """After another has taken over and begun to tell."""
-        first = await _lease(leases, "1", life_s=_SHORT_S)
+        first = await _lease(leases, "1", ttl_s=_SHORT_S)
         await leases.append(_KEY, [Event(first.fence, 1, b"old")])
         second = await _taken(leases, "2")
         await leases.append(_KEY, [Event(second.fence, 1, b"new")])
@@ -100,22 +100,22 @@ class LeasesContract:
     async def test_who_waits_is_woken(self, leases: Leases) -> None:
         """Long before it would look again by itself."""
         lease = await _lease(leases, "1")
-        with leases.listen(_KEY) as bell:
+        with leases.listen(_KEY) as wait:
             async with asyncio.timeout(5):
-                waiting = asyncio.create_task(bell.wait(60))
+                waiting = asyncio.create_task(wait(60))
                 await asyncio.sleep(0)
                 await leases.release(lease)
                 await waiting
 
 
 async def _claim(
-    leases: Leases, token: str, *, key: str = _KEY, life_s: float = _LIFE_S, waited_s: float = 0.001
+    leases: Leases, token: str, *, key: str = _KEY, ttl_s: float = _LIFE_S, waited_s: float = 0.001
 ) -> Lease | LeaseHeld:
-    return await leases.claim(key, token, life_s=life_s, waited_s=waited_s)
+    return await leases.acquire(key, token, ttl_s=ttl_s, waited_s=waited_s)
 
 
-async def _lease(leases: Leases, token: str, *, life_s: float = _LIFE_S) -> Lease:
-    claimed = await _claim(leases, token, life_s=life_s)
+async def _lease(leases: Leases, token: str, *, ttl_s: float = _LIFE_S) -> Lease:
+    claimed = await _claim(leases, token, ttl_s=ttl_s)
     assert isinstance(claimed, Lease)
     return claimed
 
