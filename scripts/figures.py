@@ -130,8 +130,12 @@ async def _files_entered() -> tuple[int, int]:
         finally:
             sys.setprofile(None)
             threading.setprofile(None)
-        await asyncio.sleep(0.2)  # the record is delivered behind the caller
-        return len(entered)
+        found = len(entered)
+        # The record is delivered behind the caller, and must not be counted with the next call.
+        while any(sink.waiting for sink in forge.outbox.stats().sinks.values()):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        return found
 
     with tempfile.TemporaryDirectory() as folder:
         database = f"sqlite+aiosqlite:///{folder}/forge.db"
