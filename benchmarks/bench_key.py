@@ -1,8 +1,8 @@
-"""What the key of a 50 kB token set costs, against ``json.dumps(sort_keys=True)`` and SHA-256.
+"""CPU time of the key of a 50 kB token set, compared with ``json.dumps(sort_keys=True)`` and SHA-256.
 
     .venv/bin/python benchmarks/bench_key.py [--json]
 
-*repeated*: the token set was sent before, in another object: what a team does all day. *first*: it never was.
+*repeated*: an equal token set was digested before, as with most requests of a team. *first*: it was not.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SIZE_BYTES = 50_000
 
 
 def token_set(seed: int) -> dict[str, Any]:
-    """A token file as design tools write them: colours, dimensions, numbers, names."""
+    """Return a token file like those of design tools: colours, dimensions, numbers, names."""
     rng, tokens, size = random.Random(seed), {}, 0
     while size < SIZE_BYTES:
         name = f"group-{rng.randrange(10**6)}"
@@ -37,12 +37,12 @@ def token_set(seed: int) -> dict[str, Any]:
 
 
 def baseline(value: Any) -> str:
-    """What people write by hand."""
+    """The baseline: sorted JSON and SHA-256."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def microseconds(function: Callable[[Any], str], values: list[Any]) -> float:
-    """Median CPU time of one call."""
+    """Return the median CPU time of one call."""
     taken = []
     for value in values:
         started = time.perf_counter_ns()
@@ -52,7 +52,7 @@ def microseconds(function: Callable[[Any], str], values: list[Any]) -> float:
 
 
 def run(rounds: int) -> dict[str, Any]:
-    """Every contender on the same values, in one run."""
+    """Measure every contender on the same values in one run."""
     first = [token_set(seed) for seed in range(rounds)]
     repeated = [copy.deepcopy(first[0]) for _ in range(rounds)]
     if digest(first[0]) != digest(dict(reversed(repeated[0].items()))):

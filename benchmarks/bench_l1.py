@@ -1,9 +1,9 @@
-"""What an L1 hit from a real Redis costs, against redis-py's GET and orjson alone.
+"""Latency of an L1 hit from a real Redis, compared with redis-py's GET and orjson alone.
 
     .venv/bin/python benchmarks/bench_l1.py [--json] [--url redis://127.0.0.1:6379/0]
 
-The hit is authenticated, its epochs are read and compared, and its metrics are recorded, behind the guard that a Forge
-puts around Redis. Without ``--url`` a server is started for the run.
+The hit includes authentication, the comparison of tag versions, metrics, and the guard that a Forge puts around Redis.
+Without ``--url`` a server is started for the run.
 """
 
 import argparse
@@ -37,12 +37,12 @@ SIZES = {"2 kB": 2_000, "50 kB": 50_000}
 
 
 async def never() -> GenerationResult:
-    """No pipeline is run."""
-    raise SystemExit("the pipeline was asked")
+    """Fail, because a hit must not run the pipeline."""
+    raise SystemExit("the pipeline was run")
 
 
 async def microseconds(work: Callable[[], Awaitable[Any]], count: int) -> float:
-    """Median time of one call."""
+    """Return the median time of one call in microseconds."""
     taken = []
     for _ in range(count):
         started = time.perf_counter_ns()
@@ -52,7 +52,7 @@ async def microseconds(work: Callable[[], Awaitable[Any]], count: int) -> float:
 
 
 async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict[str, float]:
-    """Medians of all rounds, taken in turn."""
+    """Return the medians of all rounds, measured alternately."""
     code = ("export const Button = () => <button className='x'>" * (size_bytes // 50 + 1))[:size_bytes]
     request = GenerationRequest(component_type="button", figma_key=f"f{size_bytes}", tenant="t")
     key = generation_key(request, pipeline="p", version="1")
@@ -85,7 +85,7 @@ async def measure(url: str, size_bytes: int, *, rounds: int, count: int) -> dict
 
 
 async def in_turn(works: dict[str, Callable[[], Awaitable[Any]]], *, rounds: int, count: int) -> dict[str, float]:
-    """Median of each; the first round warms up."""
+    """Return the median of each contender; the first round is a warm-up."""
     found: dict[str, list[float]] = {name: [] for name in works}
     gc.disable()
     for number in range(rounds + 1):
@@ -98,14 +98,14 @@ async def in_turn(works: dict[str, Callable[[], Awaitable[Any]]], *, rounds: int
 
 
 async def run(url: str, *, rounds: int, count: int) -> dict[str, Any]:
-    """All sizes."""
+    """Measure all sizes."""
     us = {name: await measure(url, size, rounds=rounds, count=count) for name, size in SIZES.items()}
     ratio = {name: round(taken["L1 hit"] / taken["bare GET + orjson"], 3) for name, taken in us.items()}
     return {"us": us, "ratio": ratio, "holds": {name: value <= BOUND for name, value in ratio.items()}}
 
 
 def from_command_line(about: str, run: Callable[..., Awaitable[dict[str, Any]]]) -> None:
-    """Measure on the Redis that is named, or on one that is started for it, and print."""
+    """Measure on the given Redis or on one started for the run, and print."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--url", help="an empty Redis")

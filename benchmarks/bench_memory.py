@@ -1,11 +1,11 @@
-"""What the memory store saves against the least recently used, what a step of it costs, and what an idle entry weighs.
+"""Savings of the memory store compared with LRU, the latency of its operations, and the overhead of an entry.
 
     .venv/bin/python benchmarks/bench_memory.py [--json]
 
-The trace: designs asked for as in practice (Zipf, 1.0), each of a component type with its own size of answer and price:
-most are full generations of $0.42, some adapted patterns of cents, some large screens of dollars; half-way the popular
-ones change, as when a team goes on to the next project. The store holds a tenth, a twentieth or a hundredth of all of
-them. The baseline is the same dict in the order of use, with the same overhead counted for each entry.
+The trace requests designs with a Zipf distribution (1.0). Each has a component type with its own answer size and price:
+most are full generations of $0.42, some are adapted patterns of cents, some large screens of dollars. Half-way the
+popular designs change, as when a team starts its next project. The store holds a tenth, a twentieth or a hundredth of
+all. The baseline is a dict in order of use with the same overhead per entry.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class LeastRecentlyUsed:
         self._entries: OrderedDict[str, bytes] = OrderedDict()
 
     async def get(self, keys: list[str], /) -> list[bytes | None]:
-        """Move what is asked for to the end."""
+        """Move a key that is read to the end."""
         for key in keys:
             if key in self._entries:
                 self._entries.move_to_end(key)
@@ -57,7 +57,7 @@ class LeastRecentlyUsed:
 
 
 def trace(seed: int) -> tuple[list[int], list[tuple[float, int]]]:
-    """Designs in the order in which they are asked for, and price and size of each."""
+    """Return designs in the order of their requests, with price and size of each."""
     chance = random.Random(seed)
     shares = [share for share, _, _ in KINDS]
     designs = [(usd, size) for _, usd, size in chance.choices(KINDS, shares, k=DESIGNS)]
@@ -69,23 +69,23 @@ def trace(seed: int) -> tuple[list[int], list[tuple[float, int]]]:
 
 
 async def replay(store: Any, seed: int) -> dict[str, float]:
-    """Hits and dollars saved."""
-    asked, designs = trace(seed)
+    """Return hits and saved dollars."""
+    requests, designs = trace(seed)
     bodies = {size: b"x" * size for _, _, size in KINDS}
     hits, saved = 0, 0.0
     started = time.process_time()
-    for one in asked:
+    for one in requests:
         usd, size = designs[one]
         if await store.get([f"{one:064}"]) != [None]:
             hits, saved = hits + 1, saved + usd
         else:
             await store.set_with_cost(f"{one:064}", bodies[size], cost_usd=usd)
-    step_us = (time.process_time() - started) / len(asked) * 1e6
-    return {"hit_rate": hits / len(asked), "saved_usd": saved, "us_per_step": step_us}
+    step_us = (time.process_time() - started) / len(requests) * 1e6
+    return {"hit_rate": hits / len(requests), "saved_usd": saved, "us_per_step": step_us}
 
 
 async def compare(capacity: int) -> dict[str, Any]:
-    """Sums over all seeds."""
+    """Return the sums over all seeds."""
     sums: dict[str, dict[str, float]] = {}
     for seed in SEEDS:
         _, designs = trace(seed)
@@ -101,7 +101,7 @@ async def compare(capacity: int) -> dict[str, Any]:
 
 
 def weigh() -> dict[str, float]:
-    """Resident bytes per idle entry beside its value, in a process of its own; keys as long as those of L1."""
+    """Return resident bytes per entry besides its value, measured in a new process with keys like those of L1."""
     program = (
         "import asyncio, os\n"
         "from forge_otel.stores.memory import MemoryStore\n"

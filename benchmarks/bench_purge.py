@@ -1,4 +1,4 @@
-"""What the purge of a tag costs among 200 000 entries in a real Redis, and what an idle entry weighs there.
+"""Latency of purging a tag among 200,000 entries in a real Redis, and the memory overhead of an entry.
 
 .venv/bin/python benchmarks/bench_purge.py
 """
@@ -27,7 +27,7 @@ BOUND_MS = 1.0
 
 
 async def run(url: str) -> dict[str, object]:
-    """Fill, weigh, purge."""
+    """Fill Redis, measure its memory, and purge."""
     async with open_url(url, max_bytes=0) as store, Redis.from_url(url) as client:
         before = (await client.info("memory"))["used_memory"]
         blob = seal(
