@@ -1,4 +1,4 @@
-"""The service as an import string, `uvicorn tests.chaos.deployed:app`; its plan is in the environment."""
+"""The service for `uvicorn tests.chaos.deployed:app`; its plan is in the variable `CHAOS_PLAN`."""
 
 import json
 import os

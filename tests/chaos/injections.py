@@ -1,4 +1,4 @@
-"""How each fault of the matrix is made: an asynchronous context manager for each cell; leaving it ends the fault."""
+"""Injection of each fault of the matrix: an asynchronous context manager for each cell, which ends the fault."""
 
 import asyncio
 import random
@@ -23,7 +23,7 @@ MODEL_LATE_S: Final = 0.5
 CUT_AFTER_BYTES: Final = 4_000
 CUT_SHORT_BYTES: Final = 100
 EXPORT_BUSY: Final = HttpAnswer.too_many_requests(retry_after_s=5)
-# Before the status: once that is there, the spans are known to have been taken.
+# Cut before the status: after it, the spans are known to be accepted.
 EXPORT_CUT: Final = CutOff(after_bytes=8)
 FIGMA_LATE_S: Final = 0.2
 FIGMA_CUT_AFTER_BYTES: Final = 300
@@ -36,7 +36,7 @@ S3_CUT_AFTER_BYTES: Final = 100
 
 
 def s3_error(status: int, code: str) -> HttpAnswer:
-    """An error in S3's own words."""
+    """Return an error in S3's format."""
     body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
     return HttpAnswer(status=status, body=body, content_type="application/xml")
 
@@ -47,15 +47,15 @@ S3_FULL: Final = s3_error(507, "InsufficientCapacity")
 Injection = Callable[[Site], AbstractAsyncContextManager[Any]]
 
 
-async def command(site: Site, *words: str, password: str = "") -> bytes:
-    """Send commands to Redis itself, past the proxy; return what it says to the last one."""
+async def command(site: Site, *lines: str, password: str = "") -> bytes:
+    """Send commands to Redis past the proxy and return its last reply."""
     reader, writer = await asyncio.open_connection("127.0.0.1", site.redis.port)
     try:
-        answer = b""
-        for line in [f"AUTH {password}"] * bool(password) + list(words):
+        reply = b""
+        for line in [f"AUTH {password}"] * bool(password) + list(lines):
             writer.write(f"{line}\r\n".encode())
-            answer = await reader.readline()
-        return answer
+            reply = await reader.readline()
+        return reply
     finally:
         writer.close()
         await writer.wait_closed()
@@ -63,7 +63,7 @@ async def command(site: Site, *words: str, password: str = "") -> bytes:
 
 @asynccontextmanager
 async def refused_by_redis(site: Site) -> AsyncIterator[None]:
-    """Redis wants a password that the service does not have, also on the connections that it has."""
+    """Redis requires a password that the service does not have, and closes its connections."""
     await command(site, f"CONFIG SET requirepass {REDIS_PASSWORD}", "CLIENT KILL TYPE normal SKIPME yes")
     try:
         yield
@@ -73,7 +73,7 @@ async def refused_by_redis(site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def redis_is_full(site: Site) -> AsyncIterator[None]:
-    """Redis has no memory for another byte, and may not evict."""
+    """Redis is out of memory and does not evict."""
     await command(site, "CONFIG SET maxmemory 1")
     try:
         yield
@@ -83,7 +83,7 @@ async def redis_is_full(site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def redis_crashes(site: Site) -> AsyncIterator[None]:
-    """Redis is killed and started again."""
+    """Redis is killed and restarted."""
     await asyncio.to_thread(site.redis.kill)
     try:
         yield
@@ -92,8 +92,8 @@ async def redis_crashes(site: Site) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def told_to_postgres(site: Site, before: Sequence[str], after: Sequence[str]) -> AsyncIterator[None]:
-    """Say something to PostgreSQL itself, past the proxy, and on the same connection something else in the end."""
+async def postgres_statements(site: Site, before: Sequence[str], after: Sequence[str]) -> AsyncIterator[None]:
+    """Execute statements past the proxy before the block, and others on the same connection after it."""
     assert site.row.postgres is not None
     connection = await asyncpg.connect(site.row.postgres.url.replace("+asyncpg", ""))
     try:
@@ -109,26 +109,26 @@ async def told_to_postgres(site: Site, before: Sequence[str], after: Sequence[st
 
 
 def refused_by_postgres(site: Site) -> AbstractAsyncContextManager[None]:
-    """PostgreSQL lets nobody in, and ends the sessions that there are."""
+    """PostgreSQL rejects logins and terminates the sessions of the service."""
     others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'forge-otel'"
-    return told_to_postgres(site, ["ALTER ROLE postgres NOLOGIN", others], ["ALTER ROLE postgres LOGIN"])
+    return postgres_statements(site, ["ALTER ROLE postgres NOLOGIN", others], ["ALTER ROLE postgres LOGIN"])
 
 
 def postgres_is_full(site: Site) -> AbstractAsyncContextManager[None]:
-    """PostgreSQL answers as it does when its disk has no room for another page."""
+    """PostgreSQL rejects writes with the error of a full disk."""
     function = """
     CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$
     """
     trigger = "CREATE TRIGGER full_disk BEFORE INSERT ON generations EXECUTE FUNCTION no_room()"
-    return told_to_postgres(
+    return postgres_statements(
         site, [function, trigger], ["DROP TRIGGER full_disk ON generations", "DROP FUNCTION no_room"]
     )
 
 
 @asynccontextmanager
 async def postgres_crashes(site: Site) -> AsyncIterator[None]:
-    """PostgreSQL is killed under load and started again."""
+    """PostgreSQL is killed under load and restarted."""
     assert site.row.postgres is not None
     await asyncio.to_thread(site.row.postgres.kill)
     try:
@@ -138,8 +138,8 @@ async def postgres_crashes(site: Site) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def figma_forgotten(site: Site, fault: Fault) -> AsyncIterator[None]:
-    """Figma fails, and what was seen of its files is too old to be believed without asking."""
+async def figma_fails(site: Site, fault: Fault) -> AsyncIterator[None]:
+    """Figma fails, and the cached designs have to be revalidated."""
     async with site.figma.fault(fault):
         await site.touch_designs()
         yield
@@ -147,7 +147,7 @@ async def figma_forgotten(site: Site, fault: Fault) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def wrong_clock(site: Site) -> AsyncIterator[None]:
-    """The wall clock jumps an hour ahead, and after a second two hours back."""
+    """The wall clock jumps one hour forward, and after a second two hours back."""
     file = Path(site.plan.clock_file)
     turn_clock(file, HOUR_S)
     back = asyncio.get_running_loop().call_later(1.0, turn_clock, file, -HOUR_S)
@@ -160,7 +160,7 @@ async def wrong_clock(site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def locked(file: Path) -> AsyncIterator[None]:
-    """Somebody else holds the lock for writing."""
+    """Another connection holds the write lock."""
     with closing(sqlite3.connect(file, isolation_level=None, timeout=10)) as database:
         database.execute("BEGIN EXCLUSIVE")
         try:
@@ -171,7 +171,7 @@ async def locked(file: Path) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def locked_in_bursts(file: Path) -> AsyncIterator[None]:
-    """Somebody else holds the lock for writing a third of the time."""
+    """Another connection holds the write lock a third of the time."""
 
     async def hold() -> None:
         while True:
@@ -190,7 +190,7 @@ async def locked_in_bursts(file: Path) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def overwritten(file: Path) -> AsyncIterator[None]:
-    """The file holds random bytes, as long as it was; nobody repairs it."""
+    """Overwrite the file with random bytes of the same length; it is not restored."""
     noise = random.Random(0)
     for path in (file, file.with_name(f"{file.name}-wal")):
         with suppress(FileNotFoundError), path.open("r+b") as content:
@@ -200,9 +200,9 @@ async def overwritten(file: Path) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def file_in_place_of(folder: Path, site: Site) -> AsyncIterator[None]:
-    """The service starts where a folder cannot be made, because there is a file of that name; then it is removed."""
+    """Start the service while a file is in the place of a folder; remove the file afterwards."""
     folder.rename(folder.with_name(f"{folder.name}-{time.monotonic_ns()}"))
-    folder.write_text("in the way")
+    folder.write_text("not a folder")
     await site.start()
     try:
         yield
@@ -212,7 +212,7 @@ async def file_in_place_of(folder: Path, site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def read_only(folder: Path, site: Site) -> AsyncIterator[None]:
-    """The service starts where it may read and not write; then it may."""
+    """Start the service while a folder is read-only; restore its permissions afterwards."""
     paths = [folder, *folder.iterdir()]
     modes = [path.stat().st_mode for path in paths]
     for path, mode in zip(paths, modes, strict=True):
@@ -227,7 +227,7 @@ async def read_only(folder: Path, site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def database_is_full(site: Site) -> AsyncIterator[None]:
-    """SQLite finds no room for another page; see service.py."""
+    """SQLite cannot allocate another page; see service.py."""
     flag = site.folder / "disk-is-full"
     flag.touch()
     try:
@@ -238,20 +238,20 @@ async def database_is_full(site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def disk_is_full(site: Site) -> AsyncIterator[None]:
-    """No file of the service grows any more: journal, database and archive are on one disk."""
+    """No file of the service can grow: journal, database and archive share a full disk."""
     soft, hard = resource.prlimit(site.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(site.pid, resource.RLIMIT_FSIZE, (DISK_BYTES, hard))
     try:
         yield
     finally:
-        # The service may have ended meanwhile.
+        # The service may have exited meanwhile.
         with suppress(ProcessLookupError):
             resource.prlimit(site.pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @asynccontextmanager
 async def crash(site: Site) -> AsyncIterator[None]:
-    """The service is killed under load, and started again on what it left."""
+    """The service is killed under load and restarted with its files."""
     await site.kill()
     await site.start()
     yield
@@ -259,7 +259,7 @@ async def crash(site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def crash_with_records_waiting(site: Site) -> AsyncIterator[None]:
-    """The service is killed while the database takes nothing, so that what it answered is in the journal alone."""
+    """The service is killed while the database is locked, so that its records are in the journal only."""
     async with locked(site.database):
         await asyncio.sleep(1.0)
         await site.kill()
@@ -270,7 +270,7 @@ async def crash_with_records_waiting(site: Site) -> AsyncIterator[None]:
 AT_START: Final = frozenset(
     {("SQLite", "refused"), ("SQLite", "auth error"), ("outbox disk", "refused"), ("outbox disk", "auth error")}
 )
-"""Where the service is started with the fault, because an open file does not notice it."""
+"""Cells whose fault is injected before the service starts, because it does not affect an open file."""
 
 INJECTIONS: Final[Mapping[tuple[str, str], Injection]] = {
     ("OpenAI", "refused"): lambda site: site.model.fault(Refuse()),
@@ -281,13 +281,13 @@ INJECTIONS: Final[Mapping[tuple[str, str], Injection]] = {
     ("OpenAI", "full"): lambda site: site.model.fault(HttpAnswer.too_many_requests(retry_after_s=30)),
     ("OpenAI", "restart mid-write"): lambda site: site.model.fault(CutOff(after_bytes=CUT_AFTER_BYTES)),
     ("OpenAI", "clock jump"): wrong_clock,
-    ("Figma", "refused"): lambda site: figma_forgotten(site, Refuse()),
-    ("Figma", "silent"): lambda site: figma_forgotten(site, Silent()),
-    ("Figma", "slow"): lambda site: figma_forgotten(site, Slow(answer_s=FIGMA_LATE_S)),
-    ("Figma", "garbage"): lambda site: figma_forgotten(site, Garbage()),
-    ("Figma", "auth error"): lambda site: figma_forgotten(site, HttpAnswer.unauthorized()),
-    ("Figma", "full"): lambda site: figma_forgotten(site, HttpAnswer.too_many_requests(retry_after_s=3)),
-    ("Figma", "restart mid-write"): lambda site: figma_forgotten(site, CutOff(after_bytes=FIGMA_CUT_AFTER_BYTES)),
+    ("Figma", "refused"): lambda site: figma_fails(site, Refuse()),
+    ("Figma", "silent"): lambda site: figma_fails(site, Silent()),
+    ("Figma", "slow"): lambda site: figma_fails(site, Slow(answer_s=FIGMA_LATE_S)),
+    ("Figma", "garbage"): lambda site: figma_fails(site, Garbage()),
+    ("Figma", "auth error"): lambda site: figma_fails(site, HttpAnswer.unauthorized()),
+    ("Figma", "full"): lambda site: figma_fails(site, HttpAnswer.too_many_requests(retry_after_s=3)),
+    ("Figma", "restart mid-write"): lambda site: figma_fails(site, CutOff(after_bytes=FIGMA_CUT_AFTER_BYTES)),
     ("Figma", "clock jump"): wrong_clock,
     ("Redis", "refused"): lambda site: site.cache.fault(Refuse()),
     ("Redis", "silent"): lambda site: site.cache.fault(Silent()),

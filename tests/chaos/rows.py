@@ -1,6 +1,6 @@
-"""What is special about the service for the rows of the matrix whose helper it does not have otherwise.
+"""Special dependencies of the service for some rows of the matrix.
 
-A row's function gives a `Row` while it is entered: proxies in front of the helper, and the settings that lead there.
+Each function yields a `Row`: the proxy in front of the dependency, and the settings that point the service to it.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ numbers = itertools.count(1)
 
 @asynccontextmanager
 async def s3_row(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
-    """The archive is a bucket, on the strict server where it is built, else on the emulator."""
+    """The archive is a bucket, on the strict server if it is built, else on the emulator."""
     if is_built():
         async with StrictS3Server() as server, s3_archive(server.url) as row:
             yield row
@@ -55,7 +55,7 @@ async def s3_archive(endpoint_url: str) -> AsyncIterator[Row]:
             files.setdefault(component_id, set()).add(name)
         return {component_id for component_id, names in files.items() if "manifest.json" in names and len(names) == 6}
 
-    # One client for all: the models of another would be work for the event loop that the proxies are on.
+    # One client for all requests: loading the models of another would block the event loop of the proxies.
     async with (
         aioboto3.Session().client("s3", endpoint_url=endpoint_url) as s3,
         FaultProxy(LOOPBACK, port) as proxy,
@@ -67,7 +67,7 @@ async def s3_archive(endpoint_url: str) -> AsyncIterator[Row]:
 
 @asynccontextmanager
 async def langsmith_row(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
-    """Runs go to a LangSmith behind a proxy."""
+    """Runs are exported to a LangSmith stand-in behind a proxy."""
     spool = request.getfixturevalue("tmp_path") / "spool"
     with LangSmithStandIn(api_key="key") as langsmith:
 
@@ -97,7 +97,7 @@ async def postgres_row(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
             await connection.close()
 
     def select_past_the_proxy(query: str) -> list[tuple[str, str]]:
-        # In a thread, because an event loop runs here already.
+        # In a thread, because this one runs an event loop.
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(asyncio.run, select(query)).result()
 
@@ -108,20 +108,20 @@ async def postgres_row(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
 
 @asynccontextmanager
 async def qdrant_row(_request: pytest.FixtureRequest) -> AsyncIterator[Row]:
-    """Vectors are in a stand-in of Qdrant behind a proxy."""
+    """Vectors are in a Qdrant stand-in behind a proxy."""
     async with serve(QdrantStandIn().app) as url, FaultProxy(LOOPBACK, urlsplit(url).port or 0) as proxy:
         yield Row(proxies={"Qdrant": proxy}, settings={"vector_url": f"qdrant://{LOOPBACK}:{proxy.port}"})
 
 
 @asynccontextmanager
 async def otlp_row(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
-    """Spans go to a server that takes them, behind a proxy."""
+    """Spans are exported to an OTLP endpoint behind a proxy."""
     spool = request.getfixturevalue("tmp_path") / "spool"
-    # Any server that takes spans; LangSmith's path is one of its own.
+    # The LangSmith stand-in accepts OTLP under its own path.
     with LangSmithStandIn() as server:
 
         def traced() -> Counter[str]:
-            # What was sent twice has the same id.
+            # A span that was sent twice has the same id.
             spans = {span.span_id: span for span in server.spans if span.name.startswith("invoke_workflow")}
             found = (item for span in spans.values() for item in span.attributes if item.key == "forge.generation.id")
             return Counter(item.value.string_value for item in found)
@@ -142,4 +142,4 @@ ROWS: Final[Mapping[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextM
     "OTLP": otlp_row,
     "S3": s3_row,
 }
-"""Service of a cell to what it needs; all others do with the usual service."""
+"""Rows by dependency; other dependencies use the default service."""

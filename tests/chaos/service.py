@@ -1,9 +1,8 @@
-"""The service that the faults befall: ComponentForge as it is shipped, in a process of its own.
+"""The service under test: the example service in a process of its own.
 
-Run as a program, this file is a nursery: it imports everything once, which takes seconds, and then forks a child for
-every line of its standard input, so that each test has a service of its own after a tenth of a second. A line is a
-JSON object: `{"role": "service", …}` with the fields of `Plan`, or `{"role": "stand_ins", …}` with ports. The
-answer is the child's process id. Children die with the nursery.
+Run as a program, this file is a fork server. It imports everything once, which takes seconds, and then forks a child
+for every line of its standard input, within 0.1 s. A line is a JSON object: `{"role": "service", …}` with the fields of
+`Plan`, or `{"role": "stand_ins", …}` with ports. The response is the child's process id. Children exit with it.
 """
 
 import asyncio
@@ -45,12 +44,12 @@ OPEN_S: Final = 1.0
 GRACE_S: Final = 3
 PR_SET_PDEATHSIG: Final = 1
 MANY_PAGES: Final = 2**30
-# So that there are costs to lose, or to count twice.
+# With costs, so that a test notices if they are lost or counted twice.
 PRICE: Final = ModelPrice(input_usd=Decimal("0.25"), output_usd=Decimal(2))
 
 
 def _soon_probed(name: str) -> Policies:
-    """As it is shipped, but for an open breaker's minute, for which a test cannot wait."""
+    """Return the default policies with a breaker that probes after 1 s instead of a minute."""
     policies = defaults_for(name)
     return replace(policies, breaker=replace(policies.breaker, open_s=OPEN_S, max_open_s=OPEN_S))
 
@@ -60,7 +59,7 @@ POLICIES: Final = {
     "redis": _soon_probed("redis"),
     "qdrant": _soon_probed("qdrant"),
     "langsmith": _soon_probed("langsmith"),
-    # Nor can it wait for the minute after which an attempt to get an answer is given up.
+    # Short time limits as well: the default attempt timeout is a minute.
     "openai": replace(
         _soon_probed("openai"),
         deadline=DeadlineOptions(total_s=OPENAI_TOTAL_S),
@@ -72,14 +71,14 @@ POLICIES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Where the service is and what it talks to; strings and numbers only, because it travels as JSON.
+    """Configuration of a service; strings and numbers only, because it is sent as JSON.
 
     Args:
-        settings: fields of the forge's `Settings` that are not as usual.
-        environ: variables that other packages read, such as those of OpenTelemetry.
-        folder: of everything that it writes; the database is in `db`, the journal in `outbox`.
-        clock_file: holds the seconds by which its wall clock is wrong; see clock.c. Empty: it is right.
-        is_unprivileged: whether it gives up root's right to write where permissions forbid it.
+        folder: folder of its files; the database is in `db`, the journal in `outbox`.
+        clock_file: file with the error of its wall clock in seconds (see clock.c); empty for the right clock.
+        is_unprivileged: True to give up root's permission to write read-only files.
+        settings: further fields of the forge's `Settings`.
+        environ: variables of other packages, such as OpenTelemetry's.
     """
 
     folder: str
@@ -94,7 +93,7 @@ class Plan:
 
 
 def build(plan: Plan) -> FastAPI:
-    """Build the service."""
+    """Return the application."""
     folder = Path(plan.folder)
     os.environ.update(plan.environ)
     usual: dict[str, Any] = {
@@ -120,9 +119,9 @@ def build(plan: Plan) -> FastAPI:
 
 
 def serve(plan: Plan) -> None:
-    """Serve until told to stop."""
+    """Serve until the process is terminated."""
     if plan.clock_file and ctypes.CDLL(None).follow(plan.clock_file.encode()):
-        raise SystemExit(f"{plan.clock_file} is no clock")
+        raise SystemExit(f"{plan.clock_file} is not a clock file")
     if plan.is_unprivileged:
         give_up_privileges()
     fill_disk_on_request(Path(plan.folder, "disk-is-full"))
@@ -130,7 +129,7 @@ def serve(plan: Plan) -> None:
 
 
 def serve_stand_ins(*, figma_port: int, openai_port: int) -> None:
-    """Serve Figma and the model, without any pause and in few pieces: it is the service that is measured."""
+    """Serve Figma and the model without delays and in large chunks, so that the service is measured."""
 
     async def both() -> None:
         figma = stand_in(StandInFigma().app, figma_port)
@@ -144,35 +143,35 @@ def serve_stand_ins(*, figma_port: int, openai_port: int) -> None:
 
 
 def fill_disk_on_request(flag: Path) -> None:
-    """Let SQLite find no room for another page of a database while a file is there."""
+    """Let SQLite fail to allocate another page while the file `flag` exists."""
 
     @sqlalchemy.event.listens_for(sqlalchemy.pool.Pool, "checkout")
     def limit(connection: Any, *_: object) -> None:
         if "sqlite" not in type(connection).__module__:
             return
-        # Never below what the file has already; so the very next page is one too many.
+        # SQLite raises the limit to the current size, so the next page is one too many.
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA max_page_count = {1 if flag.exists() else MANY_PAGES}")
         cursor.close()
 
 
 def give_up_privileges() -> None:
-    """Let permissions bind us even if we are root: give up the capabilities that override them (capset(2))."""
+    """Give up the capabilities of root that override file permissions (capset(2))."""
     if os.geteuid():
         return
     version_3, words = 0x20080522, 2
     header = (ctypes.c_uint32 * 2)(version_3, 0)
     sets = (ctypes.c_uint32 * (3 * words))()
     libc = ctypes.CDLL(None, use_errno=True)
-    # Effective, permitted and inheritable: none at all.
+    # Effective, permitted and inheritable: none.
     if libc.capset(header, sets):
         raise OSError(ctypes.get_errno(), "capset")
 
 
 def main() -> None:
-    """Fork a child for each line of standard input, and say its process id."""
+    """Fork a child for each line of standard input, and print its process id."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # Or each child's first full collection would stop it for a fifth of a second, at a moment that nobody can foresee.
+    # Otherwise the first full collection of each child stops it for 0.2 s at a random moment.
     gc.collect()
     gc.freeze()
     print(os.getpid(), flush=True)
@@ -186,7 +185,7 @@ def main() -> None:
 
 
 def become(role: str, order: dict[str, Any]) -> NoReturn:
-    """Do what a child is for; it dies with the nursery, and has a log of its own."""
+    """Run a child in its role, with its own log; it is killed when the fork server exits."""
     code = 1
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A running service with its helpers, each behind something that can fail, and what callers and operators see of it."""
+"""The example service with its dependencies, each behind a fault, and the views of callers and operators."""
 
 import asyncio
 import json
@@ -31,10 +31,10 @@ from forge_otel.testing.fault_matrix.load import Load, Response
 from forge_otel.testing.faults.proxy import FaultProxy, Refuse
 
 __all__ = [
-    "FRESH_PER_S",
     "KNOWN_PER_S",
-    "Kept",
-    "Nursery",
+    "NEW_PER_S",
+    "AnsweredGeneration",
+    "ForkServer",
     "Row",
     "Site",
     "StandIns",
@@ -49,18 +49,18 @@ LOOPBACK: Final = "127.0.0.1"
 START_S: Final = 20.0
 STOP_S: Final = 20.0
 TIMEOUT_S: Final = 20.0
-# The smallest design of the sample files: what is measured is the service, not the model's diligence.
+# The smallest design of the sample files, so that the service is measured and not the model.
 WORKLOAD: Final = load_workload()
 BODY: Final = WORKLOAD.body(next(one for one in WORKLOAD.requests() if one.design.startswith("Badge/")))
 OUTBOX_SAMPLE: Final = re.compile(r'^forge_outbox_([a-z]+?)(?:_total)?\{.*forge_sink="(\w+)".*\} (\S+)$', re.MULTILINE)
 KNOWN: Final = 6
 KNOWN_PER_S: Final = 18.0
-FRESH_PER_S: Final = 3.0
+NEW_PER_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What the load remembers of an answer."""
+class AnsweredGeneration:
+    """The part of a successful response by which its record is found."""
 
     generation_id: str
     source: str
@@ -68,15 +68,15 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is special about the service for one row of the matrix; see rows.py.
+    """The special dependencies of the service for one row of the matrix; see rows.py.
 
     Args:
-        proxies: in front of the helpers of this row, by name.
-        settings, environ: of the `Plan`.
-        archived: returns the components that are archived whole; None where nobody has to look.
-        postgres: the server that the database is in; None where it is an SQLite file.
-        select: asks that database; None where it is an SQLite file.
-        traced: returns the generations that LangSmith shows, and how often; None where nobody has to look.
+        proxies: proxies in front of these dependencies, by name.
+        settings, environ: fields of the `Plan`.
+        archived: returns the components whose archive is complete; None if the archive is not checked.
+        postgres: server of the database; None for an SQLite file.
+        select: queries that database; None for an SQLite file.
+        traced: returns how often each generation was traced; None if traces are not checked.
     """
 
     proxies: Mapping[str, FaultProxy] = field(default_factory=dict)
@@ -88,8 +88,8 @@ class Row:
     traced: Callable[[], Counter[str]] | None = None
 
 
-class Nursery:
-    """The program service.py, which forks a service in a tenth of a second; see there."""
+class ForkServer:
+    """The program service.py, which forks services within 0.1 s."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -108,12 +108,12 @@ class Nursery:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._told()
+        self._read_pid()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            # The end of its input is the end of it, and of its children.
+            # It exits at the end of its input, and its children with it.
             self._process.communicate(timeout=STOP_S)
 
     def fork(self, role: str, **order: Any) -> int:
@@ -121,16 +121,16 @@ class Nursery:
         assert self._process is not None
         assert self._process.stdin is not None
         print(json.dumps({"role": role, **order}), file=self._process.stdin, flush=True)
-        return self._told()
+        return self._read_pid()
 
-    def _told(self) -> int:
+    def _read_pid(self) -> int:
         assert self._process is not None
         assert self._process.stdout is not None
         return int(self._process.stdout.readline())
 
 
 def clock_library(folder: Path) -> Path | None:
-    """Build clock.c; None where there is no C compiler."""
+    """Build clock.c and return the library; None without a C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None
@@ -142,7 +142,7 @@ def clock_library(folder: Path) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class StandIns:
-    """Figma and the model, for all tests of a module."""
+    """Ports of the stand-ins for Figma and the model, shared by the tests of a module."""
 
     figma_port: int
     openai_port: int
@@ -150,7 +150,7 @@ class StandIns:
 
 @contextmanager
 def free_ports(number: int) -> Iterator[list[int]]:
-    """Ports that nobody listens on; kept bound inside the block, so that they differ."""
+    """Yield free ports; they stay bound inside the block, so that they differ."""
     found = [socket.socket() for _ in range(number)]
     try:
         for one in found:
@@ -163,12 +163,12 @@ def free_ports(number: int) -> Iterator[list[int]]:
 
 
 class Site:
-    """The service under a proxy each for Redis, the model and Figma, a folder for its files, and its callers."""
+    """The service, a folder for its files, its client, and a proxy each for Redis, the model and Figma."""
 
     def __init__(
         self,
         plan: Plan,
-        nursery: Nursery,
+        fork_server: ForkServer,
         *,
         redis: RedisServer,
         cache: FaultProxy,
@@ -184,90 +184,90 @@ class Site:
         self.row = row
         self.figma = figma
         self.client: httpx.AsyncClient
-        self._nursery = nursery
+        self._nursery = fork_server
         self._pid = 0
-        self._asked = count()
+        self._new_numbers = count()
 
     @property
     def database(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file of the database."""
         return self.folder / "db" / "forge.db"
 
     @property
     def journal(self) -> Path:
-        """The file of the outbox that is written now."""
+        """The current journal file of the outbox."""
         return max((self.folder / "outbox").glob("*.journal"))
 
     @property
     def pid(self) -> int:
-        """Of the service."""
+        """The process id of the service."""
         return self._pid
 
     def log(self) -> str:
-        """What the service wrote."""
+        """Return the log of the service."""
         return (self.folder / "service.log").read_text(errors="replace")
 
     async def start(self, **changes: Any) -> None:
-        """Start, with changes to the plan for this time and later ones, and wait until it answers."""
+        """Change the plan, start the service and wait until it responds."""
         self.plan = replace(self.plan, **changes)
         await self.launch()
         await until(self.is_live, timeout_s=START_S)
 
     async def launch(self) -> None:
-        """Start, and wait for nothing."""
+        """Start the service without waiting for it."""
         log = str(self.folder / "service.log")
         self._pid = await asyncio.to_thread(self._nursery.fork, "service", log=log, **asdict(self.plan))
 
-    async def stop(self, how: Signals = SIGTERM) -> float:
-        """Send a signal and return after how many seconds the process was gone."""
+    async def stop(self, signal: Signals = SIGTERM) -> float:
+        """Send a signal and return the seconds until the process has exited."""
         started_s = time.monotonic()
-        os.kill(self._pid, how)
+        os.kill(self._pid, signal)
         await until(self._is_gone, timeout_s=STOP_S)
         return time.monotonic() - started_s
 
     async def kill(self) -> None:
-        """End the process as a crash would; nothing happens if it is gone already."""
+        """Kill the process if it is running."""
         with suppress(ProcessLookupError):
             await self.stop(SIGKILL)
 
     async def is_live(self) -> bool:
-        """Whether it answers at all."""
+        """Return whether the service responds."""
         with suppress(httpx.HTTPError):
             return (await self.client.get("/livez")).status_code == 200
         return False
 
-    async def prime(self) -> None:
-        """Warm up: have everything generated that `ask_known` will ask for, something refused, and be looked at."""
-        for answer in await asyncio.gather(*(self.ask_known(number) for number in range(KNOWN))):
-            answer.raise_for_status()
+    async def warm_up(self) -> None:
+        """Generate the known components, cause a refusal and read the operator's view."""
+        for response in await asyncio.gather(*(self.request_known(number) for number in range(KNOWN))):
+            response.raise_for_status()
         async with self.model.fault(Refuse()):
-            assert (await self.ask_fresh()).status_code == 503
-        (await self.ask_fresh()).raise_for_status()
+            assert (await self.request_new()).status_code == 503
+        (await self.request_new()).raise_for_status()
         await self.observe()
 
     async def touch_designs(self) -> None:
-        """Tell the service, as Figma does, that its design was edited: it may not be believed without asking."""
+        """Send Figma's webhook for an edit of the design, so that the cached copy has to be revalidated."""
         event = {"event_type": "FILE_UPDATE", "passcode": FIGMA_PASSCODE, "file_key": BODY["figma_key"]}
         (await self.client.post("/figma/webhook", json=event)).raise_for_status()
 
-    async def ask_known(self, number: int) -> httpx.Response:
-        """Ask for what was generated before."""
-        return await self._ask(f"known {number % KNOWN}")
+    async def request_known(self, number: int) -> httpx.Response:
+        """Request a component that was generated before."""
+        return await self._request(f"known {number % KNOWN}")
 
-    async def ask_fresh(self, _number: int = 0) -> httpx.Response:
-        """Ask for what nobody has asked for."""
-        return await self._ask(f"fresh {next(self._asked)}")
+    async def request_new(self, _number: int = 0) -> httpx.Response:
+        """Request a new component."""
+        return await self._request(f"new {next(self._new_numbers)}")
 
-    def known(self, rate_per_s: float = KNOWN_PER_S) -> Load:
-        """Callers who ask for what was generated before."""
-        return Load(self.ask_known, name="known", rate_per_s=rate_per_s, keep=kept)
+    def known_load(self, rate_per_s: float = KNOWN_PER_S) -> Load:
+        """Return a load of requests for known components."""
+        return Load(self.request_known, name="known", rate_per_s=rate_per_s, extract=answered)
 
-    def fresh(self, rate_per_s: float = FRESH_PER_S) -> Load:
-        """Callers who ask for something new, which only the model can answer."""
-        return Load(self.ask_fresh, name="fresh", rate_per_s=rate_per_s, needs={"OpenAI"}, keep=kept)
+    def new_load(self, rate_per_s: float = NEW_PER_S) -> Load:
+        """Return a load of requests for new components, which require the model."""
+        return Load(self.request_new, name="new", rate_per_s=rate_per_s, requires={"OpenAI"}, extract=answered)
 
     async def observe(self) -> OperatorView:
-        """See what an operator sees: the checks of /health that do not pass, and the outbox's figures in /metrics."""
+        """Return the checks of /health that do not pass, and the record counts of the outbox on /metrics."""
         try:
             health, page = await asyncio.gather(
                 self.client.get("/health", headers={"authorization": f"Bearer {ADMIN_TOKEN}"}),
@@ -276,38 +276,38 @@ class Site:
         except httpx.HTTPError:
             return OperatorView()
         checks = health.json().get("checks", {})
-        signs = {name for name, found in checks.items() if any(check["status"] != "pass" for check in found)}
-        return OperatorView(signs=frozenset(signs), tallies=tallies(page.text))
+        warnings = {name for name, found in checks.items() if any(check["status"] != "pass" for check in found)}
+        return OperatorView(warnings=frozenset(warnings), sinks=sink_totals(page.text))
 
     async def is_well(self, produced: dict[str, int]) -> bool:
-        """Say whether all is as it was: nothing warns, the cache answers, and what was `produced` is delivered."""
+        """Return whether no check warns, the cache is used, and the records in `produced` are delivered."""
         with suppress(httpx.HTTPError):
-            # Asked in any case: an open breaker closes when a call succeeds.
-            known, fresh = await asyncio.gather(self.ask_known(0), self.ask_fresh())
-            if [known.status_code, fresh.status_code] != [200, 200] or kept(known).source != "L1":
+            # Requested in any case: an open breaker closes after a successful call.
+            known, new = await asyncio.gather(self.request_known(0), self.request_new())
+            if [known.status_code, new.status_code] != [200, 200] or answered(known).source != "L1":
                 return False
-        seen = await self.observe()
-        # An error spike is a statement about the last minutes.
-        if seen.signs - {"generations:errorRate"} or not seen.tallies:
+        view = await self.observe()
+        # The error rate covers the last minutes, including the fault.
+        if view.warnings - {"generations:errorRate"} or not view.sinks:
             return False
-        for sink, tally in seen.tallies.items():
-            # A service that was started again counts from the start.
-            due = produced[sink] = min(produced.get(sink, tally.produced), tally.produced)
-            if tally.delivered + tally.dropped < due:
+        for sink, totals in view.sinks.items():
+            # A restarted service counts from 0.
+            due = produced[sink] = min(produced.get(sink, totals.produced), totals.produced)
+            if totals.delivered + totals.dropped < due:
                 return False
         return True
 
     def recovery(self) -> Callable[[], Any]:
-        """Return what `exercise` asks after a fault."""
+        """Return the `has_recovered` function of `exercise`."""
         produced: dict[str, int] = {}
         return lambda: self.is_well(produced)
 
     def stored(self) -> dict[str, list[str]]:
-        """Return what the database has: generation ids, and what their records say under `degraded`."""
+        """Return the labels in `degraded` of the generations in the database, by id."""
         return {name: json.loads(labels) for name, labels in self._select("SELECT id, degraded FROM generations")}
 
     def components(self, names: Collection[str]) -> set[str]:
-        """Return the components of generations."""
+        """Return the component ids of generations."""
         found = self._select("SELECT id, component_id FROM generations")
         return {component_id for name, component_id in found if name in names}
 
@@ -317,7 +317,7 @@ class Site:
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
             return database.execute(query).fetchall()
 
-    async def _ask(self, note: str) -> httpx.Response:
+    async def _request(self, note: str) -> httpx.Response:
         return await self.client.post("/generate", json=BODY | {"requirements": {"note": note}})
 
     async def _is_gone(self) -> bool:
@@ -328,44 +328,47 @@ class Site:
         return False
 
 
-def kept(response: Response) -> Kept:
-    """Remember what an answer is checked by later; raises on one that is not whole."""
-    answer = json.loads(response.content)
-    assert answer["code"]
-    assert answer["artifacts"]
-    return Kept(answer["generation_id"], answer["source"])
+def answered(response: Response) -> AnsweredGeneration:
+    """Return the facts of a successful response; fail if it is incomplete."""
+    body = json.loads(response.content)
+    assert body["code"]
+    assert body["artifacts"]
+    return AnsweredGeneration(body["generation_id"], body["source"])
 
 
-def tallies(page: str) -> dict[str, SinkTotals]:
-    """Read the outbox's figures from a metrics page.
-
-    Line by line: a parser of everything would hold up the event loop, and with it what passes through the proxies.
-    """
-    figures: defaultdict[str, Counter[str]] = defaultdict(Counter)
+def sink_totals(page: str) -> dict[str, SinkTotals]:
+    """Return the record counts of the outbox by sink, from a metrics page."""
+    # A full parser would block the event loop, and with it the proxies.
+    totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for name, sink, value in OUTBOX_SAMPLE.findall(page):
-        figures[sink][name] += int(float(value))
-    return {sink: SinkTotals(**found) for sink, found in figures.items()}
+        totals[sink][name] += int(float(value))
+    return {sink: SinkTotals(**counts) for sink, counts in totals.items()}
 
 
 async def until(condition: Callable[[], Any], *, timeout_s: float, poll_s: float = 0.01) -> None:
-    """Wait until an asynchronous condition holds, asked again after `poll_s`, and fail if that takes too long."""
+    """Poll an asynchronous condition until it holds; fail after `timeout_s` seconds."""
     deadline_s = time.monotonic() + timeout_s
     while not await condition():
-        assert time.monotonic() < deadline_s, f"did not come true within {timeout_s} s"
+        assert time.monotonic() < deadline_s, f"the condition did not hold within {timeout_s} s"
         await asyncio.sleep(poll_s)
 
 
 def turn_clock(file: Path, seconds: float) -> None:
-    """Let the wall clock of the service that follows `file` be wrong by so much."""
+    """Set the error of the wall clock of the service that reads `file`."""
     with file.open("r+b") as clock:
         clock.write(struct.pack("d", seconds))
 
 
 @asynccontextmanager
 async def running_site(
-    nursery: Nursery, stand_ins: StandIns, redis: RedisServer, *, row: Row | None = None, with_clock: bool = False
+    fork_server: ForkServer,
+    stand_ins: StandIns,
+    redis: RedisServer,
+    *,
+    row: Row | None = None,
+    with_clock: bool = False,
 ) -> AsyncIterator[Site]:
-    """A service that has been asked for what is known; its folder and its process go with the block."""
+    """Run a warmed-up service; remove its process and folder at the end."""
     row = row or Row()
     folder = Path(tempfile.mkdtemp(prefix="forge-faults-"))
     clock = folder / "clock"
@@ -386,14 +389,14 @@ async def running_site(
                 settings=row.settings,
                 environ=row.environ,
             )
-        site = Site(plan, nursery, redis=redis, cache=cache, model=model, figma=figma, row=row)
-        # Keeps no connections: one that a restart of the service has closed would be an error of the client.
+        site = Site(plan, fork_server, redis=redis, cache=cache, model=model, figma=figma, row=row)
+        # No keep-alive: a connection that a restart of the service has closed would fail the next request.
         limits = httpx.Limits(max_keepalive_connections=0)
         async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=TIMEOUT_S, limits=limits) as client:
             site.client = client
             try:
                 await site.start()
-                await site.prime()
+                await site.warm_up()
                 yield site
             finally:
                 await site.kill()

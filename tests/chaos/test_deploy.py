@@ -1,4 +1,4 @@
-"""A deploy: two uvicorn workers under load are told to stop, and nothing that was answered is lost."""
+"""A deploy: two uvicorn workers are terminated under load, and no answered generation is lost."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from typing import Self
 import httpx
 import pytest
 from tests.chaos.service import GRACE_S, Plan
-from tests.chaos.site import BODY, LOOPBACK, ROOT, StandIns, free_ports, kept, until
+from tests.chaos.site import BODY, LOOPBACK, ROOT, StandIns, answered, free_ports, until
 from tests.servers import RedisServer
 
 from forge_otel import Forge, Settings
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.faults
 WORKERS = 2
 START_S = 60.0
 EXIT_S = 5.0
-ENOUGH_ANSWERS = 60
+MIN_ANSWERED = 60
 DRAIN_S = 20.0
 
 
 class Callers:
-    """Send requests and note how far each got: begun is the answer of which at least the head came."""
+    """Sends requests and counts responses: `begun` with their headers received, `whole` with their body."""
 
     def __init__(self, base_url: str) -> None:
         self.begun = 0
@@ -47,33 +47,33 @@ class Callers:
         await self._client.aclose()
 
     async def is_served(self) -> bool:
-        """Whether anybody answers."""
+        """Return whether the service responds."""
         with suppress(httpx.HTTPError):
             return (await self._client.get("/livez")).status_code == 200
         return False
 
-    async def ask_known(self, number: int) -> httpx.Response:
-        """Ask for one of a few components."""
-        return await self._ask(f"known {number % 6}")
+    async def request_known(self, number: int) -> httpx.Response:
+        """Request one of six components."""
+        return await self._request(f"known {number % 6}")
 
-    async def ask_fresh(self, number: int) -> httpx.Response:
-        """Ask for a new component."""
-        return await self._ask(f"fresh {number}")
+    async def request_new(self, number: int) -> httpx.Response:
+        """Request a new component."""
+        return await self._request(f"new {number}")
 
-    async def _ask(self, note: str) -> httpx.Response:
+    async def _request(self, note: str) -> httpx.Response:
         body = BODY | {"requirements": {"note": note}}
         async with self._client.stream("POST", "/generate", json=body) as response:
             self.begun += 1
             await response.aread()
             self.whole += 1
         if response.status_code == 200:
-            self.answered.append(kept(response).generation_id)
+            self.answered.append(answered(response).generation_id)
         return response
 
 
 @asynccontextmanager
 async def two_workers(plan: Plan) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The service under uvicorn's own supervisor."""
+    """Run the service under uvicorn's supervisor."""
     command = [sys.executable, "-m", "uvicorn", "tests.chaos.deployed:app", "--workers", str(WORKERS)]
     options = ["--port", str(plan.port), "--log-level", "warning", "--timeout-graceful-shutdown", str(GRACE_S)]
     environ = {
@@ -93,13 +93,13 @@ async def two_workers(plan: Plan) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 def workers_of(pid: int) -> set[int]:
-    """Return the processes that a supervisor has started and that live."""
+    """Return the running worker processes of a supervisor."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return {int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()}
 
 
 async def drain(folder: Path) -> None:
-    """Start once more on what the workers left, until everything is delivered."""
+    """Open a forge on the files of the workers until every record is delivered."""
     settings = Settings(
         archive_url=f"file://{folder}/artifacts",
         database_url=f"sqlite+aiosqlite:///{folder}/db/forge.db",
@@ -110,7 +110,7 @@ async def drain(folder: Path) -> None:
 
 
 def stored(folder: Path) -> list[str]:
-    """Return the generations in the database that were answered."""
+    """Return the ids of the successful generations in the database."""
     with closing(sqlite3.connect(folder / "db" / "forge.db")) as database:
         return [name for (name,) in database.execute("SELECT id FROM generations WHERE outcome = 'ok'")]
 
@@ -119,7 +119,7 @@ def stored(folder: Path) -> list[str]:
 async def test_a_deploy_loses_no_answered_request(
     tmp_path: Path, stand_ins: StandIns, redis_server: RedisServer
 ) -> None:
-    """SIGTERM under load: every answer that began came whole and is in the database once; the exit is in time."""
+    """After SIGTERM, every begun response is completed and in the database once, and the exit is in time."""
     with free_ports(1) as (port,):
         plan = Plan(
             folder=str(tmp_path),
@@ -131,26 +131,26 @@ async def test_a_deploy_loses_no_answered_request(
     async with two_workers(plan) as service, Callers(f"http://{LOOPBACK}:{port}") as callers, AsyncExitStack() as load:
         await until(callers.is_served, timeout_s=START_S)
         await until(lambda: has_workers(service.pid), timeout_s=START_S)
-        await load.enter_async_context(Load(callers.ask_known, rate_per_s=18))
-        await load.enter_async_context(Load(callers.ask_fresh, rate_per_s=4))
-        await until(lambda: enough(callers), timeout_s=START_S)
-        told_s = time.monotonic()
+        await load.enter_async_context(Load(callers.request_known, rate_per_s=18))
+        await load.enter_async_context(Load(callers.request_new, rate_per_s=4))
+        await until(lambda: has_answered_enough(callers), timeout_s=START_S)
+        terminated_s = time.monotonic()
         service.terminate()
         await asyncio.wait_for(service.wait(), 2 * (EXIT_S + GRACE_S))
-        took_s = time.monotonic() - told_s
+        took_s = time.monotonic() - terminated_s
     await drain(tmp_path)
     names = stored(tmp_path)
     assert took_s <= EXIT_S + GRACE_S, (tmp_path / "service.log").read_text()
-    assert callers.whole == callers.begun >= ENOUGH_ANSWERS
+    assert callers.whole == callers.begun >= MIN_ANSWERED
     assert set(callers.answered) <= set(names)
     assert len(names) == len(set(names))
 
 
 async def has_workers(pid: int) -> bool:
-    """Whether all workers run."""
+    """Return whether all workers are running."""
     return len(workers_of(pid)) == WORKERS
 
 
-async def enough(callers: Callers) -> bool:
-    """Whether the load is in full swing."""
-    return len(callers.answered) >= ENOUGH_ANSWERS
+async def has_answered_enough(callers: Callers) -> bool:
+    """Return whether enough requests were answered."""
+    return len(callers.answered) >= MIN_ANSWERED

@@ -1,4 +1,4 @@
-"""Every helper and every fault, against the running service under load; what is promised is in cells.py."""
+"""Every cell of the fault matrix against the running service under load; the promises are in cells.py."""
 
 import asyncio
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.chaos.cells import CELLS, DEFECTS, EXPORT_S
 from tests.chaos.injections import AT_START, INJECTIONS
-from tests.chaos.site import FRESH_PER_S, KNOWN_PER_S, Kept, Site, until
+from tests.chaos.site import KNOWN_PER_S, NEW_PER_S, AnsweredGeneration, Site, until
 
 from forge_otel.testing.fault_matrix.exercise import ExerciseResult, exercise
 from forge_otel.testing.fault_matrix.load import RequestResult, percentile
@@ -19,16 +19,16 @@ from forge_otel.testing.fault_matrix.matrix import Cell, timing_violations, viol
 pytestmark = pytest.mark.faults
 
 HEALTHY_S = 2.0
-LOOKS = 4
+HEALTHY_VIEWS = 4
 FAILING_S = 2.5
-PATIENCE_S = 2.0
-# Where limits of time are not judged, health is there to be compared with nothing, and a slow machine may take longer.
+EXTRA_RECOVERY_S = 2.0
+# Where time limits are not checked, nothing is compared with the healthy phase, and a slow machine gets more time.
 UNTIMED_HEALTHY_S = 1.0
-UNTIMED_PATIENCE_S = 30.0
+UNTIMED_EXTRA_RECOVERY_S = 30.0
 
 
 def cases() -> Iterator[Any]:
-    """Every cell that there is; those that are known to fail are expected to."""
+    """Yield every applicable cell; those in `DEFECTS` are expected to fail."""
     for cell in CELLS:
         marks = []
         if cell.name in DEFECTS:
@@ -38,90 +38,94 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("cell", list(cases()))
-async def test_a_cell_holds(cell: Cell, site: Site, is_timed: bool) -> None:
-    """The caller is answered or clearly refused, in time; the operator sees it; all is well again without a restart."""
-    times = (HEALTHY_S, PATIENCE_S) if is_timed else (UNTIMED_HEALTHY_S, UNTIMED_PATIENCE_S)
-    outcome = await befall(site, cell, *times)
-    report(cell, outcome)
-    if is_timed and timing_violations(cell, outcome) == violations(cell, outcome) != ():
-        outcome = await befall(site, cell, *times)
-        report(cell, outcome)
-    excused = () if is_timed else timing_violations(cell, outcome)
-    assert not set(violations(cell, outcome)).difference(excused), site.log()[-3_000:]
-    await nothing_is_lost(site, answers_to_find(cell, outcome), outcome.after.tallies["database"].dropped)
+async def test_a_cell_keeps_its_promise(cell: Cell, site: Site, is_timed: bool) -> None:
+    """Callers are answered or clearly refused in time, the operator is warned, and the service recovers."""
+    times = (HEALTHY_S, EXTRA_RECOVERY_S) if is_timed else (UNTIMED_HEALTHY_S, UNTIMED_EXTRA_RECOVERY_S)
+    result = await run_cell(site, cell, *times)
+    report(cell, result)
+    if is_timed and timing_violations(cell, result) == violations(cell, result) != ():
+        result = await run_cell(site, cell, *times)
+        report(cell, result)
+    excused = () if is_timed else timing_violations(cell, result)
+    assert not set(violations(cell, result)).difference(excused), site.log()[-3_000:]
+    await check_records(site, results_with_records(cell, result), result.after.sinks["database"].dropped)
     if site.row.traced is not None:
-        await everything_is_traced(site.row.traced, answers_to_find(cell, outcome))
+        await check_traces(site.row.traced, results_with_records(cell, result))
 
 
-async def befall(site: Site, cell: Cell, healthy_s: float, patience_s: float) -> ExerciseResult:
-    """Let the cell's fault befall the service, after so long in health, and wait so much longer than is promised."""
-    place = (cell.service, cell.fault)
-    is_at_start = place in AT_START
+async def run_cell(site: Site, cell: Cell, healthy_s: float, extra_recovery_s: float) -> ExerciseResult:
+    """Inject the fault of a cell after `healthy_s`, and wait for its recovery time plus `extra_recovery_s`."""
+    position = (cell.dependency, cell.fault)
+    is_at_start = position in AT_START
     async with AsyncExitStack() as stack:
-        healthy = await measured_apart(site, cell, healthy_s) if is_at_start or cell.outcome == "degraded" else None
+        healthy = await healthy_results(site, cell, healthy_s) if is_at_start or cell.outcome == "degraded" else None
         fault = await stack.enter_async_context(AsyncExitStack())
         if is_at_start:
             await site.stop()
-            await fault.enter_async_context(INJECTIONS[place](site))
-            await site.prime()
-        outcome = await exercise(
-            [await stack.enter_async_context(load) for load in (site.known(), site.fresh())],
-            fault if is_at_start else INJECTIONS[place](site),
+            await fault.enter_async_context(INJECTIONS[position](site))
+            await site.warm_up()
+        result = await exercise(
+            [await stack.enter_async_context(load) for load in (site.known_load(), site.new_load())],
+            fault if is_at_start else INJECTIONS[position](site),
             observe=site.observe,
             has_recovered=site.recovery(),
             healthy=healthy,
-            signs=cell.signs,
+            warnings=cell.warnings,
             healthy_s=healthy_s,
             failing_s=FAILING_S,
-            patience_s=cell.recovery_s + patience_s,
+            timeout_s=cell.recovery_s + extra_recovery_s,
         )
-    return replace(outcome, degraded=degraded(site, outcome.failing))
+    return replace(result, degraded=degraded_labels(site, result.failing))
 
 
-async def measured_apart(site: Site, cell: Cell, healthy_s: float) -> list[RequestResult]:
-    """Return the answers of the service in health that those under the fault can be compared with.
+async def healthy_results(site: Site, cell: Cell, healthy_s: float) -> list[RequestResult]:
+    """Return the results without the fault that those under it are compared with.
 
-    Without its cache it generates everything: so it is compared with itself generating as much while the cache is well.
+    Without its cache the service generates everything, so it is compared with itself generating as much.
     """
-    loads = [site.fresh(KNOWN_PER_S + FRESH_PER_S)] if cell.outcome == "degraded" else [site.known(), site.fresh()]
+    if cell.outcome == "degraded":
+        loads = [site.new_load(KNOWN_PER_S + NEW_PER_S)]
+    else:
+        loads = [site.known_load(), site.new_load()]
     async with AsyncExitStack() as stack:
         for load in loads:
             await stack.enter_async_context(load)
-        # Looked at as often as under the fault.
-        for _ in range(LOOKS):
-            await asyncio.sleep(healthy_s / LOOKS)
+        # Observed as often as under the fault.
+        for _ in range(HEALTHY_VIEWS):
+            await asyncio.sleep(healthy_s / HEALTHY_VIEWS)
             await site.observe()
-    return [answer for load in loads for answer in load.answers]
+    return [result for load in loads for result in load.results]
 
 
-def degraded(site: Site, answers: Sequence[RequestResult]) -> frozenset[str]:
-    """Return what the records of the answers say under that name."""
+def degraded_labels(site: Site, results: Sequence[RequestResult]) -> frozenset[str]:
+    """Return the labels in `degraded` of the records of `results`."""
     stored = site.stored()
-    return frozenset(label for name in ids(answers) for label in stored.get(name, ()))
+    return frozenset(label for name in generation_ids(results) for label in stored.get(name, ()))
 
 
-def ids(answers: Sequence[RequestResult]) -> set[str]:
-    """Return the generations that were answered."""
-    return {answer.kept.generation_id for answer in answers if isinstance(answer.kept, Kept)}
+def generation_ids(results: Sequence[RequestResult]) -> set[str]:
+    """Return the ids of the answered generations."""
+    return {one.extracted.generation_id for one in results if isinstance(one.extracted, AnsweredGeneration)}
 
 
-def answers_to_find(cell: Cell, outcome: ExerciseResult) -> Sequence[RequestResult]:
-    """Return the answers that the database has to know: all, but for those that were in files which the fault took."""
+def results_with_records(cell: Cell, result: ExerciseResult) -> Sequence[RequestResult]:
+    """Return the results whose records must be in the database after the fault."""
+    # Records of earlier results may be in files that the fault has replaced.
     if cell.name == "SQLite-garbage":
-        return outcome.recovered
-    later = outcome.failing + outcome.recovering + outcome.recovered
-    return later if (cell.service, cell.fault) in AT_START else outcome.healthy + later
+        return result.recovered
+    later = result.failing + result.recovering + result.recovered
+    return later if (cell.dependency, cell.fault) in AT_START else result.healthy + later
 
 
-async def nothing_is_lost(site: Site, answers: Sequence[RequestResult], dropped: int) -> None:
-    """Every generation that was answered is in the database, or was counted as dropped."""
-    answered = ids(answers)
+async def check_records(site: Site, results: Sequence[RequestResult], dropped: int) -> None:
+    """Check that every answered generation is in the database or counted as dropped, and archived."""
+    answered = generation_ids(results)
     assert answered
 
-    async def is_there() -> bool:
+    async def is_stored() -> bool:
         return len(answered - site.stored().keys()) <= dropped
 
-    await until(is_there, timeout_s=10.0)
+    await until(is_stored, timeout_s=10.0)
     archived = site.row.archived
     if archived is not None:
 
@@ -131,34 +135,34 @@ async def nothing_is_lost(site: Site, answers: Sequence[RequestResult], dropped:
         await until(is_archived, timeout_s=10.0, poll_s=0.2)
 
 
-async def everything_is_traced(traced: Callable[[], Counter[str]], answers: Sequence[RequestResult]) -> None:
-    """Every generation that was answered is one run in LangSmith, or one span at the OTLP endpoint."""
-    answered = ids(answers)
+async def check_traces(traced: Callable[[], Counter[str]], results: Sequence[RequestResult]) -> None:
+    """Check that every answered generation is one run in LangSmith, or one span at the OTLP endpoint."""
+    answered = generation_ids(results)
 
-    async def is_there() -> bool:
+    async def is_traced() -> bool:
         return answered <= traced().keys()
 
-    await until(is_there, timeout_s=EXPORT_S, poll_s=0.5)
+    await until(is_traced, timeout_s=EXPORT_S, poll_s=0.5)
     assert set(traced().values()) == {1}
 
 
-def report(cell: Cell, outcome: ExerciseResult) -> None:
-    """Print what was measured, for whoever runs this with `-s`."""
-    good = sum(answer.is_good for answer in outcome.failing)
+def report(cell: Cell, result: ExerciseResult) -> None:
+    """Print the measurements; pytest shows them with `-s`."""
+    succeeded = sum(one.is_success for one in result.failing)
     figures = {
-        "answered": f"{good}/{len(outcome.failing)}",
-        "known, healthy": quantiles(outcome.latencies_s("known", healthy=True)),
-        "known, failing": quantiles(outcome.latencies_s("known", healthy=False)),
-        "slowest refusal": max((a.latency_s for a in outcome.failing if not a.is_good), default=None),
-        "recovery": f"{outcome.recovery_s} s",
-        "signs": sorted(outcome.signs),
-        "signs in the end": sorted(outcome.after.signs),
-        "degraded": sorted(outcome.degraded),
-        "violations": violations(cell, outcome) or "passes",
+        "answered": f"{succeeded}/{len(result.failing)}",
+        "known, healthy": quantiles(result.latencies_s("known", healthy=True)),
+        "known, failing": quantiles(result.latencies_s("known", healthy=False)),
+        "slowest refusal": max((one.latency_s for one in result.failing if not one.is_success), default=None),
+        "recovery": f"{result.recovery_s} s",
+        "warnings": sorted(result.warnings),
+        "warnings at the end": sorted(result.after.warnings),
+        "degraded": sorted(result.degraded),
+        "violations": violations(cell, result) or "none",
     }
     print(f"\n{cell.name}: {figures}")
 
 
 def quantiles(latencies_s: Sequence[float]) -> str:
     """Return the median and the 99th percentile in milliseconds."""
-    return " / ".join(f"{percentile(latencies_s, share) * 1000:.0f}" for share in (0.5, 0.99))
+    return " / ".join(f"{percentile(latencies_s, fraction) * 1000:.0f}" for fraction in (0.5, 0.99))

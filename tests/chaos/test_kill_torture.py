@@ -24,7 +24,7 @@ import httpx
 import pytest
 from tests.chaos.injections import S3_DENIED, S3_FULL
 from tests.chaos.rows import ROWS
-from tests.chaos.site import BODY, Nursery, Row, Site, StandIns, running_site, until
+from tests.chaos.site import BODY, ForkServer, Row, Site, StandIns, running_site, until
 from tests.servers import RedisServer
 
 from forge_otel.database.writing.aggregates import CACHE_STAT_COLUMNS, AggregateRows
@@ -127,14 +127,14 @@ class Callers:
 
 
 async def test_nothing_answered_is_lost_or_doubled(
-    request: pytest.FixtureRequest, nursery: Nursery, stand_ins: StandIns, redis_server: RedisServer
+    request: pytest.FixtureRequest, fork_server: ForkServer, stand_ins: StandIns, redis_server: RedisServer
 ) -> None:
     """The service is killed at random moments while its stores fail; all that was answered is stored, and once."""
     print(f"TORTURE_SEED={SEED}")
     chance = random.Random(SEED)
     async with AsyncExitStack() as stack:
         row = await stack.enter_async_context(row_of_both(request))
-        site = await stack.enter_async_context(running_site(nursery, stand_ins, redis_server, row=row))
+        site = await stack.enter_async_context(running_site(fork_server, stand_ins, redis_server, row=row))
         await until(lambda: is_drained(site), timeout_s=DRAINED_WITHIN_S, poll_s=0.1)
         earlier = site.stored().keys()
         await site.stop()
@@ -213,7 +213,7 @@ async def live_and_die(site: Site, callers: Callers, chance: random.Random) -> N
 
 async def is_drained(site: Site) -> bool:
     """Say whether the sinks have all that they were to get, and nothing was dropped."""
-    tallies = (await site.observe()).tallies
+    tallies = (await site.observe()).sinks
     assert all(not tally.dropped for tally in tallies.values()), tallies
     return bool(tallies) and all(tally.delivered == tally.produced for tally in tallies.values())
 

@@ -1,4 +1,4 @@
-"""A service with one agent, for the tests of how traces survive its end."""
+"""A service with one agent, for tests of the export at exit."""
 
 from fastapi import FastAPI
 
@@ -10,11 +10,11 @@ app.add_middleware(ForgeMiddleware)
 
 @agent
 async def writer() -> str:
-    """Write."""
+    """Return a text."""
     return "done"
 
 
 @app.get("/work")
 async def work() -> str:
-    """Have something written."""
+    """Run the agent."""
     return await writer()

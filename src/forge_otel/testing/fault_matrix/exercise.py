@@ -1,7 +1,7 @@
-"""A service under load whose helper fails for a while and comes back: what callers got, and what operators saw.
+"""Exercise of a fault: a service under load whose dependency fails for a while and recovers.
 
-What a fault adds to latencies is told against the same service in health, in the same run, so that limits on it hold
-on a slow machine too.
+Latencies under the fault are compared with latencies of the same run without it, so that limits on the difference hold
+on a slow machine as well.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from forge_otel.testing.fault_matrix.load import Load, RequestResult, percentile
 __all__ = ["ExerciseResult", "OperatorView", "SinkTotals", "exercise"]
 
 _POLL_S: Final = 0.25
-_OBSERVE_S: Final = 0.5
+_OBSERVE_EVERY_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkTotals:
-    """The books of an outbox for one sink; see `forge_otel.outbox.outbox.SinkStats`."""
+    """Record counts of one sink of the outbox, as on the metrics page."""
 
     produced: int
     delivered: int
@@ -30,36 +30,36 @@ class SinkTotals:
 
     @property
     def is_balanced(self) -> bool:
-        """Whether nothing is unaccounted for."""
+        """Return whether every produced record is delivered, waiting or dropped."""
         return self.produced == self.delivered + self.waiting + self.dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorView:
-    """What an operator sees at one moment.
+    """The state of a service as an operator sees it at one moment.
 
     Args:
-        signs: of trouble, in the words of `Cell.signs`.
-        tallies: by sink.
+        warnings: names of the health checks that do not pass.
+        sinks: record counts by sink.
     """
 
-    signs: frozenset[str] = frozenset()
-    tallies: Mapping[str, SinkTotals] = field(default_factory=dict)
+    warnings: frozenset[str] = frozenset()
+    sinks: Mapping[str, SinkTotals] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExerciseResult:
-    """What came of a fault.
+    """The results of requests before, during and after a fault, and the operator's views.
 
     Args:
-        healthy: the answers that latencies are compared with.
-        failing: to requests that were due while the fault lasted.
-        recovering: to requests from its end until all was as before.
-        recovered: to requests after that.
-        recovery_s: seconds from the end of the fault until all was as before; None: it did not come to that.
-        during: what an operator saw while the fault lasted.
-        after: and in the end.
-        degraded: what the records of the failing answers say under this name, from whoever can read the records.
+        healthy: results that latencies are compared with.
+        failing: results of requests that were due during the fault.
+        recovering: results of requests that were due between the end of the fault and the recovery.
+        recovered: results of requests that were due after the recovery.
+        recovery_s: seconds from the end of the fault to the recovery; None if the service did not recover in time.
+        during: views during the fault.
+        after: view at the end.
+        degraded: labels in the field `degraded` of the records of `failing`, filled in by a caller that can read them.
     """
 
     healthy: tuple[RequestResult, ...]
@@ -72,28 +72,30 @@ class ExerciseResult:
     degraded: frozenset[str] = frozenset()
 
     @property
-    def signs(self) -> frozenset[str]:
-        """Every sign that was seen while the fault lasted."""
-        return frozenset().union(*(seen.signs for seen in self.during))
+    def warnings(self) -> frozenset[str]:
+        """Every warning that was seen during the fault."""
+        return frozenset().union(*(view.warnings for view in self.during))
 
     def latencies_s(self, load: str, *, healthy: bool) -> list[float]:
-        """Return how long good answers took.
+        """Return the latencies of successful requests.
 
         Args:
-            load: the name of a load.
-            healthy: in health, or while the fault lasted; if health was measured with another load, of that one.
+            load: name of a load.
+            healthy: True for `healthy`, False for `failing`. If `healthy` was measured with another load, its
+                latencies are returned.
         """
-        answers = self.healthy if healthy else self.failing
-        names = {answer.load for answer in answers}
-        return [a.latency_s for a in answers if a.is_good and a.load == (load if load in names else min(names))]
+        results = self.healthy if healthy else self.failing
+        names = {result.load for result in results}
+        name = load if load in names else min(names)
+        return [result.latency_s for result in results if result.is_success and result.load == name]
 
-    def added_s(self, load: str, *, share: float = 0.99) -> float:
-        """Return what the fault added to a percentile of the latency of a load's good answers."""
+    def added_s(self, load: str, *, fraction: float = 0.99) -> float:
+        """Return the seconds that the fault added to a percentile of the latencies of a load."""
         failing, healthy = (self.latencies_s(load, healthy=side) for side in (False, True))
-        return percentile(failing, share) - percentile(healthy, share)
+        return percentile(failing, fraction) - percentile(healthy, fraction)
 
     def noise_s(self, load: str) -> float:
-        """Return by how much the 99th percentile of a load is above its median in health, in this run."""
+        """Return the difference between the 99th percentile and the median of a load without the fault."""
         latencies_s = self.latencies_s(load, healthy=True)
         return percentile(latencies_s, 0.99) - percentile(latencies_s, 0.5)
 
@@ -105,53 +107,54 @@ async def exercise(
     observe: Callable[[], Awaitable[OperatorView]],
     has_recovered: Callable[[], Awaitable[bool]],
     healthy: Sequence[RequestResult] | None = None,
-    signs: Collection[str] = (),
+    warnings: Collection[str] = (),
     healthy_s: float = 2.0,
     failing_s: float = 3.0,
-    patience_s: float = 30.0,
+    timeout_s: float = 30.0,
 ) -> ExerciseResult:
-    """Let a helper of a service under load fail for a while, and see what comes of it.
+    """Inject a fault into a dependency of a service under load, and record the results.
+
+    The fault lasts until every expected warning was seen and every request that was due during it has ended.
 
     Args:
-        loads: already running.
-        fault: lasts while it is entered.
-        observe: asks the service what its operator would see.
-        has_recovered: asks whether all is as it was; called after the fault, again and again.
-        healthy: answers to compare latencies with, where the same load in health is not the right thing.
-        signs: of trouble that are expected.
-        healthy_s: seconds to watch the service in health before the fault, and half as long after it.
-        failing_s: seconds that the fault lasts at least; it lasts until these signs were seen, and all that was asked
-            in it is answered.
-        patience_s: seconds to wait for the signs, and for the recovery.
+        loads: loads that are running.
+        fault: injects the fault while it is entered.
+        observe: reads the operator's view from the service.
+        has_recovered: returns whether the service has recovered; polled after the fault.
+        healthy: results to compare latencies with; None records them before the fault.
+        warnings: expected warnings.
+        healthy_s: seconds to run before the fault; half as long after the recovery.
+        failing_s: shortest duration of the fault in seconds.
+        timeout_s: longest time to wait for the warnings, and for the recovery, in seconds.
     """
-    # Observed in health too, so that what observing costs is on both sides of every comparison.
-    async with _watched(observe) as seen:
+    # Observed without the fault as well, so that both sides of each comparison have the cost of observing.
+    async with _observed(observe) as views:
         began_s = time.monotonic()
         await asyncio.sleep(0 if healthy is not None else healthy_s)
         healthy_until_s = time.monotonic()
-        # What is in flight when the helper fails belongs to neither.
-        await _settled(loads, healthy_until_s)
-        seen.clear()
+        # Requests in flight at the beginning of the fault belong to neither side.
+        await _drain(loads, healthy_until_s)
+        views.clear()
         failing_from_s = time.monotonic()
         async with fault:
             await asyncio.sleep(failing_s)
-            await _shown(seen, signs, patience_s)
-            failed_until_s = time.monotonic()
-            await _settled(loads, failed_until_s)
-            during = tuple(seen)
+            await _await_warnings(views, warnings, timeout_s)
+            failing_until_s = time.monotonic()
+            await _drain(loads, failing_until_s)
+            during = tuple(views)
     lifted_s = time.monotonic()
-    recovery_s = await _recovery(has_recovered, patience_s)
+    recovery_s = await _await_recovery(has_recovered, timeout_s)
     recovered_s = time.monotonic()
     await asyncio.sleep(healthy_s / 2)
     ended_s = time.monotonic()
-    await _settled(loads, ended_s)
+    await _drain(loads, ended_s)
 
     def between(from_s: float, until_s: float) -> tuple[RequestResult, ...]:
-        return tuple(answer for load in loads for answer in load.answers if from_s <= answer.due_s < until_s)
+        return tuple(result for load in loads for result in load.results if from_s <= result.due_s < until_s)
 
     return ExerciseResult(
         healthy=between(began_s, healthy_until_s) if healthy is None else tuple(healthy),
-        failing=between(failing_from_s, failed_until_s),
+        failing=between(failing_from_s, failing_until_s),
         recovering=between(lifted_s, recovered_s),
         recovered=between(recovered_s, ended_s),
         recovery_s=recovery_s,
@@ -160,41 +163,40 @@ async def exercise(
     )
 
 
-async def _settled(loads: Sequence[Load], until_s: float) -> None:
-    await asyncio.gather(*(load.settle(until_s) for load in loads))
+async def _drain(loads: Sequence[Load], due_before_s: float) -> None:
+    await asyncio.gather(*(load.drain(due_before_s) for load in loads))
 
 
-async def _shown(seen: Sequence[OperatorView], signs: Collection[str], patience_s: float) -> None:
-    """Wait until an operator has seen the signs, or for so long in vain."""
-    deadline_s = time.monotonic() + patience_s
-    while set(signs).difference(*(look.signs for look in seen)) and time.monotonic() < deadline_s:
+async def _await_warnings(views: Sequence[OperatorView], warnings: Collection[str], timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while set(warnings).difference(*(view.warnings for view in views)) and time.monotonic() < deadline_s:
         await asyncio.sleep(_POLL_S)
 
 
 @asynccontextmanager
-async def _watched(observe: Callable[[], Awaitable[OperatorView]]) -> AsyncIterator[list[OperatorView]]:
-    """Observe again and again inside the block."""
-    seen: list[OperatorView] = []
+async def _observed(observe: Callable[[], Awaitable[OperatorView]]) -> AsyncIterator[list[OperatorView]]:
+    """Observe repeatedly inside the block, and yield the list that the views are added to."""
+    views: list[OperatorView] = []
 
-    async def watch() -> None:
+    async def poll() -> None:
         while True:
-            seen.append(await observe())
-            await asyncio.sleep(_OBSERVE_S)
+            views.append(await observe())
+            await asyncio.sleep(_OBSERVE_EVERY_S)
 
-    watching = asyncio.create_task(watch())
+    polling = asyncio.create_task(poll())
     try:
-        yield seen
+        yield views
     finally:
-        watching.cancel()
+        polling.cancel()
         with suppress(asyncio.CancelledError):
-            await watching
+            await polling
 
 
-async def _recovery(has_recovered: Callable[[], Awaitable[bool]], patience_s: float) -> float | None:
-    """Return after how many seconds all was as before, or None."""
+async def _await_recovery(has_recovered: Callable[[], Awaitable[bool]], timeout_s: float) -> float | None:
+    """Return the seconds until the service has recovered, None after `timeout_s`."""
     lifted_s = time.monotonic()
     while not await has_recovered():
-        if time.monotonic() - lifted_s > patience_s:
+        if time.monotonic() - lifted_s > timeout_s:
             return None
         await asyncio.sleep(_POLL_S)
     return time.monotonic() - lifted_s

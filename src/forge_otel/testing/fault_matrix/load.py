@@ -1,7 +1,7 @@
-"""A steady load on a service over HTTP, and what became of each request.
+"""Open-loop load on a service over HTTP, and the result of each request.
 
-Requests go out at a steady rate however slow the answers are (an open loop), and a latency counts from the moment at
-which its request was due, so that a service that stalls cannot hide it.
+Requests are sent at a fixed rate, however slow the responses are, and a latency counts from the moment at which its
+request was due. A service that stalls therefore cannot hide it (coordinated omission).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ __all__ = ["Load", "RequestResult", "Response", "percentile"]
 
 
 class Response(Protocol):
-    """What an HTTP client returns; httpx and httpx-like ones do."""
+    """A response of an HTTP client such as httpx."""
 
     @property
     def status_code(self) -> int:
@@ -26,28 +26,28 @@ class Response(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """With names in any case."""
+        """The headers; names are case-insensitive."""
         ...
 
     @property
     def content(self) -> bytes:
-        """The whole body."""
+        """The complete body."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestResult:
-    """What became of one request.
+    """The result of one request.
 
     Args:
-        due_s: when it was to be sent, on the monotonic clock.
-        latency_s: from then to the last byte.
-        status: the HTTP status; 0 where none came.
-        code: of the problem+json, the type of the client's exception where no answer came, else empty.
-        retry_after_s: what the caller is told to wait, or None.
-        load: the name of the load that it belongs to.
-        needs: the helpers without which the request cannot be answered.
-        kept: what the load's `keep` made of the response.
+        due_s: time of the monotonic clock at which the request was due.
+        latency_s: seconds from then to the end of the response.
+        status: HTTP status; 0 without a response.
+        code: `code` of a problem+json body; the type of the client's exception without a response; else "".
+        retry_after_s: value of `Retry-After`, or None.
+        load: name of the load.
+        requires: dependencies without which the request cannot succeed.
+        extracted: value that the load's `extract` returned for a successful response.
     """
 
     due_s: float
@@ -56,29 +56,29 @@ class RequestResult:
     code: str = ""
     retry_after_s: float | None = None
     load: str = ""
-    needs: frozenset[str] = frozenset()
-    kept: Any = None
+    requires: frozenset[str] = frozenset()
+    extracted: Any = None
 
     @property
-    def is_good(self) -> bool:
-        """Whether the caller got what it asked for."""
+    def is_success(self) -> bool:
+        """Return whether the status is 2xx or 3xx."""
         return 200 <= self.status < 400
 
     @property
-    def is_clear(self) -> bool:
-        """Whether a refusal says what is wrong and when to come back."""
+    def is_clear_refusal(self) -> bool:
+        """Return whether the response is a 503 with a problem code and `Retry-After`."""
         return self.status == 503 and bool(self.code) and self.retry_after_s is not None
 
 
 class Load:
-    """Asks a service at a steady rate while it is entered, however slowly it answers.
+    """Sends requests at a fixed rate while it is entered.
 
     Args:
         send: sends one request; called with its number, from 0.
-        name: what tells its answers from those of other loads.
-        rate_per_s: requests a second.
-        needs: the helpers without which these requests cannot be answered.
-        keep: what to remember of a good response, for example an id; raises where it is not good after all.
+        name: distinguishes its results from those of other loads.
+        rate_per_s: requests per second.
+        requires: dependencies without which these requests cannot succeed.
+        extract: returns the value to record of a successful response; if it raises, the request counts as failed.
     """
 
     def __init__(
@@ -87,34 +87,34 @@ class Load:
         *,
         name: str = "",
         rate_per_s: float = 20.0,
-        needs: Collection[str] = (),
-        keep: Callable[[Response], Any] = lambda _: None,
+        requires: Collection[str] = (),
+        extract: Callable[[Response], Any] = lambda _: None,
     ) -> None:
-        self.answers: list[RequestResult] = []
-        """In the order in which they came."""
+        self.results: list[RequestResult] = []
+        """The results, in the order in which the requests ended."""
         self._send = send
         self._name = name
         self._rate_per_s = rate_per_s
-        self._needs = frozenset(needs)
-        self._keep = keep
-        self._pacing: asyncio.Task[None] | None = None
-        self._asking: set[asyncio.Task[None]] = set()
+        self._requires = frozenset(requires)
+        self._extract = extract
+        self._pacer: asyncio.Task[None] | None = None
+        self._pending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._pacing = asyncio.create_task(self._pace())
+        self._pacer = asyncio.create_task(self._pace())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._pacing is not None:
-            self._pacing.cancel()
+        if self._pacer is not None:
+            self._pacer.cancel()
             with suppress(asyncio.CancelledError):
-                await self._pacing
-        while self._asking:
-            await asyncio.wait(self._asking)
+                await self._pacer
+        while self._pending:
+            await asyncio.wait(self._pending)
 
-    async def settle(self, until_s: float) -> None:
-        """Wait until everything that was due before `until_s` is answered."""
-        while outstanding := [task for task in self._asking if float(task.get_name()) < until_s]:
+    async def drain(self, due_before_s: float) -> None:
+        """Wait until every request that was due before this time of the monotonic clock has ended."""
+        while outstanding := [task for task in self._pending if float(task.get_name()) < due_before_s]:
             await asyncio.wait(outstanding)
 
     async def _pace(self) -> None:
@@ -122,35 +122,35 @@ class Load:
         while True:
             due_s = started_s + number / self._rate_per_s
             await asyncio.sleep(due_s - time.monotonic())
-            task = asyncio.create_task(self._ask(number, due_s), name=repr(due_s))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            task = asyncio.create_task(self._request(number, due_s), name=repr(due_s))
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
             number += 1
 
-    async def _ask(self, number: int, due_s: float) -> None:
-        facts: dict[str, Any]
+    async def _request(self, number: int, due_s: float) -> None:
+        fields: dict[str, Any]
         try:
-            facts = _facts(await self._send(number), self._keep)
+            fields = _result_fields(await self._send(number), self._extract)
         except Exception as exc:
-            facts = {"status": 0, "code": type(exc).__name__}
+            fields = {"status": 0, "code": type(exc).__name__}
         latency_s = time.monotonic() - due_s
-        self.answers.append(
-            RequestResult(due_s=due_s, latency_s=latency_s, load=self._name, needs=self._needs, **facts)
+        self.results.append(
+            RequestResult(due_s=due_s, latency_s=latency_s, load=self._name, requires=self._requires, **fields)
         )
 
 
-def percentile(values: Collection[float], share: float) -> float:
-    """Return the smallest value that at least `share` of the values do not exceed; NaN where there is none."""
+def percentile(values: Collection[float], fraction: float) -> float:
+    """Return the smallest value that at least `fraction` (0 to 1) of the values do not exceed; NaN without values."""
     ordered = sorted(values)
-    return ordered[max(1, math.ceil(share * len(ordered))) - 1] if ordered else math.nan
+    return ordered[max(1, math.ceil(fraction * len(ordered))) - 1] if ordered else math.nan
 
 
-def _facts(response: Response, keep: Callable[[Response], Any]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"status": response.status_code}
+def _result_fields(response: Response, extract: Callable[[Response], Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {"status": response.status_code}
     if response.status_code < 400:
-        return facts | {"kept": keep(response)}
+        return fields | {"extracted": extract(response)}
     with suppress(ValueError, AttributeError):
-        facts["code"] = str(json.loads(response.content).get("code", ""))
+        fields["code"] = str(json.loads(response.content).get("code", ""))
     with suppress(KeyError, ValueError):
-        facts["retry_after_s"] = float(response.headers["retry-after"])
-    return facts
+        fields["retry_after_s"] = float(response.headers["retry-after"])
+    return fields

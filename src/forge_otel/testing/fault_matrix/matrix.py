@@ -1,13 +1,13 @@
-"""The fault matrix: what a service promises for each of its helpers and each way in which that may fail.
+"""Fault matrix: the promises of a service for each dependency and each fault, and their check.
 
 ::
 
-    cell = Cell(service="redis", fault="silent", made_by="answers never come", expected="…", added_p99_s=0.05, …)
-    async with Load(ask_what_is_known) as known, Load(ask_something_new, rate_per_s=2) as fresh:
-        outcome = await exercise([known, fresh], proxy.fault(Silent()), observe=look, has_recovered=is_well)
-    assert not verdict(cell, outcome)
+    cell = Cell(dependency="redis", fault="silent", injection="it never responds", expected="…", added_p99_s=0.05)
+    async with Load(request_known) as known, Load(request_new, rate_per_s=2) as new:
+        result = await exercise([known, new], proxy.fault(Silent()), observe=observe, has_recovered=has_recovered)
+    assert not violations(cell, result)
 
-`render` makes a page of it.
+`render` writes the matrix as a Markdown page.
 """
 
 from collections import Counter
@@ -22,212 +22,210 @@ from forge_otel.testing.fault_matrix.load import RequestResult, percentile
 __all__ = ["TOLERANCE_S", "Cell", "render", "timing_violations", "violations"]
 
 TOLERANCE_S: Final = 0.01
-"""What may be added to a request beyond its budget."""
+"""Seconds by which a latency may exceed its limit."""
 
-# Answers of a load in health below which its 99th percentile says nothing.
-_ENOUGH: Final = 20
-# httpx's; what a request ends with that was on its way when the service died has other names.
-_NOBODY_LISTENS: Final = "ConnectError"
-_WORDS: Final = {"answered": "answered", "degraded": "answered without it", "refused": "refused clearly", "n/a": "n/a"}
+# With fewer healthy results the 99th percentile is a single value.
+_MIN_HEALTHY_RESULTS: Final = 20
+# httpx's exception for a closed port; a request that was in flight when the process died ends with another one.
+_CLOSED_PORT: Final = "ConnectError"
+_OUTCOMES: Final = {
+    "answered": "answered",
+    "degraded": "answered without it",
+    "refused": "refused clearly",
+    "n/a": "n/a",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """What is promised for one helper that fails in one way.
+    """The promise for one dependency that fails in one way.
 
     Args:
-        service: the helper.
-        fault: how it fails, in a word.
-        made_by: how the test makes it fail.
-        expected: what the caller sees, in a sentence; for `n/a` the reason why there is no such cell.
-        restarts: whether the service itself is started again, and its absence, in which nobody accepts a connection, is
-            not held against it.
-        outcome: `answered` as ever, `degraded`: answered without the helper, `refused`: what needs the helper
-            gets a clear error and everything else is answered, `n/a`: there is no such cell.
-        max_error_rate: share of the requests that could be answered and were not must stay below it.
-        added_p99_s: seconds that the fault may add to the 99th percentile of the answers; where some of the load needs
-            the helper, to that load only, and nothing to the rest.
-        refused_within_s: seconds after which a refusal must be there.
-        recovery_s: seconds after the end of the fault within which all is as before, without a restart.
-        signs: what an operator sees while the fault lasts, as `exercise` is told it by its `observe`.
-        degraded: what the records of answers given meanwhile say under this name.
+        dependency: the failing dependency.
+        fault: short name of the fault.
+        injection: how the test injects the fault, in a sentence.
+        expected: what callers see, in a sentence; for `n/a` the reason.
+        restarts_service: True if the fault restarts the service itself; its closed port is then no violation.
+        outcome: `answered`: as without the fault; `degraded`: answered without the dependency; `refused`: requests
+            that require the dependency get a clear error and all others are answered; `n/a`: the fault does not exist.
+        max_error_rate: the fraction of failed requests, without refusals, must be below it.
+        added_p99_s: seconds that the fault may add to the 99th percentile of latencies. If only some loads require
+            the dependency, it applies to these, and 0 to the rest.
+        refused_within_s: longest latency of a refusal in seconds.
+        recovery_s: longest time from the end of the fault to the recovery in seconds.
+        warnings: warnings that an operator sees during the fault.
+        degraded: labels in the field `degraded` of the records that were written during the fault.
 
     Raises:
-        ConfigurationError: a cell of refusals that does not say how soon.
+        ConfigurationError: `refused_within_s` is missing for the outcome `refused`, or given for another one.
     """
 
-    service: str
+    dependency: str
     fault: str
-    made_by: str = ""
+    injection: str = ""
     expected: str
-    restarts: bool = False
+    restarts_service: bool = False
     outcome: Literal["answered", "degraded", "refused", "n/a"] = "answered"
     max_error_rate: float = 0.01
     added_p99_s: float = 0.0
     refused_within_s: float | None = None
     recovery_s: float = 10.0
-    signs: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.outcome == "refused") != (self.refused_within_s is not None):
-            raise ConfigurationError(
-                [f"{self.name}: refused_within_s belongs to the outcome 'refused', and only there"]
-            )
+            raise ConfigurationError([f"{self.name}: refused_within_s is required for the outcome 'refused' only"])
 
     @property
     def name(self) -> str:
-        """Of the cell, for test ids."""
-        return f"{self.service}-{self.fault}".replace(" ", "_")
+        """The id of the cell, for tests."""
+        return f"{self.dependency}-{self.fault}".replace(" ", "_")
 
 
-def violations(cell: Cell, outcome: ExerciseResult) -> tuple[str, ...]:
-    """Say in what `outcome` is not what `cell` promises; empty where it is.
+def violations(cell: Cell, result: ExerciseResult) -> tuple[str, ...]:
+    """Return a sentence for each way in which `result` breaks the promise of `cell`."""
+    return (*_response_violations(cell, result), *_warning_violations(cell, result), *timing_violations(cell, result))
 
-    Args:
-        cell: the promise.
-        outcome: what `exercise` found.
+
+def _response_violations(cell: Cell, result: ExerciseResult) -> list[str]:
+    found = []
+    refusable = cell.dependency if cell.outcome == "refused" else ""
+    affected = tuple(one for one in (*result.failing, *result.recovering) if not _met_closed_port(cell, one))
+    for phase, results in (("during the fault and the recovery", affected), ("after the recovery", result.recovered)):
+        due = [one for one in results if results is result.recovered or refusable not in one.requires]
+        failed = [one for one in due if not one.is_success]
+        if not due or len(failed) >= cell.max_error_rate * len(due):
+            found.append(f"{phase} {len(failed)} of {len(due)} requests failed: {_kinds(failed)}")
+    refused = [one for one in affected if refusable in one.requires and not one.is_success]
+    if refusable and not any(one in refused for one in result.failing):
+        found.append("no request was refused: check that the fault affects the service")
+    if unclear := [one for one in refused if not one.is_clear_refusal]:
+        found.append(f"{len(unclear)} of {len(refused)} refusals are not a clear 503: {_kinds(unclear)}")
+    return found
+
+
+def _met_closed_port(cell: Cell, result: RequestResult) -> bool:
+    return cell.restarts_service and not result.status and result.code == _CLOSED_PORT
+
+
+def timing_violations(cell: Cell, result: ExerciseResult) -> tuple[str, ...]:
+    """Return the violated time limits; part of `violations`.
+
+    On a shared machine, repeat a measurement that violates time limits only.
     """
-    return (*_wrong_answers(cell, outcome), *_wrong_signs(cell, outcome), *timing_violations(cell, outcome))
+    found = [*_slow_responses(cell, result), *_slow_refusals(cell, result)]
+    if result.recovery_s is None:
+        found.append(f"the service did not recover within {cell.recovery_s} s")
+    elif result.recovery_s > cell.recovery_s:
+        found.append(f"the service recovered after {result.recovery_s} s, the limit is {cell.recovery_s} s")
+    return tuple(found)
 
 
-def _wrong_answers(cell: Cell, outcome: ExerciseResult) -> list[str]:
-    faults = []
-    refusable = cell.service if cell.outcome == "refused" else ""
-    told = tuple(answer for answer in (*outcome.failing, *outcome.recovering) if not _found_nobody(cell, answer))
-    for name, answers in (("during the fault and the recovery", told), ("afterwards", outcome.recovered)):
-        due = [answer for answer in answers if answers is outcome.recovered or refusable not in answer.needs]
-        bad = [answer for answer in due if not answer.is_good]
-        if not due or len(bad) >= cell.max_error_rate * len(due):
-            faults.append(f"{name} {len(bad)} of {len(due)} requests were not answered: {_kinds(bad)}")
-    refused = [answer for answer in told if refusable in answer.needs and not answer.is_good]
-    if refusable and not any(answer in refused for answer in outcome.failing):
-        faults.append("nothing was refused: did the fault reach the service?")
-    if unclear := [answer for answer in refused if not answer.is_clear]:
-        faults.append(f"{len(unclear)} of {len(refused)} refusals are no clear 503: {_kinds(unclear)}")
-    return faults
-
-
-def _found_nobody(cell: Cell, answer: RequestResult) -> bool:
-    return cell.restarts and not answer.status and answer.code == _NOBODY_LISTENS
-
-
-def timing_violations(cell: Cell, outcome: ExerciseResult) -> tuple[str, ...]:
-    """Say which limits of time were missed; part of the `violations`.
-
-    On a machine that does other things too, a cell that misses these alone deserves to be measured again.
-
-    Args:
-        cell: the promise.
-        outcome: what `exercise` found.
-    """
-    faults = [*_slow_answers(cell, outcome), *_slow_refusals(cell, outcome)]
-    if outcome.recovery_s is None or outcome.recovery_s > cell.recovery_s:
-        faults.append(f"it recovered after {outcome.recovery_s} s, not within {cell.recovery_s} s")
-    return tuple(faults)
-
-
-def _slow_answers(cell: Cell, outcome: ExerciseResult) -> list[str]:
-    faults = []
-    needs = {answer.load: answer.needs for answer in outcome.failing}
-    is_needed_by_some = any(cell.service in helpers for helpers in needs.values())
-    for load, helpers in needs.items():
-        is_needed = cell.service in helpers
-        if is_needed and cell.outcome == "refused":
+def _slow_responses(cell: Cell, result: ExerciseResult) -> list[str]:
+    found = []
+    requires = {one.load: one.requires for one in result.failing}
+    is_required_by_some = any(cell.dependency in dependencies for dependencies in requires.values())
+    for load, dependencies in requires.items():
+        is_required = cell.dependency in dependencies
+        if is_required and cell.outcome == "refused":
             continue
-        # What does without the helper has nothing to wait for where the helper is what others wait for.
-        budget_s = cell.added_p99_s if is_needed or not is_needed_by_some else 0.0
-        added_s, limit_s = outcome.added_s(load), budget_s + TOLERANCE_S + outcome.noise_s(load)
-        if added_s > limit_s and (is_needed or len(outcome.latencies_s(load, healthy=True)) >= _ENOUGH):
-            faults.append(f"{added_s:.3f} s were added to the 99th percentile of {load}, more than {limit_s:.3f} s")
-    return faults
+        # A load that does without the dependency has no reason to wait if another load requires it.
+        allowed_s = cell.added_p99_s if is_required or not is_required_by_some else 0.0
+        added_s, limit_s = result.added_s(load), allowed_s + TOLERANCE_S + result.noise_s(load)
+        is_measurable = is_required or len(result.latencies_s(load, healthy=True)) >= _MIN_HEALTHY_RESULTS
+        if added_s > limit_s and is_measurable:
+            found.append(
+                f"the fault added {added_s:.3f} s to the 99th percentile of {load}, the limit is {limit_s:.3f} s"
+            )
+    return found
 
 
-def _slow_refusals(cell: Cell, outcome: ExerciseResult) -> list[str]:
-    refused = [answer for answer in outcome.failing if cell.service in answer.needs]
+def _slow_refusals(cell: Cell, result: ExerciseResult) -> list[str]:
+    refused = [one for one in result.failing if cell.dependency in one.requires]
     if cell.refused_within_s is None or not refused:
         return []
-    slowest = max(refused, key=lambda answer: answer.latency_s)
-    # The rest of the request takes what it takes in health.
-    limit_s = cell.refused_within_s + TOLERANCE_S + percentile(outcome.latencies_s(slowest.load, healthy=True), 0.99)
+    slowest = max(refused, key=lambda one: one.latency_s)
+    # The part of the request before the dependency takes as long as without the fault.
+    limit_s = cell.refused_within_s + TOLERANCE_S + percentile(result.latencies_s(slowest.load, healthy=True), 0.99)
     if slowest.latency_s <= limit_s:
         return []
-    return [f"a refusal took {slowest.latency_s:.3f} s, more than {limit_s:.3f} s"]
+    return [f"a refusal took {slowest.latency_s:.3f} s, the limit is {limit_s:.3f} s"]
 
 
-def _wrong_signs(cell: Cell, outcome: ExerciseResult) -> list[str]:
-    faults = [f"nobody could see: {sign}" for sign in cell.signs if sign not in outcome.signs]
-    faults += [f"it still says: {sign}" for sign in cell.signs if sign in outcome.after.signs]
-    faults += [f"no record says: {label}" for label in cell.degraded if label not in outcome.degraded]
-    for seen in (*outcome.during, outcome.after):
-        faults += [
-            f"the books of {sink} do not balance: {tally}"
-            for sink, tally in seen.tallies.items()
-            if not tally.is_balanced
+def _warning_violations(cell: Cell, result: ExerciseResult) -> list[str]:
+    found = [f"the warning {name} was not shown" for name in cell.warnings if name not in result.warnings]
+    found += [f"the warning {name} is still shown" for name in cell.warnings if name in result.after.warnings]
+    found += [f"no record has the label {label}" for label in cell.degraded if label not in result.degraded]
+    for view in (*result.during, result.after):
+        found += [
+            f"the counts of sink {sink} do not add up: {totals}"
+            for sink, totals in view.sinks.items()
+            if not totals.is_balanced
         ]
-    return faults
+    return found
 
 
-def _kinds(answers: Collection[RequestResult]) -> str:
+def _kinds(results: Collection[RequestResult]) -> str:
     return ", ".join(
         f"{count} x {status} {code}"
-        for (status, code), count in Counter((a.status, a.code) for a in answers).most_common(5)
+        for (status, code), count in Counter((one.status, one.code) for one in results).most_common(5)
     )
 
 
 def render(cells: Sequence[Cell], results: Mapping[str, Sequence[str] | None]) -> str:
-    """Return the matrix as Markdown: a table of all cells, and for each helper what is done to it and what comes of it.
+    """Return the matrix as Markdown: a table of all cells, and a section with the details of each dependency.
 
     Args:
-        cells: in the order in which services and faults are to appear.
-        results: name of the cell to its `violations`; a cell that is missing was not run.
+        cells: in the order in which dependencies and faults appear.
+        results: `violations` by name of the cell; a missing cell was not run.
     """
-    services, faults = (
-        list(dict.fromkeys(values)) for values in ((c.service for c in cells), (c.fault for c in cells))
+    dependencies, faults = (
+        list(dict.fromkeys(values)) for values in ((c.dependency for c in cells), (c.fault for c in cells))
     )
-    by_place = {(cell.service, cell.fault): cell for cell in cells}
+    by_position = {(cell.dependency, cell.fault): cell for cell in cells}
     lines = [_row("", *faults), _row(*["---"] * (len(faults) + 1))]
-    for service in services:
-        found = [by_place.get((service, fault)) for fault in faults]
-        lines.append(_row(f"**{service}**", *("" if cell is None else _shown(cell, results) for cell in found)))
-    for service in services:
-        own = [cell for cell in cells if cell.service == service]
-        lines += ["", f"## {service[:1].upper()}{service[1:]}", "", *_details(own)]
+    for dependency in dependencies:
+        found = [by_position.get((dependency, fault)) for fault in faults]
+        lines.append(_row(f"**{dependency}**", *("" if cell is None else _summary(cell, results) for cell in found)))
+    for dependency in dependencies:
+        own = [cell for cell in cells if cell.dependency == dependency]
+        lines += ["", f"## {dependency[:1].upper()}{dependency[1:]}", "", *_details(own)]
     return "\n".join(lines) + "\n"
 
 
 def _details(cells: Sequence[Cell]) -> list[str]:
     lines = [
-        _row("fault", "made by", "what the caller sees", "limits", "what the operator sees", "`degraded`"),
+        _row("fault", "injection", "what callers see", "limits", "warnings", "`degraded`"),
         _row(*["---"] * 6),
     ]
     lines += [
-        _row(cell.fault, cell.made_by, cell.expected, _limits(cell), _code(cell.signs), _code(cell.degraded))
+        _row(cell.fault, cell.injection, cell.expected, _limits(cell), _code(cell.warnings), _code(cell.degraded))
         for cell in cells
         if cell.outcome != "n/a"
     ]
-    absent = [f"- {cell.fault}: there is no such cell. {cell.expected}" for cell in cells if cell.outcome == "n/a"]
+    absent = [f"- {cell.fault}: not applicable. {cell.expected}" for cell in cells if cell.outcome == "n/a"]
     return [*lines, "", *absent] if absent else lines
 
 
-def _shown(cell: Cell, results: Mapping[str, Sequence[str] | None]) -> str:
+def _summary(cell: Cell, results: Mapping[str, Sequence[str] | None]) -> str:
     if cell.outcome == "n/a":
         return "n/a"
     found = results.get(cell.name)
     mark = "not run" if found is None else "fails" if found else "passes"
-    return f"{_WORDS[cell.outcome]}: {mark}"
+    return f"{_OUTCOMES[cell.outcome]}: {mark}"
 
 
 def _limits(cell: Cell) -> str:
-    absence = " beside its absence" if cell.restarts else ""
-    limits = [f"errors < {cell.max_error_rate:.0%}{absence}", f"p99 + {cell.added_p99_s * 1000:.0f} ms"]
+    downtime = " without downtime" if cell.restarts_service else ""
+    limits = [f"errors < {cell.max_error_rate:.0%}{downtime}", f"p99 + {cell.added_p99_s * 1000:.0f} ms"]
     if cell.refused_within_s is not None:
         limits.append(f"refused within {cell.refused_within_s:g} s")
-    return ", ".join([*limits, f"well within {cell.recovery_s:g} s"])
+    return ", ".join([*limits, f"recovers within {cell.recovery_s:g} s"])
 
 
 def _code(words: Sequence[str]) -> str:
-    return ", ".join(f"`{word}`" for word in words) or "nothing"
+    return ", ".join(f"`{word}`" for word in words) or "none"
 
 
 def _row(*columns: str) -> str:
