@@ -36,7 +36,6 @@ from componentforge.workload import Edit, Workload, WorkloadRequest, load_worklo
 from forge_otel import Forge, Settings
 from forge_otel.settings import mask_url
 from forge_otel.telemetry.recent_traces import render_tree
-from forge_otel.web.pages.auth import login_link
 
 __all__ = ["main"]
 
@@ -164,7 +163,7 @@ async def _audit(demo: Demo, client: httpx.AsyncClient, answers: list[dict[str, 
 
 def _print_addresses(console: Console, demo: Demo) -> None:
     addresses = {
-        "dashboard": f"{login_link(demo.forge, base_url=demo.base_url)}  (valid once, for 10 minutes)",
+        "dashboard": f"{demo.forge.operations.login_link(base_url=demo.base_url)}  (valid once, for 10 minutes)",
         "metrics": f"{demo.base_url}/metrics",
         "health": f"{demo.base_url}/readyz",
         "database": mask_url(demo.forge.settings.database_url) or "none",

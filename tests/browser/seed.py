@@ -1,12 +1,19 @@
-"""A service with a past: generations of every kind, one trace, a sink that waits, a service that is away."""
+"""A service with recorded generations of every kind, one trace, a failing sink and an unavailable service."""
 
 import random
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
-from tests.unit.web.support import TOKEN, SmallRuntime
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from tests.unit.web.support import TOKEN, InMemoryForge
 
+from forge_otel._runtime.login_tickets import LoginTickets
+from forge_otel._runtime.operations import Operations
+from forge_otel.names import Attr
 from forge_otel.types import Cost, Record, Usage
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -14,43 +21,48 @@ EVIL = '<img src=x onerror="document.title=1">'
 AGENTS = ("token_extractor", "requirement_proposer", "pattern_retriever", "code_generator", "quality_validator")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """One row of the waterfall."""
+HEALTH: Mapping[str, Any] = {
+    "status": "warn",
+    "checks": {
+        "redis:responseTime": [{"componentId": "redis", "status": "pass", "observedValue": 0.42}],
+        "postgres:responseTime": [{"componentId": "postgres", "status": "pass", "observedValue": 1.9}],
+        "s3:responseTime": [
+            {
+                "componentId": "s3",
+                "status": "warn",
+                "output": "TimeoutError",
+                "withoutIt": "artifacts are kept on local disk and archived later",
+            }
+        ],
+    },
+}
 
-    span_id: str
-    parent_id: str
-    name: str
-    kind: str
-    started_s: float
-    duration_s: float
-    error_type: str | None = None
+
+class SeededOperations(Operations):
+    """Operations with fixed figures and a fixed health report."""
+
+    def __init__(self, figures: dict[str, Any]) -> None:
+        self.login_tickets = LoginTickets()
+        self._figures = figures
+
+    async def summary(self) -> dict[str, Any]:
+        return self._figures
+
+    def health_report(self) -> dict[str, Any]:
+        return dict(HEALTH)
 
 
-def seeded(count: int = 60) -> SmallRuntime:
-    """A runtime that remembers `count` generations."""
-    runtime = SmallRuntime(admin_token=TOKEN)
+async def seeded(count: int = 60) -> InMemoryForge:
+    """Return a forge that remembers `count` generations."""
+    forge = InMemoryForge(admin_token=TOKEN)
     dice = random.Random(7)
-    runtime.recent.kept = [_record(number, dice) for number in range(count)]
-    runtime.telemetry.recent_traces.rows[TRACE_ID] = _trace()
+    records = [_record(number, dice) for number in range(count)]
+    await forge.recent.deliver(records)
+    for span in _spans():
+        forge.telemetry.recent_traces.on_end(span)
     if count:
-        runtime.figures = _figures(runtime.recent.kept)
-        runtime.report = {
-            "status": "warn",
-            "checks": {
-                "redis:responseTime": [{"componentId": "redis", "status": "pass", "observedValue": 0.42}],
-                "postgres:responseTime": [{"componentId": "postgres", "status": "pass", "observedValue": 1.9}],
-                "s3:responseTime": [
-                    {
-                        "componentId": "s3",
-                        "status": "warn",
-                        "output": "TimeoutError",
-                        "withoutIt": "artifacts wait on local disk and are archived later",
-                    }
-                ],
-            },
-        }
-    return runtime
+        forge.operations = SeededOperations(_figures(records))
+    return forge
 
 
 def _record(number: int, dice: random.Random) -> Record:
@@ -92,49 +104,51 @@ def _record(number: int, dice: random.Random) -> Record:
     )
 
 
-def _trace() -> list[Span]:
-    spans = [
-        Span(span_id="1", parent_id="", name="POST /generate", kind="server", started_s=100.0, duration_s=61.2),
-        Span(
-            span_id="2",
-            parent_id="1",
-            name="invoke_workflow generate",
-            kind="internal",
-            started_s=100.01,
-            duration_s=61.1,
-        ),
-    ]
-    started_s = 100.05
+def _spans() -> list[ReadableSpan]:
+    """Return the spans of one generation of 61 s, the root last."""
+    started_s = time.time() - 70
+    children = []
+    agent_s = started_s + 0.05
     for number, (agent, duration_s) in enumerate(zip(AGENTS, (2.1, 8.4, 1.2, 41.0, 7.9), strict=True)):
-        span_id = f"a{number}"
-        spans.append(
-            Span(
-                span_id=span_id,
-                parent_id="2",
-                name=f"invoke_agent {agent}",
-                kind="agent",
-                started_s=started_s,
-                duration_s=duration_s,
-            )
-        )
+        span_id = 10 + number
+        children.append(_span(span_id, 2, f"invoke_agent {agent}", agent_s, duration_s, kind="agent"))
         if agent in {"requirement_proposer", "code_generator"}:
-            failed = "RateLimitError" if agent == "requirement_proposer" else None
-            spans.append(
-                Span(
-                    span_id=f"l{number}",
-                    parent_id=span_id,
-                    name="chat gpt-5.1",
-                    kind="client",
-                    started_s=started_s + 0.2,
-                    duration_s=duration_s - 0.4,
-                    error_type=failed,
-                )
-            )
-        started_s += duration_s
-    return spans
+            error = "RateLimitError" if agent == "requirement_proposer" else None
+            children.append(_span(20 + number, span_id, "chat gpt-5.1", agent_s + 0.2, duration_s - 0.4, error=error))
+        agent_s += duration_s
+    return [
+        *children,
+        _span(2, 1, "invoke_workflow generate", started_s + 0.01, 61.1, kind="internal"),
+        _span(1, None, "POST /generate", started_s, 61.2, kind="server"),
+    ]
 
 
-def _figures(records: list[Record]) -> dict[str, object]:
+def _span(
+    span_id: int,
+    parent_id: int | None,
+    name: str,
+    started_s: float,
+    duration_s: float,
+    *,
+    kind: str = "client",
+    error: str | None = None,
+) -> ReadableSpan:
+    def context(number: int) -> SpanContext:
+        return SpanContext(int(TRACE_ID, 16), number, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+
+    return ReadableSpan(
+        name,
+        context=context(span_id),
+        parent=None if parent_id is None else context(parent_id),
+        attributes={Attr.SPAN_KIND: kind, **({} if error is None else {Attr.ERROR_TYPE: error})},
+        kind=SpanKind.INTERNAL,
+        status=Status(StatusCode.UNSET if error is None else StatusCode.ERROR),
+        start_time=int(started_s * 1e9),
+        end_time=int((started_s + duration_s) * 1e9),
+    )
+
+
+def _figures(records: Sequence[Record]) -> dict[str, Any]:
     by_source: dict[str, int] = {}
     for record in records:
         if record.source:

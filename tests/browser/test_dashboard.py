@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: what a person sees after following the login link."""
+"""The dashboard in Chromium, opened with a login link."""
 
 import asyncio
 import re
@@ -12,28 +12,27 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 from tests.browser.seed import EVIL, seeded
-from tests.unit.web.support import SmallRuntime
+from tests.unit.web.support import InMemoryForge
 
 from forge_otel.web.middleware import ForgeMiddleware
-from forge_otel.web.pages.auth import login_link
 
 pytestmark = [pytest.mark.chromium, pytest.mark.slow]
 
-# The page polls for ever; this much of its time passes at once.
+# The page never stops polling; Chromium fast-forwards its clock by this much.
 VIRTUAL_MS = 6000
 LIMIT_S = 60
 
 
 async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application of which the dashboard asks nothing."""
+    """An application that serves only the lifespan protocol."""
     assert scope["type"] == "lifespan", scope
 
 
 @asynccontextmanager
-async def serving(runtime: SmallRuntime) -> AsyncIterator[str]:
-    """Serve the dashboard of `runtime`; its base URL."""
+async def serving(forge: InMemoryForge) -> AsyncIterator[str]:
+    """Serve the dashboard of `forge` and yield its base URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = ForgeMiddleware(nothing, forge=runtime)
+    app = ForgeMiddleware(nothing, forge=forge)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not task.done():
@@ -46,13 +45,13 @@ async def serving(runtime: SmallRuntime) -> AsyncIterator[str]:
 
 
 class Browser:
-    """A headless Chromium with a profile of its own."""
+    """A headless Chromium with its own profile."""
 
     def __init__(self, profile: Path) -> None:
         self._profile = profile
 
     async def read(self, url: str) -> str:
-        """Return the document as it is after the page has worked for a while."""
+        """Return the document after the page has loaded its data."""
         return await self._run("--dump-dom", url)
 
     async def _run(self, *arguments: str) -> str:
@@ -83,17 +82,17 @@ def browser(tmp_path: Path) -> Browser:
 
 
 def text_of(document: str, id_: str) -> str:
-    """The text of the element `id_`."""
+    """Return the text of the element with this id."""
     found = re.search(rf'id="{id_}"[^>]*>(.*?)</(?:p|span|ul|tbody|h2|dl|div)>', document, re.DOTALL)
     assert found is not None, f"no element {id_}"
     return re.sub(r"<[^>]+>", " ", found[1]).strip()
 
 
 async def test_figures(browser: Browser) -> None:
-    """The login link leads to the figures, and a name made of markup is shown as text."""
-    runtime = seeded()
-    async with serving(runtime) as base_url:
-        document = await browser.read(login_link(runtime, base_url=base_url))
+    """The page shows the figures, and a component name with markup as text."""
+    forge = await seeded()
+    async with serving(forge) as base_url:
+        document = await browser.read(forge.operations.login_link(base_url=base_url))
     assert text_of(document, "generations") == "60"
     assert text_of(document, "saved").startswith("$")
     assert text_of(document, "budget") == "today $12.00 of $12.00, 310,000 of 5,000,000 tokens"
@@ -105,10 +104,10 @@ async def test_figures(browser: Browser) -> None:
 
 
 async def test_one_generation(browser: Browser) -> None:
-    """A generation has an address, and shows its trace as a waterfall, parents before children."""
-    runtime = seeded()
-    async with serving(runtime) as base_url:
-        await browser.read(login_link(runtime, base_url=base_url))
+    """The URL of a generation opens its details, with the trace as a waterfall, parents before children."""
+    forge = await seeded()
+    async with serving(forge) as base_url:
+        await browser.read(forge.operations.login_link(base_url=base_url))
         document = await browser.read(f"{base_url}/forge/#0198c0de-0010")
     assert text_of(document, "detail-title") == "Checkout / primary action 10"
     assert document.count("data-kind=") == 9
@@ -117,16 +116,16 @@ async def test_one_generation(browser: Browser) -> None:
 
 
 async def test_empty(browser: Browser) -> None:
-    """A new service says what to do."""
-    runtime = seeded(0)
-    async with serving(runtime) as base_url:
-        document = await browser.read(login_link(runtime, base_url=base_url))
+    """The page of a new service explains how to get the first generation."""
+    forge = await seeded(0)
+    async with serving(forge) as base_url:
+        document = await browser.read(forge.operations.login_link(base_url=base_url))
     assert "No generations yet." in document
 
 
 async def test_without_login(browser: Browser) -> None:
-    """Nobody else sees more than the form."""
-    async with serving(seeded()) as base_url:
+    """Without a login the page shows only the login form."""
+    async with serving(await seeded()) as base_url:
         document = await browser.read(f"{base_url}/forge/")
     assert 'type="password"' in document
     assert "Checkout" not in document

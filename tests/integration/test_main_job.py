@@ -140,7 +140,7 @@ def _body(**changes: Any) -> dict[str, Any]:
     ("sent", "status", "sentence"),
     [
         ({"content": b'{"component_type": '}, 400, "not valid JSON"),
-        ({"content": b"[1, 2]"}, 422, "the request cannot be used"),
+        ({"content": b"[1, 2]"}, 422, "the request is invalid"),
         ({"content": b"\xff\xfe\x00"}, 400, "error parsing the body"),
         (_body(component_type="rocket"), 422, "component_type"),
         (_body(figma_key=""), 422, "figma_key"),

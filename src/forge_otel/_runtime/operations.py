@@ -7,6 +7,7 @@ from typing import Any, cast, get_args
 from forge_otel._runtime import dashboard_data, health_report
 from forge_otel._runtime.components import Components
 from forge_otel._runtime.health_monitor import HealthMonitor
+from forge_otel._runtime.login_tickets import LoginTickets
 from forge_otel._runtime.observers import Observers
 from forge_otel.errors import BadRequest, NotFound
 from forge_otel.layers.budget import BudgetLayer
@@ -64,6 +65,7 @@ class Operations:
         self._observers = observers
         self._health = health
         self._is_open = is_open
+        self.login_tickets = LoginTickets()
 
     async def summary(self) -> dict[str, Any]:
         """Return the dashboard's figures, JSON-ready, from the database or else from the last records."""
@@ -129,6 +131,15 @@ class Operations:
             ForgeError: the store did not respond, and nothing was purged.
         """
         return asdict(await self._purger.purge(by, value, who=who, is_dry_run=is_dry_run))
+
+    def login_link(self, *, base_url: str, dashboard: str = "/forge") -> str:
+        """Return a link that opens the dashboard of this process once, within ten minutes.
+
+        Args:
+            base_url: address of the service, for example `http://127.0.0.1:8000`.
+            dashboard: path of the dashboard, as in `Routes`.
+        """
+        return f"{base_url.rstrip('/')}{dashboard}/login?ticket={self.login_tickets.issue()}"
 
     def health_report(self) -> dict[str, Any]:
         """Return `{"status": "pass" | "warn" | "fail", "checks": {…}}` (draft-inadarei-api-health-check)."""

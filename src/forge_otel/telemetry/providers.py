@@ -38,6 +38,7 @@ from forge_otel.telemetry.export.processor import ExportOptions, ExportProcessor
 from forge_otel.telemetry.export.spool import SpoolOptions
 from forge_otel.telemetry.genai.model_calls import ModelCallReader
 from forge_otel.telemetry.langsmith.names import LangSmithEnv
+from forge_otel.telemetry.metrics.active_requests import ActiveRequests
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.telemetry.metrics.prometheus import PrometheusPage
 from forge_otel.telemetry.processor_hub import AcceptsProcessors, ProcessorHub
@@ -91,6 +92,7 @@ class Telemetry:
         self.instruments: Final = Instruments(component_types=settings.component_types)
         self.model_calls: Final = ModelCallReader(self.instruments, prices=settings.prices)
         self.prometheus: Final = PrometheusPage()
+        self.active_requests: Final = ActiveRequests()
         # Queued spans hold their contents, hence a shorter queue if these are captured.
         self.recent_traces: Final = RecentTraces(max_queued=1000 if settings.capture_content else 4000)
         self._meter: Meter | None = None
@@ -159,6 +161,7 @@ class Telemetry:
         self.instruments.bind(self._meter)
         attaching.callback(self.instruments.unbind)
         attaching.callback(self.instruments.observe(Metric.PAGE_ADAPTED, self._adapted))
+        attaching.callback(self.instruments.observe(Metric.HTTP_ACTIVE, self.active_requests.observe))
 
         queues = {**(self._otlp() if is_own else {}), **self._langsmith()}
         self._queues = queues

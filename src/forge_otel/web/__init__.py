@@ -1,6 +1,5 @@
-"""The HTTP entrance: the ASGI middleware, its own routes and the dashboard.
+"""The HTTP layer: the ASGI middleware, its own pages and the dashboard.
 
-`middleware` is the door. `lifespan` opens and closes the forge, `http` and `websocket` follow one connection,
-`server_span` decides who owns its span, `templates` finds its route. `router` serves our own routes, each of
-which has a module: `metrics`, `health`, `admin`, `dashboard`.
+`middleware` is the entry point; `request` follows the application's requests, `pages` serves the middleware's own
+routes. Telemetry, caches and storage are below, in their own packages.
 """

@@ -1,7 +1,7 @@
-"""The answers that frameworks give themselves, as problem+json: a wrong path, a body that is not JSON, a wrong field.
+"""Exception handlers that turn the frameworks' own errors (404, 405, validation, …) into problem+json.
 
-These never reach the middleware as exceptions, so this is for the application to choose: one line,
-`install_problem_handlers(app)`. A handler that the application has chosen itself stays.
+Frameworks answer these errors before the middleware sees an exception, so the application opts in with
+`install_problem_handlers(app)`. Handlers that the application registered itself are kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,36 +17,35 @@ from forge_otel.web.problems import problem
 
 __all__ = ["install_problem_handlers"]
 
-_MAX_FAULTS: Final = 10
-# Starlette's own details repeat the status; these say what to do.
-_PLAIN: Final = {404: "nothing is served at this path", 405: "this path does not take this method"}
+_MAX_ERRORS: Final = 10
+# Starlette's default details only repeat the status.
+_DETAILS: Final = {404: "nothing is served at this path", 405: "this path does not accept this method"}
 
 
 def install_problem_handlers(app: Starlette) -> None:
-    """Let a Starlette or FastAPI application answer its own errors as problem+json (RFC 9457).
+    """Make a Starlette or FastAPI application answer its own errors as problem+json (RFC 9457).
 
-    A body that is not JSON is answered with 400, a wrong field with 422 and the names of the fields; what was sent is
-    not repeated.
+    A body that is not JSON gets a 400, invalid fields a 422 with their names; the response never repeats the input.
 
     Args:
-        app: before it is started.
+        app: the application, before its first request.
     """
-    defaults: dict[type[Exception], Any] = {}
+    defields: dict[type[Exception], Any] = {}
     handlers: dict[type[Exception], Any] = {HTTPException: _http_error}
     try:
         from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
         from fastapi.exceptions import RequestValidationError
-    except ImportError:  # Starlette alone validates nothing
+    except ImportError:  # Starlette alone has no validation
         pass
     else:
-        defaults = {
+        defields = {
             HTTPException: http_exception_handler,
             RequestValidationError: request_validation_exception_handler,
         }
         handlers[RequestValidationError] = _validation_error
     for kind, handler in handlers.items():
-        present = app.exception_handlers.get(kind)
-        if present is None or present is defaults.get(kind):
+        existing = app.exception_handlers.get(kind)
+        if existing is None or existing is defields.get(kind):
             app.add_exception_handler(kind, handler)
 
 
@@ -56,42 +55,43 @@ async def _http_error(_request: Request, exc: Exception) -> Response:
     if exc.status_code in {204, 304}:
         return Response(status_code=exc.status_code, headers=exc.headers)
     title = HTTPStatus(exc.status_code).phrase
-    given: Any = exc.detail
-    detail = _PLAIN.get(exc.status_code, title) if given == title else given
+    detail: Any = exc.detail
+    if detail == title:
+        detail = _DETAILS.get(exc.status_code, title)
     return problem(
         status=exc.status_code,
         code=title.lower().replace(" ", "_").replace("-", "_"),
         title=title,
         detail=detail if isinstance(detail, str) else title,
         headers=exc.headers,
-        # FastAPI lets a detail be any JSON; it is kept beside the sentence.
+        # FastAPI allows any JSON as detail; it is kept in a member of its own.
         members=None if isinstance(detail, str) else {"context": detail},
     )
 
 
 async def _validation_error(_request: Request, exc: Exception) -> Response:
-    found: Sequence[Mapping[str, Any]] = exc.errors() if hasattr(exc, "errors") else ()
-    for fault in found:
-        if fault["type"] == "json_invalid":
-            reason = fault.get("ctx", {}).get("error", "")
+    errors: Sequence[Mapping[str, Any]] = exc.errors() if hasattr(exc, "errors") else ()
+    for error in errors:
+        if error["type"] == "json_invalid":
+            reason = error.get("ctx", {}).get("error", "")
             return problem(
                 status=400,
                 code="invalid_json",
                 title="Invalid JSON",
-                detail=f"the request body is not valid JSON: {reason} at character {fault['loc'][-1]}",
+                detail=f"the request body is not valid JSON: {reason} at character {error['loc'][-1]}",
             )
-    faults = [{"field": _field(fault["loc"]), "message": str(fault["msg"])} for fault in found[:_MAX_FAULTS]]
-    sentences = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
+    fields = [{"field": _field(error["loc"]), "message": str(error["msg"])} for error in errors[:_MAX_ERRORS]]
+    sentences = "; ".join(f"{field['field']}: {field['message']}" for field in fields)
     return problem(
         status=422,
         code="invalid_request",
         title="Invalid request",
-        detail=f"the request cannot be used: {sentences}",
-        members={"errors": faults},
+        detail=f"the request is invalid: {sentences}",
+        members={"errors": fields},
     )
 
 
 def _field(location: Sequence[Any]) -> str:
-    """Name a field as a caller would: without the `body` that stands before every field of one."""
+    """Return the path of a field without FastAPI's leading `body`."""
     parts = [str(part)[:64] for part in location]
     return ".".join(parts[1:] if len(parts) > 1 and parts[0] == "body" else parts) or "body"

@@ -1,7 +1,7 @@
-"""Keeps the garbage collector away from what is there as long as the process is.
+"""Moves long-lived objects out of reach of CPython's garbage collector.
 
-Every few seconds of work CPython's full collection goes through all objects of the process, and nobody is answered
-meanwhile. Modules, models of SDKs and price tables are a quarter of a million of them with all extras: 0.1 to 0.2 s.
+A full collection visits every object of the process, several times a minute under load. Modules, SDK models and price
+tables are about 250,000 objects with all extras, which pause every request for 0.1 to 0.2 s.
 """
 
 import asyncio
@@ -10,37 +10,35 @@ from typing import Final
 
 __all__ = ["GcFreeze"]
 
-# What the first requests import, and the clients that are made beside the start, are there by then.
-_SECOND_LOOK_S: Final = 3.0
+# By then, modules imported by the first requests and clients created during startup exist as well.
+_SECOND_FREEZE_S: Final = 3.0
 
 
 class GcFreeze:
-    """The objects of this process, out of the collector's sight from `freeze` to `thaw`.
-
-    Freezing does not free what is garbage at that moment, hence the collection before it: the whole one while nobody
-    is served yet, and one of the young at the second look. Everything that comes later is collected as ever.
-    """
+    """Freezes the objects of this process from `freeze` to `unfreeze`; later objects are collected as usual."""
 
     def __init__(self) -> None:
-        self._later: asyncio.TimerHandle | None = None
-        self._is_ours = False
+        self._second_freeze: asyncio.TimerHandle | None = None
+        self._is_owner = False
 
     def freeze(self) -> None:
-        """Freeze what is there now, and in a few seconds what came with the first requests."""
-        self._is_ours = not gc.get_freeze_count()
+        """Freeze all present objects now and once more after 3 s."""
+        self._is_owner = not gc.get_freeze_count()
+        # Garbage that is frozen is never freed, so collect first; a full collection is cheap before the first request.
         gc.collect()
         gc.freeze()
-        self._later = asyncio.get_running_loop().call_later(_SECOND_LOOK_S, self._freeze_rest)
+        self._second_freeze = asyncio.get_running_loop().call_later(_SECOND_FREEZE_S, self._freeze_young)
 
-    def thaw(self) -> None:
-        """Let everything be collected again, unless somebody else had frozen some of it before."""
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
-            if self._is_ours:
+    def unfreeze(self) -> None:
+        """Make the objects collectable again, unless the application itself had frozen objects before."""
+        if self._second_freeze is not None:
+            self._second_freeze.cancel()
+            self._second_freeze = None
+            if self._is_owner:
                 gc.unfreeze()
 
     @staticmethod
-    def _freeze_rest() -> None:
+    def _freeze_young() -> None:
+        # Requests are being served, so collect only the young generations.
         gc.collect(1)
         gc.freeze()

@@ -1,79 +1,84 @@
-"""Opening the forge before the application and closing it after, by the ASGI lifespan protocol or without it."""
+"""Opens the forge before the application starts and closes it after the application stops."""
 
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forge_otel.errors import ForgeError
 from forge_otel.web.gc_freeze import GcFreeze
-from forge_otel.web.protocols import Runtime
 
 __all__ = ["Lifespan", "Opener"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
+
+ResourceT = TypeVar("ResourceT", bound=AbstractAsyncContextManager[Any])
 
 
-class Opener:
-    """Opens the forge of one middleware once: by the lifespan, or by the first request where no lifespan came.
+class Opener(Generic[ResourceT]):
+    """Opens one resource once: at the lifespan's startup, or at the first request of a server without lifespan.
 
     Args:
-        find: returns the forge; asked when it is first needed, so that building an application has no side effects.
-        prepare: gets the scope just before the forge opens.
+        find: returns the resource; called when it is first needed, so that building an application has no side effects.
+        prepare: called with the ASGI scope just before the resource opens.
     """
 
-    def __init__(self, find: Callable[[], Runtime], *, prepare: Callable[[Scope], None]) -> None:
+    def __init__(self, find: Callable[[], ResourceT], *, prepare: Callable[[Scope], None]) -> None:
         self._find = find
         self._prepare = prepare
         self._lock = asyncio.Lock()
-        self.opened: Runtime | None = None
+        self.opened: ResourceT | None = None
 
-    async def open(self, scope: Scope) -> Runtime:
-        """Return the open forge.
+    async def open(self, scope: Scope) -> ResourceT:
+        """Return the resource, opening it first if necessary.
 
         Args:
-            scope: of the lifespan or the request that needs it.
+            scope: the lifespan or the request that needs the resource.
 
         Raises:
-            ForgeError: it cannot be opened; the next call tries again.
+            Exception: the resource could not be opened; the next call tries again.
         """
         async with self._lock:
             if self.opened is None:
-                forge = self._find()
+                resource = self._find()
                 self._prepare(scope)
-                await forge.__aenter__()
-                self.opened = forge
+                await resource.__aenter__()
+                self.opened = resource
             return self.opened
 
     async def close(self) -> None:
-        """Give the forge back; one that others have entered too stays open for them."""
-        forge, self.opened = self.opened, None
-        if forge is not None:
-            await forge.__aexit__(None, None, None)
+        """Exit the resource once; it stays open while other middlewares or workers have entered it."""
+        resource, self.opened = self.opened, None
+        if resource is not None:
+            await resource.__aexit__(None, None, None)
 
 
-class Lifespan:
-    """One run of an application, from its startup to its shutdown.
+class Lifespan(Generic[ResourceT]):
+    """One run of the ASGI lifespan protocol, from startup to shutdown.
 
     Args:
-        app: the application; one that knows no lifespan is run all the same.
+        app: the application; it may lack lifespan support.
         opener: opens and closes the forge.
+        freezes_gc: returns whether to freeze the heap after startup; called once the forge is open.
     """
 
-    def __init__(self, app: ASGIApp, opener: Opener) -> None:
+    def __init__(self, app: ASGIApp, opener: Opener[ResourceT], *, freezes_gc: Callable[[ResourceT], bool]) -> None:
         self._app = app
         self._opener = opener
-        self._heap = GcFreeze()
+        self._freezes_gc = freezes_gc
+        self._gc = GcFreeze()
         self._sent: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the lifespan protocol for the application and the forge."""
+        """Run the protocol for the forge and the application."""
         startup = await receive()
         try:
             await self._opener.open(scope)
         except Exception as exc:
-            await send({"type": "lifespan.startup.failed", "message": _plain(exc)})
+            await send({"type": "lifespan.startup.failed", "message": _failure_message(exc)})
             return
         try:
             await self._run(startup, scope, receive, send)
@@ -81,17 +86,17 @@ class Lifespan:
             await self._close()
 
     async def _run(self, startup: Message, scope: Scope, receive: Receive, send: Send) -> None:
-        waiting: list[Message] = [startup]
+        pending: list[Message] = [startup]
 
         async def receive_with_startup() -> Message:
-            return waiting.pop() if waiting else await receive()
+            return pending.pop() if pending else await receive()
 
         async def send_after_close(message: Message) -> None:
             self._sent.add(message["type"])
             if message["type"] == "lifespan.startup.complete":
-                self._settle()
+                self._freeze()
             if message["type"].startswith("lifespan.shutdown."):
-                # The server may end the process as soon as it hears this.
+                # The server may end the process as soon as it receives this message.
                 await self._close()
             await send(message)
 
@@ -100,31 +105,31 @@ class Lifespan:
         except Exception:
             if self._sent:
                 raise
-            # By the specification such an application knows no lifespan, and is served without.
-            logger.debug("The application has no lifespan", exc_info=True)
+            # ASGI specification: an application that raises before any message does not support lifespan.
+            _logger.debug("application does not support lifespan", exc_info=True)
         if not self._sent:
-            self._settle()
+            self._freeze()
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await self._close()
             await send({"type": "lifespan.shutdown.complete"})
 
-    def _settle(self) -> None:
-        """Before the first request, while a pause is felt by nobody."""
-        if self._opener.opened is not None and self._opener.opened.settings.freeze_heap:
-            self._heap.freeze()
+    def _freeze(self) -> None:
+        # Before the first request, so that the full collection delays no caller.
+        if self._opener.opened is not None and self._freezes_gc(self._opener.opened):
+            self._gc.freeze()
 
     async def _close(self) -> None:
-        self._heap.thaw()
+        self._gc.unfreeze()
         try:
             await self._opener.close()
         except Exception:
-            # What the application says about its own shutdown must still reach the server.
-            logger.exception("The forge could not be closed")
+            # Not raised: the application's own shutdown message must still reach the server.
+            _logger.exception("forge could not be closed")
 
 
-def _plain(exc: Exception) -> str:
+def _failure_message(exc: Exception) -> str:
     if isinstance(exc, ForgeError):
         return str(exc)
-    logger.error("The forge could not be opened", exc_info=exc)
+    _logger.error("forge could not be opened", exc_info=exc)
     return f"forge-otel could not be opened: {type(exc).__name__}: {exc}"

@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457): a plain sentence and the trace id, never a stack trace."""
+"""Error responses as `application/problem+json` (RFC 9457), with the trace id and without a stack trace."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from forge_otel.errors import ForgeError
 
-__all__ = ["problem", "problem_of", "unexpected"]
+__all__ = ["internal_error", "problem", "problem_of"]
 
 _MEDIA_TYPE: Final = "application/problem+json"
 _TYPE: Final = "urn:problem:forge-otel:"
@@ -25,15 +25,15 @@ def problem(
     headers: Mapping[str, str] | None = None,
     members: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Build an answer that says what went wrong.
+    """Return a problem response.
 
     Args:
-        status: the HTTP status.
-        code: stable, for programs; becomes the last part of `type`.
-        title: the same for every problem of this kind.
-        detail: one plain sentence: what happened and what to do.
-        headers: of the answer.
-        members: more members, JSON-ready.
+        status: HTTP status.
+        code: stable identifier for programs, the last part of `type`.
+        title: summary of the kind of problem.
+        detail: one sentence about this occurrence and its remedy.
+        headers: headers of the response.
+        members: extension members, JSON-ready.
     """
     context = trace.get_current_span().get_span_context()
     body = {
@@ -49,7 +49,7 @@ def problem(
 
 
 def problem_of(exc: ForgeError) -> Response:
-    """Build the answer that says what `exc` says."""
+    """Return the problem response for a ForgeError."""
     headers: dict[str, str] = {}
     members: dict[str, Any] = {}
     if exc.retry_after_s is not None:
@@ -60,11 +60,11 @@ def problem_of(exc: ForgeError) -> Response:
     return problem(status=exc.status, code=exc.code, title=exc.title, detail=str(exc), headers=headers, members=members)
 
 
-def unexpected() -> Response:
-    """Build the answer to a request on which the application failed; what happened is in its log and trace only."""
+def internal_error() -> Response:
+    """Return the response for an unexpected exception; details are only in the log and the trace."""
     return problem(
         status=500,
         code="internal",
         title="Internal error",
-        detail="The service failed on this request. Its operator finds the reason under the trace id.",
+        detail="The service failed on this request. Its operator can find the reason by the trace id.",
     )

@@ -17,11 +17,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp
-from tests.unit.web.support import SmallRuntime
+from tests.unit.web.support import InMemoryForge
 
 from forge_otel.web.middleware import ForgeMiddleware
 
-Build = Callable[[SmallRuntime], ASGIApp]
+Build = Callable[[InMemoryForge], ASGIApp]
 
 BACKGROUND_NS = 30_000_000
 NATIVE_OFF: Any = {"tracing": False, "metrics": False, "logs": False}
@@ -112,148 +112,146 @@ def fastapi_app(telemetry: Any) -> FastAPI:
     return app
 
 
-def native(runtime: SmallRuntime, **more: Any) -> Any:
-    telemetry = runtime.telemetry
-    return {"tracer_provider": telemetry.tracer_provider, "meter_provider": telemetry.meter_provider, **more}
+def native(forge: InMemoryForge, **more: Any) -> Any:
+    return {**providers(forge), **more}
 
 
-def providers(runtime: SmallRuntime) -> Any:
-    telemetry = runtime.telemetry
-    return {"tracer_provider": telemetry.tracer_provider, "meter_provider": telemetry.meter_provider}
+def providers(forge: InMemoryForge) -> Any:
+    return {"tracer_provider": forge.tracer_provider, "meter_provider": forge.meter_provider}
 
 
-def starlette_added(runtime: SmallRuntime) -> ASGIApp:
+def starlette_added(forge: InMemoryForge) -> ASGIApp:
     app = starlette_app()
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(ForgeMiddleware, forge=forge)
     return app
 
 
-def starlette_wrapped(runtime: SmallRuntime) -> ASGIApp:
-    return ForgeMiddleware(starlette_app(), forge=runtime)
+def starlette_wrapped(forge: InMemoryForge) -> ASGIApp:
+    return ForgeMiddleware(starlette_app(), forge=forge)
 
 
-def starlette_contrib_outside(runtime: SmallRuntime) -> ASGIApp:
-    return Contrib(starlette_added(runtime), **providers(runtime))
+def starlette_contrib_outside(forge: InMemoryForge) -> ASGIApp:
+    return Contrib(starlette_added(forge), **providers(forge))
 
 
-def starlette_contrib_inside(runtime: SmallRuntime) -> ASGIApp:
-    return ForgeMiddleware(Contrib(starlette_app(), **providers(runtime)), forge=runtime)
+def starlette_contrib_inside(forge: InMemoryForge) -> ASGIApp:
+    return ForgeMiddleware(Contrib(starlette_app(), **providers(forge)), forge=forge)
 
 
-def starlette_own_outside(runtime: SmallRuntime) -> ASGIApp:
+def starlette_own_outside(forge: InMemoryForge) -> ASGIApp:
     app = starlette_app()
-    app.add_middleware(ForgeMiddleware, forge=runtime)
-    app.add_middleware(StarletteTelemetry, **providers(runtime))
+    app.add_middleware(ForgeMiddleware, forge=forge)
+    app.add_middleware(StarletteTelemetry, **providers(forge))
     return app
 
 
-def starlette_own_inside(runtime: SmallRuntime) -> ASGIApp:
+def starlette_own_inside(forge: InMemoryForge) -> ASGIApp:
     app = starlette_app()
-    app.add_middleware(StarletteTelemetry, **providers(runtime))
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(StarletteTelemetry, **providers(forge))
+    app.add_middleware(ForgeMiddleware, forge=forge)
     return app
 
 
-def starlette_twice(runtime: SmallRuntime) -> ASGIApp:
-    return ForgeMiddleware(starlette_added(runtime), forge=runtime)
+def starlette_twice(forge: InMemoryForge) -> ASGIApp:
+    return ForgeMiddleware(starlette_added(forge), forge=forge)
 
 
-def fastapi_without_native(runtime: SmallRuntime) -> ASGIApp:
+def fastapi_without_native(forge: InMemoryForge) -> ASGIApp:
     app = fastapi_app(NATIVE_OFF)
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(ForgeMiddleware, forge=forge)
     return app
 
 
-def fastapi_native(runtime: SmallRuntime) -> ASGIApp:
-    app = fastapi_app(native(runtime))
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+def fastapi_native(forge: InMemoryForge) -> ASGIApp:
+    app = fastapi_app(native(forge))
+    app.add_middleware(ForgeMiddleware, forge=forge)
     return app
 
 
-def fastapi_native_spans_only(runtime: SmallRuntime) -> ASGIApp:
-    app = fastapi_app(native(runtime, metrics=False))
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+def fastapi_native_spans_only(forge: InMemoryForge) -> ASGIApp:
+    app = fastapi_app(native(forge, metrics=False))
+    app.add_middleware(ForgeMiddleware, forge=forge)
     return app
 
 
-def fastapi_native_metrics_only(runtime: SmallRuntime) -> ASGIApp:
-    app = fastapi_app(native(runtime, tracing=False))
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+def fastapi_native_metrics_only(forge: InMemoryForge) -> ASGIApp:
+    app = fastapi_app(native(forge, tracing=False))
+    app.add_middleware(ForgeMiddleware, forge=forge)
     return app
 
 
-def fastapi_wrapped(runtime: SmallRuntime) -> ASGIApp:
-    return ForgeMiddleware(fastapi_app(native(runtime)), forge=runtime)
+def fastapi_wrapped(forge: InMemoryForge) -> ASGIApp:
+    return ForgeMiddleware(fastapi_app(native(forge)), forge=forge)
 
 
-def fastapi_instrumented(runtime: SmallRuntime) -> ASGIApp:
-    app = fastapi_app(native(runtime))
-    app.add_middleware(ForgeMiddleware, forge=runtime)
-    FastAPIInstrumentor.instrument_app(app, **providers(runtime))
+def fastapi_instrumented(forge: InMemoryForge) -> ASGIApp:
+    app = fastapi_app(native(forge))
+    app.add_middleware(ForgeMiddleware, forge=forge)
+    FastAPIInstrumentor.instrument_app(app, **providers(forge))
     return app
 
 
-def fastapi_contrib_added(runtime: SmallRuntime) -> ASGIApp:
-    app = fastapi_app(native(runtime))
-    app.add_middleware(ForgeMiddleware, forge=runtime)
-    app.add_middleware(Contrib, **providers(runtime))
+def fastapi_contrib_added(forge: InMemoryForge) -> ASGIApp:
+    app = fastapi_app(native(forge))
+    app.add_middleware(ForgeMiddleware, forge=forge)
+    app.add_middleware(Contrib, **providers(forge))
     return app
 
 
-def fastapi_below_starlette(runtime: SmallRuntime) -> ASGIApp:
-    app = Starlette(routes=[Mount("/", app=fastapi_app(native(runtime)))])
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+def fastapi_below_starlette(forge: InMemoryForge) -> ASGIApp:
+    app = Starlette(routes=[Mount("/", app=fastapi_app(native(forge)))])
+    app.add_middleware(ForgeMiddleware, forge=forge)
     return app
 
 
-def starlette_mounted(runtime: SmallRuntime) -> ASGIApp:
+def starlette_mounted(forge: InMemoryForge) -> ASGIApp:
     app = Starlette(routes=[Mount("/t/{tenant}", app=starlette_app())])
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(ForgeMiddleware, forge=forge)
     return app
 
 
-def starlette_mounted_in_fastapi(runtime: SmallRuntime) -> ASGIApp:
+def starlette_mounted_in_fastapi(forge: InMemoryForge) -> ASGIApp:
     """FastAPI's own telemetry, where it is on, gives all that is below such a mount one route: `/t/{path}`."""
     app = FastAPI(telemetry=NATIVE_OFF)
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(ForgeMiddleware, forge=forge)
     app.mount("/t", starlette_app())
     return app
 
 
-def fastapi_mounted(runtime: SmallRuntime) -> ASGIApp:
-    app = FastAPI(telemetry=native(runtime))
-    app.add_middleware(ForgeMiddleware, forge=runtime)
-    app.mount("/t/{tenant}", fastapi_app(native(runtime)))
+def fastapi_mounted(forge: InMemoryForge) -> ASGIApp:
+    app = FastAPI(telemetry=native(forge))
+    app.add_middleware(ForgeMiddleware, forge=forge)
+    app.mount("/t/{tenant}", fastapi_app(native(forge)))
     return app
 
 
-def fastapi_mounted_without_native(runtime: SmallRuntime) -> ASGIApp:
+def fastapi_mounted_without_native(forge: InMemoryForge) -> ASGIApp:
     app = FastAPI(telemetry=NATIVE_OFF)
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(ForgeMiddleware, forge=forge)
     app.mount("/t/{tenant}", fastapi_app(NATIVE_OFF))
     return app
 
 
-def fastapi_mounted_instrumented(runtime: SmallRuntime) -> ASGIApp:
-    app = FastAPI(telemetry=native(runtime))
-    app.add_middleware(ForgeMiddleware, forge=runtime)
-    app.mount("/t/{tenant}", fastapi_app(native(runtime)))
-    FastAPIInstrumentor.instrument_app(app, **providers(runtime))
+def fastapi_mounted_instrumented(forge: InMemoryForge) -> ASGIApp:
+    app = FastAPI(telemetry=native(forge))
+    app.add_middleware(ForgeMiddleware, forge=forge)
+    app.mount("/t/{tenant}", fastapi_app(native(forge)))
+    FastAPIInstrumentor.instrument_app(app, **providers(forge))
     return app
 
 
-def fastapi_mounted_with_its_own(runtime: SmallRuntime) -> ASGIApp:
+def fastapi_mounted_with_its_own(forge: InMemoryForge) -> ASGIApp:
     """Only the mounted application has the middleware."""
     app = FastAPI(telemetry=NATIVE_OFF)
-    app.mount("/t/{tenant}", fastapi_without_native(runtime))
+    app.mount("/t/{tenant}", fastapi_without_native(forge))
     return app
 
 
-def fastapi_mounted_twice(runtime: SmallRuntime) -> ASGIApp:
+def fastapi_mounted_twice(forge: InMemoryForge) -> ASGIApp:
     """Both have the middleware."""
-    app = FastAPI(telemetry=native(runtime))
-    app.add_middleware(ForgeMiddleware, forge=runtime)
-    app.mount("/t/{tenant}", fastapi_native(runtime))
+    app = FastAPI(telemetry=native(forge))
+    app.add_middleware(ForgeMiddleware, forge=forge)
+    app.mount("/t/{tenant}", fastapi_native(forge))
     return app
 
 

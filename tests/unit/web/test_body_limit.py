@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 from tests.unit.web.apps import NATIVE_OFF, native
-from tests.unit.web.support import Exchange, SmallRuntime, request
+from tests.unit.web.support import Exchange, InMemoryForge, request
 
 from forge_otel.names import Attr
 from forge_otel.web.middleware import ForgeMiddleware
@@ -19,19 +19,19 @@ from forge_otel.web.middleware import ForgeMiddleware
 LIMIT = 100
 
 
-def starlette_app(runtime: SmallRuntime, calls: list[int]) -> ASGIApp:
+def starlette_app(forge: InMemoryForge, calls: list[int]) -> ASGIApp:
     async def page(asked: Request) -> Response:
         calls.append(1)
         return PlainTextResponse(str(len(await asked.body())))
 
     app = Starlette(routes=[Route("/", page, methods=["POST"])])
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(ForgeMiddleware, forge=forge)
     return app
 
 
-def fastapi_app(runtime: SmallRuntime, calls: list[int], telemetry: Any = NATIVE_OFF) -> ASGIApp:
+def fastapi_app(forge: InMemoryForge, calls: list[int], telemetry: Any = NATIVE_OFF) -> ASGIApp:
     app = FastAPI(telemetry=telemetry)
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(ForgeMiddleware, forge=forge)
 
     @app.post("/")
     async def page(data: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
@@ -41,50 +41,50 @@ def fastapi_app(runtime: SmallRuntime, calls: list[int], telemetry: Any = NATIVE
     return app
 
 
-def native_app(runtime: SmallRuntime, calls: list[int]) -> ASGIApp:
-    return fastapi_app(runtime, calls, native(runtime))
+def native_app(forge: InMemoryForge, calls: list[int]) -> ASGIApp:
+    return fastapi_app(forge, calls, native(forge))
 
 
 everywhere = pytest.mark.parametrize("build", [starlette_app, fastapi_app, native_app])
 
 
-def check_refused(exchange: Exchange, runtime: SmallRuntime) -> None:
+def check_refused(exchange: Exchange, forge: InMemoryForge) -> None:
     assert exchange.error is None
     assert exchange.status == 413
     assert exchange.headers["content-type"] == "application/problem+json"
     assert json.loads(exchange.body)["code"] == "payload_too_large"
     assert json.loads(exchange.body)["trace_id"] == exchange.headers["x-trace-id"]
-    assert runtime.server_span.attributes[Attr.HTTP_STATUS] == 413
-    assert runtime.duration.attributes[Attr.HTTP_STATUS] == 413
+    assert forge.server_span.attributes[Attr.HTTP_STATUS] == 413
+    assert forge.duration.attributes[Attr.HTTP_STATUS] == 413
 
 
 @everywhere
 async def test_declared(build: Any) -> None:
     """A body that says it is too large is refused before the application is asked."""
-    runtime, calls = SmallRuntime(max_body_bytes=LIMIT), []
+    forge, calls = InMemoryForge(max_body_bytes=LIMIT), []
     body = [b"x" * (LIMIT + 1)]
     exchange = await request(
-        build(runtime, calls), method="POST", body=body, headers=[("content-length", str(LIMIT + 1))]
+        build(forge, calls), method="POST", body=body, headers=[("content-length", str(LIMIT + 1))]
     )
-    check_refused(exchange, runtime)
+    check_refused(exchange, forge)
     assert calls == []
 
 
 @everywhere
 async def test_chunked(build: Any) -> None:
     """A body that does not say its size is refused when it passes the limit, whatever the framework makes of it."""
-    runtime, calls = SmallRuntime(max_body_bytes=LIMIT), []
+    forge, calls = InMemoryForge(max_body_bytes=LIMIT), []
     headers = [("content-type", "application/json")]
-    exchange = await request(build(runtime, calls), method="POST", body=[b"x" * 60, b"x" * 60], headers=headers)
-    check_refused(exchange, runtime)
+    exchange = await request(build(forge, calls), method="POST", body=[b"x" * 60, b"x" * 60], headers=headers)
+    check_refused(exchange, forge)
 
 
 @everywhere
 async def test_at_the_limit(build: Any) -> None:
     """The limit itself is allowed."""
-    runtime, calls = SmallRuntime(max_body_bytes=LIMIT), []
+    forge, calls = InMemoryForge(max_body_bytes=LIMIT), []
     body = json.dumps({"a": "x" * 90}).ljust(LIMIT).encode()
     headers = [("content-type", "application/json"), ("content-length", str(LIMIT))]
-    exchange = await request(build(runtime, calls), method="POST", body=[body], headers=headers)
+    exchange = await request(build(forge, calls), method="POST", body=[body], headers=headers)
     assert (exchange.status, calls) == (200, [1])
-    assert runtime.server_span.attributes[Attr.HTTP_REQUEST_SIZE] == LIMIT
+    assert forge.server_span.attributes[Attr.HTTP_REQUEST_SIZE] == LIMIT

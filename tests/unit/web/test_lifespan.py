@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
-from tests.unit.web.support import LifespanRun, SmallRuntime, connect, request
+from tests.unit.web.support import InMemoryForge, LifespanRun, connect, request
 
 from forge_otel.errors import ConfigurationError
 from forge_otel.web.middleware import ForgeMiddleware
@@ -21,16 +21,16 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("hello")(scope, receive, send)
 
 
-def noting(runtime: SmallRuntime, *, fails_at: str = "") -> Starlette:
+def noting(forge: InMemoryForge, *, fails_at: str = "") -> Starlette:
     """An application that notes its own startup and shutdown beside the forge's."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, int]]:
         if fails_at == "startup":
             raise ZeroDivisionError
-        runtime.events.append("startup")
+        forge.events.append("startup")
         yield {"answer": 42}
-        runtime.events.append("shutdown")
+        forge.events.append("shutdown")
         if fails_at == "shutdown":
             raise ZeroDivisionError
 
@@ -39,43 +39,43 @@ def noting(runtime: SmallRuntime, *, fails_at: str = "") -> Starlette:
 
 async def test_around_the_application() -> None:
     """The forge opens before the application and closes after it, before the server hears of the end."""
-    runtime = SmallRuntime()
-    run = LifespanRun(ForgeMiddleware(noting(runtime), forge=runtime))
+    forge = InMemoryForge()
+    run = LifespanRun(ForgeMiddleware(noting(forge), forge=forge))
     assert await run.run() == ["startup.complete", "shutdown.complete"]
-    assert runtime.events == ["open", "startup", "shutdown", "close"]
+    assert forge.events == ["open", "startup", "shutdown", "close"]
 
 
 async def test_a_forge_that_cannot_open() -> None:
     """The server hears a plain message and ends; the application is never started."""
-    runtime = SmallRuntime(fails_with=ConfigurationError(["cache_url is odd"]))
-    run = LifespanRun(ForgeMiddleware(noting(runtime), forge=runtime))
+    forge = InMemoryForge(open_error=ConfigurationError(["cache_url is odd"]))
+    run = LifespanRun(ForgeMiddleware(noting(forge), forge=forge))
     assert await run.run() == ["startup.failed"]
     assert "cache_url is odd" in run.sent[0]["message"]
-    assert runtime.events == []
+    assert forge.events == []
 
 
 async def test_a_forge_that_fails_to_open_unexpectedly() -> None:
     """Any other failure names its type, and the log has the rest."""
-    run = LifespanRun(ForgeMiddleware(hello, forge=SmallRuntime(fails_with=OSError("no such host"))))
+    run = LifespanRun(ForgeMiddleware(hello, forge=InMemoryForge(open_error=OSError("no such host"))))
     assert await run.run() == ["startup.failed"]
     assert run.sent[0]["message"] == "forge-otel could not be opened: OSError: no such host"
 
 
 async def test_an_application_that_fails_to_start() -> None:
     """The application's own failure passes as it is, and the forge is closed."""
-    runtime = SmallRuntime()
-    run = LifespanRun(ForgeMiddleware(noting(runtime, fails_at="startup"), forge=runtime))
+    forge = InMemoryForge()
+    run = LifespanRun(ForgeMiddleware(noting(forge, fails_at="startup"), forge=forge))
     assert await run.run() == ["startup.failed"]
     assert isinstance(run.error, ZeroDivisionError)
-    assert runtime.events == ["open", "close"]
+    assert forge.events == ["open", "close"]
 
 
 async def test_an_application_that_fails_to_stop() -> None:
     """A failure at shutdown passes too, after the forge is closed."""
-    runtime = SmallRuntime()
-    run = LifespanRun(ForgeMiddleware(noting(runtime, fails_at="shutdown"), forge=runtime))
+    forge = InMemoryForge()
+    run = LifespanRun(ForgeMiddleware(noting(forge, fails_at="shutdown"), forge=forge))
     assert await run.run() == ["startup.complete", "shutdown.failed"]
-    assert runtime.events == ["open", "startup", "shutdown", "close"]
+    assert forge.events == ["open", "startup", "shutdown", "close"]
 
 
 async def test_applications_without_lifespan() -> None:
@@ -85,38 +85,38 @@ async def test_applications_without_lifespan() -> None:
         return
 
     for app in (hello, ignoring):
-        runtime = SmallRuntime()
-        run = LifespanRun(ForgeMiddleware(app, forge=runtime))
+        forge = InMemoryForge()
+        run = LifespanRun(ForgeMiddleware(app, forge=forge))
         assert await run.run() == ["startup.complete", "shutdown.complete"]
-        assert (run.error, runtime.events) == (None, ["open", "close"])
+        assert (run.error, forge.events) == (None, ["open", "close"])
 
 
 async def test_shared_forge() -> None:
     """Two middlewares on one application enter the forge twice and leave it twice; it counts for itself."""
-    runtime = SmallRuntime()
-    app = ForgeMiddleware(ForgeMiddleware(noting(runtime), forge=runtime), forge=runtime)
+    forge = InMemoryForge()
+    app = ForgeMiddleware(ForgeMiddleware(noting(forge), forge=forge), forge=forge)
     await LifespanRun(app).run()
-    assert runtime.entered == 0
+    assert forge.entered == 0
 
 
 async def test_without_a_lifespan_the_first_request_opens() -> None:
     """Many first requests at once open the forge once; a mounted application hears of no lifespan at all."""
-    runtime = SmallRuntime()
-    app = Starlette(routes=[Mount("/sub", app=ForgeMiddleware(hello, forge=runtime))])
+    forge = InMemoryForge()
+    app = Starlette(routes=[Mount("/sub", app=ForgeMiddleware(hello, forge=forge))])
     answers = await asyncio.gather(*(request(app, "/sub/") for _ in range(5)))
     assert [answer.status for answer in answers] == [200] * 5
-    assert runtime.events == ["open"]
+    assert forge.events == ["open"]
 
 
 async def test_a_forge_that_cannot_open_late() -> None:
     """Requests are refused without a reason for strangers, until the forge can be opened."""
-    runtime = SmallRuntime(fails_with=ConfigurationError(["cache_url is odd"]))
-    app = ForgeMiddleware(hello, forge=runtime)
+    forge = InMemoryForge(open_error=ConfigurationError(["cache_url is odd"]))
+    app = ForgeMiddleware(hello, forge=forge)
     refused = await request(app)
     assert refused.status == 503
     assert b"odd" not in refused.body
     assert (await connect(app, "/")).sent[0]["type"] == "websocket.close"
-    runtime.fails_with = None
+    forge.open_error = None
     assert (await request(app)).status == 200
 
 
@@ -125,8 +125,8 @@ async def test_what_is_there_after_the_start_is_kept_from_the_collector() -> Non
     frozen: list[int] = []
     before = gc.get_freeze_count()
     for settings in ({}, {"freeze_heap": True}):
-        runtime = SmallRuntime(**settings)
-        app = ForgeMiddleware(noting(runtime), forge=runtime)
+        forge = InMemoryForge(**settings)
+        app = ForgeMiddleware(noting(forge), forge=forge)
         waiting = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
 
         async def receive(waiting: list[Message] = waiting) -> Message:

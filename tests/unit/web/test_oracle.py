@@ -23,7 +23,7 @@ import asyncio, json, sys
 from fastapi import FastAPI
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from tests.unit.web.apps import NATIVE_OFF, fastapi_app, providers
-from tests.unit.web.support import SmallRuntime, request
+from tests.unit.web.support import InMemoryForge, request
 from forge_otel.web.middleware import ForgeMiddleware
 
 REQUESTS = {
@@ -37,22 +37,22 @@ REQUESTS = {
     "mounted": ("/sub/items/42", {}),
 }
 
-def told(runtime):
-    span = runtime.server_span
-    (point,) = runtime.points("http.server.request.duration")
+def told(forge):
+    span = forge.server_span
+    (point,) = forge.points("http.server.request.duration")
     return {
         "name": span.name, "kind": span.kind.name, "status": span.status.status_code.name,
         "attributes": dict(span.attributes), "events": [event.name for event in span.events],
         "sample": {key: value for key, value in point.attributes.items()}, "count": point.count,
     }
 
-def build(who, runtime):
+def build(who, forge):
     app = fastapi_app(NATIVE_OFF)
     app.mount("/sub", fastapi_app(NATIVE_OFF))
     if who == "ours":
-        app.add_middleware(ForgeMiddleware, forge=runtime)
+        app.add_middleware(ForgeMiddleware, forge=forge)
     else:
-        FastAPIInstrumentor.instrument_app(app, exclude_spans=["send", "receive"], **providers(runtime))
+        FastAPIInstrumentor.instrument_app(app, exclude_spans=["send", "receive"], **providers(forge))
     return app
 
 async def main():
@@ -60,9 +60,9 @@ async def main():
     for name, (path, scope) in REQUESTS.items():
         found[name] = {}
         for who in ("ours", "oracle"):
-            runtime = SmallRuntime()
-            await request(build(who, runtime), path, **scope)
-            found[name][who] = told(runtime)
+            forge = InMemoryForge()
+            await request(build(who, forge), path, **scope)
+            found[name][who] = told(forge)
     print(json.dumps(found))
 
 asyncio.run(main())

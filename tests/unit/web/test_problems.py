@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 from tests.unit.web.apps import NATIVE_OFF, native
-from tests.unit.web.support import Exchange, SmallRuntime, request
+from tests.unit.web.support import Exchange, InMemoryForge, request
 
 from forge_otel.errors import BadRequest, CircuitOpen, ForgeError, Unauthorized
 from forge_otel.names import Attr
@@ -22,7 +22,7 @@ from forge_otel.web.exception_handlers import install_problem_handlers
 from forge_otel.web.middleware import ForgeMiddleware
 
 
-def raising(exc: Exception, runtime: SmallRuntime, kind: str = "starlette", **options: Any) -> ASGIApp:
+def raising(exc: Exception, forge: InMemoryForge, kind: str = "starlette", **options: Any) -> ASGIApp:
     """An application whose page raises `exc`."""
 
     async def page(request: Request) -> Response:
@@ -32,9 +32,9 @@ def raising(exc: Exception, runtime: SmallRuntime, kind: str = "starlette", **op
     if kind == "starlette":
         app = Starlette(routes=[Route("/", page)])
     else:
-        app = FastAPI(telemetry=NATIVE_OFF if kind == "fastapi" else native(runtime))
+        app = FastAPI(telemetry=NATIVE_OFF if kind == "fastapi" else native(forge))
         app.add_api_route("/", page)
-    app.add_middleware(ForgeMiddleware, forge=runtime, **options)
+    app.add_middleware(ForgeMiddleware, forge=forge, **options)
     return app
 
 
@@ -48,8 +48,8 @@ def problem(exchange: Exchange) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["starlette", "fastapi", "native"])
 async def test_forge_errors(kind: str) -> None:
     """A ForgeError becomes its status, a plain sentence and the trace id, in every framework."""
-    runtime = SmallRuntime()
-    exchange = await request(raising(CircuitOpen("openai", retry_after_s=4.2), runtime, kind))
+    forge = InMemoryForge()
+    exchange = await request(raising(CircuitOpen("openai", retry_after_s=4.2), forge, kind))
     assert problem(exchange) == {
         "type": "urn:problem:forge-otel:circuit_open",
         "title": "Circuit open",
@@ -60,42 +60,42 @@ async def test_forge_errors(kind: str) -> None:
         "retry_after_s": 4.2,
     }
     assert exchange.headers["retry-after"] == "5"
-    assert runtime.server_span.status.status_code is StatusCode.ERROR
-    assert [event.name for event in runtime.server_span.events] == ["exception"]
-    assert runtime.duration.attributes[Attr.HTTP_STATUS] == 503
+    assert forge.server_span.status.status_code is StatusCode.ERROR
+    assert [event.name for event in forge.server_span.events] == ["exception"]
+    assert forge.duration.attributes[Attr.HTTP_STATUS] == 503
 
 
 async def test_the_callers_fault_is_no_error_of_the_service() -> None:
     """A 4xx leaves the span unset."""
-    runtime = SmallRuntime()
-    exchange = await request(raising(BadRequest("figma_key is missing"), runtime))
+    forge = InMemoryForge()
+    exchange = await request(raising(BadRequest("figma_key is missing"), forge))
     assert problem(exchange)["detail"] == "figma_key is missing"
-    assert runtime.server_span.status.status_code is StatusCode.UNSET
-    assert Attr.ERROR_TYPE not in runtime.server_span.attributes
+    assert forge.server_span.status.status_code is StatusCode.UNSET
+    assert Attr.ERROR_TYPE not in forge.server_span.attributes
 
 
 async def test_unauthorized_says_how() -> None:
     """RFC 9110 wants the scheme named."""
-    exchange = await request(raising(Unauthorized("log in"), SmallRuntime()))
+    exchange = await request(raising(Unauthorized("log in"), InMemoryForge()))
     assert exchange.headers["www-authenticate"].startswith("Bearer")
 
 
 async def test_unexpected_exceptions_pass() -> None:
     """The application's own handlers, debug pages and logs see what they saw before."""
-    exchange = await request(raising(ZeroDivisionError("secret"), SmallRuntime()))
+    exchange = await request(raising(ZeroDivisionError("secret"), InMemoryForge()))
     assert isinstance(exchange.error, ZeroDivisionError)
     assert exchange.body == b"Internal Server Error"
 
 
 async def test_unexpected_exceptions_on_request(caplog: pytest.LogCaptureFixture) -> None:
     """With handle_errors they are answered without a word of what happened, which is in the log."""
-    runtime = SmallRuntime()
-    exchange = await request(raising(ZeroDivisionError("secret"), runtime, handle_errors=True))
+    forge = InMemoryForge()
+    exchange = await request(raising(ZeroDivisionError("secret"), forge, handle_errors=True))
     assert exchange.error is None
     assert problem(exchange)["code"] == "internal"
     assert b"secret" not in exchange.body
     assert "ZeroDivisionError: secret" in caplog.text
-    assert runtime.server_span.attributes[Attr.ERROR_TYPE] == "ZeroDivisionError"
+    assert forge.server_span.attributes[Attr.ERROR_TYPE] == "ZeroDivisionError"
 
 
 async def test_a_started_response_is_not_answered_again() -> None:
@@ -109,7 +109,7 @@ async def test_a_started_response_is_not_answered_again() -> None:
         return StreamingResponse(broken())
 
     app = Starlette(routes=[Route("/", page)])
-    app.add_middleware(ForgeMiddleware, forge=SmallRuntime(), handle_errors=True)
+    app.add_middleware(ForgeMiddleware, forge=InMemoryForge(), handle_errors=True)
     exchange = await request(app)
     assert isinstance(exchange.error, ForgeError)
     assert exchange.body == b"first"
@@ -125,7 +125,7 @@ async def test_the_applications_own_handler_wins() -> None:
         raise ForgeError("never seen")
 
     app = Starlette(routes=[Route("/", page)], exception_handlers={ForgeError: teapot})
-    app.add_middleware(ForgeMiddleware, forge=SmallRuntime())
+    app.add_middleware(ForgeMiddleware, forge=InMemoryForge())
     assert (await request(app)).status == 418
 
 
@@ -135,9 +135,9 @@ class Order(BaseModel):
     size: int
 
 
-def with_handlers(runtime: SmallRuntime) -> FastAPI:
+def with_handlers(forge: InMemoryForge) -> FastAPI:
     app = FastAPI(telemetry=NATIVE_OFF)
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(ForgeMiddleware, forge=forge)
 
     @app.post("/orders")
     async def order(order: Order) -> Order:
@@ -155,7 +155,7 @@ JSON = [("content-type", "application/json")]
 
 async def test_handlers_malformed_json() -> None:
     """A body that is not JSON is a 400 which says where."""
-    app = with_handlers(SmallRuntime())
+    app = with_handlers(InMemoryForge())
     install_problem_handlers(app)
     exchange = await request(app, "/orders", method="POST", body=[b'{"size": '], headers=JSON)
     found = problem(exchange)
@@ -166,18 +166,18 @@ async def test_handlers_malformed_json() -> None:
 
 async def test_handlers_wrong_field() -> None:
     """A wrong field is named, and what was sent is not repeated."""
-    app = with_handlers(SmallRuntime())
+    app = with_handlers(InMemoryForge())
     install_problem_handlers(app)
     exchange = await request(app, "/orders", method="POST", body=[b'{"size": "SECRET"}'], headers=JSON)
     found = problem(exchange)
     assert found["status"] == 422
-    assert found["detail"].startswith("the request cannot be used: size: Input should be a valid integer")
+    assert found["detail"].startswith("the request is invalid: size: Input should be a valid integer")
     assert b"SECRET" not in exchange.body
 
 
 async def test_handlers_http_errors() -> None:
     """Wrong paths, wrong methods and the application's own HTTP errors keep their status and headers."""
-    app = with_handlers(SmallRuntime())
+    app = with_handlers(InMemoryForge())
     install_problem_handlers(app)
     lost = await request(app, "/none")
     assert problem(lost)["detail"] == "nothing is served at this path"
@@ -190,14 +190,14 @@ async def test_handlers_http_errors() -> None:
 async def test_handlers_on_starlette() -> None:
     """The line works on Starlette alone."""
     app = Starlette(routes=[])
-    app.add_middleware(ForgeMiddleware, forge=SmallRuntime())
+    app.add_middleware(ForgeMiddleware, forge=InMemoryForge())
     install_problem_handlers(app)
     assert problem(await request(app, "/none"))["code"] == "not_found"
 
 
 async def test_handlers_leave_the_applications_choice() -> None:
     """A handler that the application has chosen stays."""
-    app = with_handlers(SmallRuntime())
+    app = with_handlers(InMemoryForge())
 
     async def own(_request: Request, exc: Exception) -> Response:
         return PlainTextResponse("own", status_code=422)

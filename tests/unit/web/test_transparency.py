@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message
 from tests.unit.web.apps import NATIVE_OFF, fastapi_app, starlette_app
-from tests.unit.web.support import SmallRuntime, connect, request
+from tests.unit.web.support import InMemoryForge, connect, request
 
 from forge_otel.web.middleware import ForgeMiddleware
 
@@ -28,7 +28,7 @@ def without_ours(messages: list[Message]) -> list[Message]:
 async def test_http(build: Callable[[], ASGIApp], call: dict[str, Any], path: str) -> None:
     """The same messages in the same order, the same exception."""
     bare = await request(build(), path, **call)
-    ours = await request(ForgeMiddleware(build(), forge=SmallRuntime()), path, **call)
+    ours = await request(ForgeMiddleware(build(), forge=InMemoryForge()), path, **call)
     assert without_ours(ours.sent) == bare.sent
     assert type(ours.error) is type(bare.error)
 
@@ -39,7 +39,7 @@ async def test_websocket(build: Callable[[], ASGIApp], path: str) -> None:
     """The same messages in the same order."""
     hello = {"type": "websocket.receive", "text": "hello"}
     bare = await connect(build(), path, hello)
-    ours = await connect(ForgeMiddleware(build(), forge=SmallRuntime()), path, hello)
+    ours = await connect(ForgeMiddleware(build(), forge=InMemoryForge()), path, hello)
     assert ours.sent == bare.sent
 
 
@@ -52,7 +52,7 @@ async def test_the_applications_messages_are_not_changed() -> None:
         await send(start)
         await send({"type": "http.response.body", "body": b""})
 
-    await request(ForgeMiddleware(app, forge=SmallRuntime()))
+    await request(ForgeMiddleware(app, forge=InMemoryForge()))
     assert headers == [(b"a", b"1")]
 
 
@@ -68,7 +68,7 @@ async def test_extensions_pass() -> None:
         for message in sent:
             await send(message)
 
-    runtime = SmallRuntime()
-    exchange = await request(ForgeMiddleware(app, forge=runtime))
+    forge = InMemoryForge()
+    exchange = await request(ForgeMiddleware(app, forge=forge))
     assert without_ours(exchange.sent) == sent
-    assert runtime.duration.count == 1
+    assert forge.duration.count == 1

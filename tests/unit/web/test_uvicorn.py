@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp
 from tests.unit.web.apps import BUILDS, Build, fastapi_native, starlette_added
-from tests.unit.web.support import TOKEN, SmallRuntime
+from tests.unit.web.support import TOKEN, InMemoryForge
 from websockets.asyncio.client import connect
 
 from forge_otel.errors import ConfigurationError
@@ -37,23 +37,23 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
 async def test_requests(build: Build) -> None:
     """Opened before the first request, one span for each, closed after the last."""
-    runtime = SmallRuntime()
-    async with serving(build(runtime)) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
-        assert runtime.entered >= 1
+    forge = InMemoryForge()
+    async with serving(build(forge)) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
+        assert forge.entered >= 1
         assert (await client.get("/items/1")).json() == {"item": 1}
         assert (await client.get("/stream")).text == "c0c1c2"
         assert (await client.get("/livez")).json() == {"status": "pass"}
-    assert runtime.entered == 0
-    names = [span.name for span in runtime.spans if span.kind.name == "SERVER"]
+    assert forge.entered == 0
+    names = [span.name for span in forge.spans if span.kind.name == "SERVER"]
     # FastAPI's own telemetry stands outside us and sees our probe too.
     assert [name.startswith(("GET /items/{item", "GET /stream")) for name in names[:2]] == [True, True]
-    assert runtime.active == 0
+    assert forge.active == 0
 
 
 async def test_metrics_from_this_machine() -> None:
     """A local curl works at once; through a proxy it wants the token."""
-    runtime = SmallRuntime(admin_token=TOKEN)
-    async with serving(starlette_added(runtime)) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
+    forge = InMemoryForge(admin_token=TOKEN)
+    async with serving(starlette_added(forge)) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
         assert (await client.get("/metrics")).status_code == 200
         assert (await client.get("/metrics", headers={"x-forwarded-for": "10.0.0.1"})).status_code == 401
 
@@ -61,13 +61,13 @@ async def test_metrics_from_this_machine() -> None:
 @pytest.mark.parametrize("build", [starlette_added, fastapi_native], ids=lambda build: build.__name__)
 async def test_fifty_megabytes(build: Build) -> None:
     """A body that is too large gets its 413, declared or not, and the service goes on."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(50):
             yield MEGABYTE
 
-    async with serving(build(runtime)) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
+    async with serving(build(forge)) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
         declared = await client.post("/none", content=MEGABYTE * 50)
         assert declared.status_code == 413
         assert declared.json()["code"] == "payload_too_large"
@@ -77,20 +77,20 @@ async def test_fifty_megabytes(build: Build) -> None:
 
 async def test_websocket() -> None:
     """A real handshake, a message and a close are one span."""
-    runtime = SmallRuntime()
-    async with serving(starlette_added(runtime)) as address:
+    forge = InMemoryForge()
+    async with serving(starlette_added(forge)) as address:
         async with connect(f"ws://{address}/rooms/7") as client:
             await client.send("hello")
             assert await client.recv() == "hello"
         await asyncio.sleep(0)
-    assert runtime.server_span.name == "WS /rooms/{room}"
-    assert runtime.server_span.attributes[Attr.HTTP_STATUS] == 101
+    assert forge.server_span.name == "WS /rooms/{room}"
+    assert forge.server_span.attributes[Attr.HTTP_STATUS] == 101
 
 
 async def test_a_forge_that_cannot_open_ends_the_server() -> None:
     """The server stops with an error instead of serving half a system."""
-    runtime = SmallRuntime(fails_with=ConfigurationError(["cache_url is odd"]))
-    server = uvicorn.Server(uvicorn.Config(starlette_added(runtime), port=0, log_level="critical"))
+    forge = InMemoryForge(open_error=ConfigurationError(["cache_url is odd"]))
+    server = uvicorn.Server(uvicorn.Config(starlette_added(forge), port=0, log_level="critical"))
     with pytest.raises(SystemExit) as caught:
         await server.serve()
     assert caught.value.code == 3

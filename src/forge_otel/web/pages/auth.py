@@ -1,40 +1,83 @@
-"""The dashboard's door: the admin token as bearer, a login form, and links that open once.
+"""Authentication of the dashboard and the monitoring endpoints: admin token, login cookie and login tickets.
 
-No token configured means that the dashboard does not exist. A login gives a cookie that is not the token but a
-signature made with it, so that every process with the same token accepts it and it ends by itself.
+A login sets a cookie that is signed with a key derived from the admin token. Every process with the same token accepts
+it, and it expires after 12 hours.
 """
 
 import hashlib
 import hmac
+import ipaddress
 import logging
 import secrets
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
-from weakref import WeakKeyDictionary
 
-from starlette.requests import Request
+from itsdangerous import BadSignature, TimestampSigner
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
+from starlette.types import Scope
 
+from forge_otel._runtime.login_tickets import LoginTickets
 from forge_otel.errors import ForgeError, NotFound, Unauthorized
-from forge_otel.web.pages.access import bears_token, is_token
-from forge_otel.web.protocols import Runtime
 
-__all__ = ["AdminAuth", "SessionSigner", "Throttle", "Tickets", "TooManyLogins", "login_link"]
+__all__ = [
+    "AdminAuth",
+    "LoginThrottle",
+    "SessionSigner",
+    "TooManyLogins",
+    "has_bearer_token",
+    "is_admin_token",
+    "is_direct_loopback",
+]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 COOKIE: Final = "forge_session"
-SESSION_LIFE_S: Final = 12 * 3600
-TICKET_LIFE_S: Final = 600
-_TICKET_BYTES: Final = 32
-_MAX_TICKETS: Final = 32
+SESSION_TTL_S: Final = 12 * 3600
+_FORWARDING_HEADERS: Final = frozenset(
+    {b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"cf-connecting-ip", b"true-client-ip"}
+)
+
+
+def is_admin_token(candidate: str, token: str | None) -> bool:
+    """Return whether `candidate` is the admin token, in constant time; never if no token is set."""
+    if token is None:
+        return False
+    # Digests have equal lengths, so that the duration does not reveal the token's length either.
+    return hmac.compare_digest(_digest(candidate), _digest(token))
+
+
+def has_bearer_token(connection: HTTPConnection, token: str | None) -> bool:
+    """Return whether the `Authorization` header has the admin token as bearer token (RFC 6750)."""
+    scheme, _, candidate = connection.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and is_admin_token(candidate.strip(), token)
+
+
+def is_direct_loopback(scope: Scope) -> bool:
+    """Return whether the peer has a loopback address and no forwarding header names another client."""
+    client = scope.get("client")
+    # A Unix socket has no address; it usually belongs to a proxy, so it does not count as direct.
+    if not client:
+        return False
+    if any(name.startswith(b"x-forwarded") or name in _FORWARDING_HEADERS for name, _ in scope["headers"]):
+        return False
+    try:
+        address = ipaddress.ip_address(client[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 class TooManyLogins(ForgeError):
-    """Too many logins failed in this process; nobody can log in for a while, bearer tokens go on working."""
+    """Logins are blocked for a minute after too many failures; bearer tokens still work."""
 
     status = 429
     code = "too_many_logins"
@@ -42,43 +85,13 @@ class TooManyLogins(ForgeError):
     remedy = "Wait a minute and log in again, or use the admin token as a bearer token."
 
 
-class Tickets:
-    """Secrets that open the dashboard once, for links that a terminal prints. They live in this process only.
-
-    Args:
-        life_s: how long a ticket can be used.
-        clock: monotonic, seconds.
-    """
-
-    def __init__(self, *, life_s: float = TICKET_LIFE_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._life_s = life_s
-        self._clock = clock
-        self._ends: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def make(self) -> str:
-        """Return a new ticket; the oldest of too many is forgotten."""
-        ticket = secrets.token_urlsafe(_TICKET_BYTES)
-        with self._lock:
-            while len(self._ends) >= _MAX_TICKETS:
-                del self._ends[next(iter(self._ends))]
-            self._ends[ticket] = self._clock() + self._life_s
-        return ticket
-
-    def redeem(self, ticket: str) -> bool:
-        """Use up `ticket`; whether it was good."""
-        with self._lock:
-            # Compared with each, so that the time says nothing about any.
-            found = [known for known in self._ends if hmac.compare_digest(known.encode(), ticket.encode())]
-            return any(self._ends.pop(known) > self._clock() for known in found)
-
-
-class Throttle:
-    """Counts failures and says when there were too many.
+class LoginThrottle:
+    """Blocks logins after too many failures.
 
     Args:
         limit: failures within `window_s` seconds.
-        clock: monotonic, seconds.
+        window_s: length of the window, in seconds.
+        clock: monotonic, in seconds.
     """
 
     def __init__(self, *, limit: int = 10, window_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,10 +100,10 @@ class Throttle:
         self._clock = clock
 
     def check(self) -> None:
-        """Refuse while there were too many failures.
+        """Raise an error while logins are blocked.
 
         Raises:
-            TooManyLogins: with the time to wait.
+            TooManyLogins: with the remaining time as `retry_after_s`.
         """
         if len(self._failures) < (self._failures.maxlen or 0):
             return
@@ -98,126 +111,109 @@ class Throttle:
         if wait_s > 0:
             raise TooManyLogins("too many logins failed; wait a minute and try again", retry_after_s=wait_s)
 
-    def fail(self) -> None:
-        """Count one failure."""
+    def record_failure(self) -> None:
+        """Count a failed login."""
         self._failures.append(self._clock())
 
 
-class SessionSigner:
-    """Makes and checks the values of the login cookie: `<end>.<nonce>.<signature>`.
+class SessionSigner(TimestampSigner):
+    """Signs and verifies values of the login cookie.
 
     Args:
-        token: the admin token, of which only a derived key is used.
-        clock: wall clock, seconds, because a cookie outlives a process.
+        token: the admin token; the key is its HMAC, never the token itself.
+        clock: wall clock in seconds, since cookies outlive processes.
     """
 
     def __init__(self, token: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._key = hmac.digest(token.encode(), b"forge-otel session cookie v1", "sha256")
+        super().__init__(token, salt="forge-otel session", key_derivation="hmac", digest_method=hashlib.sha256)
         self._clock = clock
 
-    def sign(self) -> str:
+    def get_timestamp(self) -> int:
+        """Return the present time, in whole seconds."""
+        return int(self._clock())
+
+    def issue(self) -> str:
         """Return a new cookie value."""
-        facts = f"{int(self._clock()) + SESSION_LIFE_S}.{secrets.token_urlsafe(12)}"
-        return f"{facts}.{self._signature(facts)}"
+        return self.sign(secrets.token_urlsafe(12)).decode()
 
-    def accepts(self, value: str) -> bool:
-        """Whether `value` was signed with the same token and has not ended."""
-        facts, _, signature = value.rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._signature(facts).encode()):
+    def is_valid(self, cookie: str) -> bool:
+        """Return whether `cookie` was signed with the same token and has not expired."""
+        try:
+            self.unsign(cookie, max_age=SESSION_TTL_S)
+        except BadSignature:
             return False
-        return int(facts.partition(".")[0]) > self._clock()
-
-    def _signature(self, facts: str) -> str:
-        return hmac.new(self._key, facts.encode(), hashlib.sha256).hexdigest()
+        return True
 
 
 class AdminAuth:
-    """Lets in whoever has the token, its cookie, or a ticket.
+    """Authenticates requests by bearer token or login cookie, and logins by admin token or login ticket.
 
     Args:
-        forge: its settings hold the token.
+        token: the admin token; None switches the dashboard off.
+        tickets: login tickets of the runtime.
     """
 
-    def __init__(self, forge: Runtime) -> None:
-        self._token = forge.settings.admin_token
-        self._signer = None if self._token is None else SessionSigner(self._token)
-        self._throttle = Throttle()
-        self.tickets = _tickets_of(forge)
+    def __init__(self, token: str | None, tickets: LoginTickets) -> None:
+        self._token = token
+        self._signer = None if token is None else SessionSigner(token)
+        self._throttle = LoginThrottle()
+        self.tickets = tickets
         self._has_warned = False
 
-    def exists(self) -> None:
-        """Hide everything where no token is configured.
+    def require_enabled(self) -> None:
+        """Raise an error if the dashboard is off; the first time, the log says why.
 
         Raises:
-            NotFound: there is no token, so there is no dashboard; the log says so once.
+            NotFound: no admin token is set.
         """
         if self._token is not None:
             return
         if not self._has_warned:
             self._has_warned = True
-            logger.warning("The dashboard is off because no admin token is set: set FORGE_ADMIN_TOKEN to open it")
+            _logger.warning("dashboard is off: no admin token is set; set FORGE_ADMIN_TOKEN to enable it")
         raise NotFound("nothing is served at this path")
 
-    def admits(self, request: Request) -> bool:
-        """Whether the request carries the token or a login cookie."""
+    def is_authenticated(self, request: Request) -> bool:
+        """Return whether the request has a valid bearer token or login cookie."""
         cookie = request.cookies.get(COOKIE)
-        if cookie is not None and self._signer is not None and self._signer.accepts(cookie):
+        if cookie is not None and self._signer is not None and self._signer.is_valid(cookie):
             return True
-        return bears_token(request, self._token)
+        return has_bearer_token(request, self._token)
 
-    def require(self, request: Request) -> None:
-        """Let pass who may see the dashboard.
+    def require_admin(self, request: Request) -> None:
+        """Raise an error unless the request is authenticated.
 
         Raises:
-            NotFound: there is no dashboard.
-            Unauthorized: the request carries neither token nor cookie.
+            NotFound: the dashboard is off.
+            Unauthorized: the request has neither token nor cookie.
         """
-        self.exists()
-        if not self.admits(request):
-            raise Unauthorized("this needs the admin token: log in, or send Authorization: Bearer <FORGE_ADMIN_TOKEN>")
+        self.require_enabled()
+        if not self.is_authenticated(request):
+            raise Unauthorized("the admin token is required: log in, or send Authorization: Bearer <FORGE_ADMIN_TOKEN>")
 
     def log_in(self, *, token: str = "", ticket: str = "") -> bool:
-        """Check what somebody logs in with; a ticket is used up.
+        """Return whether the credentials are valid; a ticket is used up.
 
         Raises:
             TooManyLogins: too many attempts have failed.
         """
         self._throttle.check()
-        is_good = self.tickets.redeem(ticket) if ticket else is_token(token, self._token)
-        if not is_good:
-            self._throttle.fail()
-            logger.warning("A login to the dashboard failed")
-        return is_good
+        is_valid = self.tickets.redeem(ticket) if ticket else is_admin_token(token, self._token)
+        if not is_valid:
+            self._throttle.record_failure()
+            _logger.warning("login to the dashboard failed")
+        return is_valid
 
-    def set_cookie(self, response: Response, request: Request, *, folder: str) -> None:
-        """Log the browser in: only for the dashboard's folder, out of reach of scripts and of other sites."""
-        self.exists()
+    def set_session_cookie(self, response: Response, request: Request, *, folder: str) -> None:
+        """Set the login cookie, restricted to the dashboard's folder, HTTP only and same-site."""
+        self.require_enabled()
         if self._signer is not None:
             response.set_cookie(
                 COOKIE,
-                self._signer.sign(),
-                max_age=SESSION_LIFE_S,
+                self._signer.issue(),
+                max_age=SESSION_TTL_S,
                 path=folder,
                 secure=request.url.scheme == "https",
                 httponly=True,
                 samesite="strict",
             )
-
-
-def login_link(forge: Runtime, *, base_url: str, dashboard: str = "/forge") -> str:
-    """Return a link that opens the dashboard once, within ten minutes, in this process.
-
-    Args:
-        forge: the running forge.
-        base_url: where the service is reached, for example `http://127.0.0.1:8000`.
-        dashboard: the dashboard's path, as in `Routes`.
-    """
-    return f"{base_url.rstrip('/')}{dashboard}/login?ticket={_tickets_of(forge).make()}"
-
-
-# The command line makes tickets and the middleware takes them; what they share is the forge.
-_tickets: WeakKeyDictionary[Runtime, Tickets] = WeakKeyDictionary()
-
-
-def _tickets_of(forge: Runtime) -> Tickets:
-    return _tickets.setdefault(forge, Tickets())

@@ -1,43 +1,43 @@
-"""The routes that we serve ourselves, found by path before the application is asked."""
+"""Routes that the middleware serves itself, looked up by path before the application is called."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from forge_otel.errors import ConfigurationError, ForgeError
-from forge_otel.web.pages.auth import AdminAuth
-from forge_otel.web.pages.dashboard import ONE, Dashboard
-from forge_otel.web.pages.health import HealthPages
-from forge_otel.web.pages.metrics import MetricsPage
-from forge_otel.web.pages.sse import ProgressStreams
-from forge_otel.web.problems import problem, problem_of, unexpected
-from forge_otel.web.protocols import Runtime
+from forge_otel._internal.checks import require
+from forge_otel.errors import ForgeError
+from forge_otel.web.problems import internal_error, problem, problem_of
+from forge_otel.web.request.route_template import declared_paths
 
-__all__ = ["Page", "Router", "Routes"]
+__all__ = ["GET", "ITEM", "Endpoint", "Page", "Router", "Routes"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+GET: Final = ("GET", "HEAD")
+ITEM: Final = "/{id}"
+"""Suffix of a path whose last segment is an id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routes:
-    """The paths of our own routes; None switches one off.
+    """Paths of the middleware's own routes; None switches a route off.
 
     Args:
         metrics: the Prometheus page.
-        live: whether the process runs.
-        ready: whether requests can be answered.
-        health: how each resource is.
-        dashboard: the folder of the dashboard and its API.
+        live: liveness probe.
+        ready: readiness probe.
+        health: health report.
+        dashboard: folder of the dashboard and its API.
 
     Raises:
-        ConfigurationError: a path is malformed or taken twice.
+        ConfigurationError: a path is malformed or used twice.
     """
 
     metrics: str | None = "/metrics"
@@ -47,102 +47,101 @@ class Routes:
     dashboard: str | None = "/forge"
 
     def __post_init__(self) -> None:
-        chosen = [(item.name, getattr(self, item.name)) for item in fields(self)]
-        paths = [path for _, path in chosen if path is not None]
-        faults = [
-            f"the route {name} is {path!r}; it begins with '/' and does not end with one"
-            for name, path in chosen
-            if path is not None and (not path.startswith("/") or path.endswith("/"))
-        ]
-        faults.extend(f"the route {path!r} is taken twice" for path in sorted(set(paths)) if paths.count(path) > 1)
-        if faults:
-            raise ConfigurationError(faults)
+        by_name = {
+            "metrics": self.metrics,
+            "live": self.live,
+            "ready": self.ready,
+            "health": self.health,
+            "dashboard": self.dashboard,
+        }
+        paths = [path for path in by_name.values() if path is not None]
+        require(
+            *(
+                (
+                    path.startswith("/") and not path.endswith("/"),
+                    f"the route {name} is {path!r}; a path begins with '/' and does not end with '/'",
+                )
+                for name, path in by_name.items()
+                if path is not None
+            ),
+            *((paths.count(path) == 1, f"the route {path!r} is used twice") for path in sorted(set(paths))),
+        )
 
 
-class Page:
-    """One of our own pages as an ASGI application.
+class Page(NamedTuple):
+    """One page as an ASGI application; errors become problem+json.
 
     Args:
-        endpoint: answers; what it raises becomes problem+json.
-        methods: what it takes; anything else is a 405.
+        path: below the folder that the page belongs to.
+        endpoint: returns the response.
+        methods: allowed methods; other requests get a 405.
     """
 
-    def __init__(self, endpoint: Endpoint, methods: tuple[str, ...] = ("GET", "HEAD")) -> None:
-        self._endpoint = endpoint
-        self._methods = methods
+    path: str
+    endpoint: Endpoint
+    methods: tuple[str, ...] = GET
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Serve one request."""
         response = await self._respond(Request(scope, receive))
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
-        if request.method not in self._methods:
+        if request.method not in self.methods:
             return problem(
                 status=405,
                 code="method_not_allowed",
                 title="Method not allowed",
-                detail=f"this path takes {' and '.join(self._methods)}",
-                headers={"allow": ", ".join(self._methods)},
+                detail=f"this path accepts {' and '.join(self.methods)}",
+                headers={"allow": ", ".join(self.methods)},
             )
         try:
-            return await self._endpoint(request)
+            return await self.endpoint(request)
         except ForgeError as exc:
             return problem_of(exc)
         except Exception:
-            logger.exception("The page %s failed", request.url.path)
-            return unexpected()
+            _logger.exception("page %s failed", request.url.path)
+            return internal_error()
 
 
 class Router:
-    """Finds our own page for a path.
+    """Looks up pages by path.
 
     Args:
-        routes: the paths.
-        forge: what the pages show.
-        app: the application, whose own routes of the same path are hidden and named in the log; None where not known.
+        endpoints: path to endpoint of pages that are served with and without a trailing slash; None is ignored.
+        folder: the dashboard's folder, None if it is off.
+        folder_pages: pages below the folder.
     """
 
-    def __init__(self, routes: Routes, forge: Runtime, app: Any = None) -> None:
-        metrics, health = MetricsPage(forge), HealthPages(forge)
-        served: dict[str | None, Endpoint] = {
-            routes.metrics: metrics.page,
-            routes.live: health.live,
-            routes.ready: health.ready,
-            routes.health: health.report,
-        }
+    def __init__(
+        self, endpoints: Mapping[str | None, Endpoint], *, folder: str | None, folder_pages: Iterable[Page]
+    ) -> None:
         self._pages: dict[str, Page] = {}
-        for path, endpoint in served.items():
+        for path, endpoint in endpoints.items():
             if path is not None:
-                # Both spellings, because a redirect without a body is a scrape that silently found nothing.
-                self._pages[path] = self._pages[path + "/"] = Page(endpoint)
-        self._folder = routes.dashboard
-        if routes.dashboard is not None:
-            for inner, endpoint, methods in [
-                *Dashboard(forge).pages(),
-                *ProgressStreams(forge, AdminAuth(forge)).pages(),
-            ]:
-                self._pages[routes.dashboard + inner] = Page(endpoint, methods)
-        _warn_of_hidden(app, self._pages)
+                # Both spellings: a scraper that does not follow redirects would silently read an empty body.
+                self._pages[path] = self._pages[path + "/"] = Page(path, endpoint)
+        self._folder = folder
+        if folder is not None:
+            self._pages |= {folder + page.path: page for page in folder_pages}
 
     def find(self, scope: Scope) -> Page | None:
-        """Return our page for the request, None where it is the application's."""
+        """Return the page for a request, None if the request is the application's."""
         path: str = scope["path"]
         root_path: str = scope.get("root_path", "")
         if root_path:
             path = path.removeprefix(root_path)
         page = self._pages.get(path)
         if page is None and self._folder is not None and path.startswith(self._folder):
-            return self._pages.get(path.rpartition("/")[0] + ONE)
+            return self._pages.get(path.rpartition("/")[0] + ITEM)
         return page
 
-
-def _warn_of_hidden(app: Any, pages: Mapping[str, Page]) -> None:
-    for route in getattr(app, "routes", ()):
-        path = getattr(route, "path", None)
-        if path in pages:
-            logger.warning(
-                "ForgeMiddleware answers %s and hides the application's own route; "
-                "rename or switch off ours with ForgeMiddleware(routes=Routes(…))",
-                path,
-            )
+    def warn_of_hidden_routes(self, app: object) -> None:
+        """Log each of the application's own routes that a page hides."""
+        for path in declared_paths(app):
+            if path in self._pages:
+                _logger.warning(
+                    "route %s of the application is hidden by ForgeMiddleware; "
+                    "rename or switch off the middleware's with ForgeMiddleware(routes=Routes(…))",
+                    path,
+                )

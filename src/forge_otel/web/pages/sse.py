@@ -1,13 +1,13 @@
-"""`/forge/api/flights`: what is being generated, and its progress as server-sent events.
+"""Progress of running generations as server-sent events (WHATWG HTML, section 9.2).
 
-Our own route wants the admin token, as all of `/forge/api/` does, because it shows everybody's work. An application
-that lets its callers watch their own gives them a route under its own rules: ``return await events(forge.follow(order,
-after=last_event_id(request)))``.
+`/forge/api/flights` shows the generations of all callers and therefore needs the admin token. An application that lets
+callers watch their own generations adds a route with its own rules: ``return await events(forge.follow(request,
+after=last_event_id(http_request)))``.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Final
 
 import orjson
 from starlette.requests import Request
@@ -15,72 +15,66 @@ from starlette.responses import Response, StreamingResponse
 
 from forge_otel.types import Progress
 from forge_otel.web.pages.auth import AdminAuth
+from forge_otel.web.pages.router import ITEM, Page
 
-__all__ = ["Follows", "ProgressStreams", "events", "last_event_id"]
+__all__ = ["ProgressStreams", "events", "last_event_id"]
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-_GET: Final = ("GET", "HEAD")
-_ONE: Final = "/{id}"
 _HEARTBEAT_S: Final = 15.0
 _MAX_ID_CHARS: Final = 64
 _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no", "x-content-type-options": "nosniff"}
 
 
-class Follows(Protocol):
-    """Knows what is being generated."""
-
-    def running(self) -> Sequence[str]:
-        """Return the keys that are being generated or waited for in this process."""
-        ...
-
-    def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:
-        """Watch the generation of a key."""
-        ...
-
-
 class ProgressStreams:
-    """The pages.
+    """Pages that list the running generations and stream the progress of one.
 
     Args:
-        forge: whose generations are shown.
-        admin: who may see them.
+        auth: authenticates requests.
+        running: returns the keys of the generations that run or are awaited in this process.
+        follow: streams the progress of the generation with a key, from the event after an event id ("" for all).
     """
 
-    def __init__(self, forge: Follows, admin: AdminAuth) -> None:
-        self._forge = forge
-        self._admin = admin
+    def __init__(
+        self,
+        auth: AdminAuth,
+        *,
+        running: Callable[[], Sequence[str]],
+        follow: Callable[[str, str], AsyncGenerator[Progress, None]],
+    ) -> None:
+        self._auth = auth
+        self._running = running
+        self._follow = follow
 
-    def pages(self) -> list[tuple[str, Endpoint, tuple[str, ...]]]:
-        """Return path, endpoint and methods of each page."""
-        return [("/api/flights", self._list, _GET), ("/api/flights" + _ONE, self._follow, ("GET",))]
+    def pages(self) -> list[Page]:
+        """Return the pages, relative to the dashboard's folder."""
+        return [Page("/api/flights", self._list), Page("/api/flights" + ITEM, self._stream, ("GET",))]
 
     async def _list(self, request: Request) -> Response:
-        self._admin.require(request)
-        keys = orjson.dumps([{"key": key} for key in self._forge.running()])
+        self._auth.require_admin(request)
+        keys = orjson.dumps([{"key": key} for key in self._running()])
         return Response(keys, headers=_HEADERS, media_type="application/json")
 
-    async def _follow(self, request: Request) -> Response:
-        self._admin.require(request)
+    async def _stream(self, request: Request) -> Response:
+        self._auth.require_admin(request)
         key = request.url.path.rpartition("/")[2][:_MAX_ID_CHARS]
-        return await events(self._forge.follow_key(key, after=last_event_id(request), wait_s=0.5))
+        return await events(self._follow(key, last_event_id(request)))
 
 
 def last_event_id(request: Request) -> str:
-    """Return the id of the last event that the client has, as a browser sends it when it connects again."""
+    """Return the `Last-Event-ID` header, which browsers send when they reconnect; "" if it is absent."""
     return request.headers.get("last-event-id", "")[:_MAX_ID_CHARS]
 
 
 async def events(progress: AsyncGenerator[Progress, None], *, heartbeat_s: float = _HEARTBEAT_S) -> Response:
-    """Answer with progress as server-sent events (WHATWG HTML, 9.2), a comment now and then while nothing happens.
+    """Return a response that streams progress as server-sent events, with comments as heartbeats.
 
     Args:
-        progress: of a generation, as `forge_otel.Forge.follow` gives it; closed when the client leaves.
-        heartbeat_s: seconds between comments, which keep proxies from hanging up, and find out who has left.
+        progress: as returned by `forge_otel.Forge.follow`; closed when the client disconnects.
+        heartbeat_s: seconds between comments, which keep proxies from closing an idle connection.
 
     Raises:
-        Exception: what comes in place of the first event, such as NotFound, while it can still be answered properly.
+        Exception: raised by `progress` in place of its first event, for example NotFound.
     """
+    # Awaited here, so that an error still becomes an error response.
     first = await anext(progress, None)
     return StreamingResponse(_stream(progress, first, heartbeat_s), headers=_HEADERS, media_type="text/event-stream")
 
@@ -88,21 +82,21 @@ async def events(progress: AsyncGenerator[Progress, None], *, heartbeat_s: float
 async def _stream(
     progress: AsyncGenerator[Progress, None], first: Progress | None, heartbeat_s: float
 ) -> AsyncGenerator[bytes, None]:
-    coming = asyncio.create_task(_value(first))
+    pending = asyncio.create_task(_value(first))
     try:
         while True:
-            done, _ = await asyncio.wait([coming], timeout=heartbeat_s)
+            done, _ = await asyncio.wait([pending], timeout=heartbeat_s)
             if not done:
                 yield b": still running\n\n"
                 continue
-            event = coming.result()
+            event = pending.result()
             if event is None:
                 return
             yield _message(event)
-            coming = asyncio.create_task(_next(progress))
+            pending = asyncio.create_task(_next(progress))
     finally:
-        coming.cancel()
-        await asyncio.wait([coming])
+        pending.cancel()
+        await asyncio.wait([pending])
         await progress.aclose()
 
 
@@ -115,7 +109,7 @@ async def _next(progress: AsyncGenerator[Progress, None]) -> Progress | None:
 
 
 def _message(event: Progress) -> bytes:
-    # JSON has no line breaks, and a kind that somebody else wrote may have.
+    # JSON has no line breaks; a kind from another process might, and would inject events.
     kind = event.kind if event.kind.isidentifier() else "unknown"
     data = orjson.dumps({"at_s": event.at_s, **event.facts})
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (event.id.encode(), kind.encode(), data)

@@ -1,7 +1,7 @@
-"""Request attributes by the stable HTTP conventions: one pass over the raw headers, one dict.
+"""Request attributes of the stable HTTP semantic conventions, from one pass over the raw headers.
 
-Deliberate divergences: values in the query that look like secrets are replaced, whereas the conventions ask only for
-the signatures of four clouds; and strings of strangers are cut, because a span has no limit of its own.
+Deliberate divergences from the conventions: query values that look like secrets are replaced, not only the signatures
+of four cloud providers; and strings from callers are truncated, because spans have no length limit of their own.
 """
 
 import re
@@ -31,11 +31,11 @@ Carrier = dict[str, list[str]]
 OTHER_METHOD: Final = "_OTHER"
 _METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-_WANTED: Final = frozenset({b"host", b"user-agent", b"content-length"})
+_READ_HEADERS: Final = frozenset({b"host", b"user-agent", b"content-length"})
 _MAX_CHARS: Final = 256
 _MAX_QUERY_CHARS: Final = 2048
 _MAX_METHOD_CHARS: Final = 32
-# A part of the query without a name is shown up to this length; longer ones may be a token as such.
+# A query part without a name is recorded up to this length; a longer one may be a token.
 _MAX_NAMELESS_CHARS: Final = 24
 _SECRET_NAME: Final = re.compile(
     r"auth(?!or)|assertion|bearer|code$|cookie|credential|jwt|key$|otp|pass|pin$|pwd|secret|session|sig$|signature|ticket|token",
@@ -45,11 +45,11 @@ _REDACTED: Final = "REDACTED"
 
 
 class HeaderFacts(NamedTuple):
-    """What the request's headers say.
+    """Headers of a request that its span needs.
 
     Args:
-        found: host, user-agent and content-length, raw.
-        carrier: the headers that carry a trace; None where there are none.
+        found: raw values of host, user-agent and content-length.
+        carrier: headers with trace context, None if there are none.
     """
 
     found: dict[bytes, bytes]
@@ -57,7 +57,7 @@ class HeaderFacts(NamedTuple):
 
     @property
     def content_length(self) -> int | None:
-        """The declared size of the body in bytes."""
+        """Declared size of the body in bytes, None if it is missing or malformed."""
         declared = self.found.get(b"content-length", b"")
         return int(declared) if declared.isdigit() else None
 
@@ -66,7 +66,7 @@ class _CarrierGetter(Getter[Carrier]):
     def get(self, carrier: Carrier, key: str) -> list[str] | None:
         values = carrier.get(key.lower())
         if values is not None and key == "baggage":
-            # The propagator reads the first value only; RFC 9110 lets a sender split a list.
+            # RFC 9110 allows a list to be split over several headers, and the propagator reads only the first value.
             return [",".join(values)]
         return values
 
@@ -75,20 +75,20 @@ class _CarrierGetter(Getter[Carrier]):
 
 
 CARRIER: Final = _CarrierGetter()
-"""Reads a `HeaderFacts.carrier` for OpenTelemetry's propagators."""
+"""Getter of OpenTelemetry's propagators for `HeaderFacts.carrier`."""
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]], carried: frozenset[bytes]) -> HeaderFacts:
-    """Collect from the raw headers what a server span needs.
+    """Return the headers that a server span needs.
 
     Args:
-        headers: as in the ASGI scope, names in lower case.
-        carried: the header names that the propagators read.
+        headers: headers of the ASGI scope, with lower-case names.
+        carried: names of the headers that the propagators read.
     """
     found: dict[bytes, bytes] = {}
     carrier: Carrier | None = None
     for name, value in headers:
-        if name in _WANTED:
+        if name in _READ_HEADERS:
             found[name] = value
         elif name in carried:
             carrier = {} if carrier is None else carrier
@@ -97,16 +97,17 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]], carried: frozenset[byte
 
 
 def known_method(method: str) -> str:
-    """Return `method`, or `_OTHER` for one that somebody made up: each would be a series."""
+    """Return `method` if it is a known HTTP method, else `_OTHER`."""
+    # An unknown method would be a metric series of its own.
     return method if method in _METHODS else OTHER_METHOD
 
 
 def request_attributes(scope: Scope, found: dict[bytes, bytes]) -> dict[str, str | int]:
-    """Return what is known of the request as it arrives.
+    """Return the attributes that are known before routing.
 
     Args:
         scope: an `http` or `websocket` scope.
-        found: of `HeaderFacts`.
+        found: `HeaderFacts.found`.
     """
     scheme: str = scope.get("scheme", "http")
     original = scope.get("method", "GET")
@@ -135,7 +136,7 @@ def request_attributes(scope: Scope, found: dict[bytes, bytes]) -> dict[str, str
 
 
 def redact_query(query: str) -> str:
-    """Replace the values in a query string whose names look like secrets; the rest stays as it was sent."""
+    """Return the query string with `REDACTED` for values that are, or whose names suggest, secrets."""
     shown = "&".join(_redact_part(part) for part in query.split("&"))
     return shown[:_MAX_QUERY_CHARS]
 
@@ -150,7 +151,7 @@ def _redact_part(part: str) -> str:
 
 
 def _holds_secret(part: str) -> bool:
-    """Tell of a URL with credentials as a parameter, of JSON in one, of a token that its shape gives away."""
+    """Return whether redaction finds a secret in `part`: a token, JSON with credentials, a URL with a password."""
     shown = unquote_plus(part)
     return scrub(shown) != shown
 
@@ -168,5 +169,5 @@ def _split_host(host: bytes, scheme: str) -> tuple[str | None, int | None]:
         parts = urlsplit("//" + host.decode("latin-1"))
         return parts.hostname, parts.port if parts.port is not None else _PORTS.get(scheme)
     except ValueError:
-        # A malformed Host header is the application's to judge.
+        # A malformed Host header is left for the application to reject.
         return None, None

@@ -1,7 +1,6 @@
-"""One HTTP request on its way through the application: what came in, what went out, when it ended, what it is called.
+"""One HTTP request: its server span, duration sample, body limit and error responses.
 
-The server span and the duration sample end with the last byte of the response, so that a stream counts in full and the
-background tasks after it do not count.
+Span and sample end with the last byte of the response: a stream counts in full, background tasks after it do not.
 """
 
 import logging
@@ -9,75 +8,132 @@ import time
 from typing import Final
 
 from opentelemetry import context as otel_context
-from opentelemetry.trace import format_trace_id
+from opentelemetry import trace
+from opentelemetry.trace import Link, Span, SpanKind, Tracer
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from forge_otel.context import RequestInfo, bind_identity, current_request
+from forge_otel.context import Identity, RequestInfo, bind_identity, current_request
 from forge_otel.errors import ForgeError, PayloadTooLarge
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.spans.exceptions import mark_failed, qualified_name, record_exception
-from forge_otel.web.problems import problem_of, unexpected
+from forge_otel.web.problems import internal_error, problem_of
 from forge_otel.web.request.attributes import OTHER_METHOD, HeaderFacts, request_attributes
-from forge_otel.web.request.background import record_background
-from forge_otel.web.request.options import Shared
-from forge_otel.web.request.response_headers import headers_of
-from forge_otel.web.request.server_span import ServerSpan, adopt, own
+from forge_otel.web.request.options import SharedState
+from forge_otel.web.request.response_headers import with_headers
+from forge_otel.web.request.server_span import ServerSpan, adopt, open_span
 
-__all__ = ["DISCONNECTED", "UNMATCHED", "HttpExchange"]
+__all__ = ["DISCONNECTED", "UNMATCHED", "HttpExchange", "record_background"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 DISCONNECTED: Final = "client_disconnected"
-"""The ``error.type`` of a request whose caller went away: no fault of the service, so the span is no error."""
+"""`error.type` of a request whose client disconnected; the span is not marked as failed."""
 UNMATCHED: Final = "_unmatched"
-"""The route on metrics of what no route matched: a raw path would be a series for each stranger's guess."""
+"""`http.route` on metrics of unmatched paths; raw paths would create a series for every guessed URL."""
 
 _BODY_MESSAGES: Final = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
+# A shorter time after the response is the return through the application's own middleware.
+_MIN_BACKGROUND_NS: Final = 25_000_000
+
+
+class _RequestBody:
+    """The part of the request body that the application has read.
+
+    Args:
+        limit_bytes: maximum size.
+    """
+
+    __slots__ = ("_limit_bytes", "read_bytes", "rejection")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self.read_bytes = 0
+        self.rejection: PayloadTooLarge | None = None
+
+    def check_declared(self, size_bytes: int | None) -> None:
+        """Raise PayloadTooLarge if the declared size exceeds the limit."""
+        if size_bytes is not None and size_bytes > self._limit_bytes:
+            raise self._too_large()
+
+    def advance(self, message: Message) -> None:
+        """Count the bytes of an `http.request` message and raise PayloadTooLarge beyond the limit."""
+        self.read_bytes += len(message.get("body", b""))
+        if self.read_bytes > self._limit_bytes:
+            self.rejection = self._too_large()
+            raise self.rejection
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"the request body is larger than the limit of {self._limit_bytes} bytes; send less")
+
+
+class _ResponseState:
+    """The part of the response that the application has sent, and when it was complete."""
+
+    __slots__ = ("_has_trailers", "ended_ns", "ended_s", "is_size_known", "sent_bytes", "status")
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.sent_bytes = 0
+        self.is_size_known = True
+        self.ended_s: float | None = None
+        self.ended_ns: int | None = None
+        self._has_trailers = False
+
+    def start(self, message: Message) -> None:
+        """Record an `http.response.start` message."""
+        self.status = message["status"]
+        self._has_trailers = message.get("trailers", False)
+
+    def advance(self, message: Message) -> bool:
+        """Record a later message and return whether it is the last one."""
+        kind = message["type"]
+        if kind in _BODY_MESSAGES:
+            if "body" in message:
+                self.sent_bytes += len(message["body"])
+            elif kind != "http.response.body":
+                # The server sends a file, whose size it does not report.
+                self.is_size_known = False
+            return not message.get("more_body", False) and not self._has_trailers
+        return kind == "http.response.trailers" and not message.get("more_trailers", False)
 
 
 class HttpExchange:
-    """Follows one request and its response.
+    """One request and its response.
 
     Args:
-        shared: what the requests of one middleware share.
-        scope: of the request.
-        headers: what its headers say.
-        receive, send: of the server.
+        state: state shared by the requests of one middleware.
+        scope: the ASGI scope.
+        headers: headers of the request.
+        receive, send: callables of the server.
     """
 
     __slots__ = (
+        "_body",
         "_cause",
         "_disconnected",
-        "_ended_ns",
-        "_ended_s",
         "_error_type",
         "_finished",
-        "_has_trailers",
         "_headers",
         "_info",
-        "_is_size_known",
         "_late_error",
         "_method",
         "_options",
-        "_read_bytes",
         "_receive",
-        "_refusal",
+        "_response",
         "_route",
         "_scheme",
         "_scope",
         "_send",
-        "_sent_bytes",
         "_server",
-        "_shared",
         "_started_s",
-        "_status",
+        "_state",
     )
 
-    def __init__(self, shared: Shared, *, scope: Scope, headers: HeaderFacts, receive: Receive, send: Send) -> None:
+    def __init__(self, state: SharedState, *, scope: Scope, headers: HeaderFacts, receive: Receive, send: Send) -> None:
         self._started_s = time.perf_counter()
-        self._shared = shared
-        self._options = shared.options
+        self._state = state
+        self._options = state.options
         self._scope = scope
         self._headers = headers
         self._receive = receive
@@ -85,29 +141,24 @@ class HttpExchange:
         attributes = request_attributes(scope, headers.found)
         self._method = str(attributes[Attr.HTTP_METHOD])
         self._scheme = str(attributes[Attr.URL_SCHEME])
-        self._server: ServerSpan = adopt(scope) or own(
+        self._server: ServerSpan = adopt(scope) or open_span(
             scope,
-            shared.forge.telemetry.tracer,
+            state.telemetry.tracer,
             name=self._method_name(),
             headers=headers,
             attributes=attributes,
-            trust=shared.options.trust_context,
+            trust=state.options.trust_context,
         )
         self._info = RequestInfo(self._server.span)
-        self._read_bytes = 0
-        self._sent_bytes = 0
-        self._is_size_known = True
-        self._status: int | None = None
+        self._body = _RequestBody(state.settings.max_body_bytes)
+        self._response = _ResponseState()
         self._route: str | None = None
         self._error_type: str | None = None
+        # The exception behind a 5xx response that this class sends.
         self._cause: Exception | None = None
-        self._refusal: PayloadTooLarge | None = None
-        # What came out of the application after the response was complete.
+        # The exception that the application raised after the response was complete.
         self._late_error: BaseException | None = None
-        self._has_trailers = False
         self._disconnected = False
-        self._ended_s: float | None = None
-        self._ended_ns: int | None = None
         self._finished = False
 
     async def run(self, app: ASGIApp) -> None:
@@ -116,98 +167,92 @@ class HttpExchange:
         context_token = None if context is None else otel_context.attach(context)
         request_token = current_request.set(self._info)
         if self._server.counts_active:
-            self._shared.in_flight.enter((self._method, self._scheme))
+            self._state.telemetry.active_requests.enter((self._method, self._scheme))
         try:
             await self._serve(app)
         finally:
             if not self._finished:
-                # Without a last byte the application returned in the middle of its response, or without one.
-                self._finish(incomplete=self._ended_s is None)
-            elif self._ended_ns is not None:
-                self._note_background(self._ended_ns)
+                # Without a last byte, the application returned before or in the middle of its response.
+                self._finish(incomplete=self._response.ended_s is None)
+            elif self._response.ended_ns is not None:
+                record_background(
+                    self._state.telemetry.tracer,
+                    self._server.span,
+                    route=self._route,
+                    started_ns=self._response.ended_ns,
+                    ended_ns=time.time_ns(),
+                    error=self._late_error,
+                    with_text=self._state.settings.capture_content,
+                )
             current_request.reset(request_token)
             if context_token is not None:
                 otel_context.detach(context_token)
 
     async def receive_with_limit(self) -> Message:
-        """Receive for the application, counting what it reads.
+        """Receive a message for the application and count the bytes of the body.
 
         Raises:
-            PayloadTooLarge: the body is over the limit; nothing of it was kept.
+            PayloadTooLarge: the body exceeds the limit.
         """
         message = await self._receive()
         if message["type"] == "http.request":
-            self._read_bytes += len(message.get("body", b""))
-            if self._read_bytes > self._shared.forge.settings.max_body_bytes:
-                self._refusal = self._too_large()
-                raise self._refusal
+            self._body.advance(message)
         elif message["type"] == "http.disconnect" and not self._finished:
             self._disconnected = True
         return message
 
     async def send_with_telemetry(self, message: Message) -> None:
-        """Send for the application, adding headers to the start and noticing the end."""
-        if self._refusal is not None and self._status is None:
-            # A framework made its own answer of the refused body, often a 400; ours is sent when it has returned.
+        """Send a message of the application, with added headers, and detect the end of the response."""
+        if self._body.rejection is not None and self._response.status is None:
+            # Frameworks turn the rejected body into a response of their own, often a 400; ours follows in `_call`.
             return
         await self._forward(message)
 
     async def _serve(self, app: ASGIApp) -> None:
         try:
-            await self._admit(app)
+            await self._call(app)
         except ForgeError as exc:
-            await self._answer(problem_of(exc), exc)
+            await self._respond(problem_of(exc), exc)
         except Exception as exc:
-            if not self._options.handle_errors or self._status is not None:
-                self._fail(exc)
+            if not self._options.handle_errors or self._response.status is not None:
+                self._record_error(exc)
                 raise
-            logger.exception("The application failed on %s %s", self._method, self._scope["path"])
-            await self._answer(unexpected(), exc)
+            _logger.exception("application failed on %s %s", self._method, self._scope["path"])
+            await self._respond(internal_error(), exc)
         except BaseException as exc:
-            self._fail(exc)
+            self._record_error(exc)
             raise
 
-    async def _admit(self, app: ASGIApp) -> None:
-        declared = self._headers.content_length
-        if declared is not None and declared > self._shared.forge.settings.max_body_bytes:
-            raise self._too_large()
-        await self._call(app)
-        if self._refusal is not None and self._status is None:
-            raise self._refusal
-
     async def _call(self, app: ASGIApp) -> None:
-        who = None if self._options.identity is None else self._options.identity(self._scope)
-        if who is None:
+        self._body.check_declared(self._headers.content_length)
+        identity = None if self._options.identity is None else self._options.identity(self._scope)
+        if identity is None:
             await app(self._scope, self.receive_with_limit, self.send_with_telemetry)
-            return
-        known = {Attr.USER_ID: who.user_id, Attr.SESSION_ID: who.session_id, Attr.TENANT: who.tenant}
-        self._server.span.set_attributes({name: value for name, value in known.items() if value is not None})
-        with bind_identity(who):
-            await app(self._scope, self.receive_with_limit, self.send_with_telemetry)
+        else:
+            self._server.span.set_attributes(_identity_attributes(identity))
+            with bind_identity(identity):
+                await app(self._scope, self.receive_with_limit, self.send_with_telemetry)
+        if self._body.rejection is not None and self._response.status is None:
+            raise self._body.rejection
 
-    async def _answer(self, response: Response, exc: Exception) -> None:
-        """Answer in the application's place, where it has not begun to answer itself."""
-        if self._status is not None:
-            self._fail(exc)
+    async def _respond(self, response: Response, exc: Exception) -> None:
+        """Send a response in place of the application's, or re-raise `exc` if its response has started."""
+        if self._response.status is not None:
+            self._record_error(exc)
             raise exc
         if response.status_code >= 500:
             self._cause = exc
         await response(self._scope, self._receive, self._forward)
 
     async def _forward(self, message: Message) -> None:
-        kind = message["type"]
         is_last = False
-        if kind == "http.response.start":
-            self._status = message["status"]
-            self._has_trailers = message.get("trailers", False)
-            message = self._with_headers(message)
-        elif kind in _BODY_MESSAGES:
-            self._note_body(message)
-            is_last = not message.get("more_body", False) and not self._has_trailers
-        elif kind == "http.response.trailers":
-            is_last = not message.get("more_trailers", False)
+        if message["type"] == "http.response.start":
+            self._response.start(message)
+            message = with_headers(message, self._options.response_headers, self._info, started_s=self._started_s)
+        else:
+            is_last = self._response.advance(message)
         if is_last and not self._server.is_own:
-            # Whoever owns the span ends it while this message passes.
+            # The owner of the span ends it while this message passes.
             self._describe()
         try:
             await self._send(message)
@@ -215,136 +260,137 @@ class HttpExchange:
             self._disconnected = True
             raise
         if is_last:
-            self._ended_s = time.perf_counter()
-            self._ended_ns = time.time_ns()
-            # Starlette's outermost middleware answers 500 first and raises then; why it did belongs on the span.
-            if self._status is None or self._status < 500:
+            self._response.ended_s = time.perf_counter()
+            self._response.ended_ns = time.time_ns()
+            # After a 500, Starlette's outermost middleware re-raises the exception, which belongs on the span.
+            if self._response.status is None or self._response.status < 500:
                 self._finish()
 
-    def _note_body(self, message: Message) -> None:
-        if "body" in message:
-            self._sent_bytes += 0 if self._method == "HEAD" else len(message["body"])
-        elif message["type"] != "http.response.body":
-            # The server sends a file, whose size it alone knows.
-            self._is_size_known = False
-
-    def _with_headers(self, message: Message) -> Message:
-        chosen = self._options.response_headers
-        headers = list(message.get("headers", ()))
-        before = len(headers)
-        context = self._server.span.get_span_context()
-        if chosen.trace_id is not None and context.is_valid:
-            name = chosen.trace_id.encode("latin-1")
-            if not any(present.lower() == name for present, _ in headers):
-                headers.append((name, format_trace_id(context.trace_id).encode("ascii")))
-        if chosen.server_timing:
-            elapsed_ms = (time.perf_counter() - self._started_s) * 1000
-            headers.append((b"server-timing", b"total;dur=%.1f" % elapsed_ms))
-        if chosen.cache_status and self._info.cache_status:
-            headers.append((b"cache-status", ", ".join(self._info.cache_status).encode("ascii")))
-            headers.extend(headers_of(self._info, self._status, headers))
-        if chosen.run_url is not None and self._info.run_url:
-            headers.append((chosen.run_url.encode("latin-1"), self._info.run_url.encode("ascii", "ignore")))
-        # The application may use its message and its list again.
-        return message if len(headers) == before else {**message, "headers": headers}
-
-    def _fail(self, exc: BaseException) -> None:
-        """Note what leaves the application; after the response's last byte it is no longer the request's affair."""
+    def _record_error(self, exc: BaseException) -> None:
+        """Record an exception that the application raised; after the last byte it does not affect the request."""
         if self._finished:
             self._late_error = exc
             return
         self._finish(exc)
-        if self._ended_ns is not None and not self._server.is_own and not self._server.span.is_recording():
-            # An application below a mount answers 500 first and raises then, when the span's owner has ended it.
+        if self._response.ended_ns is not None and not self._server.is_own and not self._server.span.is_recording():
+            # A mounted application sends its 500 before it raises, and the span's owner has ended the span by then.
             self._late_error = exc
-
-    def _note_background(self, ended_ns: int) -> None:
-        record_background(
-            self._shared.forge.telemetry.tracer,
-            self._server.span,
-            route=self._route,
-            started_ns=ended_ns,
-            ended_ns=time.time_ns(),
-            error=self._late_error,
-            with_text=self._shared.forge.settings.capture_content,
-        )
 
     def _finish(self, exc: BaseException | None = None, *, incomplete: bool = False) -> None:
         self._finished = True
         if exc is not None or incomplete or self._server.is_own:
             self._describe(exc, incomplete=incomplete)
         if self._server.counts_active:
-            self._shared.in_flight.leave((self._method, self._scheme))
+            self._state.telemetry.active_requests.leave((self._method, self._scheme))
         if self._server.counts_duration:
-            self._count((self._ended_s or time.perf_counter()) - self._started_s)
+            self._record_duration((self._response.ended_s or time.perf_counter()) - self._started_s)
         if self._server.is_own:
-            self._server.span.end(self._ended_ns)
+            self._server.span.end(self._response.ended_ns)
 
-    def _count(self, duration_s: float) -> None:
+    def _record_duration(self, duration_s: float) -> None:
         labels: dict[str, str | int] = {
             Attr.HTTP_METHOD: self._method,
             Attr.URL_SCHEME: self._scheme,
             Attr.HTTP_ROUTE: self._route or UNMATCHED,
         }
-        if self._status is not None:
-            labels[Attr.HTTP_STATUS] = self._status
+        if self._response.status is not None:
+            labels[Attr.HTTP_STATUS] = self._response.status
         if self._error_type is not None:
             labels[Attr.ERROR_TYPE] = self._error_type
-        self._shared.forge.telemetry.instruments.record_later(
+        self._state.telemetry.instruments.record_later(
             Metric.HTTP_DURATION, duration_s, labels, exemplar=self._server.span.get_span_context()
         )
 
     def _describe(self, exc: BaseException | None = None, *, incomplete: bool = False) -> None:
-        """Write on the span how it went."""
-        self._route = self._shared.templates.find(self._scope)
-        is_error = self._judge(exc or self._cause, incomplete=incomplete)
+        """Set route, sizes, status and error on the span."""
+        self._route = self._state.templates.find(self._scope)
+        is_failed = self._resolve_outcome(exc or self._cause, incomplete=incomplete)
         span = self._server.span
         if not span.is_recording():
             return
         attributes: dict[str, str | int] = {}
-        if self._is_size_known:
-            attributes[Attr.HTTP_RESPONSE_SIZE] = self._sent_bytes
-        if self._read_bytes:
-            attributes[Attr.HTTP_REQUEST_SIZE] = self._read_bytes
-        if self._status is not None:
-            attributes[Attr.HTTP_STATUS] = self._status
+        if self._response.is_size_known:
+            # The application may send a body to HEAD, which the server drops.
+            attributes[Attr.HTTP_RESPONSE_SIZE] = 0 if self._method == "HEAD" else self._response.sent_bytes
+        if self._body.read_bytes:
+            attributes[Attr.HTTP_REQUEST_SIZE] = self._body.read_bytes
+        if self._response.status is not None:
+            attributes[Attr.HTTP_STATUS] = self._response.status
         if self._error_type is not None:
             attributes[Attr.ERROR_TYPE] = self._error_type
         if self._route is not None and self._server.names_route:
             attributes[Attr.HTTP_ROUTE] = self._route
             span.update_name(f"{self._method_name()} {self._route}")
         span.set_attributes(attributes)
-        if is_error:
-            self._mark_failed(exc or self._cause)
+        if is_failed:
+            with_text = self._state.settings.capture_content
+            _mark_failed(self._server, exc or self._cause, self._error_type or "", with_text=with_text)
 
-    def _mark_failed(self, error: BaseException | None) -> None:
-        with_text = self._shared.forge.settings.capture_content
-        if self._server.is_own:
-            error_type = self._error_type or ""
-            mark_failed(self._server.span, error, error_type=error_type, with_text=with_text, with_description=False)
-        elif error is not None and self._server.records_exceptions:
-            # Another instrumentation owns the span and sets its status.
-            record_exception(self._server.span, error, with_text=with_text)
-
-    def _judge(self, exc: BaseException | None, *, incomplete: bool) -> bool:
-        """Settle status and error type; tell whether the service is at fault."""
+    def _resolve_outcome(self, exc: BaseException | None, *, incomplete: bool) -> bool:
+        """Determine status and error type, and return whether the service failed."""
         if self._disconnected:
             self._error_type = DISCONNECTED
             return False
-        if self._status is None and (incomplete or isinstance(exc, Exception)):
-            # What the server, or Starlette's outermost middleware, answers in our absence.
-            self._status = 500
+        if self._response.status is None and (incomplete or isinstance(exc, Exception)):
+            # The server, or Starlette's outermost middleware, will respond with a 500.
+            self._response.status = 500
         if exc is not None:
             self._error_type = qualified_name(exc)
         elif incomplete:
             self._error_type = "incomplete_response"
-        elif self._status is not None and self._status >= 500:
-            self._error_type = str(self._status)
+        elif self._response.status is not None and self._response.status >= 500:
+            self._error_type = str(self._response.status)
         return self._error_type is not None
 
     def _method_name(self) -> str:
         return "HTTP" if self._method == OTHER_METHOD else self._method
 
-    def _too_large(self) -> PayloadTooLarge:
-        limit = self._shared.forge.settings.max_body_bytes
-        return PayloadTooLarge(f"the request body is larger than the {limit} bytes that are accepted; send less")
+
+def _identity_attributes(identity: Identity) -> dict[str, str]:
+    known = {Attr.USER_ID: identity.user_id, Attr.SESSION_ID: identity.session_id, Attr.TENANT: identity.tenant}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _mark_failed(server: ServerSpan, error: BaseException | None, error_type: str, *, with_text: bool) -> None:
+    if server.is_own:
+        mark_failed(server.span, error, error_type=error_type, with_text=with_text, with_description=False)
+    elif error is not None and server.records_exceptions:
+        # The other instrumentation owns the span and sets its status.
+        record_exception(server.span, error, with_text=with_text)
+
+
+def record_background(
+    tracer: Tracer,
+    server: Span,
+    *,
+    route: str | None,
+    started_ns: int,
+    ended_ns: int,
+    error: BaseException | None,
+    with_text: bool,
+) -> None:
+    """Record a span for work between the last byte and the application's return, such as background tasks.
+
+    The span is a child of the server span, which has ended with the last byte. It is written only if the work took at
+    least 25 ms or failed.
+
+    Args:
+        tracer: creates the span.
+        server: the server span of the request.
+        route: route template, for the span's name.
+        started_ns, ended_ns: nanoseconds since the epoch.
+        error: exception that the application raised after the last byte.
+        with_text: whether the exception's message may be recorded.
+    """
+    if error is None and ended_ns - started_ns < _MIN_BACKGROUND_NS:
+        return
+    span = tracer.start_span(
+        "background" if route is None else f"background {route}",
+        context=trace.set_span_in_context(server),
+        kind=SpanKind.INTERNAL,
+        links=[Link(server.get_span_context())],
+        start_time=started_ns,
+    )
+    if error is not None:
+        mark_failed(span, error, error_type=qualified_name(error), with_text=with_text, with_description=False)
+    span.end(max(ended_ns, started_ns))

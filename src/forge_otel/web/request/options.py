@@ -1,63 +1,72 @@
-"""What the requests of one middleware share: what was chosen for them, and what they are answered with."""
+"""Options of the middleware, its default identity hook, and the state that its requests share."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
 
-from forge_otel.web.protocols import Runtime
-from forge_otel.web.request.identity import IdentityHook, header_identity
-from forge_otel.web.request.in_flight import InFlight
+from starlette.types import Scope
+
+from forge_otel.context import Identity
+from forge_otel.settings import Settings
+from forge_otel.telemetry.providers import Telemetry
+from forge_otel.web.request.response_headers import ResponseHeaders
 from forge_otel.web.request.route_template import RouteTemplates
 from forge_otel.web.request.server_span import TrustContext
 
-__all__ = ["Options", "ResponseHeaders", "Shared"]
+__all__ = ["IdentityHook", "MiddlewareOptions", "SharedState", "header_identity"]
+
+IdentityHook = Callable[[Scope], Identity | None]
+"""Returns the identity of the caller from the ASGI scope, None if it is unknown."""
+
+_HEADERS: Final = {b"x-user-id": "user_id", b"x-session-id": "session_id"}
+# Characters that need no quoting in a span attribute, a log line or a database column.
+_SAFE: Final = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseHeaders:
-    """The headers that are added to responses.
+def header_identity(scope: Scope) -> Identity | None:
+    """Return the identity from `x-user-id` and `x-session-id`; a value with unsafe characters is ignored.
 
-    Args:
-        trace_id: the name of the header with the trace id, 32 hex digits; None leaves it out.
-        server_timing: `Server-Timing: total`, milliseconds until the response began.
-        cache_status: `Cache-Status` (RFC 9211), one member for each generation that answered by then.
-        run_url: the name of a header with the address of the last generation's run in LangSmith, for example
-            `"x-langsmith-run"`; None leaves it out.
+    Both are unverified claims, good enough for finding traces.
     """
-
-    trace_id: str | None = "x-trace-id"
-    server_timing: bool = True
-    cache_status: bool = True
-    run_url: str | None = None
+    # No header for the tenant: it separates cache entries, so only the application may set it.
+    found = {
+        _HEADERS[name]: value.decode("ascii")
+        for name, value in scope["headers"]
+        if name in _HEADERS and _SAFE.fullmatch(value)
+    }
+    return Identity(**found) if found else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The middleware's choices.
+class MiddlewareOptions:
+    """Options of the middleware that apply to every request.
 
     Args:
-        handle_errors: answer unexpected exceptions with problem+json instead of passing them on.
-        identity: tells who asks; None asks nobody.
-        response_headers: what is added to responses.
-        trust_context: what to do with a trace that the caller claims to continue.
+        handle_errors: respond to unexpected exceptions with problem+json instead of re-raising them.
+        identity: identity hook; None leaves the identity unset.
+        response_headers: which headers to add.
+        trust_context: treatment of the caller's trace context.
     """
 
     handle_errors: bool = False
     identity: IdentityHook | None = header_identity
-    response_headers: ResponseHeaders = ResponseHeaders()
+    response_headers: ResponseHeaders = field(default_factory=ResponseHeaders)
     trust_context: TrustContext = "accept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
-    """What every request needs.
+class SharedState:
+    """State shared by all requests of one middleware.
 
     Args:
-        forge: open.
-        options: the middleware's choices.
-        templates: finds routes.
-        in_flight: counts requests.
+        telemetry: tracer, instruments and the count of requests in flight.
+        settings: body limit, and whether contents are captured.
+        options: options of the middleware.
+        templates: resolves route templates.
     """
 
-    forge: Runtime
-    options: Options
+    telemetry: Telemetry
+    settings: Settings
+    options: MiddlewareOptions
     templates: RouteTemplates
-    in_flight: InFlight

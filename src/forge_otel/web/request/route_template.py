@@ -1,15 +1,18 @@
-"""The route template of a request, read from what routing left in the scope: no route is matched a second time.
+"""Route template of a request, from the entries that routing leaves in the scope; no route is matched again.
 
-What routing leaves, measured on Starlette 1.10 and FastAPI 0.165:
+Entries left by routing, as of Starlette 1.10 and FastAPI 0.165:
 
-- Starlette sets `route` and `endpoint` at each level, so that the innermost ones stay;
+- Starlette sets `route` and `endpoint` at each level, so that the innermost ones remain;
 - FastAPI sets `route` for its own routes only, and without the prefix of an included router, which is in
-  `scope["fastapi"]["effective_route_context"]`; a plain Starlette route in it leaves only `endpoint`;
-- a mount adds the *raw* path to `root_path`, which is the template as long as the mount has no parameters;
-- nothing is set for what no route matches, and entries of an outer level stay behind when an inner one sets none.
+  `scope["fastapi"]["effective_route_context"]`; a plain Starlette route in such a router sets only `endpoint`;
+- a mount appends the *raw* path to `root_path`, which equals the template if the mount has no parameters;
+- an unmatched path sets nothing, and entries of an outer level remain if an inner level sets none.
 
-So an entry counts only if it belongs to `endpoint`. Where none does, and for mounts with parameters, a table of the
-routes helps, built once.
+So an entry counts only if it belongs to `endpoint`. Otherwise, and for mounts with parameters, the template comes from
+a table of all routes that is built once.
+
+This module is the only one that probes attributes of Starlette's and FastAPI's route objects: routes have no common
+base class with `path_format`, and routing may be replaced by any ASGI application.
 """
 
 import logging
@@ -19,42 +22,42 @@ from typing import Any, Final
 
 from starlette.types import Scope
 
-__all__ = ["RouteTemplates"]
+__all__ = ["RouteTemplates", "declared_paths"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _PARAMETER: Final = re.compile(r"\{([^}]*)\}")
 _REST: Final = "/{path}"
 
 
 class RouteTemplates:
-    """Finds the template of the route that answered a request, for one application."""
+    """Resolves the route template of the requests of one application."""
 
     def __init__(self) -> None:
         self._router: object = None
-        self._table = _Table(())
+        self._table = _RouteTable(())
         self._has_failed = False
 
     def find(self, scope: Scope) -> str | None:
-        """Return the route template of a request that has been routed, mounts and root path included.
+        """Return the route template of a routed request, including mounts and root path.
 
         Returns:
-            None where no route matched, or the application has no Starlette routes.
+            None if no route matched or the application has no Starlette routes.
         """
         try:
             return self._find(scope)
         except Exception:
-            # What frameworks leave in the scope is theirs to change; that must not cost a request.
+            # Frameworks may change these undocumented entries, which must not fail a request.
             if not self._has_failed:
                 self._has_failed = True
-                logger.exception("Routes cannot be named; is this a new version of Starlette or FastAPI?")
+                _logger.exception("route templates unavailable; is this a new version of Starlette or FastAPI?")
             return None
 
     def _find(self, scope: Scope) -> str | None:
         endpoint = scope.get("endpoint")
         if endpoint is None:
             return None
-        path_format = _left_by_routing(scope, endpoint)
+        path_format = _format_in_scope(scope, endpoint)
         if path_format is None:
             path_format = self._table_of(scope).path_format(scope, endpoint)
         if path_format is None:
@@ -66,16 +69,16 @@ class RouteTemplates:
             return f"{own_root.rstrip('/')}{mounted}{path_format}"
         return root_path.rstrip("/") + path_format
 
-    def _table_of(self, scope: Scope) -> "_Table":
-        # The outermost router, whichever application we stand in.
+    def _table_of(self, scope: Scope) -> "_RouteTable":
+        # `router` is the outermost router, also inside a mounted application.
         router = scope.get("router")
         if router is not self._router:
-            self._table = _Table(getattr(router, "routes", ()))
+            self._table = _RouteTable(getattr(router, "routes", ()))
             self._router = router
         return self._table
 
 
-def _left_by_routing(scope: Scope, endpoint: object) -> str | None:
+def _format_in_scope(scope: Scope, endpoint: object) -> str | None:
     """Return the path format of the entry in the scope that belongs to `endpoint`."""
     route = scope.get("route")
     context = scope.get("fastapi", {}).get("effective_route_context")
@@ -90,16 +93,15 @@ def _left_by_routing(scope: Scope, endpoint: object) -> str | None:
     return None
 
 
-class _Table:
-    """What the routes of an application are called.
-
-    Endpoints are told by identity, because a router that is one cannot be hashed; the routes keep them alive.
+class _RouteTable:
+    """Path formats of all routes of an application.
 
     Args:
-        routes: of the outermost router.
+        routes: routes of the outermost router.
     """
 
     def __init__(self, routes: Iterable[Any]) -> None:
+        # By id(), because an endpoint may be an unhashable router; the routes keep the endpoints alive.
         self._formats: dict[int, list[tuple[re.Pattern[str], str]]] = {}
         self._mounted: set[int] = set()
         self._literal_mounts: set[str] = set()
@@ -112,16 +114,16 @@ class _Table:
         if len(formats) == 1:
             return formats[0][1]
         if formats:
-            # One function behind several paths: only those few are told apart by the path.
+            # The same function serves several paths; only those are matched.
             inner = scope["path"].removeprefix(scope.get("root_path", ""))
             return next((path_format for regex, path_format in formats if regex.match(inner)), None)
         return _REST if id(endpoint) in self._mounted else None
 
     def mount_template(self, raw: str) -> str:
-        """Return the template of the mount that a request went through.
+        """Return the template of the mounts that a request passed through.
 
         Args:
-            raw: what the mounts added to `root_path`.
+            raw: path that the mounts appended to `root_path`.
         """
         if raw in self._literal_mounts:
             return raw
@@ -132,10 +134,10 @@ class _Table:
         for route in _flatten(routes):
             inner = getattr(route, "routes", None)
             if inner is None:
-                known = self._formats.setdefault(id(route.endpoint), [])
-                known.append((route.path_regex, route.path_format))
+                formats = self._formats.setdefault(id(route.endpoint), [])
+                formats.append((route.path_regex, route.path_format))
                 continue
-            path = getattr(route, "path", None) or ""  # a Host has routes but no path
+            path = getattr(route, "path", None) or ""  # a Host route has no path
             below = template + _PARAMETER.sub(lambda match: f"{{{match[1].partition(':')[0]}}}", path)
             pattern_below = pattern + _regex(path)
             if "{" in below:
@@ -149,7 +151,7 @@ class _Table:
 
 
 def _regex(path: str) -> str:
-    """Turn a mount's path into a regular expression; a converter other than `path` stays within its segment."""
+    """Return a mount's path as a regular expression; only the `path` converter matches more than one segment."""
     parts = _PARAMETER.split(path)
     names = parts[1::2]
     texts = [re.escape(text) for text in parts[::2]]
@@ -157,8 +159,14 @@ def _regex(path: str) -> str:
     return texts[0] + "".join(value + text for value, text in zip(values, texts[1:], strict=True))
 
 
+def declared_paths(app: object) -> list[str]:
+    """Return the paths of an application's top-level routes, empty for an application without routes."""
+    paths = (getattr(route, "path", None) for route in getattr(app, "routes", ()))
+    return [path for path in paths if path is not None]
+
+
 def _flatten(routes: Iterable[Any]) -> Iterator[Any]:
-    """Resolve FastAPI's included routers; leaves what has neither a path nor routes."""
+    """Yield the routes with FastAPI's included routers expanded, without those that have neither path nor routes."""
     for route in _expander()(routes):
         if (hasattr(route, "path_regex") and hasattr(route, "endpoint")) or getattr(route, "routes", None) is not None:
             yield route
@@ -167,6 +175,6 @@ def _flatten(routes: Iterable[Any]) -> Iterator[Any]:
 def _expander() -> Callable[[Iterable[Any]], Iterable[Any]]:
     try:
         from fastapi.routing import iter_route_contexts
-    except ImportError:  # Starlette alone, or a FastAPI before 0.137, which copied included routes
+    except ImportError:  # Starlette alone, or FastAPI < 0.137, which copies included routes
         return iter
     return lambda routes: iter_route_contexts(list(routes))

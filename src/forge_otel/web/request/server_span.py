@@ -1,16 +1,18 @@
-"""Who owns the server span of a request: whoever opened one before us, else we do. There is never a second one.
+"""The single server span of a request: adopted from other instrumentation, or opened here.
 
-========================================  ================================  ==========  ============
-who stands outside us                     how it is recognised              span        duration
-========================================  ================================  ==========  ============
-FastAPI's own telemetry                   `fastapi.telemetry` in scope    adopted     theirs
-contrib's ASGI and FastAPI middleware     current SERVER span, its library  adopted     ours, or theirs after the opt-in
-Starlette's `OpenTelemetryMiddleware`   current SERVER span               adopted     ours
-nobody                                                                      own         ours
-========================================  ================================  ==========  ============
+=======================================  ================================  ==========  ===========================
+outer instrumentation                    recognised by                     span        duration sample
+=======================================  ================================  ==========  ===========================
+FastAPI's own telemetry                  `fastapi.telemetry` in scope      adopted     FastAPI's
+contrib's ASGI and FastAPI middleware    current SERVER span, its library  adopted     ours; contrib's with opt-in
+Starlette's `OpenTelemetryMiddleware`    current SERVER span               adopted     ours
+none                                                                       opened      ours
+=======================================  ================================  ==========  ===========================
 
-What stands *inside* us, applications below a mount too, is told by the marks that those two frameworks look for in the
-scope, so that they stay silent. contrib's middleware inside us makes its span an INTERNAL one by itself.
+Inner instrumentation, also of mounted applications, is kept from opening a second server span by scope entries that
+FastAPI and Starlette look for. contrib's middleware below an open server span makes an INTERNAL span.
+
+Spans of other libraries are probed with `getattr`: the API's Span has neither kind nor instrumentation scope.
 """
 
 import os
@@ -24,13 +26,13 @@ from opentelemetry.trace import Link, Span, SpanKind, Tracer
 from starlette.types import Scope
 
 from forge_otel.context import current_request
-from forge_otel.web.request import fastapi_telemetry as native
+from forge_otel.web.request import fastapi_telemetry
 from forge_otel.web.request.attributes import CARRIER, HeaderFacts
 
-__all__ = ["ServerSpan", "TrustContext", "adopt", "carrier_fields", "own"]
+__all__ = ["ServerSpan", "TrustContext", "adopt", "carrier_fields", "open_span"]
 
 TrustContext = Literal["accept", "link", "ignore"]
-"""What to do with a trace that the caller claims to continue: continue it, link to it, or nothing."""
+"""Treatment of the caller's trace context: continue the trace, link to it, or ignore it."""
 
 _STARLETTE: Final = "starlette.opentelemetry"
 _CONTRIB: Final = "opentelemetry.instrumentation."
@@ -39,16 +41,16 @@ _STABLE_NAMES_VARIABLE: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
 
 
 class ServerSpan(NamedTuple):
-    """The one server span of a request, and which parts of the work are ours.
+    """The server span of a request, and what the middleware must record itself.
 
     Args:
-        span: the span, perhaps not recording.
-        context: to be attached while the application runs; None where the span is current already.
-        is_own: whether it is ours to end.
-        names_route: whether the route is ours to write.
-        records_exceptions: whether an exception is ours to write.
-        counts_duration: whether the duration sample is ours.
-        counts_active: whether the number of requests in flight is ours.
+        span: may be non-recording.
+        context: context to attach while the application runs; None if the span is current already.
+        is_own: the middleware ends the span.
+        names_route: the middleware sets the route.
+        records_exceptions: the middleware records exceptions.
+        counts_duration: the middleware records the duration sample.
+        counts_active: the middleware counts the request as in flight.
     """
 
     span: Span
@@ -61,50 +63,54 @@ class ServerSpan(NamedTuple):
 
 
 def carrier_fields() -> frozenset[bytes]:
-    """Return the header names that the configured propagators read."""
+    """Return the names of the headers that the configured propagators read."""
     return frozenset(name.lower().encode("latin-1") for name in propagate.get_global_textmap().fields)
 
 
 def adopt(scope: Scope) -> ServerSpan | None:
-    """Return the server span that somebody else has opened for this request; nobody below opens another one."""
-    found = _opened(scope)
+    """Return the server span that outer instrumentation opened for this request, None if there is none.
+
+    Args:
+        scope: gets the entries that keep inner frameworks from opening another server span.
+    """
+    found = _opened_outside(scope)
     if found is not None:
-        _silence(scope)
+        _suppress_inner(scope)
     return found
 
 
-def _opened(scope: Scope) -> ServerSpan | None:
-    followed = scope.get(native.KEY)
-    if followed is not None:
-        span = getattr(followed, "span", None)
-        return None if span is None else _native(span, scope)
+def _opened_outside(scope: Scope) -> ServerSpan | None:
+    fastapi_state = scope.get(fastapi_telemetry.SCOPE_KEY)
+    if fastapi_state is not None:
+        span = getattr(fastapi_state, "span", None)
+        return None if span is None else _adopt_fastapi(span, scope)
     if current_request.get() is not None:
-        # The current span belongs to a request of ours, whose handler calls this application in-process.
+        # A handler calls this application in-process: the current span belongs to the outer request.
         return None
     span = trace.get_current_span()
     context = span.get_span_context()
     if not context.is_valid or context.is_remote:
         return None
     if span.is_recording():
-        return _recording(span, scope)
-    # A span that is not recorded tells neither its kind nor its library.
-    return _contrib(span, scope) if _CONTRIB_MODULE in sys.modules else None
+        return _adopt_recording(span, scope)
+    # A non-recording span has neither kind nor library.
+    return _adopt_contrib(span, scope) if _CONTRIB_MODULE in sys.modules else None
 
 
-def own(
+def open_span(
     scope: Scope, tracer: Tracer, *, name: str, headers: HeaderFacts, attributes: Mapping[str, Any], trust: TrustContext
 ) -> ServerSpan:
     """Open the server span of this request.
 
     Args:
-        scope: gets the marks that keep the frameworks inside from opening another one.
-        tracer: makes the span.
-        name: until the route is known.
-        headers: may carry the trace of the caller.
-        attributes: what is known before routing, so that samplers see it.
-        trust: what to do with the caller's trace.
+        scope: gets the entries that keep inner frameworks from opening another server span.
+        tracer: creates the span.
+        name: name of the span until the route is known.
+        headers: with the caller's trace context, if any.
+        attributes: attributes known before routing, visible to samplers.
+        trust: treatment of the caller's trace context.
     """
-    followed = _silence(scope)
+    fastapi_state = _suppress_inner(scope)
     context: Context | None = None
     links = None
     if headers.carrier is not None and trust != "ignore":
@@ -114,54 +120,54 @@ def own(
         else:
             links = [Link(trace.get_current_span(claimed).get_span_context())]
     span = tracer.start_span(name, context=context, kind=SpanKind.SERVER, attributes=attributes, links=links)
-    meters = followed is not None and native.meters(scope)
+    is_counted = fastapi_state is not None and fastapi_telemetry.records_duration(scope)
     return ServerSpan(
         span,
         context=trace.set_span_in_context(span, context),
         is_own=True,
-        counts_duration=not meters,
-        counts_active=not meters,
+        counts_duration=not is_counted,
+        counts_active=not is_counted,
     )
 
 
-def _silence(scope: Scope) -> Any:
-    """Leave the marks that keep frameworks inside from opening a server span; return FastAPI's, where it is there."""
+def _suppress_inner(scope: Scope) -> Any:
+    """Set the scope entries that keep inner frameworks from opening a server span, and return FastAPI's entry."""
     scope[_STARLETTE] = True
-    return scope.setdefault(native.KEY, None)
+    return scope.setdefault(fastapi_telemetry.SCOPE_KEY, None)
 
 
-def _native(span: Span, scope: Scope) -> ServerSpan:
-    meters = native.meters(scope)
-    return ServerSpan(span, names_route=False, counts_duration=not meters, counts_active=not meters)
+def _adopt_fastapi(span: Span, scope: Scope) -> ServerSpan:
+    is_counted = fastapi_telemetry.records_duration(scope)
+    return ServerSpan(span, names_route=False, counts_duration=not is_counted, counts_active=not is_counted)
 
 
-def _recording(span: Span, scope: Scope) -> ServerSpan | None:
+def _adopt_recording(span: Span, scope: Scope) -> ServerSpan | None:
     if getattr(span, "kind", None) is not SpanKind.SERVER:
         return None
     library = getattr(getattr(span, "instrumentation_scope", None), "name", "")
     if library.startswith(_CONTRIB):
-        return _contrib(span, scope)
-    # Starlette's middleware lets the SDK record what passes through it.
+        return _adopt_contrib(span, scope)
+    # Starlette's middleware leaves exceptions to the SDK, which records them.
     return ServerSpan(span, records_exceptions=library != "starlette")
 
 
-def _contrib(span: Span, scope: Scope) -> ServerSpan:
+def _adopt_contrib(span: Span, scope: Scope) -> ServerSpan:
     stable_names = {name.strip() for name in os.environ.get(_STABLE_NAMES_VARIABLE, "").split(",")}
     return ServerSpan(
         span,
-        records_exceptions=_is_answered_before(_CONTRIB_MODULE, scope),
-        # Without the opt-in it records http.server.duration in milliseconds, which is another instrument.
+        records_exceptions=_is_answered_below(_CONTRIB_MODULE, scope),
+        # Without the opt-in to stable names, contrib records another instrument: http.server.duration in milliseconds.
         counts_duration=not stable_names & {"http", "http/dup"},
         counts_active=False,
     )
 
 
-def _is_answered_before(module: str, scope: Scope) -> bool:
-    """Tell whether an exception is a finished 500 by the time that the middleware of `module` sees it.
+def _is_answered_below(module: str, scope: Scope) -> bool:
+    """Return whether Starlette answers an exception with a 500 before the middleware of `module` sees the exception.
 
-    So it is where that middleware wraps a Starlette application from the outside: the answer ends its span, and the
-    exception that follows finds nowhere to be written.
+    This is the case if that middleware wraps a Starlette application from outside.
     """
+    # Its span has then ended with the response, before the exception could be recorded on it.
     layer: Any = getattr(scope.get("app"), "middleware_stack", None)
     is_starlette = layer is not None
     while layer is not None and type(layer).__module__ != module:

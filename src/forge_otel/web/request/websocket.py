@@ -1,8 +1,7 @@
-"""One WebSocket connection: one server span from the handshake to the close, one duration sample for the handshake.
+"""One WebSocket connection: a server span from handshake to close, and a duration sample of the handshake.
 
-The sample is the HTTP request that asked for the connection, with its 101 or its refusal; how long a connection stays
-open says nothing about the service, and is on the span. Exceptions are passed on untouched: the server closes the
-connection with 1011.
+The sample covers the HTTP request with its 101 or its rejection. The length of a connection says nothing about the
+service's latency, so it is only on the span. Exceptions are re-raised; the server closes the connection with 1011.
 """
 
 import time
@@ -17,40 +16,40 @@ from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.spans.exceptions import mark_failed, qualified_name, record_exception
 from forge_otel.web.request.attributes import HeaderFacts, request_attributes
 from forge_otel.web.request.http import DISCONNECTED, UNMATCHED
-from forge_otel.web.request.options import Shared
-from forge_otel.web.request.server_span import adopt, own
+from forge_otel.web.request.options import SharedState
+from forge_otel.web.request.server_span import adopt, open_span
 
 __all__ = ["WebSocketExchange"]
 
-# Done, going away, and a close without a code.
+# RFC 6455: normal closure, going away, and a close frame without a code.
 _NORMAL_CLOSES: Final = frozenset({1000, 1001, 1005})
 
 
 class WebSocketExchange:
-    """Follows one connection.
+    """One connection.
 
     Args:
-        shared: what the connections of one middleware share.
-        scope: of the connection.
-        headers: what its headers say.
-        receive, send: of the server.
+        state: state shared by the requests of one middleware.
+        scope: the ASGI scope.
+        headers: headers of the handshake.
+        receive, send: callables of the server.
     """
 
-    def __init__(self, shared: Shared, *, scope: Scope, headers: HeaderFacts, receive: Receive, send: Send) -> None:
+    def __init__(self, state: SharedState, *, scope: Scope, headers: HeaderFacts, receive: Receive, send: Send) -> None:
         self._started_s = time.perf_counter()
-        self._shared = shared
+        self._state = state
         self._scope = scope
         self._receive = receive
         self._send = send
         attributes = request_attributes(scope, headers.found)
         self._kind = str(attributes[Attr.HTTP_METHOD]), str(attributes[Attr.URL_SCHEME])
-        self._server = adopt(scope) or own(
+        self._server = adopt(scope) or open_span(
             scope,
-            shared.forge.telemetry.tracer,
+            state.telemetry.tracer,
             name="WS",
             headers=headers,
             attributes=attributes,
-            trust=shared.options.trust_context,
+            trust=state.options.trust_context,
         )
         self._status: int | None = None
         self._disconnected = False
@@ -60,47 +59,46 @@ class WebSocketExchange:
         context = self._server.context
         context_token = None if context is None else otel_context.attach(context)
         request_token = current_request.set(RequestInfo(self._server.span))
-        self._shared.in_flight.enter(self._kind)
+        self._state.telemetry.active_requests.enter(self._kind)
         error: BaseException | None = None
         try:
-            with bind_identity(self._who()):
+            with bind_identity(self._resolve_identity()):
                 await app(self._scope, self.receive_with_close, self.send_with_handshake)
         except BaseException as exc:
             error = exc
             raise
         finally:
-            self._shared.in_flight.leave(self._kind)
+            self._state.telemetry.active_requests.leave(self._kind)
             self._finish(error)
             current_request.reset(request_token)
             if context_token is not None:
                 otel_context.detach(context_token)
 
     async def receive_with_close(self) -> Message:
-        """Receive for the application, noticing a peer that vanishes."""
+        """Receive a message for the application and detect an abnormal close."""
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
             self._disconnected = message.get("code", 1005) not in _NORMAL_CLOSES
         return message
 
     async def send_with_handshake(self, message: Message) -> None:
-        """Send for the application, counting the answer to its handshake."""
+        """Send a message of the application and record its reply to the handshake."""
         if self._status is None:
             if message["type"] == "websocket.accept":
-                self._shake_hands(101)
+                self._record_handshake(101)
             elif message["type"] == "websocket.close":
-                self._shake_hands(403)
+                self._record_handshake(403)
             elif message["type"] == "websocket.http.response.start":
-                self._shake_hands(message["status"])
+                self._record_handshake(message["status"])
         await self._send(message)
 
-    def _who(self) -> Identity:
-        hook = self._shared.options.identity
-        who = None if hook is None else hook(self._scope)
-        return who or identity.get()
+    def _resolve_identity(self) -> Identity:
+        hook = self._state.options.identity
+        return (None if hook is None else hook(self._scope)) or identity.get()
 
-    def _shake_hands(self, status: int, failure: str | None = None) -> None:
+    def _record_handshake(self, status: int, failure: str | None = None) -> None:
         self._status = status
-        route = self._shared.templates.find(self._scope)
+        route = self._state.templates.find(self._scope)
         if route is not None and self._server.names_route and self._server.span.is_recording():
             self._server.span.set_attribute(Attr.HTTP_ROUTE, route)
             self._server.span.update_name(f"WS {route}")
@@ -113,7 +111,7 @@ class WebSocketExchange:
         }
         if failure is not None:
             labels[Attr.ERROR_TYPE] = failure
-        self._shared.forge.telemetry.instruments.record_later(
+        self._state.telemetry.instruments.record_later(
             Metric.HTTP_DURATION,
             time.perf_counter() - self._started_s,
             labels,
@@ -127,12 +125,12 @@ class WebSocketExchange:
             error = None
         failure = qualified_name(error) if error is not None else DISCONNECTED if self._disconnected else None
         if self._status is None and error is not None:
-            self._shake_hands(500, failure)
+            self._record_handshake(500, failure)
         if self._status is not None:
             span.set_attribute(Attr.HTTP_STATUS, self._status)
         if failure is not None:
             span.set_attribute(Attr.ERROR_TYPE, failure)
-        with_text = self._shared.forge.settings.capture_content
+        with_text = self._state.settings.capture_content
         if error is not None and self._server.is_own:
             error_type = qualified_name(error)
             mark_failed(span, error, error_type=error_type, with_text=with_text, with_description=False)

@@ -20,7 +20,7 @@ from componentforge.serving import serve
 from forge_otel import Forge, ForgeMiddleware, GenerationRequest, GenerationResult, Settings
 from forge_otel.sinks.sql import SqlSink
 from forge_otel.testing.langsmith.server import LangSmithFault, LangSmithStandIn
-from forge_otel.web.request.options import ResponseHeaders
+from forge_otel.web.request.response_headers import ResponseHeaders
 
 ADMIN_TOKEN = "t" * 16
 SENT = re.compile(r'^forge_feedback_settled_total\{[^}]*"sent"[^}]*\} 2', re.MULTILINE)

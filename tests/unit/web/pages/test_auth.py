@@ -1,80 +1,83 @@
-"""The dashboard's door."""
+"""Authentication: admin token, login cookie, loopback peers and the throttle of failed logins."""
 
 import pytest
-from tests.unit.web.support import TOKEN, SmallRuntime
+from starlette.requests import Request
+from tests.unit.web.support import TOKEN, scope_of
 
-from forge_otel.web.pages.auth import SESSION_LIFE_S, SessionSigner, Throttle, Tickets, TooManyLogins, login_link
+from forge_otel.web.pages.auth import (
+    SESSION_TTL_S,
+    LoginThrottle,
+    SessionSigner,
+    TooManyLogins,
+    has_bearer_token,
+    is_admin_token,
+    is_direct_loopback,
+)
 
 
 class Clock:
-    """A clock that a test turns."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
-        self.now_s = 1000.0
+        self.now_s = 1_780_000_000.0
 
     def __call__(self) -> float:
         return self.now_s
 
 
-def test_a_ticket_opens_once() -> None:
-    """The second use of a link finds it spent."""
-    tickets = Tickets()
-    ticket = tickets.make()
-    assert len(ticket) >= 43
-    assert tickets.redeem(ticket)
-    assert not tickets.redeem(ticket)
-    assert not tickets.redeem("made up")
-    assert not tickets.redeem("")
+def test_without_a_token_no_candidate_is_valid() -> None:
+    """The empty string is not the token of a service without one."""
+    assert is_admin_token(TOKEN, TOKEN)
+    assert not is_admin_token("", None)
+    assert not has_bearer_token(Request(scope_of("/")), TOKEN)
 
 
-def test_a_ticket_ends() -> None:
-    """After ten minutes a link opens nothing."""
-    clock = Clock()
-    tickets = Tickets(clock=clock)
-    ticket = tickets.make()
-    clock.now_s += 600
-    assert not tickets.redeem(ticket)
-
-
-def test_tickets_are_bounded() -> None:
-    """Making many forgets the oldest."""
-    tickets = Tickets()
-    made = [tickets.make() for _ in range(40)]
-    assert not tickets.redeem(made[0])
-    assert tickets.redeem(made[-1])
-
-
-def test_links_of_one_forge() -> None:
-    """A link is made for the forge whose dashboard it opens."""
-    forge = SmallRuntime(admin_token=TOKEN)
-    link = login_link(forge, base_url="http://127.0.0.1:8000/")
-    assert link.startswith("http://127.0.0.1:8000/forge/login?ticket=")
+def test_a_private_address_is_not_loopback() -> None:
+    """A peer in the same network needs the token."""
+    assert is_direct_loopback(scope_of("/", client=("127.0.0.1", 1)))
+    assert not is_direct_loopback(scope_of("/", client=("10.0.0.1", 1)))
 
 
 def test_session_cookie() -> None:
-    """A cookie is accepted with the same token until it ends, and not when anything of it was changed."""
+    """A cookie is valid for signers with the same token only, and does not contain the token."""
+    clock = Clock()
+    cookie = SessionSigner(TOKEN, clock=clock).issue()
+    assert TOKEN not in cookie
+    assert SessionSigner(TOKEN, clock=clock).is_valid(cookie)
+    assert not SessionSigner("another-token-of-tests", clock=clock).is_valid(cookie)
+
+
+def test_session_cookie_expires() -> None:
+    """A cookie is invalid after 12 hours, and if it was issued in the future."""
     clock = Clock()
     signer = SessionSigner(TOKEN, clock=clock)
-    value = signer.sign()
-    assert TOKEN not in value
-    assert SessionSigner(TOKEN, clock=clock).accepts(value)
-    assert not SessionSigner("another-token-of-tests", clock=clock).accepts(value)
-    end, rest = value.split(".", 1)
-    assert not signer.accepts(f"{int(end) + 1}.{rest}")
-    assert not signer.accepts("")
-    assert not signer.accepts("..")
-    assert not signer.accepts("é.é.é")
-    clock.now_s += SESSION_LIFE_S
-    assert not signer.accepts(value)
+    cookie = signer.issue()
+    clock.now_s += SESSION_TTL_S
+    assert signer.is_valid(cookie)
+    clock.now_s += 1
+    assert not signer.is_valid(cookie)
+    clock.now_s -= SESSION_TTL_S + 10
+    assert not signer.is_valid(cookie)
+
+
+def test_a_modified_session_cookie_is_invalid() -> None:
+    """Every part of a cookie is covered by its signature."""
+    signer = SessionSigner(TOKEN)
+    nonce, timestamp, signature = signer.issue().split(".")
+    later = "z" + timestamp[1:]
+    for forged in (f"{nonce}.{later}.{signature}", f"x{nonce}.{timestamp}.{signature}", f"{nonce}.{timestamp}."):
+        assert not signer.is_valid(forged)
+    for malformed in ("", "..", "é.é.é", nonce):
+        assert not signer.is_valid(malformed)
 
 
 def test_throttle() -> None:
-    """Ten failures within a minute close the door until the first of them is a minute old."""
+    """Ten failures within a minute block logins until the first failure is a minute old."""
     clock = Clock()
-    throttle = Throttle(clock=clock)
+    throttle = LoginThrottle(clock=clock)
     for _ in range(10):
         throttle.check()
-        throttle.fail()
+        throttle.record_failure()
     clock.now_s += 20
     with pytest.raises(TooManyLogins) as caught:
         throttle.check()

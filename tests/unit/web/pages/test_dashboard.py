@@ -1,4 +1,4 @@
-"""The dashboard and its API, as a browser and as a script see them."""
+"""The dashboard and its API, as seen by a browser and by a script."""
 
 import json
 from datetime import UTC, datetime
@@ -7,23 +7,22 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from starlette.types import Receive, Scope, Send
-from tests.unit.web.support import TOKEN, Exchange, Row, SmallRuntime, request
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from tests.unit.web.support import TOKEN, Exchange, InMemoryForge, application_not_called, request
 
 from forge_otel.types import Cost, Record, Step, Usage
 from forge_otel.web.middleware import ForgeMiddleware
-from forge_otel.web.pages.auth import login_link
 from forge_otel.web.pages.router import Routes
 
 BEARER = ("authorization", f"Bearer {TOKEN}")
 FORM = ("content-type", "application/x-www-form-urlencoded")
 
 
-def app_of(runtime: SmallRuntime, **options: Any) -> ForgeMiddleware:
-    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
-        raise AssertionError("the application was asked")
-
-    return ForgeMiddleware(nothing, forge=runtime, **options)
+def app_of(forge: InMemoryForge, **options: Any) -> ForgeMiddleware:
+    return ForgeMiddleware(application_not_called, forge=forge, **options)
 
 
 def record(number: int = 1) -> Record:
@@ -56,17 +55,17 @@ async def log_in(app: ForgeMiddleware, token: str = TOKEN) -> Exchange:
 
 
 async def test_without_a_token_there_is_no_dashboard(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing of it answers, and the log says why, once."""
-    app = app_of(SmallRuntime())
+    """Every path of it is a 404, and one log line says why."""
+    app = app_of(InMemoryForge())
     for path in ("/forge", "/forge/", "/forge/login", "/forge/style.css", "/forge/api/summary", "/forge/api/traces/1"):
         assert (await request(app, path)).status == 404, path
     assert (await log_in(app)).status == 404
     assert caplog.text.count("FORGE_ADMIN_TOKEN") == 1
 
 
-async def test_strangers() -> None:
-    """A browser is led to the login, a script is told what is missing; the script file is closed too."""
-    app = app_of(SmallRuntime(admin_token=TOKEN))
+async def test_without_login() -> None:
+    """A browser is redirected to the login page; API and script files respond with a 401."""
+    app = app_of(InMemoryForge(admin_token=TOKEN))
     page = await request(app, "/forge/")
     assert (page.status, page.headers["location"]) == (303, "login")
     for path in ("/forge/api/summary", "/forge/api/generations", "/forge/api/generations/1", "/forge/app.js"):
@@ -77,8 +76,8 @@ async def test_strangers() -> None:
 
 
 async def test_login_form() -> None:
-    """The token opens; the cookie is not the token, and is kept from scripts, other sites and other paths."""
-    app = app_of(SmallRuntime(admin_token=TOKEN))
+    """The token logs in; the cookie is not the token, HTTP only, same-site and restricted to the folder."""
+    app = app_of(InMemoryForge(admin_token=TOKEN))
     form = await request(app, "/forge/login")
     assert b'type="password"' in form.body
     welcome = await log_in(app)
@@ -91,8 +90,8 @@ async def test_login_form() -> None:
 
 
 async def test_login_over_https_behind_a_prefix() -> None:
-    """Over TLS the cookie is secure; its path follows the prefix."""
-    app = app_of(SmallRuntime(admin_token=TOKEN), routes=Routes(dashboard="/ops"))
+    """Over TLS the cookie is secure, and its path includes the prefix."""
+    app = app_of(InMemoryForge(admin_token=TOKEN), routes=Routes(dashboard="/ops"))
     welcome = await request(
         app, "/pre/ops/login", root_path="/pre", scheme="https", method="POST", body=[f"token={TOKEN}".encode()]
     )
@@ -100,20 +99,20 @@ async def test_login_over_https_behind_a_prefix() -> None:
     assert "Path=/pre/ops;" in welcome.headers["set-cookie"]
 
 
-async def test_wrong_logins_are_counted() -> None:
-    """Ten wrong tokens close the form, also for the right one; a bearer token goes on working."""
-    app = app_of(SmallRuntime(admin_token=TOKEN))
+async def test_failed_logins_are_throttled() -> None:
+    """Ten failures block the form, even for the right token; bearer tokens still work."""
+    app = app_of(InMemoryForge(admin_token=TOKEN))
     for _ in range(10):
         assert (await log_in(app, "wrong")).status == 403
     assert (await log_in(app)).status == 429
     assert (await request(app, "/forge/api/summary", headers=[BEARER])).status == 200
 
 
-async def test_login_link_opens_once() -> None:
-    """A link from the terminal opens the dashboard, once; asking about it does not use it up."""
-    runtime = SmallRuntime(admin_token=TOKEN)
-    app = app_of(runtime)
-    path = login_link(runtime, base_url="")
+async def test_a_login_link_is_valid_once() -> None:
+    """The first GET of a login link logs in; a HEAD request does not use the ticket."""
+    forge = InMemoryForge(admin_token=TOKEN)
+    app = app_of(forge)
+    path = forge.operations.login_link(base_url="")
     await request(app, path, method="HEAD")
     welcome = await request(app, path)
     assert (await request(app, "/forge/", headers=[cookie_of(welcome)])).status == 200
@@ -123,23 +122,23 @@ async def test_login_link_opens_once() -> None:
 
 
 async def test_tickets_by_api() -> None:
-    """Whoever has the token can make a link for a browser that has not."""
-    app = app_of(SmallRuntime(admin_token=TOKEN))
+    """A script with the token can create a login link for a browser."""
+    app = app_of(InMemoryForge(admin_token=TOKEN))
     made = json.loads((await request(app, "/forge/api/tickets", method="POST", headers=[BEARER])).body)
     assert made["expires_in_s"] == 600
     assert (await request(app, made["path"])).status == 200
 
 
 async def test_logout() -> None:
-    """Logging out takes the cookie away."""
-    exchange = await request(app_of(SmallRuntime(admin_token=TOKEN)), "/forge/logout", method="POST")
+    """Logging out deletes the cookie."""
+    exchange = await request(app_of(InMemoryForge(admin_token=TOKEN)), "/forge/logout", method="POST")
     assert (exchange.status, exchange.headers["location"]) == (303, "login")
     assert "Max-Age=0" in exchange.headers["set-cookie"]
 
 
 async def test_security_headers() -> None:
-    """Pages run no foreign and no inline script, are kept by no cache and framed by nobody."""
-    app = app_of(SmallRuntime(admin_token=TOKEN))
+    """Pages run no foreign or inline script, are never cached and cannot be framed."""
+    app = app_of(InMemoryForge(admin_token=TOKEN))
     for path in ("/forge/", "/forge/app.js", "/forge/style.css", "/forge/login", "/forge/api/summary"):
         headers = (await request(app, path, headers=[BEARER])).headers
         assert "script-src 'self'" in headers["content-security-policy"]
@@ -150,16 +149,16 @@ async def test_security_headers() -> None:
 
 
 async def test_folder_without_slash() -> None:
-    """The folder leads to the page, whatever stands before it."""
-    app = app_of(SmallRuntime(admin_token=TOKEN))
+    """The folder redirects to the page, with the root path."""
+    app = app_of(InMemoryForge(admin_token=TOKEN))
     assert (await request(app, "/pre/forge", root_path="/pre")).headers["location"] == "/pre/forge/"
 
 
 async def test_generations() -> None:
-    """Records are shown newest first, money as strings, without the customer's artifacts."""
-    runtime = SmallRuntime(admin_token=TOKEN)
-    runtime.recent.kept = [record(1), record(2)]
-    app = app_of(runtime)
+    """Records are listed newest first, with money as strings and without artifacts."""
+    forge = InMemoryForge(admin_token=TOKEN)
+    await forge.recent.deliver([record(1), record(2)])
+    app = app_of(forge)
     exchange = await request(app, "/forge/api/generations?limit=1", headers=[BEARER])
     assert b"the customer's code" not in exchange.body
     [shown] = json.loads(exchange.body)
@@ -172,39 +171,73 @@ async def test_generations() -> None:
 
 @pytest.mark.parametrize("limit", ["0", "201", "-1", "x", "", "1e3", "٣", "9" * 50])
 async def test_limits(limit: str) -> None:
-    """A page size out of range is a 400 that says the range."""
-    app = app_of(SmallRuntime(admin_token=TOKEN))
+    """A page size out of range is a 400 that names the range."""
+    app = app_of(InMemoryForge(admin_token=TOKEN))
     exchange = await request(app, f"/forge/api/generations?limit={limit}", headers=[BEARER])
     assert exchange.status == 400
 
 
 async def test_traces() -> None:
-    """A remembered trace comes span by span; a forgotten one is a 404 that says where to look."""
-    runtime = SmallRuntime(admin_token=TOKEN)
-    runtime.telemetry.recent_traces.rows["ab"] = [Row(span_id="1", name="POST /generate")]
-    app = app_of(runtime)
-    exchange = await request(app, "/forge/api/traces/ab", headers=[BEARER])
-    assert json.loads(exchange.body) == [{"span_id": "1", "name": "POST /generate"}]
-    assert (await request(app, "/forge/api/traces/cd", headers=[BEARER])).status == 404
+    """A recent trace is returned span by span; an unknown one is a 404 that says where to look."""
+
+    async def page(_request: Request) -> Response:
+        return PlainTextResponse("hello")
+
+    forge = InMemoryForge(admin_token=TOKEN)
+    app = Starlette(routes=[Route("/", page)])
+    app.add_middleware(ForgeMiddleware, forge=forge)
+    trace_id = (await request(app)).headers["x-trace-id"]
+    exchange = await request(app, f"/forge/api/traces/{trace_id}", headers=[BEARER])
+    [span] = json.loads(exchange.body)
+    assert (span["name"], span["kind"], span["parent_id"]) == ("GET /", "server", "")
+    unknown = await request(app, "/forge/api/traces/cd", headers=[BEARER])
+    assert (unknown.status, "tracing backend" in json.loads(unknown.body)["detail"]) == (404, True)
 
 
 async def test_summary_and_health() -> None:
-    """The figures and the report pass as they are."""
-    runtime = SmallRuntime(admin_token=TOKEN)
-    runtime.figures = {"generations": 7, "saved_usd": Decimal("1.50")}
-    app = app_of(runtime)
-    assert json.loads((await request(app, "/forge/api/summary", headers=[BEARER])).body)["saved_usd"] == "1.50"
-    assert json.loads((await request(app, "/forge/api/health", headers=[BEARER])).body) == runtime.report
+    """Both are JSON: figures with money as strings, and the health report with its checks."""
+    forge = InMemoryForge(admin_token=TOKEN)
+    await forge.recent.deliver([record(1)])
+    app = app_of(forge)
+    summary = json.loads((await request(app, "/forge/api/summary", headers=[BEARER])).body)
+    assert (summary["generations"], summary["cost_usd"], summary["scope"]) == (1, "0.4213", "process")
+    health = json.loads((await request(app, "/forge/api/health", headers=[BEARER])).body)
+    assert health == forge.operations.health_report()
 
 
-async def test_a_large_form_is_refused() -> None:
-    """Nobody logs in with a megabyte."""
-    app = app_of(SmallRuntime(admin_token=TOKEN))
+async def test_breakers() -> None:
+    """A POST sets the mode of a breaker and returns the new states; a body without a mode is a 400."""
+    forge = InMemoryForge(admin_token=TOKEN)
+    forge.guard("openai")
+    app = app_of(forge)
+    path = "/forge/api/breakers/openai"
+    forced = await request(app, path, method="POST", body=[b'{"mode": "forced_open"}'], headers=[BEARER])
+    modes = {breaker["name"]: breaker["mode"] for breaker in json.loads(forced.body)}
+    assert modes["openai"] == "forced_open"
+    assert (await request(app, "/forge/api/breakers", headers=[BEARER])).body == forced.body
+    for body in (b"", b"[]", b"{}", b'{"mode": "ajar"}'):
+        assert (await request(app, path, method="POST", body=[body], headers=[BEARER])).status == 400
+
+
+async def test_purge() -> None:
+    """A purge needs to say by which property entries are selected."""
+    forge = InMemoryForge(admin_token=TOKEN)
+    app = app_of(forge)
+    body = b'{"by": "figma", "value": "aBcD", "who": "ann", "dry_run": true}'
+    purged = await request(app, "/forge/api/purge", method="POST", body=[body], headers=[BEARER])
+    assert purged.status == 200
+    for body in (b"", b"[]", b'{"by": "colour", "value": "x"}'):
+        assert (await request(app, "/forge/api/purge", method="POST", body=[body], headers=[BEARER])).status == 400
+
+
+async def test_a_large_form_is_rejected() -> None:
+    """A login form over 4 kB is a 413."""
+    app = app_of(InMemoryForge(admin_token=TOKEN))
     assert (await log_in(app, "x" * 5000)).status == 413
 
 
 def test_static_files_are_small_and_self_contained() -> None:
-    """The dashboard weighs little and loads nothing from elsewhere."""
+    """The files are small, load nothing from other sites and contain no inline code."""
     from forge_otel.web.pages import dashboard
 
     files = list((dashboard._STATIC).iterdir())

@@ -1,11 +1,11 @@
-"""Progress as server-sent events: who may see it, what it looks like, and what is left when the client leaves."""
+"""Progress as server-sent events: access, format, heartbeats and disconnects."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
-from tests.unit.web.support import TOKEN, SmallRuntime, request
+from starlette.types import Message
+from tests.unit.web.support import TOKEN, InMemoryForge, application_not_called, request
 
 from forge_otel.errors import NotFound
 from forge_otel.types import Progress
@@ -17,39 +17,56 @@ STARTED = b'id: 7-1\nevent: started\ndata: {"at_s":0.5,"name":"a\\nb"}\n\n'
 DONE = b'id: 7-2\nevent: done\ndata: {"at_s":1.0,"name":"a\\nb"}\n\n'
 
 
-def _app(token: str | None = TOKEN) -> ForgeMiddleware:
-    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
-        raise AssertionError("the application was asked")
+class RunningForge(InMemoryForge):
+    """A forge in which the generation with key `k` runs."""
 
-    return ForgeMiddleware(nothing, forge=SmallRuntime(**({} if token is None else {"admin_token": token})))
+    def running(self) -> list[str]:
+        return ["k"]
+
+    async def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:
+        if key != "k":
+            raise NotFound("no generation of this request is running")
+        for number, kind in enumerate(("started", "done"), 1):
+            if f"7-{number}" > after:
+                yield Progress(id=f"7-{number}", kind=kind, at_s=number / 2, facts={"name": "a\nb"})
+
+
+def app_of(**settings: str) -> ForgeMiddleware:
+    return ForgeMiddleware(application_not_called, forge=RunningForge(**settings))
 
 
 @pytest.mark.parametrize("path", ["/forge/api/flights", "/forge/api/flights/k"])
-async def test_it_is_closed_by_default(path: str) -> None:
-    """Without a token it does not exist, and strangers are turned away."""
-    assert (await request(_app(None), path)).status == 404
-    assert (await request(_app(), path)).status == 401
+async def test_access(path: str) -> None:
+    """Without an admin token the routes do not exist; with one, callers need it."""
+    assert (await request(app_of(), path)).status == 404
+    assert (await request(app_of(admin_token=TOKEN), path)).status == 401
 
 
-async def test_a_follower_sees_everything_or_the_rest() -> None:
-    """From the beginning, or after the event that a browser names when it connects again."""
-    whole = await request(_app(), "/forge/api/flights/k", headers=[BEARER])
+async def test_a_stream_starts_at_the_first_or_at_a_given_event() -> None:
+    """A stream has all events, or those after the `Last-Event-ID` of a browser that reconnects."""
+    app = app_of(admin_token=TOKEN)
+    whole = await request(app, "/forge/api/flights/k", headers=[BEARER])
     assert (whole.status, whole.body) == (200, STARTED + DONE)
     assert whole.headers["content-type"].startswith("text/event-stream")
     assert (whole.headers["cache-control"], whole.headers["x-accel-buffering"]) == ("no-store", "no")
-    rest = await request(_app(), "/forge/api/flights/k", headers=[BEARER, ("last-event-id", "7-1")])
+    rest = await request(app, "/forge/api/flights/k", headers=[BEARER, ("last-event-id", "7-1")])
     assert rest.body == DONE
-    assert (await request(_app(), "/forge/api/flights", headers=[BEARER])).body == b'[{"key":"k"}]'
 
 
-async def test_what_is_not_running_is_a_404() -> None:
-    """Before anything is sent, so that the answer can say it."""
-    answer = await request(_app(), "/forge/api/flights/other", headers=[BEARER])
-    assert (answer.status, answer.headers["content-type"]) == (404, "application/problem+json")
+async def test_running_generations() -> None:
+    """The list has the keys of the running generations."""
+    exchange = await request(app_of(admin_token=TOKEN), "/forge/api/flights", headers=[BEARER])
+    assert exchange.body == b'[{"key":"k"}]'
 
 
-async def test_silence_is_filled_and_a_leaver_noticed() -> None:
-    """Comments while nothing happens; when the client has gone, the follower is closed."""
+async def test_an_unknown_generation_is_a_404() -> None:
+    """The status is sent before the stream starts."""
+    exchange = await request(app_of(admin_token=TOKEN), "/forge/api/flights/other", headers=[BEARER])
+    assert (exchange.status, exchange.headers["content-type"]) == (404, "application/problem+json")
+
+
+async def test_heartbeats_and_disconnect() -> None:
+    """An idle stream sends comments; a client that disconnects closes the generator."""
     closed = asyncio.Event()
 
     async def endless() -> AsyncGenerator[Progress, None]:
@@ -78,7 +95,7 @@ async def test_silence_is_filled_and_a_leaver_noticed() -> None:
 
 
 async def test_an_error_before_the_first_event_is_raised() -> None:
-    """For the application to answer."""
+    """The application can still answer with an error status."""
 
     async def fails() -> AsyncGenerator[Progress, None]:
         raise NotFound("none")

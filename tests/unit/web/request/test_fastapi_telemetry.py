@@ -1,6 +1,6 @@
-"""FastAPI's own telemetry stays as it was: off where the application set no provider, on where it did.
+"""FastAPI's own telemetry stays off without providers of the application, and on with them.
 
-Global providers can be set once in a process, so each case has a process of its own.
+Global providers can be set only once per process, so each case runs in its own process.
 """
 
 import asyncio
@@ -16,55 +16,74 @@ PROGRAM = """
 import asyncio, json, sys
 from fastapi import FastAPI
 from opentelemetry import metrics, trace
-from tests.unit.web.support import LifespanRun, SmallRuntime, request
-from forge_otel.web.middleware import ForgeMiddleware
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.unit.web.support import points_of, request
+from forge_otel import Forge, ForgeMiddleware, Settings
+from forge_otel.telemetry.providers import Telemetry
 
-runtime = SmallRuntime()
-
-def set_globals():
-    trace.set_tracer_provider(runtime.telemetry.tracer_provider)
-    metrics.set_meter_provider(runtime.telemetry.meter_provider)
-
-class Opening(SmallRuntime):
-    async def __aenter__(self):
-        if not self.entered:
-            set_globals()
-        return await super().__aenter__()
-
-who, lifespan = sys.argv[1:]
-if who == "application":
-    set_globals()
+owner, lifespan = sys.argv[1:]
+exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+settings = Settings(archive_url=None, database_url=None, outbox_dir=None)
+if owner == "application":
+    tracer_provider = TracerProvider()
+    tracer_provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(tracer_provider)
+    metrics.set_meter_provider(MeterProvider(metric_readers=[reader]))
+    telemetry = Telemetry(settings)
 else:
-    runtime.__class__ = Opening
+    telemetry = Telemetry(settings, span_processors=[SimpleSpanProcessor(exporter)], metric_readers=[reader])
+forge = Forge(settings, telemetry=telemetry)
 app = FastAPI()
-app.add_middleware(ForgeMiddleware, forge=runtime)
+app.add_middleware(ForgeMiddleware, forge=forge)
 
 @app.get("/items/{item}")
 async def page(item: int) -> int:
     return item
 
-async def main():
-    if lifespan == "lifespan":
-        await LifespanRun(app).run()
-        await runtime.__aenter__()
+async def serve():
     for item in (1, 2):
         await request(app, f"/items/{item}")
+    print(json.dumps({
+        "spans": sorted(span.name for span in exporter.get_finished_spans()),
+        "samples": sum(point.count for point in points_of(reader, "http.server.request.duration")),
+        "active": sum(point.value for point in points_of(reader, "http.server.active_requests")),
+    }))
+
+async def main():
+    if lifespan == "without":
+        await serve()
+        await forge.__aexit__(None, None, None)
+        return
+    received, sent = asyncio.Queue(), asyncio.Queue()
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+    running = asyncio.create_task(app(scope, received.get, sent.put))
+    received.put_nowait({"type": "lifespan.startup"})
+    await sent.get()
+    await serve()
+    received.put_nowait({"type": "lifespan.shutdown"})
+    await running
 
 asyncio.run(main())
-print(json.dumps({
-    "spans": sorted(span.name for span in runtime.spans),
-    "samples": sum(point.count for point in runtime.points("http.server.request.duration")),
-    "active": runtime.active,
-}))
 """
 
 
 @pytest.mark.parametrize("lifespan", ["lifespan", "without"])
-@pytest.mark.parametrize(("who", "is_native"), [("forge", False), ("application", True)])
-async def test_global_providers(who: str, is_native: bool, lifespan: str) -> None:
-    """Providers that the forge sets do not switch it on; with the application's own it goes on, and is adopted."""
+@pytest.mark.parametrize(("owner", "is_native"), [("forge", False), ("application", True)])
+async def test_global_providers(owner: str, is_native: bool, lifespan: str) -> None:
+    """The forge's providers do not switch it on; with the application's providers it is on, and its span is adopted."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, who, lifespan, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env={"PYTHONPATH": "."}
+        sys.executable,
+        "-c",
+        PROGRAM,
+        owner,
+        lifespan,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env={"PYTHONPATH": "."},
     )
     output, _ = await process.communicate()
     found = json.loads(output)

@@ -17,24 +17,24 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tests.unit.web.support import SmallRuntime, request, scope_of
+from tests.unit.web.support import InMemoryForge, request, scope_of
 
 from forge_otel.context import Identity, identity, record_cache_status
 from forge_otel.errors import Unauthorized
 from forge_otel.names import Attr
 from forge_otel.web.middleware import ForgeMiddleware
-from forge_otel.web.request.background import record_background
-from forge_otel.web.request.identity import header_identity
-from forge_otel.web.request.options import ResponseHeaders
+from forge_otel.web.request.http import record_background
+from forge_otel.web.request.options import header_identity
+from forge_otel.web.request.response_headers import ResponseHeaders
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = ("traceparent", f"00-{TRACE_ID}-b7ad6b7169203331-01")
 
 
-def serving(page: Any, runtime: SmallRuntime, *, middleware: Any = (), **options: Any) -> ASGIApp:
+def serving(page: Any, forge: InMemoryForge, *, middleware: Any = (), **options: Any) -> ASGIApp:
     """A Starlette application with `page` at `/`, behind the middleware."""
     app = Starlette(routes=[Route("/", page, methods=["GET", "POST"])], middleware=list(middleware))
-    app.add_middleware(ForgeMiddleware, forge=runtime, **options)
+    app.add_middleware(ForgeMiddleware, forge=forge, **options)
     return app
 
 
@@ -44,9 +44,9 @@ async def plain(_request: Request) -> Response:
 
 async def test_attributes() -> None:
     """The span carries what the HTTP conventions ask of a server."""
-    runtime = SmallRuntime()
-    await request(serving(plain, runtime), "/?page=2", headers=[("user-agent", "curl/8")])
-    found = dict(runtime.server_span.attributes or {})
+    forge = InMemoryForge()
+    await request(serving(plain, forge), "/?page=2", headers=[("user-agent", "curl/8")])
+    found = dict(forge.server_span.attributes or {})
     assert found == {
         Attr.HTTP_METHOD: "GET",
         Attr.HTTP_ROUTE: "/",
@@ -65,16 +65,16 @@ async def test_attributes() -> None:
 
 async def test_an_unknown_method_is_no_new_series() -> None:
     """A method that somebody made up is counted as `_OTHER` and kept on the span only."""
-    runtime = SmallRuntime()
-    await request(serving(plain, runtime), method="FOOBAR")
-    assert runtime.server_span.name == "HTTP /"
-    assert runtime.server_span.attributes[Attr.HTTP_METHOD_ORIGINAL] == "FOOBAR"
-    assert runtime.duration.attributes[Attr.HTTP_METHOD] == "_OTHER"
+    forge = InMemoryForge()
+    await request(serving(plain, forge), method="FOOBAR")
+    assert forge.server_span.name == "HTTP /"
+    assert forge.server_span.attributes[Attr.HTTP_METHOD_ORIGINAL] == "FOOBAR"
+    assert forge.duration.attributes[Attr.HTTP_METHOD] == "_OTHER"
 
 
 async def test_a_stream_counts_to_its_last_byte() -> None:
     """The span and the sample last as long as the stream."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def page(_request: Request) -> Response:
         async def slow() -> AsyncIterator[bytes]:
@@ -84,68 +84,68 @@ async def test_a_stream_counts_to_its_last_byte() -> None:
 
         return StreamingResponse(slow())
 
-    await request(serving(page, runtime))
-    span = runtime.server_span
+    await request(serving(page, forge))
+    span = forge.server_span
     assert span.end_time - span.start_time >= 45_000_000
-    assert runtime.duration.sum >= 0.045
+    assert forge.duration.sum >= 0.045
     assert span.attributes[Attr.HTTP_RESPONSE_SIZE] == 9
 
 
 async def test_requests_in_flight() -> None:
     """The gauge counts a request while it is answered, by method, and falls to 0 after it."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
     seen: list[int] = []
 
     async def page(_request: Request) -> Response:
-        seen.append(runtime.active)
+        seen.append(forge.active)
         return PlainTextResponse("hello")
 
-    await request(serving(page, runtime), method="POST")
+    await request(serving(page, forge), method="POST")
     assert seen == [1]
-    [point] = runtime.points("http.server.active_requests")
+    [point] = forge.points("http.server.active_requests")
     assert (point.value, point.attributes) == (0, {Attr.HTTP_METHOD: "POST", Attr.URL_SCHEME: "http"})
 
 
 async def test_a_head_request_sends_no_body() -> None:
     """What the application gives to a HEAD request stays with the server."""
-    runtime = SmallRuntime()
-    await request(serving(plain, runtime), method="HEAD")
-    assert runtime.server_span.attributes[Attr.HTTP_RESPONSE_SIZE] == 0
+    forge = InMemoryForge()
+    await request(serving(plain, forge), method="HEAD")
+    assert forge.server_span.attributes[Attr.HTTP_RESPONSE_SIZE] == 0
 
 
 async def test_a_file_that_the_server_sends() -> None:
     """Its size is not ours to know."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200})
         await send({"type": "http.response.pathsend", "path": "/some/file"})
 
-    await request(ForgeMiddleware(app, forge=runtime))
-    assert Attr.HTTP_RESPONSE_SIZE not in runtime.server_span.attributes
-    assert runtime.duration.attributes[Attr.HTTP_STATUS] == 200
+    await request(ForgeMiddleware(app, forge=forge))
+    assert Attr.HTTP_RESPONSE_SIZE not in forge.server_span.attributes
+    assert forge.duration.attributes[Attr.HTTP_STATUS] == 200
 
 
 async def test_background_tasks_do_not_count() -> None:
     """What runs after the last byte is not the caller's wait."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
     ended: list[int] = []
 
     async def after() -> None:
         await asyncio.sleep(0.05)
-        ended.append(len(runtime.spans))
+        ended.append(len(forge.spans))
 
     async def page(_request: Request) -> Response:
         return PlainTextResponse("hello", background=BackgroundTask(after))
 
-    await request(serving(page, runtime))
+    await request(serving(page, forge))
     assert ended == [1]
-    assert runtime.duration.sum < 0.045
+    assert forge.duration.sum < 0.045
 
 
 async def test_background_tasks_have_their_own_span() -> None:
     """It begins with the last byte, ends with the task, and is linked to the request."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def after() -> None:
         started_ns = time.time_ns()
@@ -155,8 +155,8 @@ async def test_background_tasks_have_their_own_span() -> None:
     async def page(_request: Request) -> Response:
         return PlainTextResponse("hello", background=BackgroundTask(after))
 
-    await request(serving(page, runtime))
-    server, span = runtime.server_span, runtime.spans[-1]
+    await request(serving(page, forge))
+    server, span = forge.server_span, forge.spans[-1]
     assert (span.name, span.parent, [link.context for link in span.links]) == (
         "background /",
         server.context,
@@ -169,9 +169,9 @@ async def test_background_tasks_have_their_own_span() -> None:
 @pytest.mark.parametrize(("took_ms", "spans"), [(24, 0), (25, 1)])
 def test_a_quick_return_has_no_span(took_ms: int, spans: int) -> None:
     """The application's own middleware takes its time too."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
     record_background(
-        runtime.telemetry.tracer,
+        forge.tracer_provider.get_tracer("test"),
         trace.INVALID_SPAN,
         route=None,
         started_ns=10**9,
@@ -179,12 +179,12 @@ def test_a_quick_return_has_no_span(took_ms: int, spans: int) -> None:
         error=None,
         with_text=False,
     )
-    assert len(runtime.spans) == spans
+    assert len(forge.spans) == spans
 
 
 async def test_a_failing_background_task_reaches_the_server() -> None:
     """The request was answered well; the exception is the server's to log."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def after() -> None:
         raise ZeroDivisionError
@@ -192,17 +192,17 @@ async def test_a_failing_background_task_reaches_the_server() -> None:
     async def page(_request: Request) -> Response:
         return PlainTextResponse("hello", background=BackgroundTask(after))
 
-    exchange = await request(serving(page, runtime))
+    exchange = await request(serving(page, forge))
     assert isinstance(exchange.error, ZeroDivisionError)
-    assert runtime.server_span.status.status_code is StatusCode.UNSET
-    background = runtime.spans[-1]
+    assert forge.server_span.status.status_code is StatusCode.UNSET
+    background = forge.spans[-1]
     assert (background.name, background.status.status_code) == ("background /", StatusCode.ERROR)
     assert [event.name for event in background.events] == ["exception"]
 
 
 async def test_a_caller_that_hangs_up_is_no_error() -> None:
     """A disconnect in the middle of a stream has its own error type, and does not blame the service."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def page(_request: Request) -> Response:
         async def endless() -> AsyncIterator[bytes]:
@@ -217,16 +217,16 @@ async def test_a_caller_that_hangs_up_is_no_error() -> None:
     async def send(message: Message) -> None:
         await asyncio.sleep(0)
 
-    await serving(page, runtime)(scope_of("/"), receive, send)
-    assert runtime.server_span.attributes[Attr.ERROR_TYPE] == "client_disconnected"
-    assert runtime.server_span.status.status_code is StatusCode.UNSET
-    assert runtime.duration.attributes[Attr.ERROR_TYPE] == "client_disconnected"
-    assert runtime.active == 0
+    await serving(page, forge)(scope_of("/"), receive, send)
+    assert forge.server_span.attributes[Attr.ERROR_TYPE] == "client_disconnected"
+    assert forge.server_span.status.status_code is StatusCode.UNSET
+    assert forge.duration.attributes[Attr.ERROR_TYPE] == "client_disconnected"
+    assert forge.active == 0
 
 
 async def test_a_send_that_fails_is_a_disconnect() -> None:
     """Servers of ASGI 2.4 say with an OSError that nobody listens."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def page(_request: Request) -> Response:
         async def two() -> AsyncIterator[bytes]:
@@ -243,50 +243,50 @@ async def test_a_send_that_fails_is_a_disconnect() -> None:
             raise OSError
 
     with pytest.raises(ClientDisconnect):
-        await serving(page, runtime)(scope_of("/", asgi={"spec_version": "2.4"}), receive, send)
-    assert runtime.server_span.attributes[Attr.ERROR_TYPE] == "client_disconnected"
+        await serving(page, forge)(scope_of("/", asgi={"spec_version": "2.4"}), receive, send)
+    assert forge.server_span.attributes[Attr.ERROR_TYPE] == "client_disconnected"
 
 
 async def test_cancellation_passes_and_is_an_error() -> None:
     """A server that gives up on a request is told apart from a caller who does."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def page(_request: Request) -> Response:
         await asyncio.Event().wait()
         raise AssertionError
 
-    task = asyncio.create_task(request(serving(page, runtime)))
+    task = asyncio.create_task(request(serving(page, forge)))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert runtime.server_span.attributes[Attr.ERROR_TYPE] == "asyncio.exceptions.CancelledError"
-    assert runtime.server_span.status.status_code is StatusCode.ERROR
-    assert runtime.active == 0
+    assert forge.server_span.attributes[Attr.ERROR_TYPE] == "asyncio.exceptions.CancelledError"
+    assert forge.server_span.status.status_code is StatusCode.ERROR
+    assert forge.active == 0
 
 
 async def test_an_application_that_does_not_answer() -> None:
     """Returning without a response is counted as the 500 that the server makes of it."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def silent(scope: Scope, receive: Receive, send: Send) -> None:
         return
 
-    await request(ForgeMiddleware(silent, forge=runtime))
-    assert runtime.duration.attributes[Attr.ERROR_TYPE] == "incomplete_response"
-    assert runtime.duration.attributes[Attr.HTTP_STATUS] == 500
+    await request(ForgeMiddleware(silent, forge=forge))
+    assert forge.duration.attributes[Attr.ERROR_TYPE] == "incomplete_response"
+    assert forge.duration.attributes[Attr.HTTP_STATUS] == 500
 
 
 async def test_a_server_error_of_the_application() -> None:
     """A 503 that the application chose is an error without an exception."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def page(_request: Request) -> Response:
         return PlainTextResponse("later", status_code=503)
 
-    await request(serving(page, runtime))
-    assert runtime.server_span.attributes[Attr.ERROR_TYPE] == "503"
-    assert runtime.server_span.status.status_code is StatusCode.ERROR
+    await request(serving(page, forge))
+    assert forge.server_span.attributes[Attr.ERROR_TYPE] == "503"
+    assert forge.server_span.status.status_code is StatusCode.ERROR
 
 
 @pytest.mark.parametrize(
@@ -294,40 +294,40 @@ async def test_a_server_error_of_the_application() -> None:
 )
 async def test_the_callers_trace(trust: str, same_trace: bool, links: int) -> None:
     """A trace that the caller claims is continued, linked or left alone."""
-    runtime = SmallRuntime()
-    await request(serving(plain, runtime, trust_context=trust), headers=[TRACEPARENT])
-    span = runtime.server_span
+    forge = InMemoryForge()
+    await request(serving(plain, forge, trust_context=trust), headers=[TRACEPARENT])
+    span = forge.server_span
     assert (trace.format_trace_id(span.context.trace_id) == TRACE_ID) is same_trace
     assert len(span.links) == links
 
 
 async def test_spans_below_belong_to_the_server_span() -> None:
     """The server span is current in the endpoint, also behind a BaseHTTPMiddleware."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def page(_request: Request) -> Response:
-        with runtime.telemetry.tracer.start_as_current_span("agent"):
+        with forge.telemetry.tracer.start_as_current_span("agent"):
             return PlainTextResponse("hello")
 
     async def pass_on(asked: Request, call_next: Any) -> Response:
         return await call_next(asked)
 
-    await request(serving(page, runtime, middleware=[Middleware(BaseHTTPMiddleware, dispatch=pass_on)]))
-    agent = next(span for span in runtime.spans if span.name == "agent")
-    assert agent.parent.span_id == runtime.server_span.context.span_id
+    await request(serving(page, forge, middleware=[Middleware(BaseHTTPMiddleware, dispatch=pass_on)]))
+    agent = next(span for span in forge.spans if span.name == "agent")
+    assert agent.parent.span_id == forge.server_span.context.span_id
 
 
 async def test_an_application_called_in_process_is_another_request() -> None:
     """A handler that calls a second application gets a second server span below its own."""
-    runtime = SmallRuntime()
-    inner = ForgeMiddleware(serving(plain, runtime), forge=runtime)
+    forge = InMemoryForge()
+    inner = ForgeMiddleware(serving(plain, forge), forge=forge)
 
     async def page(_request: Request) -> Response:
         await request(inner, "/")
         return PlainTextResponse("hello")
 
-    await request(serving(page, runtime))
-    second, first = runtime.spans
+    await request(serving(page, forge))
+    second, first = forge.spans
     assert second.parent.span_id == first.context.span_id
 
 
@@ -340,7 +340,7 @@ async def test_the_answer_of_one_generation_has_an_age_and_an_etag() -> None:
         own = {"etag": '"own"'} if "own" in request.query_params else {}
         return PlainTextResponse("hello", int(request.query_params.get("status", "200")), own)
 
-    app = serving(page, SmallRuntime())
+    app = serving(page, InMemoryForge())
     one, same, other = [await request(app, query_string=f"origin={name}".encode()) for name in ("g1", "g1", "g2")]
     assert one.headers["age"] == "61"
     assert one.headers["etag"] == same.headers["etag"] != other.headers["etag"]
@@ -353,7 +353,7 @@ async def test_the_answer_of_one_generation_has_an_age_and_an_etag() -> None:
 
 async def test_response_headers() -> None:
     """A response says its trace, the time until it began, and which cache answered."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def page(_request: Request) -> Response:
         record_cache_status("L4", is_stored=True)
@@ -361,7 +361,7 @@ async def test_response_headers() -> None:
         record_cache_status("collapsed")
         return PlainTextResponse("hello")
 
-    exchange = await request(serving(page, runtime), headers=[TRACEPARENT])
+    exchange = await request(serving(page, forge), headers=[TRACEPARENT])
     assert exchange.headers["x-trace-id"] == TRACE_ID
     assert exchange.headers["server-timing"].startswith("total;dur=")
     expected = "forge; fwd=miss; stored, forge; hit; detail=L1, forge; fwd=miss; collapsed"
@@ -370,35 +370,35 @@ async def test_response_headers() -> None:
 
 async def test_response_headers_can_be_switched_off() -> None:
     """Without our headers the application's message passes as it is."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
     none = ResponseHeaders(trace_id=None, server_timing=False, cache_status=False)
-    exchange = await request(serving(plain, runtime, response_headers=none))
+    exchange = await request(serving(plain, forge, response_headers=none))
     assert set(exchange.headers) == {"content-length", "content-type"}
 
 
 async def test_the_applications_trace_header_stays() -> None:
     """A header that the application sets itself is not sent twice."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def page(_request: Request) -> Response:
         return PlainTextResponse("hello", headers={"X-Trace-Id": "mine"})
 
-    exchange = await request(serving(page, runtime))
+    exchange = await request(serving(page, forge))
     assert exchange.headers["x-trace-id"] == "mine"
 
 
 async def test_unsampled_requests_are_counted() -> None:
     """A span that is not recorded costs its sample nothing."""
-    runtime = SmallRuntime(sampler=ALWAYS_OFF)
-    exchange = await request(serving(plain, runtime))
+    forge = InMemoryForge(sampler=ALWAYS_OFF)
+    exchange = await request(serving(plain, forge))
     assert exchange.status == 200
-    assert runtime.spans == []
-    assert runtime.duration.attributes[Attr.HTTP_ROUTE] == "/"
+    assert forge.spans == []
+    assert forge.duration.attributes[Attr.HTTP_ROUTE] == "/"
 
 
 async def test_identity_reaches_the_code_below() -> None:
     """User and session are bound for the request and on its span; what is not safe counts as absent."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
     seen: list[Identity] = []
 
     async def page(_request: Request) -> Response:
@@ -406,33 +406,33 @@ async def test_identity_reaches_the_code_below() -> None:
         return PlainTextResponse("hello")
 
     headers = [("x-user-id", "ann@example.org"), ("x-session-id", "<script>"), ("x-tenant", "acme")]
-    await request(serving(page, runtime), headers=headers)
+    await request(serving(page, forge), headers=headers)
     assert seen == [Identity(user_id="ann@example.org")]
-    assert runtime.server_span.attributes[Attr.USER_ID] == "ann@example.org"
+    assert forge.server_span.attributes[Attr.USER_ID] == "ann@example.org"
     assert identity.get() == Identity()
 
 
 async def test_identity_hook() -> None:
     """The application may say itself who asks, and may refuse."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     def only_ann(scope: Scope) -> Identity:
         if header_identity(scope) != Identity(user_id="ann"):
             raise Unauthorized("only Ann may come in")
         return Identity(user_id="ann", tenant="acme")
 
-    app = serving(plain, runtime, identity=only_ann)
+    app = serving(plain, forge, identity=only_ann)
     assert (await request(app, headers=[("x-user-id", "ann")])).status == 200
     assert (await request(app, headers=[("x-user-id", "bob")])).status == 401
-    assert [span.attributes.get(Attr.TENANT) for span in runtime.spans] == ["acme", None]
+    assert [span.attributes.get(Attr.TENANT) for span in forge.spans] == ["acme", None]
 
 
 async def test_excluded_requests_are_left_alone() -> None:
     """What is excluded has no span, no sample and no headers."""
-    runtime = SmallRuntime()
-    exchange = await request(serving(plain, runtime, exclude=lambda scope: scope["path"] == "/"))
+    forge = InMemoryForge()
+    exchange = await request(serving(plain, forge, exclude=lambda scope: scope["path"] == "/"))
     assert set(exchange.headers) == {"content-length", "content-type"}
-    assert runtime.spans == []
+    assert forge.spans == []
 
 
 async def test_unknown_scopes_pass() -> None:
@@ -442,5 +442,5 @@ async def test_unknown_scopes_pass() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         passed.append(scope["type"])
 
-    await ForgeMiddleware(app, forge=SmallRuntime())({"type": "mqtt"}, None, None)  # type: ignore[arg-type]
+    await ForgeMiddleware(app, forge=InMemoryForge())({"type": "mqtt"}, None, None)  # type: ignore[arg-type]
     assert passed == ["mqtt"]

@@ -1,4 +1,4 @@
-"""Route templates: what routing left in the scope is enough, however routers and mounts are nested."""
+"""Route templates of nested routers and mounts, from the entries that routing leaves in the scope."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Host, Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.unit.web.apps import NATIVE_OFF
-from tests.unit.web.support import SmallRuntime, request
+from tests.unit.web.support import InMemoryForge, request
 
 from forge_otel.names import Attr
 from forge_otel.web.middleware import ForgeMiddleware
@@ -113,28 +113,28 @@ CASES = [
 
 @pytest.mark.parametrize(("build", "path", "template"), CASES, ids=lambda value: getattr(value, "__name__", value))
 async def test_template(build: Any, path: str, template: str | None) -> None:
-    """Prefixes of routers and mounts are in the template, values of parameters are not."""
-    runtime = SmallRuntime()
+    """A template has the prefixes of routers and mounts, and no values of parameters."""
+    forge = InMemoryForge()
     app = build()
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(ForgeMiddleware, forge=forge)
     await request(app, path)
-    assert runtime.server_span.attributes.get(Attr.HTTP_ROUTE) == template
-    assert runtime.server_span.name == (f"GET {template}" if template else "GET")
-    assert runtime.duration.attributes[Attr.HTTP_ROUTE] == (template or "_unmatched")
+    assert forge.server_span.attributes.get(Attr.HTTP_ROUTE) == template
+    assert forge.server_span.name == (f"GET {template}" if template else "GET")
+    assert forge.duration.attributes[Attr.HTTP_ROUTE] == (template or "_unmatched")
 
 
 async def test_wrong_method_keeps_the_template() -> None:
-    """A 405 belongs to the route that refused it."""
-    runtime = SmallRuntime()
-    exchange = await request(ForgeMiddleware(starlette_tree(), forge=runtime), "/items/5", method="DELETE")
+    """A 405 has the template of the route that rejected it."""
+    forge = InMemoryForge()
+    exchange = await request(ForgeMiddleware(starlette_tree(), forge=forge), "/items/5", method="DELETE")
     assert exchange.status == 405
-    assert runtime.server_span.attributes[Attr.HTTP_ROUTE] == "/items/{item}"
+    assert forge.server_span.attributes[Attr.HTTP_ROUTE] == "/items/{item}"
 
 
 async def test_host_route() -> None:
     """A route below a host is named by its path."""
-    runtime = SmallRuntime()
-    app = ForgeMiddleware(starlette_tree(), forge=runtime)
+    forge = InMemoryForge()
+    app = ForgeMiddleware(starlette_tree(), forge=forge)
     scope_headers = [("host", "other.test")]
 
     async def with_host(scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,43 +142,43 @@ async def test_host_route() -> None:
         await app(scope, receive, send)
 
     await request(with_host, "/hosted/1")
-    assert runtime.server_span.attributes[Attr.HTTP_ROUTE] == "/hosted/{x}"
+    assert forge.server_span.attributes[Attr.HTTP_ROUTE] == "/hosted/{x}"
 
 
 async def test_root_path_is_part_of_the_route() -> None:
     """Behind a proxy that adds a prefix, the route begins with it, as the conventions ask."""
-    runtime = SmallRuntime()
-    app: ASGIApp = ForgeMiddleware(starlette_tree(), forge=runtime)
+    forge = InMemoryForge()
+    app: ASGIApp = ForgeMiddleware(starlette_tree(), forge=forge)
     await request(app, "/proxy/t/acme/x/1", root_path="/proxy")
-    assert runtime.server_span.attributes[Attr.HTTP_ROUTE] == "/proxy/t/{tenant}/x/{x}"
+    assert forge.server_span.attributes[Attr.HTTP_ROUTE] == "/proxy/t/{tenant}/x/{x}"
 
 
 async def test_middleware_inside_a_mounted_application() -> None:
-    """From inside a mounted application the outer mount's parameters are still told from their values."""
-    runtime = SmallRuntime()
+    """Inside a mounted application the template has the outer mount's parameters, not their values."""
+    forge = InMemoryForge()
     inner = small_fastapi()
-    inner.add_middleware(ForgeMiddleware, forge=runtime)
+    inner.add_middleware(ForgeMiddleware, forge=forge)
     app = Starlette(routes=[Mount("/t/{tenant}", app=inner)])
     await request(app, "/t/acme/things/5")
-    assert runtime.server_span.attributes[Attr.HTTP_ROUTE] == "/t/{tenant}/things/{thing}"
+    assert forge.server_span.attributes[Attr.HTTP_ROUTE] == "/t/{tenant}/things/{thing}"
 
 
 async def test_application_without_routes() -> None:
-    """A bare ASGI application has no templates, and its paths stay off the metrics."""
-    runtime = SmallRuntime()
-    await request(ForgeMiddleware(opaque, forge=runtime), "/anything")
-    assert Attr.HTTP_ROUTE not in runtime.server_span.attributes
-    assert runtime.duration.attributes[Attr.HTTP_ROUTE] == "_unmatched"
+    """A bare ASGI application has no template, and its paths do not appear in metrics."""
+    forge = InMemoryForge()
+    await request(ForgeMiddleware(opaque, forge=forge), "/anything")
+    assert Attr.HTTP_ROUTE not in forge.server_span.attributes
+    assert forge.duration.attributes[Attr.HTTP_ROUTE] == "_unmatched"
 
 
-async def test_a_scope_that_nobody_understands(caplog: pytest.LogCaptureFixture) -> None:
-    """A framework that leaves something else behind costs the name, once a line in the log, and no request."""
-    runtime = SmallRuntime()
+async def test_unexpected_scope_entries(caplog: pytest.LogCaptureFixture) -> None:
+    """Scope entries of an unknown format cost the route template and one log line, but no request."""
+    forge = InMemoryForge()
 
     async def odd(scope: Scope, receive: Receive, send: Send) -> None:
         scope.update({"endpoint": odd, "fastapi": 42})
         await opaque(scope, receive, send)
 
-    app = ForgeMiddleware(odd, forge=runtime)
+    app = ForgeMiddleware(odd, forge=forge)
     assert [(await request(app)).status for _ in range(2)] == [200, 200]
-    assert caplog.text.count("Routes cannot be named") == 1
+    assert caplog.text.count("route templates unavailable") == 1

@@ -3,7 +3,7 @@
 import pytest
 from opentelemetry.trace import StatusCode
 from tests.unit.web.apps import BACKGROUND_NS, BUILDS, MOUNTED, Build
-from tests.unit.web.support import SmallRuntime, connect, request
+from tests.unit.web.support import InMemoryForge, connect, request
 
 from forge_otel.names import Attr
 
@@ -16,86 +16,86 @@ everywhere = pytest.mark.parametrize(
 @everywhere
 async def test_json(build: Build, path: str, template: str) -> None:
     """A plain answer has its route on the span and on the sample, and nothing is left in flight."""
-    runtime = SmallRuntime()
-    exchange = await request(build(runtime), f"{path}/items/42")
+    forge = InMemoryForge()
+    exchange = await request(build(forge), f"{path}/items/42")
     assert (exchange.status, exchange.error) == (200, None)
-    assert runtime.server_span.attributes[Attr.HTTP_ROUTE].startswith(f"{template}/items/{{item")
-    assert runtime.server_span.name.startswith(f"GET {template}/items/{{item")
-    assert runtime.server_span.attributes[Attr.HTTP_STATUS] == 200
-    assert runtime.server_span.status.status_code is StatusCode.UNSET
-    assert runtime.duration.attributes[Attr.HTTP_ROUTE].startswith(f"{template}/items/{{item")
-    assert runtime.active == 0
+    assert forge.server_span.attributes[Attr.HTTP_ROUTE].startswith(f"{template}/items/{{item")
+    assert forge.server_span.name.startswith(f"GET {template}/items/{{item")
+    assert forge.server_span.attributes[Attr.HTTP_STATUS] == 200
+    assert forge.server_span.status.status_code is StatusCode.UNSET
+    assert forge.duration.attributes[Attr.HTTP_ROUTE].startswith(f"{template}/items/{{item")
+    assert forge.active == 0
 
 
 @everywhere
 async def test_stream(build: Build, path: str, template: str) -> None:
     """A stream is one span too, and its size is the bytes that were sent."""
-    runtime = SmallRuntime()
-    exchange = await request(build(runtime), f"{path}/stream")
+    forge = InMemoryForge()
+    exchange = await request(build(forge), f"{path}/stream")
     assert exchange.body == b"c0c1c2"
-    assert runtime.server_span.attributes[Attr.HTTP_RESPONSE_SIZE] == 6
-    assert runtime.duration.attributes[Attr.HTTP_ROUTE] == f"{template}/stream"
+    assert forge.server_span.attributes[Attr.HTTP_RESPONSE_SIZE] == 6
+    assert forge.duration.attributes[Attr.HTTP_ROUTE] == f"{template}/stream"
 
 
 @everywhere
 async def test_websocket(build: Build, path: str, template: str) -> None:
     """A connection is one span, and its handshake one sample."""
-    runtime = SmallRuntime()
-    exchange = await connect(build(runtime), f"{path}/rooms/7", {"type": "websocket.receive", "text": "hello"})
+    forge = InMemoryForge()
+    exchange = await connect(build(forge), f"{path}/rooms/7", {"type": "websocket.receive", "text": "hello"})
     assert [message["type"] for message in exchange.sent] == ["websocket.accept", "websocket.send", "websocket.close"]
-    assert runtime.server_span.attributes[Attr.HTTP_ROUTE] == f"{template}/rooms/{{room}}"
-    assert runtime.duration.attributes[Attr.HTTP_STATUS] == 101
-    assert runtime.active == 0
+    assert forge.server_span.attributes[Attr.HTTP_ROUTE] == f"{template}/rooms/{{room}}"
+    assert forge.duration.attributes[Attr.HTTP_STATUS] == 101
+    assert forge.active == 0
 
 
 @everywhere
 async def test_error(build: Build, path: str, template: str) -> None:
     """An exception reaches the server untouched, makes the span an error, and is one event on it or right below."""
-    runtime = SmallRuntime()
-    exchange = await request(build(runtime), f"{path}/boom")
+    forge = InMemoryForge()
+    exchange = await request(build(forge), f"{path}/boom")
     assert isinstance(exchange.error, ZeroDivisionError)
-    assert runtime.server_span.status.status_code is StatusCode.ERROR
-    events = {span.name: [event.name for event in span.events] for span in runtime.spans if span.events}
+    assert forge.server_span.status.status_code is StatusCode.ERROR
+    events = {span.name: [event.name for event in span.events] for span in forge.spans if span.events}
     # Below a mount its owner may have ended the server span with the 500, before the exception comes.
-    assert events in ({runtime.server_span.name: ["exception"]}, {f"background {template}/boom": ["exception"]})
-    assert runtime.duration.attributes[Attr.HTTP_STATUS] == 500
-    assert runtime.active == 0
+    assert events in ({forge.server_span.name: ["exception"]}, {f"background {template}/boom": ["exception"]})
+    assert forge.duration.attributes[Attr.HTTP_STATUS] == 500
+    assert forge.active == 0
 
 
 @everywhere
 async def test_not_found(build: Build, path: str, template: str) -> None:
     """What no route matches has no route on the span, and no raw path on the metrics."""
-    runtime = SmallRuntime()
-    exchange = await request(build(runtime), f"{path}/nothing/here")
+    forge = InMemoryForge()
+    exchange = await request(build(forge), f"{path}/nothing/here")
     assert exchange.status == 404
     # A mount is a route too; contrib names it without what is below.
     mount = {f"{template}/{{path}}", template}
-    assert runtime.server_span.attributes.get(Attr.HTTP_ROUTE) in {None, *mount}
-    assert runtime.duration.attributes.get(Attr.HTTP_ROUTE) in {None, "_unmatched", *mount}
-    assert runtime.server_span.status.status_code is StatusCode.UNSET
+    assert forge.server_span.attributes.get(Attr.HTTP_ROUTE) in {None, *mount}
+    assert forge.duration.attributes.get(Attr.HTTP_ROUTE) in {None, "_unmatched", *mount}
+    assert forge.server_span.status.status_code is StatusCode.UNSET
 
 
 @everywhere
 async def test_what_runs_below(build: Build, path: str, template: str) -> None:
     """A span that the endpoint opens hangs below the one server span, whoever stands between."""
-    runtime = SmallRuntime()
-    exchange = await request(build(runtime), f"{path}/span")
-    spans = {span.context.span_id: span for span in runtime.spans}
+    forge = InMemoryForge()
+    exchange = await request(build(forge), f"{path}/span")
+    spans = {span.context.span_id: span for span in forge.spans}
     span = spans[int(exchange.body)]
     while span.parent is not None:
         span = spans[span.parent.span_id]
-    assert span is runtime.server_span
+    assert span is forge.server_span
 
 
 @everywhere
 async def test_background(build: Build, path: str, template: str) -> None:
     """What runs when the response is out has a span of its own, linked to the request, which it does not prolong."""
-    runtime = SmallRuntime()
-    exchange = await request(build(runtime), f"{path}/later")
+    forge = InMemoryForge()
+    exchange = await request(build(forge), f"{path}/later")
     assert (exchange.status, exchange.error) == (200, None)
-    server = runtime.server_span
-    (background,) = [span for span in runtime.spans if span.name == f"background {template}/later"]
+    server = forge.server_span
+    (background,) = [span for span in forge.spans if span.name == f"background {template}/later"]
     assert [link.context for link in background.links] == [server.context]
     assert background.end_time - background.start_time >= BACKGROUND_NS
     assert background.context.trace_id == server.context.trace_id
-    assert runtime.duration.sum < background.end_time - background.start_time
+    assert forge.duration.sum < background.end_time - background.start_time

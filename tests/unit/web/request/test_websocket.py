@@ -7,101 +7,101 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
-from tests.unit.web.support import SmallRuntime, connect
+from tests.unit.web.support import InMemoryForge, connect
 
 from forge_otel.context import Identity, identity
 from forge_otel.names import Attr
 from forge_otel.web.middleware import ForgeMiddleware
 
 
-def serving(endpoint: Any, runtime: SmallRuntime) -> ASGIApp:
+def serving(endpoint: Any, forge: InMemoryForge) -> ASGIApp:
     app = Starlette(routes=[WebSocketRoute("/rooms/{room}", endpoint)])
-    app.add_middleware(ForgeMiddleware, forge=runtime)
+    app.add_middleware(ForgeMiddleware, forge=forge)
     return app
 
 
 async def test_refused() -> None:
     """A handshake that the application refuses is a 403 and no error."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def endpoint(socket: WebSocket) -> None:
         await socket.close()
 
-    await connect(serving(endpoint, runtime), "/rooms/1")
-    assert runtime.duration.attributes[Attr.HTTP_STATUS] == 403
-    assert runtime.server_span.status.status_code is StatusCode.UNSET
+    await connect(serving(endpoint, forge), "/rooms/1")
+    assert forge.duration.attributes[Attr.HTTP_STATUS] == 403
+    assert forge.server_span.status.status_code is StatusCode.UNSET
 
 
 async def test_unknown_path() -> None:
     """What no route matches is counted without its path."""
-    runtime = SmallRuntime()
-    await connect(serving(lambda: None, runtime), "/nothing")
-    assert runtime.duration.attributes[Attr.HTTP_ROUTE] == "_unmatched"
-    assert runtime.server_span.name == "WS"
+    forge = InMemoryForge()
+    await connect(serving(lambda: None, forge), "/nothing")
+    assert forge.duration.attributes[Attr.HTTP_ROUTE] == "_unmatched"
+    assert forge.server_span.name == "WS"
 
 
 async def test_exception_before_the_handshake() -> None:
     """An exception before the answer is the 500 that the server sends."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def endpoint(socket: WebSocket) -> None:
         raise ZeroDivisionError
 
-    exchange = await connect(serving(endpoint, runtime), "/rooms/1")
+    exchange = await connect(serving(endpoint, forge), "/rooms/1")
     assert isinstance(exchange.error, ZeroDivisionError)
-    assert runtime.duration.attributes[Attr.HTTP_STATUS] == 500
-    assert runtime.duration.attributes[Attr.ERROR_TYPE] == "ZeroDivisionError"
-    assert runtime.active == 0
+    assert forge.duration.attributes[Attr.HTTP_STATUS] == 500
+    assert forge.duration.attributes[Attr.ERROR_TYPE] == "ZeroDivisionError"
+    assert forge.active == 0
 
 
 async def test_exception_after_the_handshake() -> None:
     """The handshake went well; what failed is on the span."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def endpoint(socket: WebSocket) -> None:
         await socket.accept()
         raise ZeroDivisionError
 
-    await connect(serving(endpoint, runtime), "/rooms/1")
-    assert runtime.duration.attributes[Attr.HTTP_STATUS] == 101
-    assert runtime.server_span.status.status_code is StatusCode.ERROR
-    assert [event.name for event in runtime.server_span.events] == ["exception"]
+    await connect(serving(endpoint, forge), "/rooms/1")
+    assert forge.duration.attributes[Attr.HTTP_STATUS] == 101
+    assert forge.server_span.status.status_code is StatusCode.ERROR
+    assert [event.name for event in forge.server_span.events] == ["exception"]
 
 
 async def test_a_peer_that_vanishes_is_no_error() -> None:
     """A connection that breaks is told apart from one that was closed, and does not blame the service."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def endpoint(socket: WebSocket) -> None:
         await socket.accept()
         while True:
             await socket.receive_text()
 
-    await connect(serving(endpoint, runtime), "/rooms/1", {"type": "websocket.disconnect", "code": 1006})
-    assert runtime.server_span.attributes[Attr.ERROR_TYPE] == "client_disconnected"
-    assert runtime.server_span.status.status_code is StatusCode.UNSET
+    await connect(serving(endpoint, forge), "/rooms/1", {"type": "websocket.disconnect", "code": 1006})
+    assert forge.server_span.attributes[Attr.ERROR_TYPE] == "client_disconnected"
+    assert forge.server_span.status.status_code is StatusCode.UNSET
 
 
 async def test_a_normal_close() -> None:
     """A peer that says goodbye leaves no error type."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
 
     async def endpoint(socket: WebSocket) -> None:
         await socket.accept()
         await socket.receive_text()
 
-    await connect(serving(endpoint, runtime), "/rooms/1")
-    assert Attr.ERROR_TYPE not in runtime.server_span.attributes
+    await connect(serving(endpoint, forge), "/rooms/1")
+    assert Attr.ERROR_TYPE not in forge.server_span.attributes
 
 
 async def test_identity() -> None:
     """Whoever connects is bound for the connection."""
-    runtime = SmallRuntime()
+    forge = InMemoryForge()
     seen: list[Identity] = []
 
     async def endpoint(socket: WebSocket) -> None:
         seen.append(identity.get())
         await socket.accept()
 
-    await connect(serving(endpoint, runtime), "/rooms/1", headers=[("x-session-id", "s1")])
+    await connect(serving(endpoint, forge), "/rooms/1", headers=[("x-session-id", "s1")])
     assert seen == [Identity(session_id="s1")]
