@@ -112,7 +112,7 @@ async def test_one_generation(browser: Browser) -> None:
     assert text_of(document, "detail-title") == "Checkout / primary action 10"
     assert document.count("data-kind=") == 9
     assert document.index("POST /generate") < document.index("invoke_workflow") < document.index("chat gpt-5.1")
-    assert "no known price" in document
+    assert "unknown price" in document
 
 
 async def test_empty(browser: Browser) -> None:

@@ -1,28 +1,28 @@
-// One generation: its facts, its model calls, its trace.
+// Details of one generation: its record, model calls and trace.
 
-import { LoggedOut, SOURCES, ask, at, count, duration, make, money, title } from "./text.js";
+import { LoggedOut, SOURCES, byId, count, duration, element, fetchApi, money, nameOf } from "./format.js";
 
 let shown = "";
 
 export async function show(id, records) {
   shown = id;
-  const record = records.find((item) => item.id === id) ?? await ask(`generations/${encodeURIComponent(id)}`).catch(() => null);
+  const record = records.find((item) => item.id === id) ?? await fetchApi(`generations/${encodeURIComponent(id)}`).catch(() => null);
   if (!record || shown !== id) return;
   history.replaceState(null, "", `#${id}`);
-  const trace = make("p", { class: "quiet", text: record.trace_id ? "Loading…" : "This generation was not traced." });
-  at("detail-title").textContent = title(record);
-  at("detail-body").replaceChildren(facts(record), ...calls(record), make("h3", { text: "Trace" }), trace);
-  if (!at("detail").open) at("detail").showModal();
+  const trace = element("p", { class: "quiet", text: record.trace_id ? "Loading…" : "This generation was not traced." });
+  byId("detail-title").textContent = nameOf(record);
+  byId("detail-body").replaceChildren(facts(record), ...calls(record), element("h3", { text: "Trace" }), trace);
+  if (!byId("detail").open) byId("detail").showModal();
   if (!record.trace_id) return;
   try {
-    trace.replaceWith(waterfall(await ask(`traces/${encodeURIComponent(record.trace_id)}`)));
+    trace.replaceWith(waterfall(await fetchApi(`traces/${encodeURIComponent(record.trace_id)}`)));
   } catch (error) {
     if (error instanceof LoggedOut) location.assign("login");
-    trace.textContent = `The trace cannot be shown: ${error.message}.`;
+    trace.textContent = `Trace unavailable: ${error.message}.`;
   }
 }
 
-export function forget() {
+export function clearAddress() {
   shown = "";
   history.replaceState(null, "", location.pathname);
 }
@@ -30,43 +30,43 @@ export function forget() {
 function facts(record) {
   const misses = Object.entries(record.misses ?? {}).map(([layer, reason]) => `${layer}: ${reason}`).join(", ");
   const lines = [
-    // name, value, and whether it is for machines
-    ["Answered by", SOURCES[record.source ?? ""] ?? record.source],
+    // name, value, and whether the value is monospaced
+    ["Source", SOURCES[record.source ?? ""] ?? record.source],
     ["Outcome", record.error_type ? `${record.outcome} · ${record.error_type}` : record.outcome],
     ["Error", record.error_message],
     ["Started", new Date(record.created_at).toLocaleString()],
     ["Duration", duration(record.duration_s)],
     ["Cost", money(record.cost_usd)],
     ["Saved", Number(record.saved_usd) ? money(record.saved_usd) : null],
-    ["Missed because", misses],
-    ["Degraded", (record.degraded ?? []).join(", ")],
+    ["Cache misses", misses],
+    ["Fallbacks", (record.degraded ?? []).join(", ")],
     ["Quality", record.quality_score],
     ["Design", record.figma_key || record.screenshot_hash, true],
     ["User", record.user_id, true],
     ["Session", record.session_id, true],
     ["Tenant", record.tenant, true],
     ["Generation", record.id, true],
-    ["Made by", record.origin_id && record.origin_id !== record.id ? record.origin_id : null, true],
-    ["Trace id", record.trace_id, true],
+    ["Original generation", record.origin_id && record.origin_id !== record.id ? record.origin_id : null, true],
+    ["Trace ID", record.trace_id, true],
     ["LangSmith", record.langsmith_url, true],
     ["Artifacts", Object.values(record.artifact_refs ?? {}).join(", "), true],
   ];
-  return make("dl", { class: "facts" }, ...lines.filter(([, value]) => value != null && value !== "").flatMap(([name, value, isCode]) =>
-    [make("dt", { text: name }), make("dd", { class: isCode ? "mono" : "", text: value })]));
+  return element("dl", { class: "facts" }, ...lines.filter(([, value]) => value != null && value !== "").flatMap(([name, value, isCode]) =>
+    [element("dt", { text: name }), element("dd", { class: isCode ? "mono" : "", text: value })]));
 }
 
 function calls(record) {
   const costs = record.costs ?? [];
   if (!costs.length) return [];
   const tokens = (cost) => Object.values(cost.usage ?? {}).reduce((sum, number) => sum + number, 0);
-  return [make("h3", { text: "Model calls" }), make("div", { class: "scroll" }, make("table", {},
-    make("thead", {}, make("tr", {}, ...["Agent", "Model", "Tokens", "Cost"].map((name, index) =>
-      make("th", { scope: "col", class: index > 1 ? "number" : "", text: name })))),
-    make("tbody", {}, ...costs.map((cost) => make("tr", {},
-      make("td", { text: cost.agent || "–" }),
-      make("td", { text: [cost.api, cost.model].filter(Boolean).join(" · ") }),
-      make("td", { class: "number", text: count(tokens(cost)) }),
-      make("td", { class: "number", text: cost.amount_usd == null ? "no known price" : money(cost.amount_usd) }))))))];
+  return [element("h3", { text: "Model calls" }), element("div", { class: "scroll" }, element("table", {},
+    element("thead", {}, element("tr", {}, ...["Agent", "Model", "Tokens", "Cost"].map((name, index) =>
+      element("th", { scope: "col", class: index > 1 ? "number" : "", text: name })))),
+    element("tbody", {}, ...costs.map((cost) => element("tr", {},
+      element("td", { text: cost.agent || "–" }),
+      element("td", { text: [cost.api, cost.model].filter(Boolean).join(" · ") }),
+      element("td", { class: "number", text: count(tokens(cost)) }),
+      element("td", { class: "number", text: cost.amount_usd == null ? "unknown price" : money(cost.amount_usd) }))))))];
 }
 
 function waterfall(spans) {
@@ -78,9 +78,9 @@ function waterfall(spans) {
   }
   const start = Math.min(...spans.map((span) => span.started_s));
   const length = Math.max(...spans.map((span) => span.started_s + span.duration_s)) - start || 1e-9;
-  const list = make("ol", { class: "trace", "aria-label": `${spans.length} spans in ${duration(length)}` });
-  list.append(make("li", { class: "axis quiet", "aria-hidden": "true" }, make("span"),
-    make("span", {}, ...[0, 0.5, 1].map((share) => make("span", { text: duration(length * share) }))), make("span")));
+  const list = element("ol", { class: "trace", "aria-label": `${spans.length} spans in ${duration(length)}` });
+  list.append(element("li", { class: "axis quiet", "aria-hidden": "true" }, element("span"),
+    element("span", {}, ...[0, 0.5, 1].map((share) => element("span", { text: duration(length * share) }))), element("span")));
   const waiting = (children.get("") ?? []).map((span) => [span, 0]).reverse();
   while (waiting.length) {
     const [span, depth] = waiting.pop();
@@ -91,11 +91,11 @@ function waterfall(spans) {
 }
 
 function lane(span, depth, from, share) {
-  const name = make("span", { class: "name", title: span.name }, span.name, make("span", { class: "kind", text: span.error_type ?? span.kind }));
+  const name = element("span", { class: "name", title: span.name }, span.name, element("span", { class: "kind", text: span.error_type ?? span.kind }));
   name.style.paddingLeft = `${Math.min(depth, 12) * 14}px`;
-  const bar = make("span");
+  const bar = element("span");
   bar.style.left = `${Math.min(from * 100, 99.6)}%`;
   bar.style.width = `${Math.min(share, 1 - from) * 100}%`;
-  return make("li", { class: span.error_type ? "failed" : "", "data-kind": span.kind },
-    name, make("span", { class: "lane", "aria-hidden": "true" }, bar), make("span", { class: "number", text: duration(span.duration_s) }));
+  return element("li", { class: span.error_type ? "failed" : "", "data-kind": span.kind },
+    name, element("span", { class: "lane", "aria-hidden": "true" }, bar), element("span", { class: "number", text: duration(span.duration_s) }));
 }

@@ -1,13 +1,13 @@
-// Words, numbers and elements. Everything shown is set as text, never as markup: names and errors come from strangers.
+// Formatting, elements and API calls. Values are set as text, never as markup: names and errors may contain HTML.
 
 export const SOURCES = {
-  L1: "L1 · exact", L2: "L2 · semantic", L3: "L3 · pattern", collapsed: "Collapsed", L4: "L4 · full generation", "": "Nobody",
+  L1: "L1 · exact", L2: "L2 · semantic", L3: "L3 · pattern", collapsed: "Collapsed", L4: "L4 · full generation", "": "None",
 };
 
-export const at = (id) => document.getElementById(id);
-export const title = (record) => record.component_name || record.component_id || record.component_type;
+export const byId = (id) => document.getElementById(id);
+export const nameOf = (record) => record.component_name || record.component_id || record.component_type;
 
-export function make(tag, { text, ...attributes } = {}, ...children) {
+export function element(tag, { text, ...attributes } = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   if (text !== undefined) node.textContent = text;
@@ -42,12 +42,12 @@ export function clock(iso) {
 
 export class LoggedOut extends Error {}
 
-export async function ask(path) {
+export async function fetchApi(path) {
   const response = await fetch(`api/${path}`, { headers: { accept: "application/json" }, cache: "no-store" });
   if (response.status === 401 || (response.status === 404 && path === "summary")) throw new LoggedOut();
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
-    throw new Error(problem.detail || `the service answered ${response.status}`);
+    throw new Error(problem.detail || `status ${response.status}`);
   }
   return response.json();
 }
