@@ -132,9 +132,7 @@ async def _files_entered() -> tuple[int, int]:
             threading.setprofile(None)
         found = len(entered)
         # The record is delivered behind the caller, and must not be counted with the next call.
-        while any(sink.waiting for sink in forge.outbox.stats().sinks.values()):
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
         return found
 
     with tempfile.TemporaryDirectory() as folder:
