@@ -57,6 +57,7 @@ def _soon_probed(name: str) -> Policies:
 POLICIES: Final = {
     "figma": _soon_probed("figma"),
     "redis": _soon_probed("redis"),
+    "redis:flights": _soon_probed("redis:flights"),
     "qdrant": _soon_probed("qdrant"),
     "langsmith": _soon_probed("langsmith"),
     # Short time limits as well: the default attempt timeout is a minute.

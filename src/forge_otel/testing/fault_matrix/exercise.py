@@ -114,11 +114,9 @@ async def exercise(
 ) -> ExerciseResult:
     """Inject a fault into a dependency of a service under load, and record the results.
 
-    The fault lasts until every expected warning was seen and every request that was due during it has ended.
-
     Args:
         loads: loads that are running.
-        fault: injects the fault while it is entered.
+        fault: injects the fault while it is entered: until the warnings were seen and its requests have ended.
         observe: reads the operator's view from the service.
         has_recovered: returns whether the service has recovered; polled after the fault.
         healthy: results to compare latencies with; None records them before the fault.
