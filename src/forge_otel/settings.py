@@ -1,6 +1,6 @@
-"""Settings: each environment variable `FORGE_X` is the field `x`, so that code and environment say the same thing.
+"""Settings of the runtime: the environment variable `FORGE_X` sets the field `x`.
 
-`OTEL_*` and `LANGSMITH_*` variables keep their own meaning and are read by the SDKs that own them.
+`OTEL_*` and `LANGSMITH_*` variables keep their meaning and are read by the SDKs that define them.
 """
 
 import math
@@ -28,71 +28,71 @@ _COMPONENT_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a Forge runs; the defaults need no server.
+    """Configuration of a Forge; the defaults need no server.
 
     Args:
-        cache_url: where exact answers are kept: `memory://` or `redis://host:6379/0`.
-        cache_secret: authenticates cache entries; give all processes that share a Redis the same one.
-        cache_ttl_s: life of an exact answer in seconds; None keeps it until it is evicted or invalidated.
-        cache_max_bytes: bound of the memory cache.
-        cache_max_entry_bytes: an answer larger than this is not cached.
-        cache_near_max_bytes: bound of the near cache, which keeps in this process what was read from Redis until
-            somebody changes it; None switches it off.
-        cache_near_max_stale_s: how old what the near cache gives may be when the connection to Redis falls silent.
-        vector_url: where the vectors of free text are kept: `vectors://`, `vectors://./file.db` or
-            `qdrant://host:6333`; None switches the semantic cache off.
-        embedder_url: what makes vectors of text: `hashing://` or `openai://text-embedding-3-small`.
-        semantic_threshold: the least cosine at which two wordings may stand for each other.
+        cache_url: store of exact answers: `memory://` or `redis://host:6379/0`.
+        cache_secret: key that authenticates cache entries; all processes that share a Redis need the same one.
+        cache_ttl_s: TTL of an exact answer in seconds; None keeps it until it is evicted or invalidated.
+        cache_max_bytes: maximum size of the memory cache.
+        cache_max_entry_bytes: size above which an answer is not cached.
+        cache_near_max_bytes: maximum size of the near cache, an in-process copy of what was read from Redis that is
+            invalidated by every change; None disables it.
+        cache_near_max_stale_s: maximum age of near hits in seconds while the connection to Redis is silent.
+        vector_url: index of free text: `vectors://`, `vectors://./file.db` or `qdrant://host:6333`; None disables the
+            semantic cache.
+        embedder_url: embedder of free text: `hashing://` or `openai://text-embedding-3-small`.
+        semantic_threshold: minimum cosine similarity of two wordings that share an answer.
         semantic_thresholds: the same by component type, as in `button=0.95,card=0.9`.
-        semantic_ttl_s: how long an answer is given to other wordings.
-        pattern_ttl_s: life of a pattern.
-        archive_url: where artifacts are archived: `file://./folder`; None archives nothing.
-        database_url: SQLAlchemy URL of an async driver; None records nothing in a database.
-        retention_days: how long generations, their costs and figures stay in the database, and artifacts in a
-            `file://` archive; None keeps them for ever.
-        database_drain_above: more waiting records than this are brought into PostgreSQL by a process of their own, in
-            processor time that nobody else wants; None leaves it to the service's own process.
-        outbox_dir: folder of the journal that outlives a crash; None keeps waiting records in memory only.
-        outbox_durability: what a record outlives once its caller has the answer: `kill-safe` the death of the
-            process at any moment, `power-safe` a power cut too, for a flush of the disk a commit, `memory` nothing.
+        semantic_ttl_s: TTL in seconds of an answer for similar wordings.
+        pattern_ttl_s: TTL of a pattern in seconds.
+        archive_url: archive of artifacts: `file://./folder` or `s3://bucket`; None disables it.
+        database_url: SQLAlchemy URL of an async driver; None disables the database.
+        retention_days: days until generations, their costs and figures are deleted from the database, and artifacts
+            from a `file://` archive; None keeps them forever.
+        database_drain_above: number of queued records above which a separate low-priority process writes them to
+            PostgreSQL; None leaves it to the service's own process.
+        outbox_dir: folder of the crash-safe journal; None keeps queued records in memory only.
+        outbox_durability: what a record survives once its caller has the answer: `kill-safe` the death of the process
+            at any moment, `power-safe` a power cut as well, at the cost of a disk flush per commit, `memory` nothing.
         outbox_max_bytes: size of the journal above which new records are dropped and counted.
-        trace_spool_dir: folder where spans wait that LangSmith has not taken; None keeps them in memory only.
+        trace_spool_dir: folder of spans that LangSmith has not accepted yet; None keeps them in memory only.
         trace_spool_max_bytes: size of the spool above which new spans are dropped and counted.
-        trace_spool_max_age_s: after so long a span is no longer sent.
-        trace_sample_rate: share of the traces that are exported of those that nothing speaks for, 0 to 1; errors,
-            fallbacks, slow and expensive ones always are.
-        trace_slow_s: a request or job that takes as long is slow; None: none is.
-        trace_expensive_usd: a trace whose model calls cost as much is expensive; None: none is.
-        trace_buffer_max_bytes: size of the spans in memory above which the oldest trace is decided before its end.
-        admin_token: opens the dashboard, its API and `/health` details; None keeps them closed.
-        open_metrics: answer `/metrics` to everybody.
-        pipeline_version: part of every cache key; raise it when the pipeline gives other answers.
-        component_types: the types that are accepted, at most 20; empty accepts all.
-        critical_services: without one of these `/readyz` says no: `redis`, `archive`, `database`, or a guarded
-            service such as `openai`; all others are optional.
-        generation_timeout_s: how long a full generation may take.
-        single_flight_lease_s: after so long without a sign of life another process takes a generation over; None lets
-            each process generate by itself.
-        max_body_bytes: larger request bodies are refused with 413.
+        trace_spool_max_age_s: age in seconds above which a span is no longer sent.
+        trace_sample_rate: fraction (0 to 1) of ordinary traces to export; errors, fallbacks, slow and expensive traces
+            are always exported.
+        trace_slow_s: duration in seconds from which a request or job is slow; None disables the rule.
+        trace_expensive_usd: cost of model calls from which a trace is expensive; None disables the rule.
+        trace_buffer_max_bytes: size of buffered spans above which the oldest trace is sampled before its end.
+        admin_token: token for the dashboard, its API and `/health` details; None disables them.
+        open_metrics: serve `/metrics` without a token.
+        pipeline_version: part of every cache key; change it when the pipeline produces other answers.
+        component_types: accepted component types, at most 20; empty accepts all.
+        critical_services: services without which `/readyz` fails: `redis`, `archive`, `database`, or a guarded service
+            such as `openai`; all others are optional.
+        generation_timeout_s: time limit of a full generation in seconds.
+        single_flight_lease_s: seconds without a renewal after which another process takes over a generation; None lets
+            each process generate independently.
+        max_body_bytes: size of a request body above which it is rejected with 413.
         capture_content: record inputs and outputs of decorated functions on their spans.
-        budget_usd: what everybody together may spend in a UTC day; None is no limit, also for those below.
-        budget_usd_tenant: what a tenant may spend in a UTC day.
-        budget_usd_user: what a user may spend in a UTC day.
-        budget_usd_session: what a session may spend in a UTC day.
-        budget_tokens: how many tokens everybody together may use in a UTC day.
-        budget_tokens_tenant: how many tokens a tenant may use in a UTC day.
-        budget_tokens_user: how many tokens a user may use in a UTC day.
-        budget_tokens_session: how many tokens a session may use in a UTC day.
-        budget_mode: beyond a limit `refuse` answers 429, `warn` answers and counts it.
-        budget_reserve_usd: what one generation costs at most; so much is set aside while it runs.
-        budget_reserve_tokens: how many tokens one generation uses at most; so many are set aside while it runs.
-        prices: model name to price; wins over the built-in price table.
-        shutdown_timeout_s: how long closing may take, whatever is down.
-        freeze_heap: keep the garbage collector away from what is there after the start: its full collections stop a
-            service with many packages for a tenth of a second and more; for processes that do nothing but serve.
+        budget_usd: spending limit of all callers together per UTC day; None is unlimited, as for those below.
+        budget_usd_tenant: spending limit of a tenant per UTC day.
+        budget_usd_user: spending limit of a user per UTC day.
+        budget_usd_session: spending limit of a session per UTC day.
+        budget_tokens: token limit of all callers together per UTC day.
+        budget_tokens_tenant: token limit of a tenant per UTC day.
+        budget_tokens_user: token limit of a user per UTC day.
+        budget_tokens_session: token limit of a session per UTC day.
+        budget_mode: above a limit `refuse` answers 429, `warn` answers normally and counts it.
+        budget_reserve_usd: maximum cost of one generation, reserved while it runs.
+        budget_reserve_tokens: maximum tokens of one generation, reserved while it runs.
+        prices: model name to price; overrides the built-in price table.
+        shutdown_timeout_s: time limit of closing in seconds, also while services are down.
+        freeze_heap: exclude the objects of the start-up from garbage collection, whose full collections stop a service
+            with many packages for 0.1 s and more; for processes that only serve.
 
     Raises:
-        ConfigurationError: with every fault at once.
+        ConfigurationError: lists every fault.
     """
 
     cache_url: str = "memory://"
@@ -158,10 +158,10 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Read the `FORGE_*` variables of `environ`; an empty value means off where off is possible.
+        """Read the `FORGE_*` variables of `environ`; an empty value disables an optional part.
 
         Raises:
-            ConfigurationError: with every fault at once, secrets masked.
+            ConfigurationError: lists every fault, with secrets masked.
         """
         known = {PREFIX + item.name.upper(): item for item in fields(cls)}
         faults = [misspelt(name, known) for name in environ if name.startswith(PREFIX) and name not in known]
@@ -184,7 +184,7 @@ class Settings:
 
     def _faults(self) -> list[str]:
         faults = [
-            f"{name} {mask_url(url)!r} is not a URL; it begins with a scheme such as 'redis://' or 'file://'"
+            f"{name} {mask_url(url)!r} is not a URL; start it with a scheme such as 'redis://' or 'file://'"
             for name in _URLS
             if (url := getattr(self, name)) is not None and not url.partition("://")[1]
         ]
@@ -194,7 +194,7 @@ class Settings:
             if getattr(self, name) not in words
         )
         if not 0 <= self.trace_sample_rate <= 1:
-            faults.append(f"trace_sample_rate is {self.trace_sample_rate}; it is a share, from 0 to 1")
+            faults.append(f"trace_sample_rate is {self.trace_sample_rate}; it must be a fraction from 0 to 1")
         for name in _NUMBERS:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -204,29 +204,29 @@ class Settings:
             if secret is not None and not (secret.isascii() and secret.isprintable()):
                 faults.append(f"{name} may hold printable ASCII characters only")
             if secret is not None and len(secret) < _MIN_SECRET_CHARS:
-                faults.append(f"{name} is shorter than {_MIN_SECRET_CHARS} characters and could be guessed")
+                faults.append(f"{name} has fewer than {_MIN_SECRET_CHARS} characters and could be guessed")
         for unit in ("usd", "tokens"):
             reserve = getattr(self, f"budget_reserve_{unit}")
             faults.extend(
-                f"{name} is {getattr(self, name)}, less than budget_reserve_{unit} ({reserve}): "
-                "nothing could be generated"
+                f"{name} is {getattr(self, name)}, less than budget_reserve_{unit} ({reserve}), "
+                "so that every generation would be refused"
                 for name in (f"budget_{unit}", *(f"budget_{unit}_{scope}" for scope in ("tenant", "user", "session")))
                 if getattr(self, name) is not None and getattr(self, name) < reserve
             )
         if len(self.component_types) > _MAX_COMPONENT_TYPES:
             faults.append(f"component_types has more than {_MAX_COMPONENT_TYPES} entries; each becomes a metric label")
         faults.extend(
-            f"component_types holds {name!r}; use lower-case letters, digits, '_', '.' and '-'"
+            f"component_types contains {name!r}; use lower-case letters, digits, '_', '.' and '-'"
             for name in self.component_types
             if not _COMPONENT_TYPE.fullmatch(name)
         )
         faults.extend(
-            f"{name} is {value}; a cosine that two wordings must reach lies above 0 and is at most 1"
+            f"{name} is {value}; a minimum cosine similarity must be above 0 and at most 1"
             for name, value in _cosines(self).items()
             if not 0 < value <= 1
         )
         if not self.pipeline_version:
-            faults.append("pipeline_version is empty; give it any name and change it when answers change")
+            faults.append("pipeline_version is empty; set it to any name, and change it when answers change")
         return faults
 
 
@@ -237,7 +237,7 @@ def _cosines(settings: Settings) -> dict[str, float]:
 
 _NUMERIC: Final = {int, float, int | None, float | None, Decimal, Decimal | None}
 
-# What a field is follows from how it is declared, so that a new one needs no entry anywhere.
+# Derived from the declarations, so that a new field needs no entry here.
 _SECRETS: Final = tuple(item.name for item in fields(Settings) if not item.repr)
 _URLS: Final = tuple(item.name for item in fields(Settings) if item.name.endswith("_url"))
 _CHOICES: Final = {item.name: choices(item.type) for item in fields(Settings) if choices(item.type)}

@@ -105,9 +105,9 @@ def test_nothing_and_everything_are_shares(rate: str) -> None:
 
 
 @pytest.mark.parametrize("rate", ["-0.1", "1.5", "nan"])
-def test_a_rate_is_a_share(rate: str) -> None:
+def test_a_rate_is_a_fraction(rate: str) -> None:
     """Anything else is refused."""
-    with pytest.raises(ConfigurationError, match="it is a share, from 0 to 1"):
+    with pytest.raises(ConfigurationError, match="it must be a fraction from 0 to 1"):
         Settings.from_env({"FORGE_TRACE_SAMPLE_RATE": rate})
 
 

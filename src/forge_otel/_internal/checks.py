@@ -9,7 +9,7 @@ def require(*checks: tuple[bool, str]) -> None:
     """Raise one error that lists the message of every check that failed.
 
     Args:
-        checks: pairs of a condition that must hold and the sentence that says what is wrong otherwise.
+        checks: pairs of a condition that must hold and the error message otherwise.
 
     Raises:
         ConfigurationError: a condition does not hold.

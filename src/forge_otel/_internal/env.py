@@ -23,7 +23,8 @@ def mask_url(url: str | None) -> str | None:
 
 
 def misspelt(name: str, known: Iterable[str]) -> str:
-    """Say which setting a variable nearly is, or nothing; others with our prefix may belong to somebody else."""
+    """Return an error message that suggests the setting a variable resembles, or an empty string."""
+    # Not every variable with our prefix is ours, so one that resembles no setting is ignored.
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
     return f"{name} is not a setting; did you mean {nearest[0]}?" if nearest else ""
 

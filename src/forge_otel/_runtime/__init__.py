@@ -1,4 +1,4 @@
 """Assembly of a `Forge`: components, options, default layers, observers, health and the operators' interface.
 
-What each part does is in its own package; the lifecycle of the whole is in `forge_otel.forge`.
+The parts themselves are in their own packages, the lifecycle of the whole is in `forge_otel.forge`.
 """

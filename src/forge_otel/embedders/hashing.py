@@ -1,8 +1,7 @@
-"""An embedder that needs no model and no network: equal texts have equal vectors on every machine, for ever.
+"""Feature hashing: an embedder without a model or a network, whose vectors are the same on every machine.
 
-Words (in the basic form that `forge_otel.text_matching` knows them by), pairs of neighbouring words and groups of three
-letters are hashed into one vector. So texts are near that share words; it knows nothing of meaning beyond the published
-list of synonyms.
+Words (in the normal form of `forge_otel.text_matching`), pairs of neighbouring words and letter trigrams are hashed
+into one vector. Texts that share words are near each other; beyond the published synonyms it knows no meaning.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ from forge_otel.text_matching import facts
 
 __all__ = ["HashingEmbedder", "open_url"]
 
-# Raise it whenever the same text gets another vector: stored vectors are then no longer compared.
+# Increase it whenever a text gets another vector, so that stored vectors are no longer compared.
 _VERSION: Final = 1
 _DIMENSIONS: Final = 512
 _WORD, _PAIR, _LETTERS = 1.0, 0.4, 0.25
@@ -36,42 +35,42 @@ class HashingEmbedder:
     """Hashes words and letters into unit vectors.
 
     Args:
-        dimensions: of the vectors; more of them tell more texts apart.
+        dimensions: of the vectors; more dimensions distinguish more texts.
     """
 
     def __init__(self, *, dimensions: int = _DIMENSIONS) -> None:
         if not 16 <= dimensions <= 8192:
-            raise ConfigurationError(["the dimensions of hashing:// lie between 16 and 8192"])
+            raise ConfigurationError(["the dimensions of hashing:// must be between 16 and 8192"])
         self.dimensions = dimensions
         self.name = f"hashing-{_VERSION}-{dimensions}"
 
     async def embed(self, texts: Sequence[str], /) -> list[Sequence[float]]:
-        """Return the vector of each text, of length 1; a text without words has only zeros."""
+        """Return the unit vector of each text; that of a text without words is zero."""
         return [self._vector(text) for text in texts]
 
     def _vector(self, text: str) -> Sequence[float]:
         sums = [0.0] * self.dimensions
         for feature, weight in _features(text):
-            place = _place(feature)
-            sums[(place >> 1) % self.dimensions] += weight if place & 1 else -weight
+            value = _hash(feature)
+            sums[(value >> 1) % self.dimensions] += weight if value & 1 else -weight
         length = math.sqrt(math.fsum(value * value for value in sums)) or 1.0
         return array("f", [value / length for value in sums])
 
 
 def _features(text: str) -> Iterator[tuple[str, float]]:
-    # In the form that wordings have in common, so that what the value gate lets through is near.
-    said = itertools.chain.from_iterable(facts(text))
-    words = [_stem(word) for word in said if word not in _STOP_WORDS]
+    # Normalised as for the comparison of values, so that texts which pass that comparison are near each other.
+    normalized = itertools.chain.from_iterable(facts(text))
+    words = [_stem(word) for word in normalized if word not in _STOP_WORDS]
     pairs = itertools.pairwise(words)
-    # What is said again weighs a little more, not twice as much.
-    for word, times in Counter(words).items():
-        weight = math.sqrt(times)
+    # The square root dampens repetitions.
+    for word, count in Counter(words).items():
+        weight = math.sqrt(count)
         yield f"w {word}", _WORD * weight
         letters = f"^{word}$"
         for start in range(len(letters) - 2):
             yield f"l {letters[start : start + 3]}", _LETTERS * weight
-    for pair, times in Counter(pairs).items():
-        yield f"p {pair[0]} {pair[1]}", _PAIR * math.sqrt(times)
+    for pair, count in Counter(pairs).items():
+        yield f"p {pair[0]} {pair[1]}", _PAIR * math.sqrt(count)
 
 
 def _stem(word: str) -> str:
@@ -83,11 +82,11 @@ def _stem(word: str) -> str:
 
 
 @lru_cache(maxsize=_CACHED_FEATURES)
-def _place(feature: str) -> int:
+def _hash(feature: str) -> int:
     return int.from_bytes(hashlib.blake2b(feature.encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 
 def open_url(url: str, **_: Any) -> HashingEmbedder:
     """Open `hashing://` or `hashing://?dimensions=1024`."""
-    wanted = parse_qs(urlsplit(url).query).get("dimensions", [str(_DIMENSIONS)])[-1]
-    return HashingEmbedder(dimensions=int(wanted))
+    dimensions = parse_qs(urlsplit(url).query).get("dimensions", [str(_DIMENSIONS)])[-1]
+    return HashingEmbedder(dimensions=int(dimensions))

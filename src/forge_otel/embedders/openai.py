@@ -1,17 +1,17 @@
 """Embeddings by OpenAI or a service that speaks its protocol: `openai://text-embedding-3-small`.
 
-The client tries nothing again, because the guard around the embedder owns retries and deadlines. Equal texts are asked
-for once: their vectors are kept in memory. The key is the `OPENAI_API_KEY` that the client reads.
+The client never retries, because the guard around the embedder is responsible for retries and deadlines. Vectors are
+cached in memory, so each text is sent once. The client reads the key from `OPENAI_API_KEY`.
 """
 
 import hashlib
 import math
 from array import array
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
+from forge_otel._internal.bounded import BoundedMap
 from forge_otel.errors import ConfigurationError, needs
 
 with needs("openai"):
@@ -20,23 +20,22 @@ with needs("openai"):
 __all__ = ["OpenAIEmbedder", "open_url"]
 
 _DIMENSIONS: Final = 1536
-_BATCH: Final = 256
+_BATCH_TEXTS: Final = 256
 _MAX_CACHED: Final = 10_000
 _TIMEOUT_S: Final = 10.0
 
 
 class OpenAIEmbedder:
-    """Asks for embeddings.
+    """Embeddings by a remote model.
 
     Args:
         client: of the service; closed with the embedder.
-        model: its name.
+        model: name of the model.
         dimensions: of the vectors.
-        max_cached: texts whose vectors are remembered.
+        max_cached: number of texts whose vectors are cached.
     """
 
     service = "openai:embeddings"
-    """The name of the guard that stands around it."""
 
     def __init__(
         self,
@@ -48,8 +47,7 @@ class OpenAIEmbedder:
     ) -> None:
         self._client = client
         self._model = model
-        self._max_cached = max_cached
-        self._cache: OrderedDict[bytes, Sequence[float]] = OrderedDict()
+        self._cache: BoundedMap[bytes, Sequence[float]] = BoundedMap(max_cached)
         self.dimensions = dimensions
         self.name = f"openai-{model}-{dimensions}"
 
@@ -60,44 +58,43 @@ class OpenAIEmbedder:
         await self._client.close()
 
     async def embed(self, texts: Sequence[str], /) -> list[Sequence[float]]:
-        """Return the vector of each text, of length 1; those not known yet are asked for in batches.
+        """Return the unit vector of each text; texts that are not cached are sent in batches.
 
         Raises:
-            OpenAIError: the service did not answer.
-            ValueError: it answered with something else than vectors.
+            OpenAIError: the service did not respond.
+            ValueError: the response does not hold one valid vector for each text.
         """
-        places = [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in texts]
-        unknown = dict(zip(places, texts, strict=True))
-        known: dict[bytes, Sequence[float]] = {}
-        for place in list(unknown):
-            if place in self._cache:
-                self._cache.move_to_end(place)
-                known[place] = self._cache[place]
-                del unknown[place]
-        asked = list(unknown.items())
-        for start in range(0, len(asked), _BATCH):
-            batch = asked[start : start + _BATCH]
-            vectors = await self._ask([text for _, text in batch])
-            known |= {place: vector for (place, _), vector in zip(batch, vectors, strict=True)}
-        for place in unknown:
-            self._cache[place] = known[place]
-        while len(self._cache) > self._max_cached:
-            self._cache.popitem(last=False)
-        return [known[place] for place in places]
+        digests = [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in texts]
+        missing = dict(zip(digests, texts, strict=True))
+        vectors: dict[bytes, Sequence[float]] = {}
+        for digest in list(missing):
+            cached = self._cache.touch(digest)
+            if cached is not None:
+                vectors[digest] = cached
+                del missing[digest]
+        pending = list(missing.items())
+        for start in range(0, len(pending), _BATCH_TEXTS):
+            batch = pending[start : start + _BATCH_TEXTS]
+            received = await self._request([text for _, text in batch])
+            vectors |= {digest: vector for (digest, _), vector in zip(batch, received, strict=True)}
+        # Cached only now, when all batches have succeeded.
+        for digest in missing:
+            self._cache[digest] = vectors[digest]
+        return [vectors[digest] for digest in digests]
 
-    async def _ask(self, texts: list[str]) -> list[Sequence[float]]:
-        answer = await self._client.embeddings.create(
+    async def _request(self, texts: list[str]) -> list[Sequence[float]]:
+        response = await self._client.embeddings.create(
             model=self._model, input=texts, dimensions=self.dimensions, encoding_format="float"
         )
-        found = sorted(answer.data, key=lambda item: item.index)
+        found = sorted(response.data, key=lambda item: item.index)
         if [item.index for item in found] != list(range(len(texts))):
-            raise ValueError(f"{len(texts)} texts were sent, and the answer has not one vector for each")
+            raise ValueError(f"the response does not hold one vector for each of {len(texts)} texts")
         return [self._unit(item.embedding) for item in found]
 
     def _unit(self, values: Sequence[float]) -> Sequence[float]:
         length = math.sqrt(math.fsum(value * value for value in values))
         if len(values) != self.dimensions or not length or not math.isfinite(length):
-            raise ValueError(f"the answer holds a vector that has not {self.dimensions} finite dimensions")
+            raise ValueError(f"the response holds a vector without {self.dimensions} finite dimensions")
         return array("f", [value / length for value in values])
 
 
@@ -105,13 +102,13 @@ def open_url(url: str, **_: Any) -> OpenAIEmbedder:
     """Open `openai://<model>`, with `?dimensions=` and `?base_url=` for another service.
 
     Raises:
-        ConfigurationError: there is no key.
+        ConfigurationError: `OPENAI_API_KEY` is not set.
     """
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     try:
         client = AsyncOpenAI(base_url=query.get("base_url"), timeout=_TIMEOUT_S, max_retries=0)
     except OpenAIError as exc:
-        raise ConfigurationError(["embedder_url is openai://, and OPENAI_API_KEY is not set"]) from exc
+        raise ConfigurationError(["embedder_url is openai://, but OPENAI_API_KEY is not set"]) from exc
     dimensions = int(query.get("dimensions", _DIMENSIONS))
     return OpenAIEmbedder(client, model=parts.netloc or "text-embedding-3-small", dimensions=dimensions)

@@ -80,7 +80,7 @@ class SingleServer(Protocol):
 
     @property
     def is_one_server(self) -> bool:
-        """Whether one `get` of unrelated keys is one round trip."""
+        """Return whether one `get` of unrelated keys is one round trip."""
         ...
 
 

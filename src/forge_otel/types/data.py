@@ -42,27 +42,27 @@ Artifact = str | bytes
 
 ZERO_USD: Final = Decimal(0)
 
-# What may become a folder name, an object key and a URL segment on every store we write to.
+# A component id becomes a folder name, an object key and a URL segment.
 _COMPONENT_ID: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
 _MAX_NAME_CHARS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One thing to generate.
+    """Request for one component.
 
     Args:
-        component_type: what kind of component, of few values, for example `"button"`.
-        figma_key: the key of the Figma file; this or `screenshot_hash` is needed.
-        screenshot_hash: the hash of the picture that is the source instead of a Figma file.
-        content_hash: hash or version of the design's content, because a design can change under the same key.
+        component_type: kind of component, for example `"button"`; it becomes a metric label, so keep its values few.
+        figma_key: key of the Figma file; this or `screenshot_hash` is required.
+        screenshot_hash: hash of the image that replaces a Figma file as the source.
+        content_hash: hash or version of the design, because a design can change under the same Figma key.
         tokens: design tokens, JSON-like.
-        requirements: what the component must do, JSON-like.
+        requirements: requirements of the component, JSON-like.
         component_id: names the archive folder; letters, digits, `.`, `_`, `-`, at most 128 characters.
-            Derived from the cache key where it is left out.
-        component_name: a name for people.
-        pattern_id: the pattern to start from.
-        user_id, session_id, tenant: on whose behalf; the tenant separates cache entries.
+            Derived from the cache key if omitted.
+        component_name: human-readable name.
+        pattern_id: pattern to start from.
+        user_id, session_id, tenant: identity of the caller; cache entries are not shared between tenants.
 
     Raises:
         BadRequest: a field is missing or malformed.
@@ -104,20 +104,20 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationResult:
-    """What a generation gave, and where it came from.
+    """Result of a generation and its source.
 
     Args:
         code: the main artifact.
         artifacts: name to content, for example `{"component.tsx": "…"}`.
         report_html: the quality report.
-        metadata: JSON-like facts for the caller; a cached answer has them as JSON gives them back.
-        source: who answered: `"L1"`, `"L2"`, `"L3"`, `"L4"` or `"collapsed"`; set by the runtime.
+        metadata: JSON-like facts for the caller; those of a cached result have been through JSON.
+        source: layer that answered: `"L1"`, `"L2"`, `"L3"`, `"L4"` or `"collapsed"`; set by the runtime.
         generation_id, trace_id: set by the runtime.
-        cost_usd: what this call spent; set by the runtime.
-        saved_usd: what this call did not have to spend; set by the runtime.
+        cost_usd: cost of this call; set by the runtime.
+        saved_usd: cost that a cache has avoided; set by the runtime.
 
     Raises:
-        TypeError: a field has another type.
+        TypeError: a field has the wrong type.
     """
 
     code: str
@@ -132,7 +132,7 @@ class GenerationResult:
     saved_usd: Decimal = ZERO_USD
 
     def __post_init__(self) -> None:
-        # A wrong type would only be found when the answer is stored, after its money was spent.
+        # Otherwise a wrong type would only fail when the answer is stored, after the generation was paid for.
         texts: tuple[Any, ...] = (self.code, "" if self.report_html is None else self.report_html, *self.artifacts)
         contents: tuple[Any, ...] = tuple(self.artifacts.values())
         metadata: Any = self.metadata
@@ -146,15 +146,15 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapted:
-    """A pattern, made ready for one set of design tokens; a pipeline finds it as `current_call.get().pattern`.
+    """Pattern adapted to one set of design tokens; a pipeline reads it from `current_call.get().pattern`.
 
     Args:
         pattern_id: of the pattern.
-        body: what the pipeline can use of it, JSON-like: only the pipeline knows its meaning.
-        result: the whole answer, if there is one already.
-        is_complete: whether `result` is the answer; otherwise the pipeline is run, and finds the pattern.
-        cost_usd: what it cost to make.
-        origin_id: the generation that it comes from.
+        body: JSON-like content, interpreted by the pipeline alone.
+        result: complete answer, if there is one.
+        is_complete: whether `result` is returned; otherwise the pipeline runs with the pattern.
+        cost_usd: cost of the generation that made the pattern.
+        origin_id: id of that generation.
     """
 
     pattern_id: str
@@ -167,15 +167,15 @@ class Adapted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A generation on its way through the layers; a layer that wants to change it passes on a copy.
+    """A generation on its way through the layers; a layer that changes it passes on a copy.
 
     Args:
-        request: what is asked.
-        pipeline: the name of the pipeline function.
-        key: SHA-256 of all that decides the answer, lower-case hex.
-        component_id: the archive folder.
-        run: the pipeline itself; what `Forge` puts innermost awaits it.
-        pattern: what an L3 hit hands to the pipeline.
+        request: the request.
+        pipeline: name of the pipeline.
+        key: SHA-256 of everything that determines the answer, lower-case hex.
+        component_id: archive folder.
+        run: the pipeline, awaited innermost.
+        pattern: pattern of an L3 hit, for the pipeline.
         cache_slot: the entry of the exact cache for this answer; None if no exact cache encloses the call.
     """
 
@@ -190,16 +190,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What comes back through the layers.
+    """Answer on its way back through the layers.
 
     Args:
         result: the answer.
-        source: who answered: `"L1"` … `"L4"` or `"collapsed"`.
-        cost_usd: what the answer cost when it was made.
-        origin_id: the generation that made the answer; for a hit not the running one.
-        age_s: how long ago the answer was made.
-        similarity: of the question that was answered before, for an L2 hit.
-        is_stored: whether a fresh answer is known to be in the cache.
+        source: layer that answered: `"L1"` … `"L4"` or `"collapsed"`.
+        cost_usd: cost of making the answer.
+        origin_id: id of the generation that made the answer; for a hit not the current one.
+        age_s: seconds since the answer was made.
+        similarity: cosine similarity of the earlier request, for an L2 hit.
+        is_stored: whether a new answer is known to be in the cache.
     """
 
     result: GenerationResult
@@ -212,12 +212,12 @@ class Reply:
 
     @property
     def is_hit(self) -> bool:
-        """Whether the answer was there before it was asked for, or was made for somebody else at the same moment."""
+        """Return whether the answer came from a cache or from a concurrent generation of the same request."""
         return self.source != "L4"
 
     @property
     def saved_usd(self) -> Decimal:
-        """What the caller did not have to spend: the recorded cost of the generation that made the answer."""
+        """Cost that the hit has avoided: the recorded cost of the generation that made the answer."""
         return self.cost_usd if self.is_hit else ZERO_USD
 
 
@@ -258,7 +258,7 @@ CallNext = Callable[[Call], Awaitable[Reply]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one model call, as a partition: no token is in two of the numbers, their sum is the bill."""
+    """Tokens of one model call as a partition: each billed token is counted in exactly one field."""
 
     input_uncached: int = 0
     cache_read: int = 0
@@ -268,25 +268,25 @@ class Usage:
 
     @property
     def input_tokens(self) -> int:
-        """All tokens sent, cached ones included."""
+        """Input tokens, cached ones included."""
         return self.input_uncached + self.cache_read + self.cache_write
 
     @property
     def output_tokens(self) -> int:
-        """All tokens received, reasoning included."""
+        """Output tokens, reasoning included."""
         return self.output + self.reasoning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one call to a paid service cost.
+    """Cost of one call to a paid service.
 
     Args:
         api: the service, for example `"openai"`.
-        model: the model, or `""` for a service without one.
-        agent: the agent that made the call, or `""`.
+        model: model, or `""` for a service without models.
+        agent: agent that made the call, or `""`.
         usage: the tokens of the call.
-        amount_usd: None where no price is known, never 0 in its place.
+        amount_usd: None if the price is unknown, never 0 instead.
     """
 
     api: str
@@ -303,25 +303,25 @@ class Step:
     name: str
     kind: str
     started_s: float
-    """Seconds after the generation's start."""
+    """Seconds since the start of the generation."""
     duration_s: float
     error_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """The fact of one finished generation: what was asked, who answered, how long, how much, where the artifacts are.
+    """Record of one finished generation: request, source, duration, costs and artifacts.
 
     Args:
-        id: UUIDv7 of the generation; what makes delivery idempotent.
-        created_at: start, aware, UTC.
+        id: UUIDv7 of the generation, which makes delivery idempotent.
+        created_at: start of the generation, aware, UTC.
         outcome: `ok`, `error`, `timeout` or `cancelled`.
-        source: who answered, `""` where nobody did.
-        similarity: of the question that was answered before, where L2 answered.
+        source: layer that answered, `""` for a failure.
+        similarity: cosine similarity of the earlier request, for an L2 hit.
         misses: cache layer to the reason of its miss.
-        degraded: the fallbacks that served it.
-        langsmith_url: where LangSmith shows its run; None where that was not known when it ended.
-        artifacts: the contents to archive; empty where nothing was answered.
+        degraded: fallbacks that served the generation.
+        langsmith_url: page of the run in LangSmith; None if it was unknown at the end of the generation.
+        artifacts: contents to archive; empty for a failure.
     """
 
     id: str
@@ -360,7 +360,7 @@ class Record:
 
 
 def outcome_of(exc: BaseException) -> str:
-    """Return the outcome that a generation has when `exc` leaves it: `timeout`, `cancelled` or `error`."""
+    """Return the outcome of a generation that raised `exc`: `timeout`, `cancelled` or `error`."""
     if isinstance(exc, asyncio.CancelledError):
         return "cancelled"
     return "timeout" if isinstance(exc, GenerationTimeout | TimeoutError) else "error"
@@ -368,13 +368,13 @@ def outcome_of(exc: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A vector with what may be asked of it; the answer itself is kept elsewhere, under `id`.
+    """A vector and its filters; the answer itself is in the exact cache, under `id`.
 
     Args:
-        id: the key of the answer.
-        scope: digest of everything that must be equal.
-        facts: digest of what the text says; it never holds the text.
-        vector: of length 1.
+        id: key of the answer.
+        scope: digest of everything that must be equal for a hit.
+        facts: digests of the values in the text, never the text.
+        vector: unit vector.
         expires_at: seconds since 1970.
     """
 
@@ -387,10 +387,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
-    """A point that was found.
+    """A search result.
 
     Args:
-        similarity: cosine, 1 for the same direction.
+        similarity: cosine similarity, 1 for the same direction.
     """
 
     id: str
@@ -400,12 +400,12 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right to generate for a key, until it ends or somebody else has a higher fence.
+    """The right to generate an entry, until the lease expires or a higher fence is granted.
 
     Args:
-        key: of the cache entry that is being made.
-        token: of this holder alone.
-        fence: rises with every holder of the key.
+        key: of the cache entry that is being generated.
+        token: identifies the holder.
+        fence: fencing number, which rises with every holder of the key.
     """
 
     key: str
@@ -415,11 +415,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseHeld:
-    """Why there is no lease now.
+    """Reason why a lease was not granted.
 
     Args:
         remaining_s: seconds until the other holder's lease expires if it is not renewed; 0 without a holder.
-        failure: what a generation left that failed since this caller began to wait.
+        failure: error of a generation that failed while the caller was waiting.
     """
 
     remaining_s: float = 0.0
@@ -428,11 +428,11 @@ class LeaseHeld:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that a running generation did.
+    """Progress event of a run, as it is stored.
 
     Args:
         fence: of the run.
-        number: counts the run's events from 1.
+        number: position in the run, from 1.
         data: JSON.
     """
 
@@ -442,15 +442,15 @@ class Event:
 
 
 TERMINAL: Final = frozenset({"done", "failed"})
-"""The kinds after which nothing comes."""
+"""Kinds of the last event of a generation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Something that happened in a running generation; holds no contents, only names and figures.
+    """Progress event of a running generation; it has names and figures, no contents.
 
     Args:
-        id: `<run>-<number>`, rising also from one run to the one that takes over from it.
+        id: `<run>-<number>`, also rising from a run to the one that takes over from it.
         kind: `started`, `step_started`, `step_ended`, `model_call`, `truncated`, `done` or `failed`.
         at_s: seconds since the run began.
         facts: JSON-like: `name` and `step` of agents, tools and steps, `model` and tokens of model calls …
