@@ -1,4 +1,4 @@
-"""One application in the ways that people instrument it, each behind the middleware."""
+"""One application behind the middleware, with every combination of instrumentation."""
 
 import asyncio
 import time
@@ -43,12 +43,12 @@ async def stream_page(_request: Request) -> Response:
 
 
 async def span_page(_request: Request) -> Response:
-    """Says in which span it runs, as an agent called from it would be told."""
+    """Respond with the id of the current span."""
     return Response(str(trace.get_current_span().get_span_context().span_id))
 
 
 async def later() -> None:
-    """Work that is left when the response is out, longer than what counts as the way back."""
+    """Run long enough after the response to get a background span."""
     started_ns = time.time_ns()
     with trace.get_tracer("later").start_as_current_span("later"):
         while time.time_ns() - started_ns < BACKGROUND_NS:

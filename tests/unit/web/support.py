@@ -1,6 +1,7 @@
 """A Forge with in-memory telemetry, and callers that speak raw ASGI, so that a test sees every message."""
 
 import asyncio
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -12,11 +13,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.trace import SpanKind
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forge_otel import Forge, Settings
 from forge_otel.names import Metric
 from forge_otel.telemetry.providers import Telemetry
+from forge_otel.web.middleware import ForgeMiddleware
 
 TOKEN = "a-token-of-the-tests"
 
@@ -218,3 +224,23 @@ class LifespanRun:
 async def application_not_called(scope: Scope, receive: Receive, send: Send) -> None:
     """An application for tests of the middleware's own pages; it fails if a request reaches it."""
     raise AssertionError(f"the application was called: {scope['path']}")
+
+
+def problem(exchange: Exchange) -> dict[str, Any]:
+    """Return the body of a problem+json response."""
+    assert exchange.headers["content-type"] == "application/problem+json"
+    found: dict[str, Any] = json.loads(exchange.body)
+    assert found["status"] == exchange.status
+    return found
+
+
+def serving(page: Any, forge: InMemoryForge, *, middleware: Any = (), **options: Any) -> ASGIApp:
+    """Return a Starlette application with `page` at `/`, behind the middleware."""
+    app = Starlette(routes=[Route("/", page, methods=["GET", "POST"])], middleware=list(middleware))
+    app.add_middleware(ForgeMiddleware, forge=forge, **options)
+    return app
+
+
+async def plain(_request: Request) -> Response:
+    """A page for `serving`."""
+    return PlainTextResponse("hello")

@@ -1,4 +1,4 @@
-"""What strangers send is bounded and redacted before it is written anywhere."""
+"""Values from callers are truncated and redacted before they are recorded."""
 
 import pytest
 from tests.unit.web.support import scope_of
@@ -23,7 +23,7 @@ from forge_otel.web.request.attributes import read_headers, redact_query, reques
     ],
 )
 def test_query(query: str, shown: str) -> None:
-    """Values whose names look like secrets are replaced; the rest stays as it was sent."""
+    """Values whose names look like secrets are replaced; other parts are unchanged."""
     assert redact_query(query) == shown
 
 
@@ -38,18 +38,18 @@ def test_query(query: str, shown: str) -> None:
     ],
 )
 def test_server_address(host: str, expected: tuple[str | None, int | None]) -> None:
-    """The address comes from the Host header; a malformed one is left out."""
+    """The address comes from the Host header; a malformed header is ignored."""
     found = request_attributes(scope_of("/"), {b"host": host.encode()})
     assert (found.get(Attr.SERVER_ADDRESS), found.get(Attr.SERVER_PORT)) == expected
 
 
-def test_long_values_are_cut() -> None:
-    """No header or path makes a span of a megabyte."""
+def test_long_values_are_truncated() -> None:
+    """Headers, path and method are limited to 2048 characters."""
     found = request_attributes(scope_of("/" + "a" * 9000, method="X" * 9000), {b"user-agent": b"u" * 9000})
     assert max(len(str(value)) for value in found.values()) <= 2048
 
 
 def test_repeated_baggage_is_joined() -> None:
-    """A sender may split a list over several headers."""
+    """Several baggage headers are read as one list (RFC 9110)."""
     facts = read_headers([(b"baggage", b"a=1"), (b"baggage", b"b=2")], frozenset({b"baggage"}))
     assert facts.carrier == {"baggage": ["a=1", "b=2"]}

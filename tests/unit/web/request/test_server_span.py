@@ -1,4 +1,4 @@
-"""The matrix: however an application is instrumented, one request is one SERVER span and one duration sample."""
+"""One SERVER span and one duration sample per request, with every combination of instrumentation."""
 
 import pytest
 from opentelemetry.trace import StatusCode
@@ -15,7 +15,7 @@ everywhere = pytest.mark.parametrize(
 
 @everywhere
 async def test_json(build: Build, path: str, template: str) -> None:
-    """A plain answer has its route on the span and on the sample, and nothing is left in flight."""
+    """A response has its route on the span and on the sample, and no request remains in flight."""
     forge = InMemoryForge()
     exchange = await request(build(forge), f"{path}/items/42")
     assert (exchange.status, exchange.error) == (200, None)
@@ -29,7 +29,7 @@ async def test_json(build: Build, path: str, template: str) -> None:
 
 @everywhere
 async def test_stream(build: Build, path: str, template: str) -> None:
-    """A stream is one span too, and its size is the bytes that were sent."""
+    """A stream is one span, with the bytes sent as its size."""
     forge = InMemoryForge()
     exchange = await request(build(forge), f"{path}/stream")
     assert exchange.body == b"c0c1c2"
@@ -39,7 +39,7 @@ async def test_stream(build: Build, path: str, template: str) -> None:
 
 @everywhere
 async def test_websocket(build: Build, path: str, template: str) -> None:
-    """A connection is one span, and its handshake one sample."""
+    """A WebSocket connection is one span, and its handshake one sample."""
     forge = InMemoryForge()
     exchange = await connect(build(forge), f"{path}/rooms/7", {"type": "websocket.receive", "text": "hello"})
     assert [message["type"] for message in exchange.sent] == ["websocket.accept", "websocket.send", "websocket.close"]
@@ -50,13 +50,13 @@ async def test_websocket(build: Build, path: str, template: str) -> None:
 
 @everywhere
 async def test_error(build: Build, path: str, template: str) -> None:
-    """An exception reaches the server untouched, makes the span an error, and is one event on it or right below."""
+    """An exception is raised again, fails the span, and is one event on the span or on its background span."""
     forge = InMemoryForge()
     exchange = await request(build(forge), f"{path}/boom")
     assert isinstance(exchange.error, ZeroDivisionError)
     assert forge.server_span.status.status_code is StatusCode.ERROR
     events = {span.name: [event.name for event in span.events] for span in forge.spans if span.events}
-    # Below a mount its owner may have ended the server span with the 500, before the exception comes.
+    # In a mounted application the owner of the server span may end it with the 500, before the exception arrives.
     assert events in ({forge.server_span.name: ["exception"]}, {f"background {template}/boom": ["exception"]})
     assert forge.duration.attributes[Attr.HTTP_STATUS] == 500
     assert forge.active == 0
@@ -64,11 +64,11 @@ async def test_error(build: Build, path: str, template: str) -> None:
 
 @everywhere
 async def test_not_found(build: Build, path: str, template: str) -> None:
-    """What no route matches has no route on the span, and no raw path on the metrics."""
+    """An unmatched path has no route on the span, and no raw path on the metrics."""
     forge = InMemoryForge()
     exchange = await request(build(forge), f"{path}/nothing/here")
     assert exchange.status == 404
-    # A mount is a route too; contrib names it without what is below.
+    # A mount is a route too; contrib names it without its inner path.
     mount = {f"{template}/{{path}}", template}
     assert forge.server_span.attributes.get(Attr.HTTP_ROUTE) in {None, *mount}
     assert forge.duration.attributes.get(Attr.HTTP_ROUTE) in {None, "_unmatched", *mount}
@@ -76,8 +76,8 @@ async def test_not_found(build: Build, path: str, template: str) -> None:
 
 
 @everywhere
-async def test_what_runs_below(build: Build, path: str, template: str) -> None:
-    """A span that the endpoint opens hangs below the one server span, whoever stands between."""
+async def test_child_spans(build: Build, path: str, template: str) -> None:
+    """A span of the endpoint is a descendant of the server span."""
     forge = InMemoryForge()
     exchange = await request(build(forge), f"{path}/span")
     spans = {span.context.span_id: span for span in forge.spans}
@@ -89,7 +89,7 @@ async def test_what_runs_below(build: Build, path: str, template: str) -> None:
 
 @everywhere
 async def test_background(build: Build, path: str, template: str) -> None:
-    """What runs when the response is out has a span of its own, linked to the request, which it does not prolong."""
+    """A background task has its own span, linked to the server span, and does not prolong the request."""
     forge = InMemoryForge()
     exchange = await request(build(forge), f"{path}/later")
     assert (exchange.status, exchange.error) == (200, None)

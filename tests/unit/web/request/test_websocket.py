@@ -1,4 +1,4 @@
-"""Connections: one span each, the handshake as the sample, exceptions untouched."""
+"""WebSocket connections: one span each, a duration sample of the handshake, exceptions raised again."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ def serving(endpoint: Any, forge: InMemoryForge) -> ASGIApp:
     return app
 
 
-async def test_refused() -> None:
-    """A handshake that the application refuses is a 403 and no error."""
+async def test_rejected() -> None:
+    """A handshake that the application rejects is a 403 without an error."""
     forge = InMemoryForge()
 
     async def endpoint(socket: WebSocket) -> None:
@@ -33,7 +33,7 @@ async def test_refused() -> None:
 
 
 async def test_unknown_path() -> None:
-    """What no route matches is counted without its path."""
+    """An unmatched path is counted as `_unmatched`."""
     forge = InMemoryForge()
     await connect(serving(lambda: None, forge), "/nothing")
     assert forge.duration.attributes[Attr.HTTP_ROUTE] == "_unmatched"
@@ -41,7 +41,7 @@ async def test_unknown_path() -> None:
 
 
 async def test_exception_before_the_handshake() -> None:
-    """An exception before the answer is the 500 that the server sends."""
+    """An exception before the handshake is counted as the 500 that the server sends."""
     forge = InMemoryForge()
 
     async def endpoint(socket: WebSocket) -> None:
@@ -55,7 +55,7 @@ async def test_exception_before_the_handshake() -> None:
 
 
 async def test_exception_after_the_handshake() -> None:
-    """The handshake went well; what failed is on the span."""
+    """The sample has the successful handshake, and the span has the exception."""
     forge = InMemoryForge()
 
     async def endpoint(socket: WebSocket) -> None:
@@ -68,8 +68,8 @@ async def test_exception_after_the_handshake() -> None:
     assert [event.name for event in forge.server_span.events] == ["exception"]
 
 
-async def test_a_peer_that_vanishes_is_no_error() -> None:
-    """A connection that breaks is told apart from one that was closed, and does not blame the service."""
+async def test_an_abnormal_close_does_not_fail_the_span() -> None:
+    """A broken connection has the error type `client_disconnected`, and the span is not failed."""
     forge = InMemoryForge()
 
     async def endpoint(socket: WebSocket) -> None:
@@ -83,7 +83,7 @@ async def test_a_peer_that_vanishes_is_no_error() -> None:
 
 
 async def test_a_normal_close() -> None:
-    """A peer that says goodbye leaves no error type."""
+    """A normal close sets no error type."""
     forge = InMemoryForge()
 
     async def endpoint(socket: WebSocket) -> None:
@@ -95,7 +95,7 @@ async def test_a_normal_close() -> None:
 
 
 async def test_identity() -> None:
-    """Whoever connects is bound for the connection."""
+    """The identity from the headers is set for the connection."""
     forge = InMemoryForge()
     seen: list[Identity] = []
 

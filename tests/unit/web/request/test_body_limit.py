@@ -1,4 +1,4 @@
-"""Bodies over the limit: refused at once if declared, while reading if not, and never kept."""
+"""Request bodies over the limit: rejected before the application is called if declared, else while it reads."""
 
 import json
 from typing import Annotated, Any
@@ -20,9 +20,9 @@ LIMIT = 100
 
 
 def starlette_app(forge: InMemoryForge, calls: list[int]) -> ASGIApp:
-    async def page(asked: Request) -> Response:
+    async def page(request: Request) -> Response:
         calls.append(1)
-        return PlainTextResponse(str(len(await asked.body())))
+        return PlainTextResponse(str(len(await request.body())))
 
     app = Starlette(routes=[Route("/", page, methods=["POST"])])
     app.add_middleware(ForgeMiddleware, forge=forge)
@@ -48,7 +48,7 @@ def native_app(forge: InMemoryForge, calls: list[int]) -> ASGIApp:
 everywhere = pytest.mark.parametrize("build", [starlette_app, fastapi_app, native_app])
 
 
-def check_refused(exchange: Exchange, forge: InMemoryForge) -> None:
+def check_rejected(exchange: Exchange, forge: InMemoryForge) -> None:
     assert exchange.error is None
     assert exchange.status == 413
     assert exchange.headers["content-type"] == "application/problem+json"
@@ -60,28 +60,28 @@ def check_refused(exchange: Exchange, forge: InMemoryForge) -> None:
 
 @everywhere
 async def test_declared(build: Any) -> None:
-    """A body that says it is too large is refused before the application is asked."""
+    """A declared size over the limit is a 413 without a call of the application."""
     forge, calls = InMemoryForge(max_body_bytes=LIMIT), []
     body = [b"x" * (LIMIT + 1)]
     exchange = await request(
         build(forge, calls), method="POST", body=body, headers=[("content-length", str(LIMIT + 1))]
     )
-    check_refused(exchange, forge)
+    check_rejected(exchange, forge)
     assert calls == []
 
 
 @everywhere
 async def test_chunked(build: Any) -> None:
-    """A body that does not say its size is refused when it passes the limit, whatever the framework makes of it."""
+    """A chunked body is a 413 once it passes the limit, even if the framework turns the error into a 400."""
     forge, calls = InMemoryForge(max_body_bytes=LIMIT), []
     headers = [("content-type", "application/json")]
     exchange = await request(build(forge, calls), method="POST", body=[b"x" * 60, b"x" * 60], headers=headers)
-    check_refused(exchange, forge)
+    check_rejected(exchange, forge)
 
 
 @everywhere
 async def test_at_the_limit(build: Any) -> None:
-    """The limit itself is allowed."""
+    """A body of exactly the limit is accepted."""
     forge, calls = InMemoryForge(max_body_bytes=LIMIT), []
     body = json.dumps({"a": "x" * 90}).ljust(LIMIT).encode()
     headers = [("content-type", "application/json"), ("content-length", str(LIMIT))]

@@ -1,4 +1,4 @@
-"""With the middleware an application behaves as without it, message for message."""
+"""The middleware is transparent: applications send and receive the same messages as without it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message
 from tests.unit.web.apps import NATIVE_OFF, fastapi_app, starlette_app
-from tests.unit.web.support import InMemoryForge, connect, request
+from tests.unit.web.support import InMemoryForge, connect, plain, request, serving
 
 from forge_otel.web.middleware import ForgeMiddleware
 
@@ -26,7 +26,7 @@ def without_ours(messages: list[Message]) -> list[Message]:
 @pytest.mark.parametrize("call", [{}, {"method": "POST"}, {"method": "HEAD"}, {"body": [b"a", b"b"]}], ids=str)
 @pytest.mark.parametrize("path", ["/items/1", "/items/x", "/stream", "/boom", "/none", "/items/1/?token=x"])
 async def test_http(build: Callable[[], ASGIApp], call: dict[str, Any], path: str) -> None:
-    """The same messages in the same order, the same exception."""
+    """HTTP: the same messages in the same order, and the same exception."""
     bare = await request(build(), path, **call)
     ours = await request(ForgeMiddleware(build(), forge=InMemoryForge()), path, **call)
     assert without_ours(ours.sent) == bare.sent
@@ -36,7 +36,7 @@ async def test_http(build: Callable[[], ASGIApp], call: dict[str, Any], path: st
 @pytest.mark.parametrize("build", [starlette_app, lambda: fastapi_app(NATIVE_OFF)], ids=["starlette", "fastapi"])
 @pytest.mark.parametrize("path", ["/rooms/1", "/none"])
 async def test_websocket(build: Callable[[], ASGIApp], path: str) -> None:
-    """The same messages in the same order."""
+    """WebSocket: the same messages in the same order."""
     hello = {"type": "websocket.receive", "text": "hello"}
     bare = await connect(build(), path, hello)
     ours = await connect(ForgeMiddleware(build(), forge=InMemoryForge()), path, hello)
@@ -44,7 +44,7 @@ async def test_websocket(build: Callable[[], ASGIApp], path: str) -> None:
 
 
 async def test_the_applications_messages_are_not_changed() -> None:
-    """An application may send the same start message and list again; ours is a copy."""
+    """Headers are added to a copy, since an application may send the same message again."""
     headers = [(b"a", b"1")]
     start = {"type": "http.response.start", "status": 200, "headers": headers}
 
@@ -57,7 +57,7 @@ async def test_the_applications_messages_are_not_changed() -> None:
 
 
 async def test_extensions_pass() -> None:
-    """Messages of server extensions pass untouched, and those that end a response end it."""
+    """Messages of ASGI extensions pass unchanged, and trailers end the response."""
     sent = [
         {"type": "http.response.start", "status": 200, "headers": [], "trailers": True},
         {"type": "http.response.body", "body": b"x"},
@@ -72,3 +72,22 @@ async def test_extensions_pass() -> None:
     exchange = await request(ForgeMiddleware(app, forge=forge))
     assert without_ours(exchange.sent) == sent
     assert forge.duration.count == 1
+
+
+async def test_excluded_requests() -> None:
+    """An excluded request has no span, no sample and no added headers."""
+    forge = InMemoryForge()
+    exchange = await request(serving(plain, forge, exclude=lambda scope: scope["path"] == "/"))
+    assert set(exchange.headers) == {"content-length", "content-type"}
+    assert forge.spans == []
+
+
+async def test_unknown_scopes_pass() -> None:
+    """Scopes other than HTTP, WebSocket and lifespan are forwarded."""
+    passed: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        passed.append(scope["type"])
+
+    await ForgeMiddleware(app, forge=InMemoryForge())({"type": "mqtt"}, None, None)  # type: ignore[arg-type]
+    assert passed == ["mqtt"]

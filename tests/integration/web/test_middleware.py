@@ -1,4 +1,4 @@
-"""The same under a real server, over real sockets."""
+"""The middleware under uvicorn, over real sockets."""
 
 import asyncio
 import socket
@@ -21,7 +21,7 @@ MEGABYTE = b"x" * 2**20
 
 @asynccontextmanager
 async def serving(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve `app` on a free port; the address without a scheme."""
+    """Serve `app` on a free port and yield its address without a scheme."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -36,7 +36,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
 async def test_requests(build: Build) -> None:
-    """Opened before the first request, one span for each, closed after the last."""
+    """The forge is open before the first request and closed after the last, and each request has one span."""
     forge = InMemoryForge()
     async with serving(build(forge)) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
         assert forge.entered >= 1
@@ -45,13 +45,13 @@ async def test_requests(build: Build) -> None:
         assert (await client.get("/livez")).json() == {"status": "pass"}
     assert forge.entered == 0
     names = [span.name for span in forge.spans if span.kind.name == "SERVER"]
-    # FastAPI's own telemetry stands outside us and sees our probe too.
+    # FastAPI's own telemetry is outside the middleware, so it traces /livez as well.
     assert [name.startswith(("GET /items/{item", "GET /stream")) for name in names[:2]] == [True, True]
     assert forge.active == 0
 
 
 async def test_metrics_from_this_machine() -> None:
-    """A local curl works at once; through a proxy it wants the token."""
+    """A local request needs no token; a request through a proxy does."""
     forge = InMemoryForge(admin_token=TOKEN)
     async with serving(starlette_added(forge)) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
         assert (await client.get("/metrics")).status_code == 200
@@ -60,7 +60,7 @@ async def test_metrics_from_this_machine() -> None:
 
 @pytest.mark.parametrize("build", [starlette_added, fastapi_native], ids=lambda build: build.__name__)
 async def test_fifty_megabytes(build: Build) -> None:
-    """A body that is too large gets its 413, declared or not, and the service goes on."""
+    """A body over the limit gets a 413, and the service continues."""
     forge = InMemoryForge()
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -76,7 +76,7 @@ async def test_fifty_megabytes(build: Build) -> None:
 
 
 async def test_websocket() -> None:
-    """A real handshake, a message and a close are one span."""
+    """A handshake, a message and a close are one span."""
     forge = InMemoryForge()
     async with serving(starlette_added(forge)) as address:
         async with connect(f"ws://{address}/rooms/7") as client:
@@ -88,7 +88,7 @@ async def test_websocket() -> None:
 
 
 async def test_a_forge_that_cannot_open_ends_the_server() -> None:
-    """The server stops with an error instead of serving half a system."""
+    """The server exits with an error."""
     forge = InMemoryForge(open_error=ConfigurationError(["cache_url is odd"]))
     server = uvicorn.Server(uvicorn.Config(starlette_added(forge), port=0, log_level="critical"))
     with pytest.raises(SystemExit) as caught:
