@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 from forge_otel._internal.ids import new_id
 from forge_otel.context import Generation, current_generation
@@ -19,8 +19,6 @@ __all__ = ["Make", "Precomputed", "precompute"]
 
 Make = Callable[[str, Mapping[str, Any]], Awaitable[Adapted]]
 """``async def make(pattern_id, tokens) -> Adapted``"""
-
-_BAR: Final = 30
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,7 +92,6 @@ async def precompute(
     async with asyncio.TaskGroup() as group:
         for call in missing:
             group.create_task(_make_one(patterns, pattern_id, call, make, slots=slots, progress=progress))
-    progress.end()
     return result
 
 
@@ -132,7 +129,7 @@ async def _never() -> GenerationResult:
 
 
 class _Progress:
-    """Writes the estimate and a progress bar on one line."""
+    """Writes the estimate, and a line for each pattern that is done."""
 
     def __init__(self, out: TextIO, result: Precomputed, *, total: int) -> None:
         self._out = out
@@ -158,12 +155,7 @@ class _Progress:
         else:
             result.failed.append(failure)
         done = result.made + len(result.failed)
-        bar = "#" * (done * _BAR // max(1, self._total))
-        self._write(f"\r[{bar:<{_BAR}}] {done}/{self._total}  ${result.spent_usd:.2f}  {len(result.failed)} failed")
-
-    def end(self) -> None:
-        if self._total:
-            self._write("\n")
+        self._write(f"{done}/{self._total}  ${result.spent_usd:.2f}  {len(result.failed)} failed\n")
 
     def _write(self, text: str) -> None:
         self._out.write(text)
