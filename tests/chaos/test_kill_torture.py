@@ -27,8 +27,7 @@ from tests.chaos.rows import ROWS
 from tests.chaos.site import BODY, ForkServer, Row, Site, StandIns, running_site, until
 from tests.servers import RedisServer
 
-from forge_otel.database.writing.aggregates import CACHE_STAT_COLUMNS, AggregateRows
-from forge_otel.database.writing.rollups import ROLLUP_COLUMNS
+from forge_otel.database.writing.aggregates import CACHE_STAT_COLUMNS, ROLLUP_COLUMNS, AggregateRows
 from forge_otel.database.writing.row_mapping import MappedRows
 from forge_otel.keys import artifact_key
 from forge_otel.sinks.s3 import options as s3_options

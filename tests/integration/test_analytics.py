@@ -16,8 +16,8 @@ from forge_otel.database.analytics import partial_hours
 from forge_otel.database.analytics import queries as analytics
 from forge_otel.database.analytics.queries import Range
 from forge_otel.database.analytics.time_ranges import histogram_query, rollup_query
-from forge_otel.database.facets import DAY, HOUR
 from forge_otel.database.models import Base
+from forge_otel.database.rollups import DAY, HOUR
 from forge_otel.errors import BadRequest
 from forge_otel.sinks.sql import SqlSink
 from forge_otel.types import Cost, Record

@@ -22,9 +22,9 @@ from tests.unit.sinks.builders import ListSink, eventually, record
 from forge_otel.database import TABLES, VERSION_TABLE, include_object
 from forge_otel.database.analytics.queries import Latency, Range, summary
 from forge_otel.database.engine import create_engine
-from forge_otel.database.histogram import RELATIVE_ERROR
 from forge_otel.database.migrate import current, migrate
 from forge_otel.database.models import Base, NanoUsd
+from forge_otel.database.rollups import RELATIVE_ERROR
 from forge_otel.errors import NotOpen, Rejected
 from forge_otel.outbox.outbox import Outbox
 from forge_otel.sinks.sql import SqlSink, open_url

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from forge_otel.database.engine import create_engine
 from forge_otel.database.migrate import current, migrate
 from forge_otel.database.models import Base
-from forge_otel.database.writing.rollups import ROLLUP_COLUMNS, ROLLUP_KEYS
+from forge_otel.database.writing.aggregates import ROLLUP_COLUMNS, ROLLUP_KEYS
 from forge_otel.database.writing.writer import write
 from forge_otel.types import Cost, Record, Step, Usage
 

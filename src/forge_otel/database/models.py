@@ -140,7 +140,7 @@ class CacheStatRow(Base, table=True):
 
 
 class RollupRow(Base, table=True):
-    """Sum over an hour or a day, for the analytics; `forge_otel.database.facets` defines the facets."""
+    """Sum over an hour or a day, for the analytics; `forge_otel.database.rollups` defines the facets."""
 
     __tablename__ = "rollups"
     # Read in ranges of its key, and therefore stored in that order.

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from forge_otel._internal.file_lock import try_lock
 from forge_otel._internal.periodic import Periodic
-from forge_otel.database.facets import DAY, FACETS, HOUR
 from forge_otel.database.models import Base
+from forge_otel.database.rollups import DAY, FACETS, HOUR
 from forge_otel.errors import needs
 
 with needs("sql"):

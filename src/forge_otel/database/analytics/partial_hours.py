@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
-from forge_otel.database.facets import MAX_NAME_CHARS, layer_requests
-from forge_otel.database.histogram import bucket_of
 from forge_otel.database.models import Base
+from forge_otel.database.rollups import MAX_NAME_CHARS, bucket_of, layer_requests
 from forge_otel.errors import needs
 
 with needs("sql"):

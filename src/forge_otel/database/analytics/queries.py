@@ -1,7 +1,7 @@
 """Analytics queries over a half-open range [start, end) in UTC, with typed results.
 
 Counts and money are exact. Percentiles are nearest-rank over buckets and within 5 %
-(`forge_otel.database.histogram`). The queries read sums by day and hour, so their time does not grow with the number of
+(`forge_otel.database.rollups`). The queries read sums by day and hour, so their time does not grow with the number of
 generations.
 """
 
@@ -21,8 +21,7 @@ from forge_otel.database.analytics.time_ranges import (
     histograms,
     read,
 )
-from forge_otel.database.facets import DAY, HOUR
-from forge_otel.database.histogram import percentile
+from forge_otel.database.rollups import DAY, HOUR, percentile
 from forge_otel.errors import BadRequest, needs
 
 with needs("sql"):

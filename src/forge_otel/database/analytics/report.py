@@ -22,7 +22,7 @@ from forge_otel.database.analytics.queries import (
     SeriesPoint,
     Summary,
 )
-from forge_otel.database.facets import DAY, HOUR
+from forge_otel.database.rollups import DAY, HOUR
 from forge_otel.errors import BadRequest, needs
 
 with needs("sql"):

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from forge_otel.database.analytics.partial_hours import Counted, count
-from forge_otel.database.facets import ALL_TYPES, DAY, HOUR
 from forge_otel.database.models import Base
+from forge_otel.database.rollups import ALL_TYPES, DAY, HOUR
 from forge_otel.errors import BadRequest, needs
 
 with needs("sql"):
@@ -138,7 +138,7 @@ async def read(
     Args:
         connection: of our database.
         requested: the range.
-        facets: as in `forge_otel.database.facets`.
+        facets: as in `forge_otel.database.rollups`.
         keys: columns to group by.
         types: the component types, from `component_types`, where `component_type` is among the keys.
         largest: maximum span in hours of the rollups to read, where `start` is among the keys.

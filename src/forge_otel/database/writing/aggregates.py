@@ -1,20 +1,42 @@
-"""Aggregate rows that a batch adds to: `cache_stats` here, `rollups` in `forge_otel.database.writing.rollups`."""
+"""Aggregate rows: the sums that a batch of generations adds to `cache_stats` and `rollups`.
 
-from collections.abc import Iterable, Sequence
+`forge_otel.database.rollups` defines what a row of `rollups` holds.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
 import orjson
 
-from forge_otel.database.facets import layer_requests
-from forge_otel.database.writing.rollups import ROLLUP_COLUMNS, ROLLUP_KEYS, rollup_rows
+from forge_otel.database.rollups import (
+    ALL_TYPES,
+    DAY,
+    HOUR,
+    MAX_NAME_CHARS,
+    UNKNOWN_TYPE,
+    bucket_of,
+    layer_requests,
+)
 from forge_otel.database.writing.row_mapping import MappedRows, Row, picked
 
-__all__ = ["CACHE_STAT_COLUMNS", "SUMS", "AggregateRows", "add_statement", "cache_stat_rows"]
+__all__ = [
+    "CACHE_STAT_COLUMNS",
+    "ROLLUP_COLUMNS",
+    "ROLLUP_KEYS",
+    "SUMS",
+    "AggregateRows",
+    "add_statement",
+    "cache_stat_rows",
+    "rollup_rows",
+]
 
 _CACHE_STAT_KEYS: Final = ("minute", "layer", "component_type")
 CACHE_STAT_COLUMNS: Final = (*_CACHE_STAT_KEYS, "requests", "hits", "saved_nano_usd")
+
+ROLLUP_KEYS: Final = ("hours", "facet", "component_type", "start", "name", "bucket")
+ROLLUP_COLUMNS: Final = (*ROLLUP_KEYS, "count", "hits", "cost_nano_usd", "saved_nano_usd")
 
 SUMS: Final = (
     ("cache_stats", CACHE_STAT_COLUMNS, len(_CACHE_STAT_KEYS)),
@@ -22,7 +44,17 @@ SUMS: Final = (
 )
 """Table, columns, and the number of leading columns that form its key; the remaining columns are sums."""
 
-_COUNTED: Final = picked("created_at", "component_type", "source", "misses", "saved_nano_usd")
+_MINUTE_S: Final = 60
+_HOUR_S: Final = 3600
+_LOOKED_UP: Final = picked("created_at", "component_type", "source", "misses", "saved_nano_usd")
+_ROLLED_UP: Final = picked(
+    *("created_at", "duration_s", "outcome", "source", "component_type", "error_type"),
+    *("cost_nano_usd", "saved_nano_usd"),
+)
+
+# Facet, component type, hour or day since 1970, name, bucket.
+_Key = tuple[str, str, int, str, int]
+_Sums = dict[_Key, list[int]]
 
 
 class AggregateRows:
@@ -52,8 +84,8 @@ def cache_stat_rows(rows: Iterable[Row]) -> list[Row]:
         rows: of `generations`.
     """
     sums: dict[tuple[int, str, str], list[int]] = {}
-    for created_at, component_type, source, misses, saved in map(_COUNTED, rows):
-        minute = int(created_at.timestamp()) // 60
+    for created_at, component_type, source, misses, saved in map(_LOOKED_UP, rows):
+        minute = int(created_at.timestamp()) // _MINUTE_S
         for layer, is_hit in _parsed_layer_requests(misses, source):
             key = (minute, layer, component_type)
             row = sums.get(key)
@@ -65,7 +97,7 @@ def cache_stat_rows(rows: Iterable[Row]) -> list[Row]:
                 row[2] += saved
     # Two writers lock the rows in the same order, and cannot deadlock.
     return [
-        (datetime.fromtimestamp(60 * minute, UTC), layer, component_type, *sums[minute, layer, component_type])
+        (datetime.fromtimestamp(_MINUTE_S * minute, UTC), layer, component_type, *sums[minute, layer, component_type])
         for minute, layer, component_type in sorted(sums)
     ]
 
@@ -74,3 +106,54 @@ def cache_stat_rows(rows: Iterable[Row]) -> list[Row]:
 def _parsed_layer_requests(misses: str, source: str) -> tuple[tuple[str, bool], ...]:
     # Cached by the JSON text, because most batches repeat the same few combinations.
     return tuple(layer_requests(orjson.loads(misses), source).items())
+
+
+def rollup_rows(batch: MappedRows, cache_stats: Sequence[Row]) -> list[Row]:
+    """Return the rows that a batch adds to `rollups`, sorted by key.
+
+    Args:
+        batch: the generations.
+        cache_stats: the rows that they add to `cache_stats`.
+    """
+    hours: _Sums = {}
+    for row, costs in zip(batch.rows, batch.costs, strict=True):
+        _count(hours, row, costs)
+    for minute, layer, kind, requests, hits, saved in cache_stats:
+        key = ("layers", kind or UNKNOWN_TYPE, int(minute.timestamp()) // _HOUR_S, layer[:MAX_NAME_CHARS], 0)
+        _add(hours, key, requests, hits, 0, saved)
+    for (facet, _, *rest), values in [*hours.items()]:
+        _add(hours, (facet, ALL_TYPES, *rest), *values)  # type: ignore[arg-type]
+    days: _Sums = {}
+    for (facet, kind, hour, *rest), values in hours.items():
+        _add(days, (facet, kind, hour // DAY, *rest), *values)  # type: ignore[arg-type]
+    return [*_rollups(HOUR, hours), *_rollups(DAY, days)]
+
+
+def _count(sums: _Sums, row: Row, costs: Sequence[Row]) -> None:
+    created_at, duration_s, outcome, source, component_type, error_type, cost, saved = _ROLLED_UP(row)
+    hour, kind = int(created_at.timestamp()) // _HOUR_S, component_type or UNKNOWN_TYPE
+    is_ok = outcome == "ok"
+    _add(sums, ("answers", kind, hour, source, int(is_ok)), 1, 0, cost, saved)
+    if is_ok:
+        _add(sums, ("latency", kind, hour, source, bucket_of(duration_s)), 1, 0, 0, 0)
+    else:
+        _add(sums, ("errors", kind, hour, (error_type or outcome)[:MAX_NAME_CHARS], 0), 1, 0, 0, 0)
+    for _, _, api, *_, amount in costs:
+        _add(sums, ("costs", kind, hour, api[:MAX_NAME_CHARS], int(amount is None)), 1, 0, amount or 0, 0)
+
+
+def _add(sums: _Sums, key: _Key, count: int, hits: int, cost: int, saved: int) -> None:  # noqa: PLR0917 - hot
+    found = sums.get(key)
+    if found is None:
+        sums[key] = [count, hits, cost, saved]
+        return
+    found[0] += count
+    found[1] += hits
+    found[2] += cost
+    found[3] += saved
+
+
+def _rollups(hours: int, sums: _Sums) -> Iterator[Row]:
+    for key in sorted(sums):
+        facet, kind, number, *rest = key
+        yield hours, facet, kind, datetime.fromtimestamp(number * hours * _HOUR_S, UTC), *rest, *sums[key]

@@ -13,8 +13,7 @@ import orjson
 
 from forge_otel.database.errors import is_data_error
 from forge_otel.database.writing import postgres
-from forge_otel.database.writing.aggregates import CACHE_STAT_COLUMNS, SUMS, AggregateRows, add_statement
-from forge_otel.database.writing.rollups import ROLLUP_KEYS
+from forge_otel.database.writing.aggregates import CACHE_STAT_COLUMNS, ROLLUP_KEYS, SUMS, AggregateRows, add_statement
 from forge_otel.database.writing.row_mapping import COST_COLUMNS, GENERATION_COLUMNS, MappedRows, Row
 from forge_otel.errors import needs
 from forge_otel.types import Record

@@ -1,4 +1,4 @@
-"""The latency histogram."""
+"""Definitions of the rollups: layer requests, and the latency histogram."""
 
 import math
 import random
@@ -6,7 +6,23 @@ from collections import Counter
 
 import pytest
 
-from forge_otel.database.histogram import RELATIVE_ERROR, bucket_of, percentile
+from forge_otel.database.rollups import RELATIVE_ERROR, bucket_of, layer_requests, percentile
+
+
+@pytest.mark.parametrize(
+    ("misses", "source", "requests"),
+    [
+        (["L1", "L2"], "L4", {"L1": False, "L2": False}),
+        (["L1"], "L2", {"L1": False, "L2": True}),
+        ({}, "collapsed", {"collapsed": True}),
+        (["L1"], "", {"L1": False}),
+    ],
+)
+def test_the_answering_layer_is_a_hit_and_the_pipeline_is_no_layer(
+    misses: list[str], source: str, requests: dict[str, bool]
+) -> None:
+    """Each layer that missed is a request; L4 and generations without an answer add no hit."""
+    assert layer_requests(misses, source) == requests
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.95, 0.99])
