@@ -1,4 +1,4 @@
-"""An SQLite file that is damaged, removed or replaced while a service writes to it."""
+"""An SQLite file that is corrupted, deleted or replaced while a service writes to it."""
 
 import asyncio
 import random
@@ -12,14 +12,12 @@ import pytest
 from tests.unit.sinks.builders import eventually, record
 
 from forge_otel import Forge, Settings
-from forge_otel.database.errors import is_corruption
-from forge_otel.database.sqlite_file import SqliteFile
 from forge_otel.outbox.outbox import Outbox
 from forge_otel.sinks.sql import SqlSink
 
 
 def stored(path: Path) -> set[str]:
-    """The generations in a file."""
+    """Ids of the generations in a file."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         return {id_ for (id_,) in database.execute("SELECT id FROM generations")}
 
@@ -35,8 +33,8 @@ def overwrite(path: Path, *, start: int = 0) -> None:
                 content.write(noise.randbytes(max(0, file.stat().st_size - start)))
 
 
-async def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
-    """A new file takes what waits, the old one is kept."""
+async def test_a_corrupted_file_is_replaced(tmp_path: Path) -> None:
+    """The queued records are written to a new file, and the old file is renamed."""
     path = tmp_path / "forge.db"
     sink = SqlSink(f"sqlite+aiosqlite:///{path}")
     async with Outbox([sink], directory=tmp_path / "box", max_bytes=2**26, shutdown_timeout_s=5) as box:
@@ -53,14 +51,14 @@ async def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     assert len(sink.damaged_files) == 1
     assert sink.damaged_files[0].name.startswith("forge.db.corrupt-")
     assert sink.damaged_files[0].exists()
-    # What went to the old file before the damage was noticed is lost with it; nothing that waited is.
+    # Records in the old file are lost with it; queued records are not.
     assert stored(path) <= {item.id for item in later}
     assert later[-1].id in stored(path)
 
 
 @pytest.mark.parametrize("start", [0, 4096])
-async def test_a_service_starts_beside_a_damaged_file(tmp_path: Path, start: int) -> None:
-    """Whether its header is damaged or only what comes after."""
+async def test_a_service_starts_with_a_corrupted_file(tmp_path: Path, start: int) -> None:
+    """With a corrupted header, and with corruption after the first page."""
     path = tmp_path / "forge.db"
     async with SqlSink(f"sqlite+aiosqlite:///{path}") as sink:
         await sink.deliver([record()])
@@ -74,8 +72,8 @@ async def test_a_service_starts_beside_a_damaged_file(tmp_path: Path, start: int
     assert sink.damaged_files[0].stat().st_size == size_bytes
 
 
-async def test_a_file_that_was_removed_is_made_anew(tmp_path: Path) -> None:
-    """The next batch is in a new file, and not in one that nobody can see any more."""
+async def test_a_deleted_file_is_created_again(tmp_path: Path) -> None:
+    """The next batch is written to a file at the path, not to the deleted one."""
     path = tmp_path / "forge.db"
     async with SqlSink(f"sqlite+aiosqlite:///{path}") as sink:
         await sink.deliver([record()])
@@ -89,8 +87,8 @@ async def test_a_file_that_was_removed_is_made_anew(tmp_path: Path) -> None:
     assert sink.damaged_files == []
 
 
-async def test_two_workers_set_one_file_aside_once(tmp_path: Path) -> None:
-    """Whoever comes second finds a good file, and leaves it."""
+async def test_two_workers_rename_a_file_once(tmp_path: Path) -> None:
+    """The second worker finds the new file and keeps it."""
     path = tmp_path / "forge.db"
     url = f"sqlite+aiosqlite:///{path}"
     async with SqlSink(url) as one, SqlSink(url) as other:
@@ -105,7 +103,7 @@ async def test_two_workers_set_one_file_aside_once(tmp_path: Path) -> None:
 
 
 async def test_health_names_the_file(tmp_path: Path) -> None:
-    """An operator finds out where the old file is."""
+    """The health report names the renamed file."""
     path = tmp_path / "forge.db"
     path.write_bytes(b"no database" * 100)
     settings = Settings(database_url=f"sqlite+aiosqlite:///{path}", outbox_dir=str(tmp_path / "box"), archive_url=None)
@@ -115,19 +113,8 @@ async def test_health_names_the_file(tmp_path: Path) -> None:
     assert "forge.db.corrupt-" in check["output"]
 
 
-def test_only_damage_is_damage(tmp_path: Path) -> None:
-    """A lock, a missing table or a full disk is no reason to put a file away."""
-    with closing(sqlite3.connect(tmp_path / "x.db")) as database, pytest.raises(sqlite3.OperationalError) as missing:
-        database.execute("SELECT * FROM nothing")
-    assert not is_corruption(missing.value)
-    assert not is_corruption(OSError("no"))
-    assert not is_corruption(None)
-    file = SqliteFile(tmp_path / "none.db")
-    assert not file.is_current()
-
-
 def stored_elsewhere(path: Path) -> set[str]:
-    """The generations that another process sees, which leaves the database after its look."""
+    """Ids of the generations that another process reads before it closes the database."""
     program = (
         "import sqlite3, sys; database = sqlite3.connect(sys.argv[1]); "
         "print(*(row[0] for row in database.execute('SELECT id FROM generations'))); database.close()"
@@ -136,8 +123,8 @@ def stored_elsewhere(path: Path) -> set[str]:
     return set(answer.stdout.split())
 
 
-async def test_another_process_that_looks_in_takes_nothing_away(tmp_path: Path) -> None:
-    """Somebody opens the database with a tool and closes it again; what is stored after that is there, too."""
+async def test_a_reader_that_closes_the_database_loses_nothing(tmp_path: Path) -> None:
+    """Records that are stored after another process has closed the database are visible to the next one."""
     path = tmp_path / "forge.db"
     items = [record() for _ in range(6)]
     async with SqlSink(f"sqlite+aiosqlite:///{path}") as sink:

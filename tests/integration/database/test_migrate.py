@@ -1,4 +1,4 @@
-"""Migrations of databases that hold something: from an older version's file, down and up again, beside a host's own."""
+"""Migrations of empty and filled databases, by one worker and by several, beside the tables of a host."""
 
 import asyncio
 import json
@@ -11,25 +11,112 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import DateTime, bindparam, select, text
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, DateTime, MetaData, bindparam, inspect, select, text
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from tests.integration.database.tables import GENERATIONS, rows
+from tests.unit.sinks.builders import record
 
+from forge_otel.database import TABLES, VERSION_TABLE, include_object
 from forge_otel.database.engine import create_engine
 from forge_otel.database.migrate import current, migrate
 from forge_otel.database.models import Base
 from forge_otel.database.writing.aggregates import ROLLUP_COLUMNS, ROLLUP_KEYS
 from forge_otel.database.writing.writer import write
+from forge_otel.sinks.sql import SqlSink
 from forge_otel.types import Cost, Record, Step, Usage
+
+
+async def test_migrations_go_up_down_and_up_with_data(url: str) -> None:
+    """A new database is migrated to the newest revision, to none, and back; a repeated migration keeps the rows."""
+    assert await current(url) is None
+    async with SqlSink(url) as sink:
+        await sink.deliver([record()])
+    head = await current(url)
+    assert head is not None
+    await migrate(url)
+    async with SqlSink(url) as sink:
+        assert len(await rows(sink.engine, GENERATIONS)) == 1
+    await migrate(url, "base")
+    assert await current(url) is None
+    await migrate(url)
+    await migrate(url, head)
+
+    async with SqlSink(url) as sink:
+        await sink.deliver([record()])
+        assert len(await rows(sink.engine, GENERATIONS)) == 1
+
+
+async def test_the_tables_are_those_of_the_models(url: str) -> None:
+    """Alembic finds no difference between the migrated database and the models."""
+    await migrate(url)
+
+    def differences(connection: Connection) -> list[Any]:
+        options = {"version_table": VERSION_TABLE, "compare_type": True}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata))
+
+    engine = create_engine(url)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+        assert set(await connection.run_sync(lambda sync: inspect(sync).get_table_names())) == TABLES
+    await engine.dispose()
+
+
+async def test_autogenerate_excludes_our_tables(url: str) -> None:
+    """With `include_object` the autogenerate of a host finds no difference."""
+    await migrate(url)
+
+    def differences(connection: Connection) -> list[Any]:
+        options = {"include_object": include_object}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), MetaData()))
+
+    engine = create_engine(url)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
+
+
+async def test_four_workers_migrate_concurrently(url: str) -> None:
+    """Four processes that start together all succeed."""
+    code = "import asyncio, sys; from forge_otel.database.migrate import migrate; asyncio.run(migrate(sys.argv[1]))"
+    workers = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        for _ in range(4)
+    ]
+    outputs = [(await worker.communicate())[0].decode() for worker in workers]
+
+    assert outputs == [""] * 4
+    assert [worker.returncode for worker in workers] == [0] * 4
+    assert await current(url) is not None
+
+
+async def test_a_failed_migration_is_rolled_back(url: str) -> None:
+    """A migration that fails creates no table."""
+    engine = create_engine(url)
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE cache_stats (id INTEGER)"))
+    with pytest.raises(SQLAlchemyError):
+        await migrate(url)
+
+    async with engine.connect() as connection:
+        assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == ["cache_stats"]
+    await engine.dispose()
+
 
 OLD_FILE = Path(__file__).parent / "data" / "forge-0001.db"
 """Written by the version whose last revision was 0001: 60 generations within eight hours around midnight."""
-TABLES = ("generations", "costs", "cache_stats")
+
+FIRST_TABLES = ("generations", "costs", "cache_stats")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 async def old_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of a database that an older version has left."""
+    """URL of a database of an older version."""
     if request.param == "sqlite":
         shutil.copy(OLD_FILE, tmp_path / "forge.db")
         return f"sqlite+aiosqlite:///{tmp_path}/forge.db"
@@ -44,7 +131,7 @@ async def copied(engine: AsyncEngine) -> None:
     with sqlite3.connect(OLD_FILE) as old:
         old.row_factory = sqlite3.Row
         async with engine.begin() as connection:
-            for table in TABLES:
+            for table in FIRST_TABLES:
                 rows = [dict(row) for row in old.execute(f"SELECT * FROM {table}")]
                 columns = Base.metadata.tables[table].columns
                 names = list(rows[0])
@@ -62,7 +149,7 @@ async def copied(engine: AsyncEngine) -> None:
 
 
 def converted(row: dict[str, Any], moments: Iterable[str], jsons: Iterable[str]) -> dict[str, Any]:
-    """Give SQLite's texts the types that PostgreSQL wants."""
+    """Convert the texts of SQLite to the types of PostgreSQL."""
     return (
         row
         | {name: datetime.fromisoformat(row[name]).replace(tzinfo=UTC) for name in moments}
@@ -71,15 +158,15 @@ def converted(row: dict[str, Any], moments: Iterable[str], jsons: Iterable[str])
 
 
 async def content(engine: AsyncEngine, table: str, *, without: str = "") -> list[tuple[Any, ...]]:
-    """All rows of a table in the order of its key, without one column."""
+    """All rows of a table, sorted by primary key, without one column."""
     found = Base.metadata.tables[table]
     columns = [column for column in found.columns if column.name != without]
     async with engine.connect() as connection:
         return [tuple(row) for row in await connection.execute(select(*columns).order_by(*found.primary_key.columns))]
 
 
-async def test_an_older_versions_database_gets_its_sums(old_url: str, tmp_path: Path) -> None:
-    """After the upgrade the sums are those that this version would have written with the same generations."""
+async def test_rollups_are_filled_from_stored_generations(old_url: str, tmp_path: Path) -> None:
+    """After the upgrade the rollups equal those that this version writes with the same generations."""
     await migrate(old_url)
     engine = create_engine(old_url)
     generations, costs, sums = [await content(engine, table) for table in ("generations", "costs", "rollups")]
@@ -100,7 +187,7 @@ async def test_an_older_versions_database_gets_its_sums(old_url: str, tmp_path: 
 
 
 def as_record(row: dict[str, Any], costs: list[tuple[Any, ...]]) -> Record:
-    """Make the record of a row again."""
+    """Rebuild the record of a row."""
     names = Base.metadata.tables["costs"].columns.keys()
     own = [found for cost in costs if (found := dict(zip(names, cost, strict=True)))["generation_id"] == row["id"]]
     return Record(
@@ -122,25 +209,25 @@ def as_record(row: dict[str, Any], costs: list[tuple[Any, ...]]) -> Record:
 
 
 async def test_every_revision_goes_down_and_up_with_data(old_url: str) -> None:
-    """The rows of the first tables survive both ways, and the sums come again as they were."""
+    """The rows of the first tables survive both ways, and the rollups are rebuilt."""
     engine = create_engine(old_url)
     await migrate(old_url)
-    before = {table: await content(engine, table) for table in (*TABLES, "rollups")}
-    old = {table: await content(engine, table, without="similarity") for table in TABLES}
+    before = {table: await content(engine, table) for table in (*FIRST_TABLES, "rollups")}
+    old = {table: await content(engine, table, without="similarity") for table in FIRST_TABLES}
     for revision in ("0002", "0001"):
         await migrate(old_url, revision)
         assert await current(old_url) == revision
-        assert {table: await content(engine, table, without="similarity") for table in TABLES} == old
+        assert {table: await content(engine, table, without="similarity") for table in FIRST_TABLES} == old
     await migrate(old_url)
 
-    assert {table: await content(engine, table) for table in (*TABLES, "rollups")} == before
+    assert {table: await content(engine, table) for table in (*FIRST_TABLES, "rollups")} == before
     await engine.dispose()
     assert before["rollups"][0][: len(ROLLUP_KEYS)]
 
 
 @pytest.mark.parametrize("with_helper", [True, False])
 async def test_a_hosts_own_autogenerate_leaves_our_tables(old_url: str, tmp_path: Path, with_helper: bool) -> None:
-    """A real project of a host: with the helper its revision has its own table only, without it drops ours."""
+    """A host's revision creates its own table only with `include_object`, and drops ours without it."""
     await migrate(old_url)
     host = tmp_path / "host"
     (host / "versions").mkdir(parents=True)
@@ -186,6 +273,7 @@ async def main():
 
 asyncio.run(main())
 """
+
 HOST_RUN = """
 from alembic import command
 from alembic.config import Config

@@ -1,4 +1,4 @@
-"""What is too old is deleted: in pieces, counted, by one worker, and with everything that belongs to it."""
+"""Retention on SQLite and PostgreSQL."""
 
 import asyncio
 from collections import Counter
@@ -23,7 +23,7 @@ MIDNIGHT = CUTOFF.replace(hour=0, minute=0)
 
 @pytest.fixture(params=["sqlite", "postgres"])
 async def sink(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlSink]:
-    """Forty generations that are too old, of three days; one of the cutoff's own day, one of today."""
+    """Forty expired generations of three days, one of the day of the cutoff, and one of today."""
     url = f"sqlite+aiosqlite:///{tmp_path}/forge.db"
     if request.param == "postgres":
         url = str(request.getfixturevalue("postgres_database"))
@@ -34,7 +34,7 @@ async def sink(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 async def counts(sink: SqlSink) -> dict[str, int]:
-    """Rows of each table; of the sums those that speak of generations."""
+    """Number of rows of each table; of `rollups` the counted generations."""
     found = {}
     async with sink.engine.connect() as connection:
         for name, table in Base.metadata.tables.items():
@@ -47,10 +47,8 @@ async def counts(sink: SqlSink) -> dict[str, int]:
     return found
 
 
-async def test_whole_days_are_deleted_with_all_that_belongs_to_them(
-    sink: SqlSink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Generations, costs, cache figures and sums; the day of the cutoff stays whole; a second time finds nothing."""
+async def test_whole_days_are_deleted_from_every_table(sink: SqlSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The day of the cutoff is kept, and a second run deletes nothing."""
     monkeypatch.setattr(retention, "_CHUNK", 7)
     deleted = await expire(sink.engine, CUTOFF)
 
@@ -60,26 +58,26 @@ async def test_whole_days_are_deleted_with_all_that_belongs_to_them(
 
 
 async def test_only_one_worker_deletes(sink: SqlSink) -> None:
-    """Whoever comes second finds the work taken, and does nothing; afterwards it is free again."""
+    """While the lock is held nothing is deleted."""
     async with retention._try_lock(sink.engine) as is_acquired:
         assert is_acquired
         assert not (await expire(sink.engine, CUTOFF)).total()
     assert (await expire(sink.engine, CUTOFF))["generations"] == 40
 
 
-async def test_several_at_once_delete_each_row_once(sink: SqlSink) -> None:
-    """The counts of all workers add up to what was there."""
+async def test_concurrent_workers_delete_each_row_once(sink: SqlSink) -> None:
+    """The counts of all workers add up to the number of rows."""
     async with SqlSink(sink.url) as other:
         found = await asyncio.gather(*(expire(one.engine, CUTOFF) for one in (sink, other, sink)))
     assert sum(one["generations"] for one in found) == 40
 
 
-async def test_it_goes_on_in_the_background_and_ends_when_told(sink: SqlSink) -> None:
-    """It deletes soon after the start, is counted on the way, and leaves no task behind."""
+async def test_the_deletion_repeats_until_it_is_stopped(sink: SqlSink) -> None:
+    """It starts soon, adds to the counter, and leaves no task behind."""
     deleted: Counter[str] = Counter()
     job = retention.retention(sink.engine, days=0.001, deleted=deleted, first_after_s=0.001, every_s=0.01)
     job.start()
-    # The clock of this machine is beyond all of them, but for those of its own day.
+    # All test records are older than the clock of this machine, except those of its own day.
     await eventually(lambda: deleted["generations"] >= 40)
     await sink.deliver([record(created_at=MIDNIGHT - timedelta(days=3))])
     before = deleted["generations"]
@@ -87,8 +85,8 @@ async def test_it_goes_on_in_the_background_and_ends_when_told(sink: SqlSink) ->
     await job.stop()
 
 
-async def test_the_sink_keeps_ninety_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the setting says reaches the job, and the sink tells what it deleted."""
+async def test_the_sink_passes_its_retention_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows older than the setting are deleted, and the sink counts them."""
     monkeypatch.setattr(_periodic.random, "uniform", lambda *_: 0)
     async with SqlSink(f"sqlite+aiosqlite:///{tmp_path}/forge.db") as before:
         await before.deliver([record(created_at=datetime.now(UTC) - timedelta(days=days)) for days in (89, 92, 100)])
