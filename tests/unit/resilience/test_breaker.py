@@ -1,4 +1,4 @@
-"""The breaker opens for a reason, lets one probe out, and is not moved by what says nothing about the service."""
+"""The breaker opens at its thresholds, admits one probe when half-open, and ignores neutral outcomes."""
 
 import gc
 
@@ -12,18 +12,18 @@ DOWN = ConnectionError("down")
 
 
 def breaker(**options: object) -> CircuitBreaker:
-    """A breaker whose open times have no jitter."""
+    """Return a breaker whose open times have no jitter."""
     return CircuitBreaker("svc", BreakerOptions(**options), rng=lambda: 0.5)  # type: ignore[arg-type]
 
 
 def fail(subject: CircuitBreaker, times: int, now_s: float = 0.0) -> None:
-    """So many calls, one after the other, that all fail."""
+    """Report consecutive failed calls."""
     for _ in range(times):
         subject.fail(subject.admit(now_s), DOWN, now_s, 0.0)
 
 
 def test_five_consecutive_failures_open_it_for_a_minute() -> None:
-    """The defaults; the rejection says how long to stay away."""
+    """The defaults; the rejection carries the remaining open time."""
     subject = breaker()
     fail(subject, 4)
     assert subject.state == "closed"
@@ -35,8 +35,8 @@ def test_five_consecutive_failures_open_it_for_a_minute() -> None:
     assert caught.value.retry_after_s == pytest.approx(40.0)
 
 
-def test_a_success_between_resets_the_count() -> None:
-    """Consecutive means consecutive."""
+def test_a_success_resets_the_failure_count() -> None:
+    """Only consecutive failures count."""
     subject = breaker()
     for _ in range(3):
         fail(subject, 4)
@@ -44,8 +44,8 @@ def test_a_success_between_resets_the_count() -> None:
     assert subject.state == "closed"
 
 
-def test_an_ignored_call_between_does_not() -> None:
-    """A caller's mistake or a cancelled call says nothing: purgatory takes it for a success."""
+def test_an_ignored_call_does_not_reset_the_failure_count() -> None:
+    """Cancelled calls and errors of the caller are neutral; purgatory takes them for successes."""
     subject = breaker()
     fail(subject, 4)
     subject.ignore(subject.admit(0.0))
@@ -54,7 +54,7 @@ def test_an_ignored_call_between_does_not() -> None:
 
 
 def test_four_failures_of_five_open_it_by_rate() -> None:
-    """Consecutive counting never sees them."""
+    """They are never five in a row."""
     subject = breaker()
     for _ in range(4):
         fail(subject, 4)
@@ -64,16 +64,16 @@ def test_four_failures_of_five_open_it_by_rate() -> None:
     assert subject.state == "open"
 
 
-def test_a_rate_means_nothing_below_the_least_number_of_calls() -> None:
-    """Nineteen calls of which ten failed, never two in a row."""
+def test_rates_are_not_evaluated_below_min_calls() -> None:
+    """Ten failures in nineteen calls, never two in a row."""
     subject = breaker()
     for number in range(19):
         fail(subject, 1) if number % 2 == 0 else subject.succeed(subject.admit(0.0), 0.0, 0.0)
     assert subject.state == "closed"
 
 
-def test_what_is_older_than_the_window_does_not_count() -> None:
-    """Failures of a minute ago do not add up with today's."""
+def test_calls_before_the_window_do_not_count() -> None:
+    """Failures of a minute ago do not add up with current ones."""
     subject = breaker()
     for number in range(38):
         now_s = 0.0 if number < 19 else 60.0
@@ -83,7 +83,7 @@ def test_what_is_older_than_the_window_does_not_count() -> None:
 
 
 def test_slow_calls_open_it() -> None:
-    """A service that answers too late is as good as down."""
+    """80 % slow calls have the effect of failures."""
     subject = breaker(slow_s=2.0)
     for _ in range(19):
         assert subject.succeed(subject.admit(0.0), 0.0, 2.0)
@@ -93,15 +93,15 @@ def test_slow_calls_open_it() -> None:
 
 
 def test_a_slow_probe_opens_it_again() -> None:
-    """Closing would only send twenty more slow calls out."""
+    """Otherwise twenty more slow calls would be needed."""
     subject = breaker(slow_s=2.0)
     fail(subject, 5)
     subject.succeed(subject.admit(60.0), 63.0, 3.0)
     assert subject.state == "open"
 
 
-def test_one_probe_and_no_more() -> None:
-    """Of 500 calls at half-open 499 are refused."""
+def test_half_open_admits_one_probe() -> None:
+    """Of 500 calls at half-open 499 are rejected."""
     subject = breaker()
     fail(subject, 5)
     probe = subject.admit(60.0)
@@ -113,8 +113,8 @@ def test_one_probe_and_no_more() -> None:
     assert subject.state == "closed"
 
 
-def test_a_probe_that_hangs_is_given_up_for_another() -> None:
-    """And has no say any more when it comes back after all."""
+def test_a_hanging_probe_is_replaced_after_its_lease() -> None:
+    """Its late result is only counted."""
     subject = breaker(probe_lease_s=30.0)
     fail(subject, 5)
     hung = subject.admit(60.0)
@@ -125,8 +125,8 @@ def test_a_probe_that_hangs_is_given_up_for_another() -> None:
     assert subject.state == "closed"
 
 
-def test_a_cancelled_probe_makes_room_for_the_next() -> None:
-    """At once, and without a verdict."""
+def test_a_cancelled_probe_is_replaced_at_once() -> None:
+    """It has no result."""
     subject = breaker()
     fail(subject, 5)
     subject.ignore(subject.admit(60.0))
@@ -135,8 +135,8 @@ def test_a_cancelled_probe_makes_room_for_the_next() -> None:
     assert subject.state == "closed"
 
 
-def test_results_of_calls_begun_before_the_change_are_ignored() -> None:
-    """A late failure does not open a recovered circuit, a late success does not close an open one."""
+def test_results_of_calls_admitted_before_a_state_change_are_only_counted() -> None:
+    """A late failure does not open a recovered circuit, and a late success does not close an open one."""
     subject = breaker(threshold=1)
     early_failure, early_success = subject.admit(0.0), subject.admit(0.0)
     fail(subject, 1)
@@ -148,7 +148,7 @@ def test_results_of_calls_begun_before_the_change_are_ignored() -> None:
 
 
 def test_a_late_success_does_not_close_a_half_open_circuit() -> None:
-    """Only the probe's does."""
+    """Only that of the probe does."""
     subject = breaker()
     early = subject.admit(0.0)
     fail(subject, 5)
@@ -158,7 +158,7 @@ def test_a_late_success_does_not_close_a_half_open_circuit() -> None:
 
 
 def test_open_time_doubles_with_each_failed_probe_up_to_ten_minutes() -> None:
-    """60, 120, 240, 480, 600, 600; and 60 again after a recovery."""
+    """60, 120, 240, 480, 600, 600 s; and 60 s again after a recovery."""
     subject = breaker()
     fail(subject, 5)
     now_s, waits = 0.0, []
@@ -175,14 +175,14 @@ def test_open_time_doubles_with_each_failed_probe_up_to_ten_minutes() -> None:
 
 @pytest.mark.parametrize(("drawn", "expected"), [(0.0, 54.0), (0.999999, 66.0)])
 def test_open_time_has_a_jitter_of_a_tenth(drawn: float, expected: float) -> None:
-    """So that all workers do not probe in the same moment."""
+    """So that workers do not probe at the same moment."""
     subject = CircuitBreaker("svc", rng=lambda: drawn)
     fail(subject, 5)
     assert subject.rejects_for_s(0.0) == pytest.approx(expected, rel=1e-4)
 
 
-def test_forced_open_refuses_and_forced_closed_never_does() -> None:
-    """An operator's word goes over what is counted."""
+def test_forced_open_rejects_and_forced_closed_never_does() -> None:
+    """The mode of an operator overrides the state."""
     subject = breaker(mode="forced_open")
     with pytest.raises(CircuitOpen):
         subject.admit(0.0)
@@ -194,8 +194,8 @@ def test_forced_open_refuses_and_forced_closed_never_does() -> None:
     assert subject.state == "open"
 
 
-def test_shadow_changes_state_and_refuses_nothing() -> None:
-    """To see what a breaker would do before it may."""
+def test_shadow_changes_state_and_rejects_nothing() -> None:
+    """It shows when a breaker would open."""
     subject = breaker(mode="shadow")
     fail(subject, 5)
     assert subject.state == "open"
@@ -205,8 +205,8 @@ def test_shadow_changes_state_and_refuses_nothing() -> None:
     assert subject.state == "closed"
 
 
-def test_reset_closes_and_forgets() -> None:
-    """The next failure is the first again, and calls from before have no say."""
+def test_reset_closes_and_clears_the_counts() -> None:
+    """Results of earlier calls are only counted."""
     subject = breaker()
     before = subject.admit(0.0)
     fail(subject, 5)
@@ -216,7 +216,7 @@ def test_reset_closes_and_forgets() -> None:
     assert subject.state == "closed"
 
 
-def test_each_rejection_is_a_fresh_exception() -> None:
+def test_each_rejection_raises_a_new_exception() -> None:
     """purgatory raises one shared instance, which keeps the frames of all rejected requests."""
     subject = breaker(mode="forced_open")
     caught = []
@@ -228,7 +228,7 @@ def test_each_rejection_is_a_fresh_exception() -> None:
 
 
 def test_events_of_purgatory_do_not_accumulate() -> None:
-    """purgatory appends an event for each failure and each change; no message bus takes them here."""
+    """purgatory appends an event for each failure and each state change."""
     subject = breaker(threshold=1)
     for number in range(10):
         now_s = number * 1000.0
@@ -238,8 +238,8 @@ def test_events_of_purgatory_do_not_accumulate() -> None:
     assert not [found for found in gc.get_objects() if isinstance(found, Event)]
 
 
-def test_the_window_is_flat() -> None:
-    """A million calls over a day take what ten take."""
+def test_the_window_has_a_constant_size() -> None:
+    """100,000 calls over a day take the memory of ten."""
     window = SlidingWindow(30.0)
     for number in range(100_000):
         window.add(number * 0.864, number % 3 == 0, False)
@@ -249,7 +249,7 @@ def test_the_window_is_flat() -> None:
     assert window.totals(86_500.0) == (0, 0, 0)
 
 
-def test_bad_options_are_refused_with_every_fault() -> None:
+def test_invalid_options_are_rejected_with_every_fault() -> None:
     """purgatory takes a threshold of 0 for its default."""
     with pytest.raises(ConfigurationError) as caught:
         BreakerOptions(threshold=0, open_s=0, failure_rate=2, mode="half")  # type: ignore[arg-type]

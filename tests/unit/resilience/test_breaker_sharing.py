@@ -1,4 +1,4 @@
-"""Workers advise each other: a notice makes the first failure count, refuses nothing, and ends by itself."""
+"""Workers share hints: a hint makes the first failure count, rejects nothing, and expires."""
 
 import asyncio
 import gc
@@ -26,34 +26,34 @@ from forge_otel.types import Store
 ONCE = RetryOptions(attempts=1)
 SERVICE = "svc"
 OPEN_S = 60.0
-AT_ONCE_S = 0.5
+QUICK_S = 0.5
 
 
 @dataclass
 class Worker:
-    """What one process has: its guards and its board."""
+    """The guards of one process and their sharing."""
 
     guards: Guards
     sharing: BreakerSharing
 
     @property
     def state(self) -> str:
-        """Of the breaker."""
+        """State of the breaker."""
         return self.guards.get(SERVICE).admission.state().state
 
     @property
     def is_sensitized(self) -> bool:
-        """Whether the next failure would open the breaker."""
+        """Return whether the first failure opens the breaker."""
         return self.guards.get(SERVICE).admission.is_sensitized
 
     async def fail(self, times: int = 1) -> None:
-        """So many guarded calls that fail by themselves, each of which reached the service."""
+        """Make guarded calls that reach the service and fail."""
         for _ in range(times):
             with pytest.raises(ConnectionError):
                 await self.guards.get(SERVICE).call(_down)
 
     async def answer(self) -> str:
-        """One guarded call that is answered."""
+        """Make one guarded call that succeeds."""
         return await self.guards.get(SERVICE).call(_up)
 
 
@@ -66,7 +66,7 @@ async def _up() -> str:
 
 
 def worker(store: Store, clock: ManualClock | None = None, *, carrier: str = "") -> Worker:
-    """A worker whose rounds are made by hand, or at short intervals once its board is entered."""
+    """Return a worker; its rounds are run by hand, or every 20 ms inside `async with sharing`."""
     policies = {SERVICE: Policies(retry=ONCE, breaker=BreakerOptions(open_s=OPEN_S))}
     guards = Guards(policies=policies, rng=lambda: 0.5, clock=clock or SYSTEM_CLOCK)
     guards.get(SERVICE)
@@ -74,27 +74,27 @@ def worker(store: Store, clock: ManualClock | None = None, *, carrier: str = "")
 
 
 def workers(count: int) -> tuple[ManualClock, list[Worker]]:
-    """Workers on one store, all on one clock."""
+    """Return workers with a common store and clock."""
     clock = ManualClock()
     store = MemoryStore(clock=clock.now_s)
     return clock, [worker(store, clock) for _ in range(count)]
 
 
-async def rounds(*those: Worker) -> None:
-    """A round of each, in order."""
-    for one in those:
+async def rounds(*workers: Worker) -> None:
+    """Run one round of each worker, in order."""
+    for one in workers:
         await one.sharing.refresh()
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    """Wait for a condition, not for ever."""
+    """Wait for a condition for at most 10 s."""
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 class FaultyStore(MemoryStore):
-    """Fails on request, or hangs without letting itself be cancelled; counts what it is asked."""
+    """Fails on request, or hangs and ignores cancellation; records its reads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class FaultyStore(MemoryStore):
         self.hanging = 0
 
     async def get(self, keys: Sequence[str], /) -> list[bytes | None]:
-        """Fail, hang, or answer."""
+        """Fail, hang, or return the values."""
         self.gets.append(keys)
         await self._suffer()
         return await super().get(keys)
@@ -116,7 +116,7 @@ class FaultyStore(MemoryStore):
 
     @asynccontextmanager
     async def hangs(self) -> AsyncIterator[None]:
-        """Answer nothing inside the block."""
+        """Do not respond inside the block."""
         self.released = asyncio.Event()
         try:
             yield
@@ -143,20 +143,20 @@ class FaultyStore(MemoryStore):
             return
 
 
-class SayingStore(MemoryStore):
-    """Answers every read with the same."""
+class FixedStore(MemoryStore):
+    """Returns the same value for every read."""
 
-    def __init__(self, said: Callable[[int], object]) -> None:
+    def __init__(self, values: Callable[[int], object]) -> None:
         super().__init__()
-        self._said = said
+        self._values = values
 
     async def get(self, keys: Sequence[str], /) -> list[bytes | None]:
-        """Say it."""
-        return self._said(len(keys))  # type: ignore[return-value]
+        """Return the value."""
+        return self._values(len(keys))  # type: ignore[return-value]
 
 
-async def test_where_one_worker_has_given_up_the_others_first_failure_counts() -> None:
-    """Until it comes they answer: a notice by itself refuses nothing."""
+async def test_a_hint_lets_the_first_failure_open_the_breaker_of_a_peer() -> None:
+    """Until then its calls succeed: a hint rejects nothing."""
     _, (a, b) = workers(2)
     await a.fail(5)
     await rounds(a, b)
@@ -167,8 +167,8 @@ async def test_where_one_worker_has_given_up_the_others_first_failure_counts() -
         await b.answer()
 
 
-async def test_without_a_notice_five_failures_count() -> None:
-    """The board itself changes nothing."""
+async def test_without_a_hint_five_failures_open_the_breaker() -> None:
+    """Sharing itself changes nothing."""
     _, (a, b) = workers(2)
     await a.fail(4)
     await rounds(a, b)
@@ -178,8 +178,8 @@ async def test_without_a_notice_five_failures_count() -> None:
     assert b.state == "open"
 
 
-async def test_when_the_notice_has_ended_it_takes_five_again() -> None:
-    """As when the worker that wrote it is gone."""
+async def test_after_the_ttl_of_a_hint_five_failures_are_needed_again() -> None:
+    """As after the end of the worker that wrote it."""
     clock, (a, b) = workers(2)
     await a.fail(5)
     await rounds(a, b)
@@ -191,8 +191,8 @@ async def test_when_the_notice_has_ended_it_takes_five_again() -> None:
     assert b.state == "open"
 
 
-async def test_answers_neither_open_a_suspicious_breaker_nor_calm_it() -> None:
-    """It is suspicious for as long as the notice lives, whatever it sees itself."""
+async def test_successes_do_not_change_a_sensitized_breaker() -> None:
+    """It is sensitized for the TTL of the hint."""
     _, (a, b) = workers(2)
     await a.fail(5)
     await rounds(a, b)
@@ -203,8 +203,8 @@ async def test_answers_neither_open_a_suspicious_breaker_nor_calm_it() -> None:
     assert b.state == "open"
 
 
-async def test_a_notice_lives_while_the_breaker_refuses_calls() -> None:
-    """It is written anew before it ends, and no longer once nobody knows anything new."""
+async def test_a_hint_exists_while_the_breaker_rejects_calls() -> None:
+    """It is renewed before it expires, and not once the open time is over."""
     clock, (a, b) = workers(2)
     await a.fail(5)
     await rounds(a)
@@ -218,8 +218,8 @@ async def test_a_notice_lives_while_the_breaker_refuses_calls() -> None:
     assert not b.is_sensitized
 
 
-async def test_what_a_worker_was_told_it_does_not_tell() -> None:
-    """Or a service that fails now and then would keep all workers' breakers open among each other, for ever."""
+async def test_a_breaker_opened_by_a_hint_writes_none() -> None:
+    """Otherwise single failures would keep the breakers of all workers open."""
     clock, (a, b, c) = workers(3)
     await a.fail(5)
     await rounds(a, b)
@@ -232,8 +232,8 @@ async def test_what_a_worker_was_told_it_does_not_tell() -> None:
     assert c.state == "closed"
 
 
-async def test_a_failed_probe_of_such_a_worker_is_not_told_either() -> None:
-    """Nor is what follows it, until its breaker has closed."""
+async def test_a_failed_probe_of_such_a_breaker_writes_no_hint() -> None:
+    """Only after it has closed can it write one."""
     clock, (a, b, c) = workers(3)
     await a.fail(5)
     await rounds(a, b)
@@ -245,8 +245,8 @@ async def test_a_failed_probe_of_such_a_worker_is_not_told_either() -> None:
     assert not c.is_sensitized
 
 
-async def test_a_worker_that_was_told_may_find_out_for_itself_later() -> None:
-    """Once its breaker has closed, its own five failures are news."""
+async def test_a_breaker_opened_by_a_hint_may_write_one_after_it_closed() -> None:
+    """Its next five failures are its own."""
     clock, (a, b, c) = workers(3)
     await a.fail(5)
     await rounds(a, b)
@@ -260,8 +260,8 @@ async def test_a_worker_that_was_told_may_find_out_for_itself_later() -> None:
     assert c.is_sensitized
 
 
-async def test_a_breaker_that_would_have_opened_anyway_is_told() -> None:
-    """The fifth failure in a row is the worker's own knowledge, suspicious or not."""
+async def test_a_sensitized_breaker_that_reaches_its_threshold_writes_a_hint() -> None:
+    """The fifth consecutive failure would have opened it without a hint."""
     clock, (a, b, c) = workers(3)
     await b.fail(4)
     await a.fail(5)
@@ -273,8 +273,8 @@ async def test_a_breaker_that_would_have_opened_anyway_is_told() -> None:
     assert c.is_sensitized
 
 
-async def test_nobody_is_made_suspicious_by_itself() -> None:
-    """A breaker that an operator has just closed is as calm as a new one, though its own notice still lives."""
+async def test_a_workers_own_hint_does_not_sensitize_it() -> None:
+    """Its breaker was closed by an operator while the hint still exists."""
     _, (a,) = workers(1)
     await a.fail(5)
     await rounds(a)
@@ -284,8 +284,8 @@ async def test_nobody_is_made_suspicious_by_itself() -> None:
     assert a.state == "closed"
 
 
-async def test_of_two_that_have_given_up_each_hears_the_other_when_it_recovers() -> None:
-    """There is one notice a service; the worker whose own stands there sees the other's after its next round."""
+async def test_a_recovered_worker_sees_the_hint_of_its_peer() -> None:
+    """There is one hint for each service; the peer replaces it in its next round."""
     _, (a, b) = workers(2)
     await a.fail(5)
     await b.fail(5)
@@ -298,7 +298,7 @@ async def test_of_two_that_have_given_up_each_hears_the_other_when_it_recovers()
 
 
 @pytest.mark.parametrize("mode", ["forced_open", "forced_closed", "shadow"])
-async def test_what_an_operator_forces_is_for_his_worker_only(mode: Mode) -> None:
+async def test_a_forced_breaker_writes_no_hint(mode: Mode) -> None:
     """It says nothing about the service."""
     _, (a, b) = workers(2)
     await a.fail(5)
@@ -307,8 +307,8 @@ async def test_what_an_operator_forces_is_for_his_worker_only(mode: Mode) -> Non
     assert not b.is_sensitized
 
 
-async def test_nothing_is_told_about_the_service_that_carries_the_notices() -> None:
-    """Who can read that Redis is away has just been answered by it."""
+async def test_the_service_that_carries_the_hints_has_none() -> None:
+    """A worker that can read a hint has reached Redis."""
     store = MemoryStore()
     a, b = worker(store, carrier=SERVICE), worker(store)
     await a.fail(5)
@@ -316,8 +316,8 @@ async def test_nothing_is_told_about_the_service_that_carries_the_notices() -> N
     assert not b.is_sensitized
 
 
-async def test_one_read_sees_all_services() -> None:
-    """However many guards there are; and none is made where there is none."""
+async def test_one_read_covers_all_services() -> None:
+    """There is no read without guards."""
     store = FaultyStore()
     a = worker(store)
     for number in range(20):
@@ -329,7 +329,7 @@ async def test_one_read_sees_all_services() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "values",
     [
         lambda count: [b""] * count,
         lambda count: [b"\xff\x00\n" * 7] * count,
@@ -343,25 +343,25 @@ async def test_one_read_sees_all_services() -> None:
     ],
     ids=["empty", "garbage", "huge", "short", "long", "text", "one too many", "none", "nothing"],
 )
-async def test_a_store_may_say_anything(said: Callable[[int], object]) -> None:
-    """What is not a notice is none."""
-    a = worker(SayingStore(said))
+async def test_invalid_values_are_ignored(values: Callable[[int], object]) -> None:
+    """The store may return anything."""
+    a = worker(FixedStore(values))
     await rounds(a)
     assert not a.is_sensitized
     await a.fail(4)
     assert a.state == "closed"
 
 
-async def test_a_store_that_lies_can_fail_no_call() -> None:
-    """The worst that it can say is a notice for everybody."""
-    a = worker(SayingStore(lambda count: [b"0" * 32] * count))
+async def test_a_store_with_wrong_hints_fails_no_call() -> None:
+    """At worst every breaker is sensitized."""
+    a = worker(FixedStore(lambda count: [b"0" * 32] * count))
     await rounds(a)
     assert a.is_sensitized
     assert [await a.answer() for _ in range(100)] == ["answer"] * 100
 
 
-async def test_a_store_that_is_away_changes_nothing_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """One line when it goes, one when it is back, without what the driver said."""
+async def test_an_unavailable_store_changes_nothing_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One line at its start and one at its end, without the message of the driver."""
     caplog.set_level(logging.INFO)
     store = FaultyStore()
     a, b = worker(store), worker(store)
@@ -379,8 +379,8 @@ async def test_a_store_that_is_away_changes_nothing_and_is_logged_once(caplog: p
     assert "secret" not in caplog.text
 
 
-async def test_what_was_told_last_is_not_believed_for_ever() -> None:
-    """When the store goes away, suspicion ends after the life of a notice."""
+async def test_the_last_hints_expire_while_the_store_is_unavailable() -> None:
+    """After their TTL."""
     clock, store = ManualClock(), FaultyStore()
     a, b = worker(store, clock), worker(store, clock)
     await a.fail(5)
@@ -392,8 +392,8 @@ async def test_what_was_told_last_is_not_believed_for_ever() -> None:
     assert not b.is_sensitized
 
 
-async def test_a_silent_store_holds_up_nothing() -> None:
-    """Rounds end in time, what hangs is bounded, calls go on, and the board is back when the store is."""
+async def test_a_silent_store_delays_no_call() -> None:
+    """Rounds time out, hanging calls are bounded, and sharing resumes with the store."""
     store = FaultyStore()
     a, b = worker(store), worker(store)
     async with a.sharing, b.sharing:
@@ -402,41 +402,41 @@ async def test_a_silent_store_holds_up_nothing() -> None:
             await eventually(lambda: store.hanging == 8)
             started = time.monotonic()
             assert [await b.answer() for _ in range(100)] == ["answer"] * 100
-            assert time.monotonic() - started < AT_ONCE_S
+            assert time.monotonic() - started < QUICK_S
             assert store.hanging <= 8
         await eventually(lambda: b.is_sensitized)
 
 
-async def test_leaving_takes_no_time_even_then() -> None:
-    """The store's call ignores that it is cancelled; nobody waits for it."""
+async def test_a_silent_store_does_not_delay_the_end() -> None:
+    """The store call that ignores its cancellation is abandoned."""
     store = FaultyStore()
     a = worker(store)
     async with store.hangs():
         async with a.sharing:
             await eventually(lambda: store.hanging)
             started = time.monotonic()
-        assert time.monotonic() - started < AT_ONCE_S
+        assert time.monotonic() - started < QUICK_S
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "breaker sharing"]
 
 
 @pytest.mark.parametrize("fault", [ConnectionError(), asyncio.CancelledError(), TimeoutError(), RecursionError()])
-async def test_the_task_outlives_whatever_the_store_raises(fault: BaseException) -> None:
-    """Also a cancellation that was not its own."""
+async def test_the_task_survives_every_error_of_the_store(fault: BaseException) -> None:
+    """Also a cancellation of a task of the store."""
     store = FaultyStore()
     a, b = worker(store), worker(store)
     await a.fail(5)
     async with a.sharing, b.sharing:
         store.fault = fault
-        asked = len(store.gets)
-        await eventually(lambda: len(store.gets) > asked + 4)
+        reads = len(store.gets)
+        await eventually(lambda: len(store.gets) > reads + 4)
         store.fault = None
         await eventually(lambda: b.is_sensitized)
-    # An exception that nobody looked at would be reported now.
+    # asyncio would now report an exception that was never retrieved.
     gc.collect()
 
 
-async def test_a_board_that_is_cancelled_is_cancelled() -> None:
-    """As `asyncio.run` does with every task at its end."""
+async def test_a_round_can_be_cancelled() -> None:
+    """As `asyncio.run` cancels every task at its end."""
     store = FaultyStore()
     a = worker(store)
     async with store.hangs():
@@ -445,23 +445,23 @@ async def test_a_board_that_is_cancelled_is_cancelled() -> None:
                 await a.sharing.refresh()
 
 
-async def test_the_boards_rounds_do_not_belong_to_whoever_opened_it() -> None:
-    """The span and the deadline of a request that opens the process default are not theirs."""
-    opener = ContextVar("opener", default="nobody")
+async def test_rounds_do_not_inherit_the_context_of_their_opener() -> None:
+    """The span and the deadline of a request that opens the process default do not apply."""
+    opener = ContextVar("opener", default="none")
     seen = set[str]()
 
-    def said(count: int) -> object:
+    def values(count: int) -> object:
         seen.add(opener.get())
         return [None] * count
 
     opener.set("a request")
-    async with worker(SayingStore(said)).sharing:
+    async with worker(FixedStore(values)).sharing:
         await eventually(lambda: seen)
-    assert seen == {"nobody"}
+    assert seen == {"none"}
 
 
 async def test_it_can_be_opened_again() -> None:
-    """As a forge can."""
+    """As a Forge can."""
     store = MemoryStore()
     a, b = worker(store), worker(store)
     for _ in range(2):
@@ -472,8 +472,8 @@ async def test_it_can_be_opened_again() -> None:
         await eventually(lambda: b.is_sensitized)
 
 
-async def test_workers_that_were_forked_are_told_apart() -> None:
-    """Boards built before the fork would else take the notices of their siblings for their own."""
+async def test_forked_workers_have_different_ids() -> None:
+    """A copied id would make a worker take the hints of its siblings for its own."""
     store = MemoryStore()
     a, b = worker(store), worker(store)
     b.sharing._worker_id = a.sharing._worker_id
@@ -483,7 +483,7 @@ async def test_workers_that_were_forked_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(("interval_s", "timeout_s"), [(0.0, 1.0), (1.0, 0.0), (math.nan, 1.0)])
-def test_times_are_above_zero(interval_s: float, timeout_s: float) -> None:
-    """Anything else is a mistake."""
+def test_times_must_be_above_zero(interval_s: float, timeout_s: float) -> None:
+    """NaN is rejected too."""
     with pytest.raises(ConfigurationError):
         BreakerSharing(MemoryStore(), Guards(), interval_s=interval_s, timeout_s=timeout_s)

@@ -1,4 +1,4 @@
-"""Nobody gets more time than whoever waits for it has left."""
+"""A nested call never has more time than its outer call."""
 
 import asyncio
 import math
@@ -10,16 +10,16 @@ from forge_otel.resilience.deadline import DeadlineOptions, deadline, remaining_
 from forge_otel.testing.clock import ManualClock
 
 
-def test_without_a_deadline_there_is_all_the_time() -> None:
-    """Also after one."""
+def test_without_a_deadline_the_remaining_time_is_infinite() -> None:
+    """Also after one has ended."""
     assert remaining_s() == math.inf
     with deadline(1.0):
         pass
     assert remaining_s() == math.inf
 
 
-def test_an_inner_deadline_never_exceeds_the_rest_of_the_outer() -> None:
-    """And the outer one is back afterwards."""
+def test_an_inner_deadline_is_capped_by_the_outer_one() -> None:
+    """The outer one applies again after the block."""
     clock = ManualClock()
     with deadline(10.0, clock=clock):
         clock.advance(4.0)
@@ -32,8 +32,8 @@ def test_an_inner_deadline_never_exceeds_the_rest_of_the_outer() -> None:
         assert remaining_s(clock=clock) == 0.0
 
 
-async def test_tasks_share_it_until_the_call_is_over() -> None:
-    """A task that outlives the call that started it is free."""
+async def test_tasks_share_the_deadline_until_the_call_ends() -> None:
+    """A task that outlives the call is no longer limited."""
     clock, seen = ManualClock(), []
     is_over = asyncio.Event()
 
@@ -50,7 +50,7 @@ async def test_tasks_share_it_until_the_call_is_over() -> None:
     assert seen == [10.0, math.inf]
 
 
-def test_a_deadline_of_nothing_is_refused() -> None:
-    """None means no deadline elsewhere; here inf does."""
+def test_a_deadline_of_zero_is_rejected() -> None:
+    """inf means no deadline."""
     with pytest.raises(ConfigurationError):
         DeadlineOptions(total_s=0.0)

@@ -1,4 +1,4 @@
-"""What answers instead of a service that does not."""
+"""Fallbacks answer in place of a failed service."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -18,17 +18,17 @@ ONCE = Policies(retry=RetryOptions(attempts=1))
 
 
 async def down(key: str, *, version: int = 1) -> str:
-    """A service that does not answer."""
+    """A service that fails."""
     raise ConnectionError(f"{key} {version}")
 
 
 def cached(exc: Exception, key: str, *, version: int = 1) -> str:
-    """An answer from somewhere else."""
+    """A fallback with a cached answer."""
     return f"cached {key} {version}, because of {type(exc).__name__}"
 
 
 async def test_a_fallback_gets_the_error_and_the_arguments() -> None:
-    """The caller gets an answer, the generation and the listeners know where it is from."""
+    """The label is recorded on the generation and emitted to the listeners."""
     events: list[GuardEvent] = []
     generation = Generation(id="1", started_at=datetime.now(UTC), started_s=0.0)
     guard = Guard(
@@ -43,8 +43,8 @@ async def test_a_fallback_gets_the_error_and_the_arguments() -> None:
     assert (events[-1].kind, events[-1].detail) == ("fallback_used", "figma:cached")
 
 
-async def test_the_next_fallback_answers_where_one_fails() -> None:
-    """Async or not; only the one that answered is noted."""
+async def test_a_failed_fallback_passes_to_the_next_one() -> None:
+    """Sync or async."""
 
     async def other_model(exc: Exception, key: str) -> str:
         return f"other model for {key}"
@@ -56,8 +56,8 @@ async def test_the_next_fallback_answers_where_one_fails() -> None:
     assert await guard(down)("k") == "other model for k"
 
 
-async def test_where_none_answers_the_last_one_says_why() -> None:
-    """A clear 503 that says when to come back, with the client's own error behind it."""
+async def test_unavailable_raises_a_clear_503() -> None:
+    """It carries `Retry-After`; the error of the client is its cause."""
     guard = Guard("openai", ONCE, fallbacks=[unavailable("openai", retry_after_s=20.0)])
     with pytest.raises(ServiceUnavailable, match="'openai' is not available; try again in 20 s") as caught:
         await guard.call(down, "k")
@@ -65,8 +65,8 @@ async def test_where_none_answers_the_last_one_says_why() -> None:
     assert isinstance(caught.value.__cause__, ConnectionError)
 
 
-async def test_a_refusal_of_the_breaker_is_answered_too() -> None:
-    """With the breaker's own time to come back, where nothing else answers."""
+async def test_a_rejection_by_the_breaker_falls_back_too() -> None:
+    """`Retry-After` is the open time of the breaker."""
     guard = Guard("openai", ONCE, fallbacks=[unavailable("openai")])
     guard.admission.set_mode("forced_open")
     with pytest.raises(ServiceUnavailable) as caught:
@@ -76,8 +76,8 @@ async def test_a_refusal_of_the_breaker_is_answered_too() -> None:
 
 
 @pytest.mark.parametrize("exc", [BadRequest("no such file"), asyncio.CancelledError()])
-async def test_the_callers_own_mistakes_are_not_covered_up(exc: BaseException) -> None:
-    """Nor is a cancellation."""
+async def test_errors_of_the_caller_do_not_fall_back(exc: BaseException) -> None:
+    """Neither do cancellations."""
 
     async def wrong() -> None:
         raise exc
@@ -89,24 +89,24 @@ async def test_the_callers_own_mistakes_are_not_covered_up(exc: BaseException) -
         await Guard("figma", ONCE, fallbacks=[Fallback("x", never)]).call(wrong)
 
 
-async def test_cancelled_while_a_fallback_answers() -> None:
-    """The cancellation goes through to the caller."""
-    is_asked = asyncio.Event()
+async def test_a_cancellation_passes_through_a_running_fallback() -> None:
+    """The next fallback is not called."""
+    is_running = asyncio.Event()
 
     async def slow(exc: Exception, key: str) -> None:
-        is_asked.set()
+        is_running.set()
         await asyncio.sleep(60)
 
     guard = Guard("figma", ONCE, fallbacks=[Fallback("slow", slow), unavailable("figma")])
     task = asyncio.create_task(guard.call(down, "k"))
-    await is_asked.wait()
+    await is_running.wait()
     task.cancel()
     await asyncio.wait([task], timeout=1.0)
     assert task.cancelled()
 
 
-async def test_guards_of_one_service_may_fall_back_differently() -> None:
-    """And still share the breaker."""
+async def test_guards_of_one_service_may_have_different_fallbacks() -> None:
+    """They share the breaker."""
     plain = Guard("figma", ONCE)
     soft = plain.using(fallbacks=[Fallback("figma:cached", cached)])
     for _ in range(5):

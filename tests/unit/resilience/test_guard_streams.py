@@ -1,4 +1,4 @@
-"""Streams under guard: the first chunk decides, a later break counts, nothing is left behind."""
+"""Guarded streams: the first chunk decides about the attempt, later errors count, and all resources are released."""
 
 import asyncio
 import inspect
@@ -25,19 +25,19 @@ marker: ContextVar[str] = ContextVar("marker", default="unset")
 
 
 def guarded(clock: ManualClock | None = None, *, fallbacks: Any = (), **parts: Any) -> Guard:
-    """A guard of nothing in particular, whose pauses take no time."""
+    """Return a guard whose pauses take no time."""
     budget = RetryBudget(reserve=1e6, capacity=1e6)
     return Guard("svc", Policies(**parts), clock=clock or ManualClock(), fallbacks=fallbacks, budget=budget)
 
 
 async def read(chunks: AsyncIterator[Any], seen: list[Any]) -> None:
-    """Note every chunk that comes."""
+    """Append every chunk to `seen`."""
     async for chunk in chunks:
-        seen.append(chunk)  # noqa: PERF401 - what came before a break is looked at
+        seen.append(chunk)  # noqa: PERF401 - a comprehension would lose the chunks before an error
 
 
 class Model:
-    """Streams three chunks; breaks so often before the first, or always after the second."""
+    """Streams three chunks; fails with the early errors before the first, or with the late one after the second."""
 
     def __init__(self, *early: Exception, late: Exception | None = None) -> None:
         self.early, self.late = list(early), late
@@ -59,8 +59,8 @@ class Model:
 
 
 @pytest.mark.parametrize("timeout", TIMEOUTS)
-async def test_a_stream_is_tried_again_until_its_first_chunk(timeout: TimeoutOptions) -> None:
-    """The reader sees one whole stream."""
+async def test_a_stream_is_retried_until_its_first_chunk(timeout: TimeoutOptions) -> None:
+    """The reader sees one complete stream."""
     model, guard = Model(ConnectionError(), TimeoutError()), guarded(timeout=timeout)
     assert [chunk async for chunk in guard.stream(model.stream)] == ["a", "b", "c"]
     state = guard.admission.state()
@@ -68,8 +68,8 @@ async def test_a_stream_is_tried_again_until_its_first_chunk(timeout: TimeoutOpt
 
 
 @pytest.mark.parametrize("timeout", TIMEOUTS)
-async def test_a_stream_that_breaks_later_is_not_tried_again(timeout: TimeoutOptions) -> None:
-    """What was read was paid for; the break is a failure of its own."""
+async def test_a_stream_that_breaks_after_its_first_chunk_is_not_retried(timeout: TimeoutOptions) -> None:
+    """The break is counted as a failure of its own."""
     model, guard = Model(late=ConnectionError()), guarded(timeout=timeout)
     seen: list[str] = []
     with pytest.raises(ConnectionError):
@@ -80,8 +80,8 @@ async def test_a_stream_that_breaks_later_is_not_tried_again(timeout: TimeoutOpt
 
 
 @pytest.mark.parametrize("timeout", TIMEOUTS)
-async def test_a_reader_who_stops_early_closes_the_stream(timeout: TimeoutOptions) -> None:
-    """That is no failure, and the place is given back."""
+async def test_a_reader_that_stops_early_closes_the_stream(timeout: TimeoutOptions) -> None:
+    """It is not a failure, and the slot is released."""
     model, guard = Model(), guarded(timeout=timeout)
     async with aclosing(guard.stream(model.stream)) as chunks:
         assert await anext(chunks) == "a"
@@ -91,7 +91,7 @@ async def test_a_reader_who_stops_early_closes_the_stream(timeout: TimeoutOption
 
 
 async def test_breaks_after_the_first_chunk_open_the_circuit() -> None:
-    """Half of the samples are failures, however well every stream begins."""
+    """Half of the samples are failures, although every stream starts."""
     model = Model(late=ConnectionError())
     guard = guarded(breaker=BreakerOptions(min_calls=10))
     for _ in range(5):
@@ -101,8 +101,8 @@ async def test_breaks_after_the_first_chunk_open_the_circuit() -> None:
         await read(guard.stream(model.stream), [])
 
 
-async def test_a_silent_stream_is_given_up_at_its_first_or_any_later_chunk() -> None:
-    """Each chunk has the time of an attempt."""
+async def test_a_silent_stream_times_out_at_any_chunk() -> None:
+    """The attempt timeout applies to each chunk."""
 
     async def silent(*chunks: str) -> AsyncIterator[str]:
         for chunk in chunks:
@@ -116,8 +116,8 @@ async def test_a_silent_stream_is_given_up_at_its_first_or_any_later_chunk() -> 
         assert (seen, guard.admission.state().in_flight) == (before, 0)
 
 
-async def test_the_deadline_is_for_the_whole_stream() -> None:
-    """Chunks that keep coming do not prolong it."""
+async def test_the_deadline_limits_the_whole_stream() -> None:
+    """Further chunks do not extend it."""
     clock = ManualClock()
 
     async def endless() -> AsyncIterator[int]:
@@ -131,8 +131,8 @@ async def test_the_deadline_is_for_the_whole_stream() -> None:
     assert len(seen) == 5
 
 
-async def test_a_streams_place_is_taken_until_it_ends() -> None:
-    """The limit is about what runs, not about what begins."""
+async def test_a_stream_holds_its_slot_until_it_ends() -> None:
+    """The bulkhead limits running streams, not their starts."""
     guard = guarded(bulkhead=BulkheadOptions(max_concurrent=1))
     first = guard.stream(Model().stream)
     await anext(first)
@@ -143,8 +143,8 @@ async def test_a_streams_place_is_taken_until_it_ends() -> None:
     assert await second == "a"
 
 
-async def test_clients_that_return_a_stream_from_a_coroutine() -> None:
-    """`await client.create(stream=True)`, which is closed by `close`."""
+async def test_a_coroutine_may_return_the_stream() -> None:
+    """As `await client.create(stream=True)`, whose stream is closed by `close`."""
 
     class Answer:
         def __init__(self) -> None:
@@ -172,7 +172,7 @@ async def test_clients_that_return_a_stream_from_a_coroutine() -> None:
 
 
 async def test_an_empty_stream_is_a_success() -> None:
-    """Nothing was asked for, nothing came."""
+    """It ends without an error."""
 
     async def nothing() -> AsyncIterator[str]:
         for chunk in ():
@@ -184,8 +184,8 @@ async def test_an_empty_stream_is_a_success() -> None:
 
 
 @pytest.mark.parametrize("timeout", TIMEOUTS)
-async def test_a_generators_context_variables_hold_from_chunk_to_chunk(timeout: TimeoutOptions) -> None:
-    """As a span does that a generator opens: it must be closed in the context that it was opened in."""
+async def test_a_generator_keeps_its_context_variables_between_chunks(timeout: TimeoutOptions) -> None:
+    """A span opened by a generator must be closed in the same context."""
 
     async def traced() -> AsyncIterator[str]:
         token = marker.set("inside")
@@ -197,7 +197,7 @@ async def test_a_generators_context_variables_hold_from_chunk_to_chunk(timeout: 
     assert [chunk async for chunk in guarded(timeout=timeout).stream(traced)] == ["inside", "inside", "unset"]
 
 
-async def test_a_fallback_may_stream_too() -> None:
+async def test_a_fallback_may_return_a_stream() -> None:
     """It gets the arguments of the call."""
 
     async def other(exc: Exception, word: str) -> AsyncIterator[str]:
@@ -214,8 +214,8 @@ async def test_a_fallback_may_stream_too() -> None:
     assert [chunk async for chunk in guard.stream(down, "hi")] == ["h", "i"]
 
 
-async def test_an_async_generator_may_be_decorated() -> None:
-    """And stays one; purgatory breaks it when it is called."""
+async def test_a_decorated_async_generator_stays_one() -> None:
+    """purgatory breaks it when it is called."""
     model = Model(ConnectionError())
 
     @guarded()
@@ -228,8 +228,8 @@ async def test_an_async_generator_may_be_decorated() -> None:
 
 
 @pytest.mark.parametrize("timeout", TIMEOUTS)
-async def test_a_reader_who_is_cancelled(timeout: TimeoutOptions) -> None:
-    """While waiting for a later chunk: neutral, closed, nothing left taken."""
+async def test_a_cancelled_reader_is_neutral(timeout: TimeoutOptions) -> None:
+    """The stream is closed and its slot released."""
     is_waiting, is_closed = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[str]:

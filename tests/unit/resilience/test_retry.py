@@ -1,4 +1,4 @@
-"""What an error means, how long to pause, and how much trying again is allowed."""
+"""Classification of errors, pauses and the retry budget."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from forge_otel.resilience.retry import (
 
 
 def answered(status: int, *, code: str | None = None, **headers: str) -> Exception:
-    """An error as openai and httpx raise it."""
+    """Return an error as openai and httpx raise it."""
     exc = Exception(f"HTTP {status}")
     shown = {name.replace("_", "-"): value for name, value in headers.items()}
     vars(exc).update(status_code=status, code=code, response=SimpleNamespace(status_code=status, headers=shown))
@@ -26,7 +26,7 @@ def answered(status: int, *, code: str | None = None, **headers: str) -> Excepti
 
 
 def of_class(*names: str) -> Exception:
-    """An error of a class hierarchy that is known by its names only."""
+    """Return an error whose class hierarchy has the given names."""
     base: type = Exception
     for name in names:
         base = type(name, (base,), {})
@@ -59,22 +59,22 @@ def of_class(*names: str) -> Exception:
         (ServiceTimeout("late"), "failure", True),
     ],
 )
-def test_classify_goes_by_shape(exc: Exception, kind: str, is_transient: bool) -> None:
-    """No SDK is imported for it."""
+def test_classify_inspects_attributes_and_class_names(exc: Exception, kind: str, is_transient: bool) -> None:
+    """It imports no SDK."""
     verdict = classify(exc)
     assert (verdict.kind, verdict.is_transient) == (kind, is_transient)
 
 
-def test_real_clients_errors_are_known() -> None:
-    """The classes of the installed SDKs, not our idea of them."""
+def test_errors_of_the_installed_clients_are_classified() -> None:
+    """Their real classes are used."""
     httpx, redis = pytest.importorskip("httpx"), pytest.importorskip("redis")
     for exc in (httpx.ConnectTimeout("…"), httpx.ReadError("…"), redis.TimeoutError(), redis.ConnectionError()):
         assert classify(exc) == Verdict("failure", is_transient=True)
     assert classify(redis.AuthenticationError()).kind == "fatal"
 
 
-def test_botocore_errors_carry_their_answer_in_a_mapping() -> None:
-    """Status and headers of a ClientError."""
+def test_botocore_errors_have_a_mapping_as_response() -> None:
+    """It holds the status and the headers of a ClientError."""
     exc = Exception("SlowDown")
     metadata = {"HTTPStatusCode": 503, "HTTPHeaders": {"retry-after": "2"}}
     vars(exc)["response"] = {"Error": {"Code": "SlowDown"}, "ResponseMetadata": metadata}
@@ -91,8 +91,8 @@ def test_botocore_errors_carry_their_answer_in_a_mapping() -> None:
         ({}, None),
     ],
 )
-def test_throttling_says_how_long(headers: dict[str, Any], expected: float | None) -> None:
-    """Header names in any case; openai's milliseconds first."""
+def test_the_requested_pause_is_read_from_headers(headers: dict[str, Any], expected: float | None) -> None:
+    """In any case of the name; openai's milliseconds take precedence."""
     assert classify(answered(429, **headers)).retry_after_s == expected
 
 
@@ -114,8 +114,8 @@ def test_retry_after_is_clamped(value: str, expected: float | None) -> None:
     assert parse_retry_after(value, wall_s=lambda: 1445412480.0) == expected
 
 
-def test_a_fault_of_the_users_function_does_not_hide_the_error() -> None:
-    """It falls back to `classify`; a cancelled call is nobody's fault."""
+def test_a_failing_classify_function_falls_back_to_the_default() -> None:
+    """The error of the service is still classified; a cancellation is ignored."""
 
     def broken(exc: Exception) -> Verdict:
         raise KeyError(exc)
@@ -125,21 +125,21 @@ def test_a_fault_of_the_users_function_does_not_hide_the_error() -> None:
 
 
 def test_pauses_have_full_jitter_and_double() -> None:
-    """Anything from nothing to the bound, which ends at `max_s`."""
+    """Between 0 and an upper bound, which doubles up to `max_s`."""
     options = RetryOptions(base_s=0.5, max_s=3.0)
     assert [pause_s(options, n, None, rng=lambda: 1.0) for n in (1, 2, 3, 4, 5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
     assert pause_s(options, 3, None, rng=lambda: 0.0) == 0.0
     assert pause_s(options, 10_000, None, rng=lambda: 1.0) == 3.0
 
 
-def test_what_the_service_asked_for_comes_first() -> None:
-    """Plus a little spread, never less."""
+def test_a_requested_pause_takes_precedence() -> None:
+    """Jitter is added and never subtracted."""
     assert pause_s(RetryOptions(base_s=0.5), 1, 7.0, rng=lambda: 0.0) == 7.0
     assert pause_s(RetryOptions(base_s=0.5), 1, 7.0, rng=lambda: 1.0) == 7.5
 
 
 def test_the_budget_is_filled_by_successes() -> None:
-    """One retry for ten successes, and a bounded burst."""
+    """One retry for ten successes, with a bounded burst."""
     budget = RetryBudget(reserve=0.0, refill_per_s=0.0)
     for _ in range(100):
         budget.deposit()
@@ -149,8 +149,8 @@ def test_the_budget_is_filled_by_successes() -> None:
     assert budget.tokens <= 50.1
 
 
-def test_a_quiet_service_may_try_again_after_a_while() -> None:
-    """Time alone fills the budget to its reserve, not above."""
+def test_the_budget_refills_over_time() -> None:
+    """Up to its reserve only."""
     budget = RetryBudget(reserve=2.0, refill_per_s=0.1)
     assert [budget.withdraw(0.0) for _ in range(3)] == [True, True, False]
     assert budget.withdraw(10.0)
@@ -158,7 +158,7 @@ def test_a_quiet_service_may_try_again_after_a_while() -> None:
     assert budget.tokens == pytest.approx(1.0)
 
 
-def test_bad_options_are_refused() -> None:
+def test_invalid_options_are_rejected() -> None:
     """With every fault at once."""
     with pytest.raises(ConfigurationError) as caught:
         RetryOptions(attempts=0, base_s=-1)

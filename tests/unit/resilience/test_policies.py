@@ -1,0 +1,22 @@
+"""The default policies keep the limits that callers accept."""
+
+import pytest
+
+from forge_otel.resilience.policies import SERVICE_DEFAULTS, defaults_for
+
+
+@pytest.mark.parametrize(("name", "total_s"), [("redis", 0.05), ("qdrant", 0.5), ("figma", 1.9)])
+def test_the_defaults_limit_the_wait_of_a_caller(name: str, total_s: float) -> None:
+    """Total deadline in seconds."""
+    assert defaults_for(name).deadline.total_s == total_s
+    assert defaults_for(name) is SERVICE_DEFAULTS[name]
+
+
+def test_an_attempt_fits_into_the_deadline_of_every_service() -> None:
+    """Also for unknown names and for parts of known services."""
+    for name in (*SERVICE_DEFAULTS, "unheard-of"):
+        policies = defaults_for(name)
+        assert policies.timeout.attempt_s is not None
+        assert policies.timeout.attempt_s <= policies.deadline.total_s
+        assert (policies.breaker.threshold, policies.breaker.open_s) == (5, 60.0)
+    assert defaults_for("openai:chat") is SERVICE_DEFAULTS["openai"]
