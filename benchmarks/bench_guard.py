@@ -1,9 +1,9 @@
-"""What does a guard add to a call that succeeds, and what does a refused call cost?
+"""Cost of a guard for a successful call, and of a rejected call.
 
-All contenders run in one process, interleaved, in rounds whose order is shuffled; each figure is the median over the
-rounds, each ratio the median of the rounds' ratios. Everything is on but the attempt timeout, which is measured by
-itself, because it is a task and only for calls that leave the process. Every contender proves that its calls ran, or
-that all of them were refused.
+All contenders run in one process, interleaved, in rounds with a shuffled order. Each figure is the median over the
+rounds, each ratio the median of the ratios of the rounds. All policies are on except the attempt timeout, which is
+measured separately, because it starts a task and is only for calls that leave the process. Every contender proves that
+its calls reached the service, or that all of them were rejected.
 
     python benchmarks/bench_guard.py [--json] [--rounds 15] [--calls 4000] [--rejections 200000]
 """
@@ -42,17 +42,17 @@ tally = itertools.count()
 
 
 async def service() -> int:
-    """The guarded call: nothing but a sign that it ran."""
+    """Count a call: the guarded function."""
     return next(tally)
 
 
 async def refuse() -> int:
-    """What a refusal costs at least: an exception."""
+    """Raise an error: the smallest cost of a rejection."""
     raise ConnectionError
 
 
 async def answered(call: Call, count: int) -> float:
-    """Nanoseconds a call, over `count` calls that all ran."""
+    """Return nanoseconds for each of `count` calls, all of which must reach the service."""
     before = next(tally)
     started = time.perf_counter_ns()
     for _ in range(count):
@@ -64,8 +64,8 @@ async def answered(call: Call, count: int) -> float:
     return took / count
 
 
-async def refused(call: Call, count: int, error: type[BaseException]) -> float:
-    """Nanoseconds a call, over `count` calls that were all refused and never reached the service."""
+async def rejected(call: Call, count: int, error: type[BaseException]) -> float:
+    """Return nanoseconds for each of `count` calls, none of which may reach the service."""
     before, rejections = next(tally), 0
     started = time.perf_counter_ns()
     for _ in range(count):
@@ -76,12 +76,12 @@ async def refused(call: Call, count: int, error: type[BaseException]) -> float:
     took = time.perf_counter_ns() - started
     made = next(tally) - before - 1
     if rejections != count or made:
-        raise SystemExit(f"{call} refused {rejections} of {count} and made {made} calls")
+        raise SystemExit(f"{call} rejected {rejections} of {count} and made {made} calls")
     return took / count
 
 
 def closed_contenders() -> dict[str, Call]:
-    """Every way to make the guarded call while all is well."""
+    """Return every way to make a guarded call with a closed breaker."""
     guard = Guard("bench", IN_PLACE)
     entered = Guard("bench", IN_PLACE)
     in_a_task = Guard("bench", IN_A_TASK)
@@ -107,7 +107,7 @@ def closed_contenders() -> dict[str, Call]:
 
 
 def open_guard() -> Guard:
-    """A guard that refuses everything."""
+    """Return a guard that rejects every call."""
     guard = Guard("bench", IN_PLACE)
     guard.admission.set_mode("forced_open")
     return guard
@@ -125,7 +125,7 @@ async def tripped_guard() -> Guard:
 
 
 async def tripped_purgatory() -> Call:
-    """A fresh purgatory circuit that has opened: an old one grows slower with each refusal."""
+    """Return a new open purgatory circuit: an old one becomes slower with each rejection."""
     factory = AsyncCircuitBreakerFactory(default_threshold=1, default_ttl=60)
     with contextlib.suppress(ConnectionError):
         await factory("bench")(refuse)()
@@ -133,7 +133,7 @@ async def tripped_purgatory() -> Call:
 
 
 async def measure_closed(rounds: int, count: int) -> dict[str, list[float]]:
-    """Nanoseconds a call by contender and round."""
+    """Return nanoseconds for each call, by contender and round."""
     contenders = closed_contenders()
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for round_number in range(rounds + 1):
@@ -145,17 +145,17 @@ async def measure_closed(rounds: int, count: int) -> dict[str, list[float]]:
 
 
 async def measure_open(rounds: int, count: int) -> dict[str, list[float]]:
-    """Nanoseconds a refusal by contender and round."""
+    """Return nanoseconds for each rejection, by contender and round."""
     tripped, forced = await tripped_guard(), open_guard()
     found: dict[str, list[float]] = {name: [] for name in ("bare raise", "guard", "guard forced open", "purgatory")}
     for round_number in range(rounds + 1):
         # Long tracebacks would make later rounds of purgatory slower; it gets a fresh circuit each time.
         purgatory = await tripped_purgatory()
         took = {
-            "bare raise": await refused(refuse, count, ConnectionError),
-            "guard": await refused(lambda: tripped.call(service), count, CircuitOpen),
-            "guard forced open": await refused(lambda: forced.call(service), count, CircuitOpen),
-            "purgatory": await refused(purgatory, count // 10, OpenedState),
+            "bare raise": await rejected(refuse, count, ConnectionError),
+            "guard": await rejected(lambda: tripped.call(service), count, CircuitOpen),
+            "guard forced open": await rejected(lambda: forced.call(service), count, CircuitOpen),
+            "purgatory": await rejected(purgatory, count // 10, OpenedState),
         }
         if round_number:
             for name, value in took.items():
@@ -164,7 +164,7 @@ async def measure_open(rounds: int, count: int) -> dict[str, list[float]]:
 
 
 async def measure_growth(rejections: int) -> int:
-    """Growth of the resident memory in kB over so many refusals, each of a request that holds 10 kB."""
+    """Return the growth of the resident memory in kB over that many rejections of requests that hold 10 kB."""
     guard = await tripped_guard()
 
     async def request() -> None:
@@ -185,14 +185,14 @@ async def measure_growth(rejections: int) -> int:
 
 
 def resident_kb() -> int:
-    """Resident memory of this process; 0 where the system does not tell."""
+    """Return the resident memory of this process in kB, or 0 on systems without /proc."""
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
 
 
 def summary(closed: dict[str, list[float]], opened: dict[str, list[float]], growth_kb: int) -> dict[str, Any]:
-    """The figures, and whether they hold."""
+    """Return the figures, and whether they are within their bounds."""
     bare = closed["bare"]
     added = {
         name: statistics.median(taken - base for taken, base in zip(values, bare, strict=True))
@@ -222,7 +222,7 @@ def summary(closed: dict[str, list[float]], opened: dict[str, list[float]], grow
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything, one after the other."""
+    """Run all measurements."""
     gc.disable()
     closed = await measure_closed(options.rounds, options.calls)
     opened = await measure_open(options.rounds, options.calls)

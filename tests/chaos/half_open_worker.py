@@ -1,4 +1,4 @@
-"""One of several workers whose breaker is half-open: opens it, waits for the word, and calls 500 times at once."""
+"""One of several workers with a half-open breaker: opens it, waits for the signal, and makes 500 calls at once."""
 
 import asyncio
 import json
@@ -14,8 +14,8 @@ CALLS = 500
 OPEN_S = 1.0
 
 
-async def ask(port: int, worker: str) -> str:
-    """Say who asks, and return what the service says; a connection that is closed without an answer is an error."""
+async def request(port: int, worker: str) -> str:
+    """Send the name of the worker and return the response; a closed connection is an error."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(f"{worker}\n".encode())
@@ -25,15 +25,15 @@ async def ask(port: int, worker: str) -> str:
 
 
 async def outcome(guard: Guard, port: int, worker: str) -> str:
-    """Return the answer, or the type of what was raised."""
+    """Return the response, or the type of the error."""
     try:
-        return await guard.call(ask, port, worker)
+        return await guard.call(request, port, worker)
     except Exception as exc:
         return type(exc).__name__
 
 
 async def main(port: int, worker: str) -> None:
-    """Tell of each step on standard output, as one line."""
+    """Print one line for each step."""
     policies = defaults_for("openai")
     breaker = replace(policies.breaker, open_s=OPEN_S)
     guard = Guard("openai", replace(policies, breaker=breaker, retry=RetryOptions(attempts=1)))

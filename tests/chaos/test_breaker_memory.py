@@ -1,4 +1,4 @@
-"""A day of refusals takes no memory."""
+"""Rejected calls take no memory."""
 
 import gc
 from pathlib import Path
@@ -15,20 +15,20 @@ MAX_GROWTH_KB = 2048
 
 
 def resident_kb() -> int:
-    """Resident memory of this process."""
+    """Return the resident memory of this process in kB."""
     lines = STATUS.read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
 async def never() -> None:
-    """The service is not reached."""
+    """Fail the test: the service must not be reached."""
     raise AssertionError
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="no /proc/self/status to read the resident memory from")
 async def test_a_million_rejections_leave_the_memory_flat() -> None:
-    """purgatory keeps the frames of every rejected request: 20 000 of these take 238 MB."""
+    """purgatory keeps the frames of every rejected request: 20,000 of them take 238 MB."""
     guard = Guard("svc", Policies())
     guard.admission.set_mode("forced_open")
 

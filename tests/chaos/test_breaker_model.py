@@ -1,7 +1,7 @@
-"""10 000 random interleavings of calls, against another account of what a breaker should do.
+"""10,000 random interleavings of calls, compared with an independent model of a breaker.
 
 The oracle is written from the rules, not from the code: it keeps every sample of the window with its time, every call
-with the number of the state that it began in, and no purgatory.
+with the number of the state in which it was admitted, and does not use purgatory.
 """
 
 import math
@@ -19,8 +19,8 @@ DOWN = ConnectionError("down")
 
 
 @dataclass
-class Begun:
-    """A call in flight, as both sides know it."""
+class RunningCall:
+    """A call in flight, in the terms of both sides."""
 
     ticket: int
     era: int
@@ -29,7 +29,7 @@ class Begun:
 
 @dataclass
 class Oracle:
-    """The rules once more."""
+    """The rules, implemented independently."""
 
     options: BreakerOptions
     state: str = "closed"
@@ -41,7 +41,7 @@ class Oracle:
     lease_ends_s: float = -math.inf
 
     def admits(self, now_s: float) -> bool:
-        """Whether a call may begin; the one that may in half-open is the probe."""
+        """Return whether a call is admitted; in half-open it is the probe."""
         if self.state == "closed":
             return True
         if self.state == "open" and now_s >= self.reopens_s:
@@ -53,8 +53,8 @@ class Oracle:
         self.lease_ends_s = now_s + self.options.probe_lease_s
         return True
 
-    def ends(self, call: Begun, now_s: float, how: str, is_slow: bool) -> None:
-        """A call ends; one of an earlier state, or one that says nothing, moves nothing."""
+    def ends(self, call: RunningCall, now_s: float, how: str, is_slow: bool) -> None:
+        """Record the end of a call; neutral outcomes and calls of an earlier state change nothing."""
         if call.era != self.era:
             return
         if how == "ignored":
@@ -69,7 +69,7 @@ class Oracle:
             self.opens(now_s)
 
     def probe_ends(self, now_s: float, *, is_bad: bool) -> None:
-        """One answer decides."""
+        """Close or open by the result of the probe."""
         if is_bad:
             self.failed_probes += 1
             self.opens(now_s)
@@ -78,7 +78,7 @@ class Oracle:
             self.enter("closed")
 
     def is_bad(self, now_s: float) -> bool:
-        """Either share is reached, of enough calls; the window moves on in tenths."""
+        """Return whether a rate is reached by enough calls; the window moves in tenths."""
         width_s = self.options.window_s / 10
         oldest = math.floor(now_s / width_s) - 9
         seen = [sample for sample in self.samples if math.floor(sample[0] / width_s) >= oldest]
@@ -88,18 +88,18 @@ class Oracle:
         return failures / len(seen) >= self.options.failure_rate or slow / len(seen) >= self.options.slow_rate
 
     def opens(self, now_s: float) -> None:
-        """For longer and longer."""
+        """Open for twice as long after each failed probe."""
         self.enter("open")
         self.reopens_s = now_s + min(self.options.open_s * 2**self.failed_probes, self.options.max_open_s)
 
     def enter(self, state: str) -> None:
-        """A new state begins with nothing."""
+        """Enter a state with empty counts."""
         self.state, self.samples, self.row = state, [], 0
         self.era += 1
 
 
 def options_of(rng: random.Random) -> BreakerOptions:
-    """Small numbers, so that everything happens within few steps."""
+    """Return small options, so that everything happens within few steps."""
     return BreakerOptions(
         threshold=rng.randint(1, 6),
         open_s=8.0,
@@ -114,11 +114,11 @@ def options_of(rng: random.Random) -> BreakerOptions:
 
 
 def run(seed: int) -> set[tuple[str, str]]:
-    """Play one schedule on both sides; return the changes of state that happened."""
+    """Run one schedule on both sides and return the changes of state."""
     rng = random.Random(seed)
     options = options_of(rng)
     breaker, oracle = CircuitBreaker("svc", options, rng=lambda: 0.5), Oracle(options)
-    now_s, in_flight, changes = 1000.0, list[Begun](), set[tuple[str, str]]()
+    now_s, in_flight, changes = 1000.0, list[RunningCall](), set[tuple[str, str]]()
     for step in range(STEPS):
         before = oracle.state
         now_s += rng.choice([0.0, 0.0, 0.25, 1.0, 4.0])
@@ -131,18 +131,18 @@ def run(seed: int) -> set[tuple[str, str]]:
     return changes
 
 
-def begin(breaker: CircuitBreaker, oracle: Oracle, in_flight: list[Begun], now_s: float) -> None:
-    """Both admit the call, or both refuse it."""
+def begin(breaker: CircuitBreaker, oracle: Oracle, in_flight: list[RunningCall], now_s: float) -> None:
+    """Admit or reject a call on both sides."""
     if oracle.admits(now_s):
-        in_flight.append(Begun(breaker.admit(now_s), oracle.era, now_s))
+        in_flight.append(RunningCall(breaker.admit(now_s), oracle.era, now_s))
         return
     assert breaker.rejects_for_s(now_s) > 0
     with pytest.raises(CircuitOpen):
         breaker.admit(now_s)
 
 
-def end(rng: random.Random, breaker: CircuitBreaker, oracle: Oracle, call: Begun, now_s: float) -> None:
-    """The call ends in one of the ways in which calls end."""
+def end(rng: random.Random, breaker: CircuitBreaker, oracle: Oracle, call: RunningCall, now_s: float) -> None:
+    """End a call with a random outcome on both sides."""
     how = rng.choice(["answered", "failed", "failed", "ignored"])
     duration_s = now_s - call.started_s
     if how == "answered":
@@ -156,7 +156,7 @@ def end(rng: random.Random, breaker: CircuitBreaker, oracle: Oracle, call: Begun
 
 @pytest.mark.slow
 def test_no_divergence_from_the_oracle() -> None:
-    """And every change of state that there is was seen, so that the schedules are worth something."""
+    """Every possible change of state occurred, so the schedules are relevant."""
     seen: set[tuple[str, str]] = set()
     for seed in range(SCHEDULES):
         seen |= run(seed)
@@ -169,8 +169,8 @@ def test_no_divergence_from_the_oracle() -> None:
     }
 
 
-def test_the_oracle_can_tell_a_wrong_breaker() -> None:
-    """A breaker that takes every failure for an answer does not pass."""
+def test_the_oracle_detects_a_wrong_breaker() -> None:
+    """A breaker that takes every failure for a success does not pass."""
 
     class Blind(CircuitBreaker):
         def fail(self, ticket: int, exc: BaseException, now_s: float, duration_s: float) -> bool:
@@ -179,7 +179,7 @@ def test_the_oracle_can_tell_a_wrong_breaker() -> None:
     rng = random.Random(1)
     breaker, oracle = Blind("svc", options_of(rng), rng=lambda: 0.5), Oracle(options_of(random.Random(1)))
     for _ in range(oracle.options.threshold):
-        call = Begun(breaker.admit(0.0), oracle.era, 0.0)
+        call = RunningCall(breaker.admit(0.0), oracle.era, 0.0)
         breaker.fail(call.ticket, DOWN, 0.0, 0.0)
         oracle.ends(call, 0.0, "failed", False)
     assert breaker.state != oracle.state

@@ -1,4 +1,4 @@
-"""Several workers at once find their breakers half-open."""
+"""Breakers of several workers that are half-open at the same time."""
 
 import asyncio
 import json
@@ -13,17 +13,17 @@ from tests.chaos.half_open_worker import CALLS
 from tests.chaos.site import ROOT
 
 WORKERS = 4
-# Long enough for everybody who might be let through beside a probe.
+# Long enough for any further call that might be admitted beside a probe.
 HOLD_S = 0.3
-PATIENCE_S = 60.0
+LIMIT_S = 60.0
 
 
 class Service:
-    """Hangs up on everybody until it is well; then it answers a little later, and counts who is in at once."""
+    """Closes every connection until it is healthy; then responds after a delay and counts concurrent requests."""
 
     def __init__(self) -> None:
-        self.is_well = False
-        self.asked: Counter[str] = Counter()
+        self.is_healthy = False
+        self.requests: Counter[str] = Counter()
         self.inside: Counter[str] = Counter()
         self.most_inside: Counter[str] = Counter()
 
@@ -38,8 +38,8 @@ class Service:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         worker = (await reader.readline()).decode().strip()
-        if self.is_well:
-            self.asked[worker] += 1
+        if self.is_healthy:
+            self.requests[worker] += 1
             self.inside[worker] += 1
             self.most_inside[worker] = max(self.most_inside[worker], self.inside[worker])
             await asyncio.sleep(HOLD_S)
@@ -51,7 +51,7 @@ class Service:
 
 
 async def start_worker(stack: AsyncExitStack, port: int, number: int) -> asyncio.subprocess.Process:
-    """A process with a breaker of its own."""
+    """Start a process with its own breaker."""
     worker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.chaos.half_open_worker", str(port), f"worker-{number}"),
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -68,23 +68,23 @@ async def start_worker(stack: AsyncExitStack, port: int, number: int) -> asyncio
     return worker
 
 
-async def told(worker: asyncio.subprocess.Process) -> str:
-    """The next line of a worker."""
+async def next_line(worker: asyncio.subprocess.Process) -> str:
+    """Return the next line of a worker."""
     assert worker.stdout is not None
     return (await worker.stdout.readline()).decode().strip()
 
 
 @pytest.mark.slow
-async def test_four_workers_send_a_probe_each() -> None:
-    """4 x 500 calls at half-open: one probe of each worker is in flight, all others are refused at once."""
-    async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
+async def test_each_worker_sends_one_probe() -> None:
+    """4 x 500 calls at half-open: one probe of each worker is in flight, all other calls are rejected at once."""
+    async with asyncio.timeout(LIMIT_S), AsyncExitStack() as stack:
         service = await stack.enter_async_context(Service())
         workers = [await start_worker(stack, service.port, number) for number in range(WORKERS)]
-        assert [await told(worker) for worker in workers] == ["open"] * WORKERS
-        service.is_well = True
+        assert [await next_line(worker) for worker in workers] == ["open"] * WORKERS
+        service.is_healthy = True
         for worker in workers:
             assert worker.stdin is not None
             worker.stdin.write(b"go\n")
-        ends = [json.loads(await told(worker)) for worker in workers]
+        ends = [json.loads(await next_line(worker)) for worker in workers]
     assert ends == [{"answer": 1, "CircuitOpen": CALLS - 1}] * WORKERS
-    assert service.asked == service.most_inside == {f"worker-{number}": 1 for number in range(WORKERS)}
+    assert service.requests == service.most_inside == {f"worker-{number}": 1 for number in range(WORKERS)}

@@ -1,4 +1,4 @@
-"""Workers advise each other through a real Redis, and miss nothing but the advice when it is away."""
+"""Workers share hints through a real Redis, and lose only the hints in its outage."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from forge_otel.stores.redis.store import open_url
 ONCE = Policies(retry=RetryOptions(attempts=1))
 SERVICE = "svc"
 INTERVAL_S = 0.05
-AT_ONCE_S = 0.5
+QUICK_S = 0.5
 IN_MEMORY: dict[str, Any] = {"archive_url": None, "database_url": None, "outbox_dir": None}
 
 
@@ -34,24 +34,24 @@ async def _up() -> str:
 
 
 async def fail(guard: Guard, times: int) -> None:
-    """So many guarded calls of which none is answered."""
+    """Make guarded calls that fail."""
     for _ in range(times):
         with suppress(ConnectionError, ForgeError):
             await guard.call(_down)
 
 
 def state(guard: Guard) -> str:
-    """Of its breaker."""
+    """Return the state of the breaker."""
     return guard.admission.state().state
 
 
 def is_sensitized(guard: Guard) -> bool:
-    """Whether the next failure would open its breaker."""
+    """Return whether the first failure opens the breaker."""
     return guard.admission.is_sensitized
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    """Wait for a condition, not for ever."""
+    """Wait for a condition for at most 10 s."""
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
@@ -59,7 +59,7 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def two_workers(url: str) -> AsyncIterator[tuple[Guard, Guard]]:
-    """The guards of one service in two workers, each with connections of its own."""
+    """Yield the guards of one service in two workers, each with its own connections."""
     async with AsyncExitStack() as stack:
         found = []
         for _ in range(2):
@@ -70,8 +70,8 @@ async def two_workers(url: str) -> AsyncIterator[tuple[Guard, Guard]]:
         yield found[0], found[1]
 
 
-async def test_a_notice_reaches_the_other_worker_and_ends(fresh_redis: str) -> None:
-    """First failure while it lives; five again when the first worker has recovered."""
+async def test_a_hint_reaches_the_other_worker_and_expires(fresh_redis: str) -> None:
+    """While it exists the first failure opens the breaker, afterwards the fifth."""
     async with two_workers(fresh_redis) as (a, b):
         await fail(a, 5)
         await eventually(lambda: is_sensitized(b))
@@ -87,8 +87,8 @@ async def test_a_notice_reaches_the_other_worker_and_ends(fresh_redis: str) -> N
         assert state(b) == "open"
 
 
-async def test_redis_sees_one_read_a_round_and_keeps_nothing(fresh_redis: str) -> None:
-    """One MGET for all services, one SET for the one that is given up, and every key has an end."""
+async def test_redis_gets_one_read_each_round_and_all_keys_expire(fresh_redis: str) -> None:
+    """One MGET for all services and one SET for the open breaker."""
     guards = Guards(policies={SERVICE: ONCE})
     for number in range(20):
         guards.get(f"other-{number}")
@@ -103,9 +103,9 @@ async def test_redis_sees_one_read_a_round_and_keeps_nothing(fresh_redis: str) -
         assert 0 < await client.pttl(keys[0]) <= sharing.ttl_s * 1000
 
 
-@pytest.mark.parametrize("poison", [b"\xff" * 5_000_000, b"", ["a", "list"]], ids=["huge", "empty", "another kind"])
-async def test_what_is_no_notice_is_ignored_and_written_over(fresh_redis: str, poison: bytes | list[str]) -> None:
-    """Whoever wrote it: no call fails, and the next worker with something to say is heard."""
+@pytest.mark.parametrize("poison", [b"\xff" * 5_000_000, b"", ["a", "list"]], ids=["huge", "empty", "another type"])
+async def test_invalid_values_are_ignored_and_overwritten(fresh_redis: str, poison: bytes | list[str]) -> None:
+    """No call fails, and later hints are read."""
     a, b = Guards(policies={SERVICE: ONCE}), Guards(policies={SERVICE: ONCE})
     await fail(a.get(SERVICE), 5)
     async with open_url(fresh_redis, max_bytes=0) as store, Redis.from_url(fresh_redis) as client:
@@ -121,39 +121,39 @@ async def test_what_is_no_notice_is_ignored_and_written_over(fresh_redis: str, p
         assert is_sensitized(b.get(SERVICE))
 
 
-@pytest.mark.parametrize("away", [RedisServer.pause, RedisServer.kill])
-async def test_calls_do_not_notice_that_redis_is_away(
-    redis_server: RedisServer, away: Callable[[RedisServer], None]
+@pytest.mark.parametrize("stop", [RedisServer.pause, RedisServer.kill])
+async def test_an_outage_of_redis_does_not_affect_calls(
+    redis_server: RedisServer, stop: Callable[[RedisServer], None]
 ) -> None:
-    """They are answered at once, five failures count as ever, and advice is back when Redis is."""
-    back = redis_server.resume if away is RedisServer.pause else redis_server.start
+    """Five failures open the breaker, and sharing resumes with Redis."""
+    back = redis_server.resume if stop is RedisServer.pause else redis_server.start
     async with two_workers(redis_server.url) as (a, b):
         await fail(a, 5)
         await eventually(lambda: is_sensitized(b))
-        await asyncio.to_thread(away, redis_server)
+        await asyncio.to_thread(stop, redis_server)
         await eventually(lambda: not is_sensitized(b))
         started = time.monotonic()
         assert [await b.call(_up) for _ in range(200)] == ["answer"] * 200
-        assert time.monotonic() - started < AT_ONCE_S
+        assert time.monotonic() - started < QUICK_S
         await fail(b, 4)
         assert state(b) == "closed"
         await asyncio.to_thread(back)
         await eventually(lambda: is_sensitized(b))
 
 
-async def test_leaving_takes_no_time_when_redis_is_silent(redis_server: RedisServer) -> None:
-    """Neither the board nor the store's connections wait for an answer."""
+async def test_a_silent_redis_does_not_delay_the_end(redis_server: RedisServer) -> None:
+    """Neither sharing nor the connections of the store wait for a response."""
     async with two_workers(redis_server.url) as (a, b):
         await fail(a, 5)
         await eventually(lambda: is_sensitized(b))
         await asyncio.to_thread(redis_server.pause)
         await eventually(lambda: not is_sensitized(b))
         started = time.monotonic()
-    assert time.monotonic() - started < AT_ONCE_S
+    assert time.monotonic() - started < QUICK_S
 
 
-async def test_forges_that_share_a_redis_tell_each_other(fresh_redis: str) -> None:
-    """The first round of each is made when it opens."""
+async def test_forges_with_a_common_redis_share_hints(fresh_redis: str) -> None:
+    """The first round of each runs when it opens."""
     settings = Settings(cache_url=fresh_redis, **IN_MEMORY)
     a, b = Forge(settings, policies={SERVICE: ONCE}), Forge(settings, policies={SERVICE: ONCE})
     b.guard(SERVICE)
@@ -166,7 +166,7 @@ async def test_forges_that_share_a_redis_tell_each_other(fresh_redis: str) -> No
             await eventually(lambda: is_sensitized(b.guard(SERVICE)))
 
 
-async def test_a_forge_whose_cache_is_its_own_has_nobody_to_tell() -> None:
-    """No board, no task."""
+async def test_a_forge_with_its_own_cache_shares_nothing() -> None:
+    """It has no background task for it."""
     async with Forge(Settings(**IN_MEMORY)):
         assert not [task for task in asyncio.all_tasks() if task.get_name() == "breaker sharing"]

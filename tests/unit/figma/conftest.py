@@ -1,4 +1,4 @@
-"""A desk: the stand-in Figma over HTTP behind a proxy that can fail, and clients of it."""
+"""A stand-in for Figma over HTTP behind a proxy that can fail, and clients of it."""
 
 import asyncio
 import json
@@ -29,12 +29,12 @@ CONTRACT = json.loads(
 )
 TOKEN = "secret"
 PATIENT = replace(defaults_for("figma"), deadline=DeadlineOptions(total_s=30), timeout=TimeoutOptions(attempt_s=30))
-"""A busy machine may take longer than Figma may."""
+"""Limits for a busy machine, which may take longer than Figma."""
 SILENT = {"archive_url": None, "database_url": None, "outbox_dir": None}
 
 
 class Clock:
-    """A wall clock that is moved by hand."""
+    """A wall clock that tests move."""
 
     def __init__(self) -> None:
         self.now_s = 1_800_000_000.0
@@ -43,21 +43,21 @@ class Clock:
         return self.now_s
 
 
-class Checked:
-    """Stands in front of the stand-in, and holds every request and every answer against the published contract."""
+class ContractCheck:
+    """Checks every request and every response of the stand-in against the published contract."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
         self.faults: list[str] = []
         self.closed: set[str] = set()
-        """Endings of paths that the token may not see."""
+        """Endings of paths that the token has no access to."""
         self.gate = asyncio.Event()
-        """Requests wait for it."""
+        """Requests wait until it is set."""
         self.gate.set()
         self.arrived = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on, and look at it."""
+        """Pass a request on and check it with its response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -69,28 +69,28 @@ class Checked:
             return
         body, status = bytearray(), 0
 
-        async def look(message: Message) -> None:
+        async def inspect(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             body.extend(message.get("body", b""))
             await send(message)
 
-        await self._app(scope, receive, look)
+        await self._app(scope, receive, inspect)
         self._check(scope, status, bytes(body))
 
     def _check(self, scope: Scope, status: int, body: bytes) -> None:
         parts = scope["path"].split("/")
         route = "/".join([*parts[:3], "{file_key}", *parts[4:]])
-        promised = CONTRACT["$paths"].get(route)
-        if promised is None:
+        expected = CONTRACT["$paths"].get(route)
+        if expected is None:
             self.faults.append(f"{route} is not in the contract")
             return
         pairs = [pair.partition("=")[::2] for pair in scope["query_string"].decode().split("&") if pair]
         query = dict(pairs)
-        self.faults += [f"{route} has no parameter {name}" for name in query if name not in promised["query"]]
-        self.faults += [f"{route} needs {name}" for name in promised["required"] if name not in query]
+        self.faults += [f"{route} has no parameter {name}" for name in query if name not in expected["query"]]
+        self.faults += [f"{route} needs {name}" for name in expected["required"] if name not in query]
         if status == 200:
-            self.faults += _broken(json.loads(body), promised["answer"])
+            self.faults += _broken(json.loads(body), expected["answer"])
 
 
 def _broken(answer: Any, schema: str) -> list[str]:
@@ -98,10 +98,10 @@ def _broken(answer: Any, schema: str) -> list[str]:
     return [f"{schema} {error.json_path}: {error.message[:200]}" for error in validator.iter_errors(answer)]
 
 
-class Desk:
-    """The stand-in, the proxy before it, and a clock."""
+class FigmaSite:
+    """The stand-in for Figma over HTTP, a proxy in front of it, and a clock."""
 
-    def __init__(self, figma: StandInFigma, checked: Checked, proxy: FaultProxy, base_url: str) -> None:
+    def __init__(self, figma: StandInFigma, checked: ContractCheck, proxy: FaultProxy, base_url: str) -> None:
         self.figma = figma
         self.contract = checked
         self.proxy = proxy
@@ -110,21 +110,21 @@ class Desk:
         self._clients = AsyncExitStack()
 
     async def client(self, forge: Forge | None = None, *, token: str = TOKEN, **options: Any) -> FigmaClient:
-        """Make a client; by default over a store of its own."""
+        """Return a client, by default with its own store."""
         forge = forge or Forge(Settings(**SILENT), policies={"figma": PATIENT})
         made = FigmaClient.of(
             forge, token=token, base_url=self.base_url, options=FigmaOptions(**options), clock_s=self.clock
         )
         return await self._clients.enter_async_context(made)
 
-    async def until_asked(self, times: int) -> None:
-        """Return when so many requests have arrived."""
+    async def until_requested(self, times: int) -> None:
+        """Wait until that many requests have arrived."""
         async with asyncio.timeout(10):
             while self.contract.arrived < times:
                 await asyncio.sleep(0.005)
 
     def calls(self, ending: str = "") -> int:
-        """Return how often Figma was asked for a path that ends so."""
+        """Return the number of requests for paths with that ending."""
         return sum(count for path, count in self.figma.requests.items() if path.endswith(ending))
 
     async def close(self) -> None:
@@ -133,23 +133,23 @@ class Desk:
 
 
 @asynccontextmanager
-async def a_desk() -> AsyncIterator[Desk]:
-    """Set one up."""
+async def figma_site() -> AsyncIterator[FigmaSite]:
+    """Start the site."""
     figma = StandInFigma(tokens={TOKEN, "another"})
-    checked = Checked(figma.app)
+    checked = ContractCheck(figma.app)
     async with serve(checked) as url:
         place = urlsplit(url)
         async with FaultProxy("127.0.0.1", place.port or 0) as proxy:
-            desk = Desk(figma, checked, proxy, proxy.url_for(url))
+            site = FigmaSite(figma, checked, proxy, proxy.url_for(url))
             try:
-                yield desk
+                yield site
             finally:
-                await desk.close()
+                await site.close()
     assert checked.faults == []
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
-    """A desk; whatever passes between client and stand-in keeps the published contract."""
-    async with a_desk() as made:
+async def site() -> AsyncIterator[FigmaSite]:
+    """A site; all traffic between client and stand-in must match the published contract."""
+    async with figma_site() as made:
         yield made

@@ -1,4 +1,4 @@
-"""What L0 keeps cannot be changed, moved or forged; damage is as if nothing were there."""
+"""Values of the Figma cache are authenticated."""
 
 from forge_otel.figma.cache_storage import EPOCH_PREFIX, FigmaCacheStorage
 from forge_otel.stores.memory import MemoryStore
@@ -6,8 +6,8 @@ from forge_otel.stores.memory import MemoryStore
 SECRET = b"0123456789abcdef"
 
 
-async def test_damage_is_as_if_nothing_were_there() -> None:
-    """Facts and bodies alike; a damaged epoch is replaced, and never equal to the one it was."""
+async def test_damaged_values_count_as_missing() -> None:
+    """Facts and bodies; a damaged epoch is replaced by a new one."""
     store = MemoryStore()
     storage = FigmaCacheStorage(store, secret=SECRET)
     digest = await storage.write_body(b"body", ttl_s=60)

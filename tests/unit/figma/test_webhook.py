@@ -1,4 +1,4 @@
-"""Figma's webhooks: who may send them, and what they end."""
+"""Figma's webhooks invalidate cached responses."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.examples.samples import ATLAS
-from tests.unit.figma.conftest import Desk
+from tests.unit.figma.conftest import FigmaSite
 
 from componentforge.serving import serve
 from forge_otel.errors import ConfigurationError
@@ -17,16 +17,16 @@ PASSCODE = "a passcode of some length"
 
 
 @pytest.fixture
-async def client(desk: Desk) -> FigmaClient:
-    """A client that has fetched the file."""
-    made = await desk.client()
+async def client(site: FigmaSite) -> FigmaClient:
+    """A client with a cached file."""
+    made = await site.client()
     await made.file(ATLAS)
     return made
 
 
 @pytest.fixture
 async def hook(client: FigmaClient) -> AsyncIterator[str]:
-    """The receiver's address."""
+    """URL of the receiver."""
     async with serve(FigmaWebhook(client, passcode=PASSCODE)) as url:
         yield url
 
@@ -37,12 +37,12 @@ async def _send(url: str, **event: Any) -> int:
     return response.status_code
 
 
-async def test_the_event_after_an_edit_makes_it_seen(desk: Desk, client: FigmaClient, hook: str) -> None:
-    """As the stand-in sends it, in the contract's shape: the next answer is of the new version."""
+async def test_an_event_makes_an_edit_visible(site: FigmaSite, client: FigmaClient, hook: str) -> None:
+    """The stand-in sends it in the format of the contract."""
     version = (await client.file(ATLAS)).body["version"]
-    desk.figma.edit(ATLAS, "1:1", text="Send")
+    site.figma.edit(ATLAS, "1:1", text="Send")
     assert (await client.file(ATLAS)).body["version"] == version
-    await desk.figma.announce(ATLAS, url=hook, passcode=PASSCODE)
+    await site.figma.announce(ATLAS, url=hook, passcode=PASSCODE)
     assert (await client.file(ATLAS)).body["version"] != version
 
 
@@ -59,15 +59,15 @@ async def test_the_event_after_an_edit_makes_it_seen(desk: Desk, client: FigmaCl
         ("SOMETHING_NEW", "hit"),
     ],
 )
-async def test_events_end_what_they_change(client: FigmaClient, hook: str, kind: str, source: str) -> None:
-    """Where a version tells, it is asked for; where none does, everything is fetched."""
+async def test_events_invalidate_what_they_change(client: FigmaClient, hook: str, kind: str, source: str) -> None:
+    """Events with a new version cause a check of the version, others a fetch."""
     assert await _send(hook, event_type=kind) == 200
     assert (await client.file(ATLAS)).source == source
 
 
 @pytest.mark.parametrize("passcode", ["", "wrong", PASSCODE + "x", "ü" * 20, None, 7])
 async def test_a_wrong_passcode_changes_nothing(client: FigmaClient, hook: str, passcode: Any) -> None:
-    """Whatever it is."""
+    """The event is rejected with 403."""
     assert await _send(hook, event_type="FILE_DELETE", passcode=passcode) == 403
     assert (await client.file(ATLAS)).source == "hit"
 
@@ -83,18 +83,18 @@ async def test_a_wrong_passcode_changes_nothing(client: FigmaClient, hook: str, 
         ("POST", b"x" * (2 * 2**20 + 1), 413),
     ],
 )
-async def test_what_is_no_event_is_refused(hook: str, method: str, body: bytes, status: int) -> None:
-    """With a status that says why."""
+async def test_malformed_events_are_rejected(hook: str, method: str, body: bytes, status: int) -> None:
+    """The status names the reason."""
     async with httpx.AsyncClient() as http:
         assert (await http.request(method, hook, content=body)).status_code == status
 
 
-async def test_a_file_key_that_is_none_is_refused(hook: str) -> None:
-    """400, as for a caller."""
+async def test_a_malformed_file_key_is_rejected(hook: str) -> None:
+    """With 400, as for a caller."""
     assert await _send(hook, event_type="FILE_UPDATE", file_key="../x") == 400
 
 
-async def test_a_short_passcode_is_refused(client: FigmaClient) -> None:
+async def test_a_short_passcode_is_rejected(client: FigmaClient) -> None:
     """It could be guessed."""
     with pytest.raises(ConfigurationError, match="16 characters"):
         FigmaWebhook(client, passcode="short")
