@@ -38,6 +38,7 @@ __all__ = [
 
 _HEADERS: Final = {"user_id": "forge-user", "session_id": "forge-session", "tenant": "forge-tenant"}
 _COMPONENT_HEADER: Final = "forge-component-type"
+# Ids from headers of other services must not grow span attributes and records without bound.
 _MAX_ID_CHARS: Final = 256
 # Bounds the `Cache-Status` header and the record; the spans list every generation of a request.
 _MAX_MEMBERS: Final = 10

@@ -29,6 +29,7 @@ __all__ = ["artifact_key", "canonical", "digest", "generation_key"]
 KEY_VERSION: Final = "forge:key:v2"
 """Part of every key; a change of the canonical form needs a new version."""
 
+# Deeper values would exhaust the stack of the recursive writer.
 _MAX_DEPTH: Final = 64
 _MAX_SAFE_INTEGER: Final = 2**53 - 1
 _HEX_COLOR: Final = re.compile(r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})", re.ASCII)
@@ -46,6 +47,7 @@ _REPORT: Final = "quality-report.html"
 
 
 _STRICT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+# Small values are hashed faster than looked up; a very large one would evict all others.
 _MEMO_ABOVE_BYTES, _MEMO_BELOW_BYTES = 1024, 2**20
 _MEMO_BYTES: Final = 8 * 2**20
 
@@ -110,6 +112,7 @@ def digest(value: Any) -> str:
         BadRequest: as `canonical`.
     """
     image = _image(value)
+    # A value without a fast serialisation has an empty image, which is below the lower limit.
     if not _MEMO_ABOVE_BYTES < len(image) < _MEMO_BELOW_BYTES:
         return hashlib.sha256(canonical(value)).hexdigest()
     return _digests.get(image) or _digests.keep(image, hashlib.sha256(canonical(value)).hexdigest())

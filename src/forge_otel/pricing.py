@@ -93,4 +93,5 @@ def _listed(usage: Usage, model: str, provider: str | None) -> Decimal | None:
     try:
         return calc_price(tokens, model_ref=model, provider_id=provider).total_price
     except LookupError:
+        # The table may list the model but not the gateway that serves it.
         return _listed(usage, model, None) if provider is not None else None

@@ -51,6 +51,7 @@ class LocalCounters:
         del ttl_s
         for key, amount in amounts.items():
             day = key.split(":")[2]
+            # A charge that arrives after midnight still counts for its own day.
             if day > self._day:
                 self._day, self._counts = day, {}
             self._counts[key] = self._counts.get(key, 0) + amount
@@ -157,6 +158,7 @@ class BudgetLayer:
     def _limits(self, call: Call | None) -> list[_Limit]:
         day = datetime.fromtimestamp(self._clock_s(), UTC).strftime("%Y%m%d")
         return [
+            # Hashed, because owners are names that callers send.
             _Limit(scope, unit, f"forge:budget:{day}:{digest([scope, owner, unit])}", most, reserved)
             for scope, owner in _owners(call).items()
             for unit, most, reserved in (
@@ -238,6 +240,7 @@ def _settlement(limits: list[_Limit], generation: Generation, costs_before: int)
     amounts = {}
     for limit in limits:
         charged = spent[limit.unit]
+        # A call with an unknown price must not be cheaper than its reservation.
         if limit.unit == "usd" and is_unpriced:
             charged = max(charged, limit.reserved)
         amounts[limit.key] = charged - limit.reserved

@@ -40,6 +40,7 @@ class RecordingLayer:
         generation = current_generation.get()
         if generation is None:
             return await call_next(call)
+        # The record must say which sinks were unavailable when the generation began.
         for label in self._outbox.degraded():
             generation.record_degraded(label)
         try:

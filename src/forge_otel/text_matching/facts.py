@@ -42,6 +42,7 @@ def facts(text: str) -> tuple[Sentence, ...]:
     """Return the facts of `text` as normalised sentences; equal results mean that the texts are paraphrases."""
     sentences = [_sentence(tokens) for tokens in _split(tokenize(text))]
     sentences = [sentence for sentence in sentences if sentence]
+    # The order of sentences matters if one refers to another.
     if all(map(_is_independent, sentences)) and not _refers_back(text):
         sentences.sort()
     return tuple(sentences)
@@ -77,6 +78,7 @@ def _without_opening(words: list[str]) -> list[str]:
 def _condition_last(words: list[str]) -> list[str]:
     """Move the only condition of a sentence behind its main clause, after a mark; other sentences are unchanged."""
     positions = [position for position, word in enumerate(words) if word in SUBORDINATORS]
+    # With two conditions it is unclear which one belongs to the main clause.
     if len(positions) != 1:
         return words
     start = positions[0]

@@ -102,6 +102,7 @@ def _word(found: str, *, is_first: bool, is_name: bool) -> Token:
     word = found.replace("\u2019", "'")
     lower = word.lower()
     is_verbatim = any(letter.isupper() or letter.isdigit() or letter == "_" for letter in word[1:])
+    # Capitals inside a sentence, digits and underscores mark identifiers and proper names.
     if is_verbatim or (word[0].isupper() and not is_first and lower != "i"):
         return Token(word, "name")
     if is_name and lower not in LABEL_WORDS | LINKS | NO_NAMES:
@@ -130,6 +131,7 @@ _NOT: Final = Token("not", "word")
 def _number(found: str, unit: str | None) -> str:
     digits = found[: len(found) - len(unit)].strip() if unit else found
     digits = digits.replace("\u2212", "-")
+    # A comma may be a decimal or a thousands separator, so such numbers are compared verbatim.
     if "," not in digits:
         with suppress(InvalidOperation):
             digits = format(Decimal(digits).normalize(), "f")

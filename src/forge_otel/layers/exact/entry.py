@@ -71,6 +71,7 @@ def unseal(blob: bytes, *, key: str, secret: bytes) -> CacheEntry:
 
 def _read(payload: bytes, created_ms: int) -> CacheEntry:
     data: dict[str, Any] = orjson.loads(payload)
+    # Costs are strings, because a float would not be exact.
     cost_usd = Decimal(data["cost_usd"])
     if not cost_usd.is_finite() or cost_usd < 0:
         raise DamagedFrame("the cost is negative or not finite")

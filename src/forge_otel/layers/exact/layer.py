@@ -152,6 +152,7 @@ class ExactCacheLayer:
             record_degraded(self._degraded_label)
         slot = _ExactSlot(self, call, found.tag_versions, history)
         reply = await call_next(replace(call, cache_slot=slot))
+        # Single flight has stored the answer already, in this process or in another one.
         if slot.is_used or reply.source == COLLAPSED:
             return reply
         return replace(reply, is_stored=await slot.store(reply))
@@ -177,6 +178,7 @@ class ExactCacheLayer:
             (blob,) = await self._get([miss_reasons.history_key(call)])
         except Exception:
             return found, []
+        # A damaged history is empty: it can cost the reason, never the answer.
         history, options = miss_reasons.unpack(blob), self._options
         reason = miss_reasons.explain(
             history, call, version=options.pipeline_version, now_s=time.time(), ttl_s=options.ttl_s
@@ -205,6 +207,7 @@ class ExactCacheLayer:
             if not is_complete:
                 raw_versions = await self._complete(tags, raw_versions)
         except Exception:
+            # Any error of the store is a miss: the pipeline can still answer.
             return CacheMiss("backend_down", {})
         versions = {tag: version.decode("ascii", "replace") for tag, version in zip(tags, raw_versions, strict=True)}
         if not is_complete:
@@ -263,6 +266,7 @@ class ExactCacheLayer:
             commit: as for `forge_otel.types.CacheSlot.store`.
             ttl_s: TTL of the entry in seconds; None uses the option's.
         """
+        # Checked before sealing, so that a huge answer is not serialised for nothing.
         result, max_bytes = reply.result, self._options.max_entry_bytes
         size_bytes = sum(map(len, result.artifacts.values())) + len(result.code) + len(result.report_html or "")
         if size_bytes > max_bytes:
@@ -280,6 +284,7 @@ class ExactCacheLayer:
             _record_skip("too_large")
             return False
         try:
+            # A lease holder writes through its lease, which refuses the entry after a takeover.
             is_written = None if commit is None else await commit(blob, self._options.ttl_s)
             if is_written is not None:
                 return is_written

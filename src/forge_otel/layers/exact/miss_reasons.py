@@ -15,6 +15,7 @@ from forge_otel.types import Call
 __all__ = ["Fingerprint", "explain", "history_key", "pack", "remember", "unpack"]
 
 _MAX_FINGERPRINTS: Final = 8
+# A forged history must not take long to parse.
 _MAX_BYTES: Final = 4096
 _DIGITS: Final = 16
 # The first part that differs names the reason: changes by operators before changes by designers.
@@ -52,6 +53,7 @@ def unpack(blob: bytes | None) -> list[Fingerprint]:
 def remember(history: Sequence[Fingerprint], call: Call, *, version: str, now_s: float) -> list[Fingerprint]:
     """Return the history with `call` in front, limited to 8 fingerprints."""
     new = _fingerprint(call, version=version, now_s=now_s)
+    # A repeated request only renews its time.
     return [new, *(old for old in history if old[:-1] != new[:-1])][:_MAX_FINGERPRINTS]
 
 

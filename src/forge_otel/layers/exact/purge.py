@@ -26,6 +26,7 @@ PURGE_BY: Final = ("key", "figma", "tokens", "type", "tenant", "version", "all")
 ENTRY_PREFIX: Final = "forge:l1:"
 _MAX_VALUE_CHARS: Final = 256
 _HEX: Final = re.compile("[0-9a-f]{64}")
+# Entries may have megabytes; small batches bound memory and the time for which Redis is busy.
 _BATCH: Final = 20
 
 
@@ -124,6 +125,7 @@ class Purger:
                 return entries, True
 
     def _has_tag(self, tag: str, name: str, blob: bytes | None) -> bool:
+        # The entry expired between the scan and the read.
         if blob is None:
             return False
         try:
@@ -152,5 +154,6 @@ def _log(found: Purged, who: str) -> None:
         "purge_dry_run": found.is_dry_run,
         "purge_who": who,
     }
+    # repr() escapes line breaks, with which a caller could forge log lines.
     text = " ".join(f"{name.removeprefix('purge_')}={value!r}" for name, value in facts.items())
     _audit.info("cache purge: %s", text, extra=facts)

@@ -112,6 +112,7 @@ class TagVersions:
                 future.set_result(version)
         finally:
             for tag, future in zip(tags, futures, strict=True):
+                # No effect on a finished future; if this task was cancelled, so are the callers.
                 future.cancel()
                 del self._pending[tag]
 

@@ -33,6 +33,7 @@ __all__ = ["PatternCacheLayer", "PatternHooks", "PatternStats", "pattern_id_of"]
 
 LAYER: Final = "L3"
 _MAX_STATS: Final = 500
+# Other pattern ids are hashed: they come from callers, and may be long or contain the separator of keys.
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
@@ -194,6 +195,7 @@ class PatternCacheLayer:
         if not isinstance(origin, CacheEntry):
             return replace(miss, reason="evicted" if origin.reason == "cold" else origin.reason, origin_pointer=None)
         try:
+            # The hook may parse code for a long time, which must not block the event loop.
             adapted = await asyncio.to_thread(self._adapt, origin.result, facts["tokens"], call.request)
         except Exception:
             return miss
@@ -257,6 +259,7 @@ class PatternCacheLayer:
         tokens = digest(request.tokens)
         scope = digest([call.pipeline, self._pipeline_version, request.component_type, request.tenant, name])
         plain = name if _PLAIN_ID.fullmatch(name) else digest(name)[:32]
+        # A request needs a design; a constant one makes the pattern independent of designs.
         tagged = GenerationRequest(
             component_type=request.component_type, screenshot_hash="none", tokens=request.tokens, tenant=request.tenant
         )

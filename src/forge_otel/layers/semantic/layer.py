@@ -38,6 +38,7 @@ __all__ = ["SemanticCacheLayer", "SemanticCacheOptions"]
 T = TypeVar("T")
 
 LAYER: Final = "L2"
+# Old points must not match after a change of the scope, which therefore needs a new version.
 _SCOPE_VERSION: Final = "forge:l2:v1"
 _MAX_NEIGHBOURS: Final = 8
 _MAX_TEXT_CHARS: Final = 8_000
@@ -164,12 +165,14 @@ class SemanticCacheLayer:
             wording = self._wording(call.request)
             scope = "" if wording is None else self._scope(call, wording)
         except Exception:
+            # The hook is code of the service; its failure costs the hit, not the answer.
             return "hook_failed"
         if wording is None or not wording.texts:
             return "no_text"
         text = "\n".join(wording.texts.values())
         if len(text) > _MAX_TEXT_CHARS:
             return "too_long"
+        # Sorted by name, so that the order of the fields does not change the digest.
         stated = {name: facts(part) for name, part in sorted(wording.texts.items())}
         words = [word for sentences in stated.values() for sentence in sentences for word in sentence]
         return _Query(text, scope, digest(stated), words)
@@ -222,6 +225,7 @@ class SemanticCacheLayer:
         if not same:
             if search.is_lexical:
                 return "backend_down"
+            # The reasons tell an operator whether to lower the threshold or to reword the requests.
             return "value_gate" if near else "threshold" if search.neighbours else "cold"
         reason = "cold"
         for neighbour in same:
@@ -236,6 +240,7 @@ class SemanticCacheLayer:
         return reason
 
     def _reply(self, found: CacheEntry, neighbour: Neighbour) -> Reply:
+        # Rounding errors may push a cosine above 1.
         similarity = round(min(neighbour.similarity, 1.0), 6)
         trace.get_current_span().set_attribute(Attr.CACHE_SIMILARITY, similarity)
         return Reply(

@@ -44,6 +44,7 @@ OnOrphaned = Callable[[Call, Generation, RunOutcome], Awaitable[None]]
 
 # Callers wait a little longer than the run's own time limit, so that they get its error and not their own.
 _TIMEOUT_MARGIN_S: Final = 1.0
+# A follower that connects just after the end still gets all events.
 _MAX_FINISHED: Final = 64
 _FOLLOW_POLL_S: Final = 1.0
 _LOCAL_POLL_S: Final = 0.05
@@ -106,6 +107,7 @@ class SingleFlightLayer:
             GenerationTimeout: the run did not finish in time.
             GenerationFailed: the run failed in another process, or was cancelled.
         """
+        # A pipeline that waited for its own run would wait until the time limit.
         if call.key in _active_keys.get() and call.key in self._runs:
             return await call_next(call)
         until_s = time.monotonic() + min(self._timeout_s + _TIMEOUT_MARGIN_S, remaining_s())
@@ -146,6 +148,7 @@ class SingleFlightLayer:
                     yield progress
             if has_ended:
                 return
+            # Another process may have taken the run over: its events are found at the next poll.
             silent_s = time.monotonic() - last_event_s
             if not has_started and silent_s >= wait_s:
                 raise NotFound("no generation of this request is running; start one, then follow it")
@@ -189,6 +192,7 @@ class SingleFlightLayer:
         self._runs[call.key] = run
         context = contextvars.copy_context()
         context.run(current_generation.set, run.generation)
+        # Callers that join later may have more time than the first one.
         context.run(current_deadline.set, None)
         context.run(_active_keys.set, _active_keys.get() | {call.key})
         task = asyncio.create_task(self._execute(run, call_next), context=context, name=f"generation {call.key[:8]}")
@@ -296,6 +300,7 @@ class SingleFlightLayer:
             await self._election.release(lease, failure=failure)
 
     def _next_fence(self) -> int:
+        # Rises across restarts, and also if the wall clock steps back.
         self._last_fence = max(self._last_fence + 1, time.time_ns() // 1000)
         return self._last_fence
 

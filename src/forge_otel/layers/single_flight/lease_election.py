@@ -33,14 +33,18 @@ _logger = logging.getLogger(__name__)
 Guarded = Callable[..., Awaitable[Any]]
 
 COLLAPSED: Final = "collapsed"
+# A wake-up may be lost, so waiting processes also poll.
 _POLL_S: Final = 2.0
 # Without it the waiters would claim a moment before the lease expires, and wait for another full poll.
 _AFTER_EXPIRY_S: Final = 0.02
 _REPORT_INTERVAL_S: Final = 0.05
+# A lease survives one failed renewal.
 _RENEWALS_PER_TTL: Final = 3
 _CLAIM_CONCURRENCY: Final = 8
+# Progress events must not take the connections that leases need.
 _APPEND_CONCURRENCY: Final = 2
 _RELEASE_RETRY_S: Final = 0.5
+# A process that cannot claim in time runs the pipeline on its own.
 _CLAIM_QUEUE_S: Final = 0.25
 _MAX_MESSAGE_CHARS: Final = 500
 # Only these keep their message across processes: the message of any other error may hold secrets.
@@ -188,6 +192,7 @@ class LeaseElection:
         claim = partial(self._leases.acquire, ttl_s=self._lease_ttl_s, waited_s=waited_s)
         try:
             held: Lease | LeaseHeld = await self._guard(claim, key, token)
+        # Nothing was sent, so there is no lease to release.
         except CircuitOpen:
             raise
         except BaseException:
@@ -233,6 +238,7 @@ class LeaseElection:
         while is_newest:
             await asyncio.sleep(self._lease_ttl_s / _RENEWALS_PER_TTL)
             with suppress(Exception):
+                # The next renewal repeats a failed one.
                 is_newest = await self._guard(self._leases.renew, lease, ttl_s=self._lease_ttl_s)
 
     async def _publish(self, lease: Lease, run: Run) -> None:
@@ -276,6 +282,7 @@ class LeaseElection:
 
 def encode_failure(error: BaseException) -> bytes | None:
     """Serialise an error for callers in other processes; None if these should run the pipeline themselves."""
+    # A cancellation concerns this process, and a personal error concerns its caller only.
     if not isinstance(error, Exception) or (isinstance(error, ForgeError) and error.is_personal):
         return None
     facts = {"error_type": type(error).__name__}
