@@ -1,12 +1,12 @@
-"""How fast is an hour's backlog drained into PostgreSQL, and what do live requests feel of it?
+"""Rate of the bulk load of an hour's backlog into PostgreSQL, and its effect on the latency of live requests.
 
-Records wait in the outbox's journal while PostgreSQL is stopped; then it is started again. Live requests are
-generations that the exact cache answers, twenty a second, in the same process; their latency counts from the moment at
-which they were due. Proof: every generation is in the database once.
+Records are queued in the journal while PostgreSQL is stopped; then it is started again. Live requests are exact cache
+hits, 20 per second, in the same process; their latency counts from the time at which they were due. Proof: every
+generation is in the database once.
 
-The service keeps one half of the CPUs. PostgreSQL, which elsewhere has a machine of its own, and the process that
-drains share the other half. With ``--together`` the kernel decides: one that packs virtual CPUs lets a thread of the
-service wait for up to a tick behind one of theirs while a CPU beside it idles, and no priority of ours changes that.
+The service keeps one half of the CPUs; PostgreSQL and the bulk load process have the rest. With ``--together``
+all of them share all CPUs: on small virtual machines a thread of the service can then wait for up to a scheduler tick
+(4 ms) behind one of theirs, at any priority.
 """
 
 import argparse
@@ -41,7 +41,7 @@ LABEL = b"forge-otel: outbox bulk load"
 
 
 def resident_mb(pid: int | str = "self", field: str = "VmRSS") -> float:
-    """Resident memory of a process now, or its peak with ``VmHWM``; nothing of one that has ended."""
+    """Return the resident memory of a process, or its peak with ``VmHWM``; 0 after its end."""
     with suppress(OSError):
         lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
         return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), 0.0)
@@ -49,7 +49,7 @@ def resident_mb(pid: int | str = "self", field: str = "VmRSS") -> float:
 
 
 def halves(*, are_apart: bool) -> tuple[set[int], set[int]]:
-    """CPUs of the service, and of what works beside it."""
+    """Return the CPUs of the service, and those of PostgreSQL and the bulk load process."""
     cpus = sorted(os.sched_getaffinity(0))
     if not are_apart or len(cpus) < 2:
         return {*cpus}, {*cpus}
@@ -57,7 +57,7 @@ def halves(*, are_apart: bool) -> tuple[set[int], set[int]]:
 
 
 def start_on(server: DurablePostgres, cpus: set[int]) -> None:
-    """Start the server on its CPUs, which a process has from the thread that starts it."""
+    """Start the server on `cpus`; a process inherits them from the thread that starts it."""
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
@@ -67,23 +67,23 @@ def start_on(server: DurablePostgres, cpus: set[int]) -> None:
 
 
 def move(pid: str, cpus: set[int]) -> None:
-    """Let a process have these CPUs only."""
+    """Restrict a process to `cpus`."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), cpus)
 
 
 async def placed(cpus: set[int]) -> str | None:
-    """Put the process that drains on its CPUs, and return which one that is; None where so little waits for none."""
+    """Move the bulk load process to `cpus` and return its id; None if the backlog is too short for one."""
     for _ in range(100):
-        if pid := drainer():
+        if pid := loader():
             move(pid, cpus)
             return pid
         await asyncio.sleep(0.02)
     return None
 
 
-def drainer() -> str | None:
-    """Which process drains."""
+def loader() -> str | None:
+    """Return the id of the bulk load process."""
     for children in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError):
             for pid in children.read_text(encoding="ascii").split():
@@ -93,7 +93,7 @@ def drainer() -> str | None:
 
 
 async def live(generate: Callable[[GenerationRequest], Any], ends: asyncio.Event) -> list[float]:
-    """Latencies of requests for what is known, at a steady rate."""
+    """Return the latencies of cache hits at a steady rate."""
     found: list[float] = []
     started, number = time.monotonic(), 0
     while not ends.is_set():
@@ -106,14 +106,14 @@ async def live(generate: Callable[[GenerationRequest], Any], ends: asyncio.Event
 
 
 async def measured(generate: Callable[[GenerationRequest], Any], seconds: float) -> list[float]:
-    """Latencies of so many seconds."""
+    """Return the latencies of `seconds` of requests."""
     ends = asyncio.Event()
     asyncio.get_running_loop().call_later(seconds, ends.set)
     return await live(generate, ends)
 
 
-async def run(server: DurablePostgres, beside_cpus: set[int], options: argparse.Namespace) -> dict[str, Any]:
-    """One outage."""
+async def run(server: DurablePostgres, load_cpus: set[int], options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one outage."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(database_url=server.url, archive_url=None, outbox_dir=f"{folder}/outbox")
         async with Forge(settings) as forge:
@@ -128,33 +128,33 @@ async def run(server: DurablePostgres, beside_cpus: set[int], options: argparse.
             await asyncio.to_thread(server.stop)
             offers = await fill(forge, options.records)
             filled_mb = resident_mb()
-            # In an hour the other sink has long taken its share of them.
-            while forge.outbox.stats().sinks["recent"].waiting:  # noqa: ASYNC110 - nothing tells
+            # The other sink would have taken its share during the hour.
+            while forge.outbox.stats().sinks["recent"].waiting:  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.1)
-            await asyncio.to_thread(start_on, server, beside_cpus)
+            await asyncio.to_thread(start_on, server, load_cpus)
             waiting = forge.outbox.stats().sinks["database"].waiting
             ends, peak, beside = asyncio.Event(), [filled_mb], [0.0]
-            while not forge.outbox.stats().sinks["database"].is_up:  # noqa: ASYNC110 - nothing tells
+            while not forge.outbox.stats().sinks["database"].is_up:  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.005)
             started = time.perf_counter()
             first = forge.outbox.stats().sinks["database"].waiting
-            pid = await placed(beside_cpus)
+            pid = await placed(load_cpus)
             asking = asyncio.create_task(live(generate, ends))
             while (left := forge.outbox.stats().sinks["database"].waiting) > 5:
                 peak.append(resident_mb())
-                # What it shares with this process is counted too.
+                # Pages that it shares with this process are included.
                 beside.append(resident_mb(pid, "VmHWM") if pid else 0.0)
                 await asyncio.sleep(0.2)
             took_s = time.perf_counter() - started
             ends.set()
             draining = await asking
             await forge.outbox.drain(timeout_s=10)
-            # Before and after, because a machine does not stay the same for the minute in between.
+            # Before and after, because the speed of the machine changes within a minute.
             healthy += await measured(generate, options.healthy_s)
     rate = (first - left) / took_s
     p95 = [percentile(values, 0.95) for values in (healthy, draining)]
     return {
-        "CPUs, and of PostgreSQL and the drain": f"{sorted(os.sched_getaffinity(0))}, {sorted(beside_cpus)}",
+        "CPUs, and of PostgreSQL and bulk load": f"{sorted(os.sched_getaffinity(0))}, {sorted(load_cpus)}",
         "waiting": waiting,
         "dropped": dict(forge.outbox.stats().sinks["database"].dropped),
         "records/s": round(rate),
@@ -163,7 +163,7 @@ async def run(server: DurablePostgres, beside_cpus: set[int], options: argparse.
         "live p95 draining, ms": round(p95[1] * 1e3, 2),
         "live p95 ratio": round(p95[1] / p95[0], 2),
         "memory above idle, MiB": round(max(peak) - idle_mb),
-        "and of the process that drains, MiB": round(max(beside)),
+        "and of the bulk load process, MiB": round(max(beside)),
         "holds": {
             "rate": rate >= BOUND_RATE,
             "p95": p95[1] <= BOUND_P95 * p95[0],
@@ -174,13 +174,13 @@ async def run(server: DurablePostgres, beside_cpus: set[int], options: argparse.
 
 
 async def fill(forge: Forge, count: int) -> list[float]:
-    """Offer so many records, and return how long a caller waited who came when nobody else did."""
+    """Offer `count` records, and return the latencies of those that were offered one at a time."""
     alone: list[float] = []
     for record in make(200, start=datetime.now(UTC) - OUTAGE):
         started = time.perf_counter()
         await forge.outbox.offer(record)
         alone.append(time.perf_counter() - started)
-    # Of the last hour: older ones than are kept would be deleted as soon as they are stored.
+    # Of the last hour: records beyond the retention period would be deleted at once.
     start, step = datetime.now(UTC) - OUTAGE, OUTAGE / count
     for first in range(200, count, 1000):
         records = make(min(count - first, 1000), start=start + first * step, step=step)
@@ -189,7 +189,7 @@ async def fill(forge: Forge, count: int) -> list[float]:
 
 
 async def stored(url: str) -> tuple[int, int]:
-    """Generations in the database, and how many of them are different."""
+    """Return the number of generations in the database, and the number of distinct ids."""
     connection = await asyncpg.connect(url.replace("+asyncpg", ""))
     row = await connection.fetchrow("SELECT count(*), count(DISTINCT id) FROM generations WHERE pipeline_version = '7'")
     await connection.close()
@@ -202,13 +202,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--records", type=int, default=200_000)
     parser.add_argument("--healthy-s", type=float, default=20.0)
-    parser.add_argument("--together", action="store_true", help="let everybody have every CPU")
+    parser.add_argument("--together", action="store_true", help="let all processes share all CPUs")
     options = parser.parse_args()
-    own_cpus, beside_cpus = halves(are_apart=not options.together)
-    os.sched_setaffinity(0, beside_cpus)
+    own_cpus, load_cpus = halves(are_apart=not options.together)
+    os.sched_setaffinity(0, load_cpus)
     with DurablePostgres() as server:
         os.sched_setaffinity(0, own_cpus)
-        found = asyncio.run(run(server, beside_cpus, options))
+        found = asyncio.run(run(server, load_cpus, options))
         if (due := asyncio.run(stored(server.url))) != (options.records, options.records):
             raise SystemExit(f"stored {due}, not {options.records}: {found}")
     if options.json:

@@ -1,8 +1,8 @@
 """kill -9 of the whole service under load, again and again, while S3 and PostgreSQL come and go.
 
-Whatever was answered is in the database once, with its costs counted once, and in the archive byte for byte. Set
-TORTURE_KILLS for more deaths than the few of every run, and TORTURE_SEED to have the dice of an earlier run, which are
-in the output of a test that failed; the machine's own timing differs all the same.
+Every answered generation is in the database once, its costs are counted once, and its artifacts are in the archive byte
+for byte. TORTURE_KILLS sets the number of kills, and TORTURE_SEED repeats the random choices of an earlier run, whose
+seed is in the output of a failed test; the timing of the machine still differs.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ KILLS: Final = int(os.environ.get("TORTURE_KILLS", "12"))
 SEED: Final = int(os.environ.get("TORTURE_SEED") or random.SystemRandom().randrange(2**32))
 CALLERS: Final = 6
 SHARED: Final = 4
-"""Components that are generated over and over."""
-# The rest of the deaths come later, when something has been answered.
+"""Components that are generated again and again."""
+# The other kills come after some answers.
 DEATHS_AT_START: Final = 0.2
 LONGEST_START_S: Final = 0.6
 LONGEST_LIFE_S: Final = 1.5
@@ -50,25 +50,25 @@ LONGEST_PEACE_S: Final = 1.0
 PATIENCE_S: Final = 60.0
 DRAINED_WITHIN_S: Final = 120.0
 FIRST_BYTES: Final = 2_000
-"""A connection is cut after so many of the server's at most; so many answers are lost to what was done."""
+"""Maximum number of bytes from the server before a connection is cut, which loses the answers of finished work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a caller got: the component, and the SHA-256 of each of its artifacts."""
+    """Answer to a caller: the component, and the SHA-256 of each of its artifacts."""
 
     component_id: str
     hashes: Mapping[str, str]
 
 
 class Callers:
-    """Ask without a pause, and remember every answer that came whole."""
+    """Callers that send requests without a pause and keep every complete answer."""
 
     def __init__(self, site: Site, chance: random.Random) -> None:
         self.answers: dict[str, Answered] = {}
         self.statuses: Counter[int] = Counter()
         self.cut_off = 0
-        """Requests that may have reached the service, and have no answer."""
+        """Requests without an answer that may have reached the service."""
         self._site = site
         self._chance = chance
         self._asked: list[dict[str, Any]] = []
@@ -76,7 +76,7 @@ class Callers:
 
     @asynccontextmanager
     async def calling(self) -> AsyncIterator[None]:
-        """Ask inside the block; at its end what has been asked is awaited."""
+        """Send requests inside the block; await the open ones at its end."""
         async with asyncio.TaskGroup() as group:
             for _ in range(CALLERS):
                 group.create_task(self._call())
@@ -86,7 +86,7 @@ class Callers:
                 self._is_over = True
 
     async def another_answer(self) -> None:
-        """Wait for an answer."""
+        """Wait for the next answer."""
         before = self.statuses[200]
 
         async def has_come() -> bool:
@@ -109,12 +109,12 @@ class Callers:
                     self._remember(response.json())
 
     def _order(self) -> dict[str, Any]:
-        """Something new, of a component of its own or of one that others are generated for too; or the same again."""
+        """Return a new request, for a new or a shared component, or repeat an earlier one."""
         if self._asked and self._chance.random() < 0.25:
             return self._chance.choice(self._asked)
         number = len(self._asked)
         component_id = f"shared-{number % SHARED}" if self._chance.random() < 0.25 else f"own-{number}"
-        # The name is in all that is generated, so that no two generations have the same artifacts.
+        # The name is in every artifact, so that no two generations have the same ones.
         self._asked.append(BODY | {"component_id": component_id, "component_name": f"Badge{number}"})
         return self._asked[-1]
 
@@ -128,7 +128,7 @@ class Callers:
 async def test_nothing_answered_is_lost_or_doubled(
     request: pytest.FixtureRequest, fork_server: ForkServer, stand_ins: StandIns, redis_server: RedisServer
 ) -> None:
-    """The service is killed at random moments while its stores fail; all that was answered is stored, and once."""
+    """After kills at random moments and failing stores, every answered generation is stored exactly once."""
     print(f"TORTURE_SEED={SEED}")
     chance = random.Random(SEED)
     async with AsyncExitStack() as stack:
@@ -154,14 +154,14 @@ async def test_nothing_answered_is_lost_or_doubled(
         assert len(finished) == len(set(finished)) <= len(callers.answers) + callers.cut_off
         assert_counted_once(row, records)
         await assert_archived(row, records, callers.answers)
-        # Nothing is left over, set aside or among the dead letters.
+        # No journal, damaged file or dead letter is left.
         assert [path.name for path in (site.folder / "outbox").iterdir()] == []
         assert "Traceback" not in site.log()
 
 
 @asynccontextmanager
 async def row_of_both(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
-    """The database is PostgreSQL and the archive is S3, each behind a proxy of its own."""
+    """PostgreSQL as the database and S3 as the archive, each behind its own proxy."""
     async with ROWS["PostgreSQL"](request) as database, ROWS["S3"](request) as archive:
         yield replace(
             database,
@@ -173,7 +173,7 @@ async def row_of_both(request: pytest.FixtureRequest) -> AsyncIterator[Row]:
 
 @asynccontextmanager
 async def flapping(row: Row, chance: random.Random) -> AsyncIterator[None]:
-    """Let the stores fail and work in turn, each in its own time."""
+    """Make the stores fail and recover, independently of each other."""
     more = {"S3": (S3_DENIED, S3_FULL)}
     tasks = [
         asyncio.create_task(flap(proxy, more.get(name, ()), random.Random(chance.random())))
@@ -190,7 +190,7 @@ async def flapping(row: Row, chance: random.Random) -> AsyncIterator[None]:
 
 
 async def flap(proxy: FaultProxy, more: Sequence[Fault], chance: random.Random) -> None:
-    """Fail and work in turn until cancelled; then it works."""
+    """Make a store fail and recover until cancelled, and leave it working."""
     while True:
         cut = CutOff(after_bytes=chance.randrange(FIRST_BYTES))
         async with proxy.fault(chance.choice([Refuse(), Silent(), Reset(), cut, *more])):
@@ -199,7 +199,7 @@ async def flap(proxy: FaultProxy, more: Sequence[Fault], chance: random.Random) 
 
 
 async def live_and_die(site: Site, callers: Callers, chance: random.Random) -> None:
-    """Start the service on what the last one left, and kill it: as it starts, or some time after an answer."""
+    """Start the service on the files of the last one, and kill it during the start or some time after an answer."""
     if chance.random() < DEATHS_AT_START:
         await site.launch()
         await asyncio.sleep(chance.uniform(0, LONGEST_START_S))
@@ -211,14 +211,14 @@ async def live_and_die(site: Site, callers: Callers, chance: random.Random) -> N
 
 
 async def is_drained(site: Site) -> bool:
-    """Say whether the sinks have all that they were to get, and nothing was dropped."""
+    """Return whether the sinks have every record; no record may be dropped."""
     tallies = (await site.observe()).sinks
     assert all(not tally.dropped for tally in tallies.values()), tallies
     return bool(tallies) and all(tally.delivered == tally.produced for tally in tallies.values())
 
 
 def stored_records(row: Row) -> list[Record]:
-    """Return what the database has of every generation, as far as it is summed up anywhere."""
+    """Return the stored generations as records, with the fields from which the sums are computed."""
     costs: defaultdict[str, list[Cost]] = defaultdict(list)
     for generation_id, api, amount in select(
         row, "SELECT generation_id, api, amount_nano_usd FROM costs ORDER BY generation_id, seq"
@@ -239,12 +239,12 @@ def stored_records(row: Row) -> list[Record]:
         )
         for *values, cost, saved, misses in found
     ]
-    assert not costs, "costs of generations that are not there"
+    assert not costs, "costs of generations that are missing"
     return records
 
 
 def assert_counted_once(row: Row, records: Sequence[Record]) -> None:
-    """Each generation's costs make up its price, and every sum is that of the generations that are there."""
+    """Check that the costs of each generation add up to its price, and the sums to the stored generations."""
     for record in records:
         amounts = [cost.amount_usd for cost in record.costs if cost.amount_usd is not None]
         assert sum(amounts, Decimal()) == record.cost_usd, record.id
@@ -257,7 +257,7 @@ def assert_counted_once(row: Row, records: Sequence[Record]) -> None:
 
 
 async def assert_archived(row: Row, records: Sequence[Record], answers: Mapping[str, Answered]) -> None:
-    """Of every component all artifacts are there as the caller of its newest generation got them, and nothing else."""
+    """Check that the archive holds exactly the artifacts of each component's newest generation."""
     newest: dict[str, tuple[datetime, str]] = {}
     for record in records:
         if record.outcome == "ok":
@@ -270,7 +270,7 @@ async def assert_archived(row: Row, records: Sequence[Record], answers: Mapping[
         listed = {name: artifact["sha256"] for name, artifact in manifest["artifacts"].items()}
         found = {name: sha256(stored[artifact_key(component_id, name)]) for name in listed}
         assert found == listed, component_id
-        # One whose answer was cut off has nobody who could say what it was.
+        # A generation whose answer was cut off has no caller to compare with.
         if generation_id in answers:
             assert answers[generation_id].component_id == component_id
             assert found == answers[generation_id].hashes, component_id
@@ -282,7 +282,7 @@ async def assert_archived(row: Row, records: Sequence[Record], answers: Mapping[
 
 
 async def objects(row: Row) -> dict[str, bytes]:
-    """Return what the bucket holds, and make sure that no upload in parts is left in it."""
+    """Return the objects of the bucket, and check that no multipart upload is left in it."""
     target = s3_options.parse(row.settings["archive_url"])
     async with aioboto3.Session().client("s3", endpoint_url=target.endpoint_url) as s3:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=target.bucket)
@@ -293,13 +293,13 @@ async def objects(row: Row) -> dict[str, bytes]:
 
 
 def select(row: Row, query: str) -> list[tuple[Any, ...]]:
-    """Ask the database itself."""
+    """Run a query in the database."""
     assert row.select is not None
     return row.select(query)
 
 
 def usd(nano: int) -> Decimal:
-    """Return dollars."""
+    """Return an amount in dollars."""
     return Decimal(nano).scaleb(-9)
 
 

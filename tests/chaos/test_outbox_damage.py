@@ -1,6 +1,6 @@
-"""Files of an outbox, damaged at random places while no process has them: no start fails, and no loss is silent.
+"""Journals damaged at random places between two starts: no start fails, and every lost record is counted.
 
-Set DAMAGE_ROUNDS for more damage than that of every run.
+The environment variable DAMAGE_ROUNDS sets the number of damaged files for each kind of damage.
 """
 
 import logging
@@ -20,18 +20,18 @@ from forge_otel.types import Record
 ROUNDS: Final = int(os.environ.get("DAMAGE_ROUNDS", "8"))
 LONGEST_RUN_BYTES: Final = 6_000
 MOST_LOST: Final = 10
-"""As many as lie on the pages that are hit, and no others."""
+"""Maximum number of records on the damaged pages."""
 OFF_BY: Final = 3
-"""Of the last page nobody knows how many were on it."""
+"""Tolerance of the count of lost records: the number on the last page is unknown."""
 
 
 def outbox(directory: Path, sink: ListSink) -> Outbox:
-    """An outbox with the usual limits."""
+    """Return an outbox with the usual limits."""
     return Outbox([sink], directory=directory, max_bytes=2**26, shutdown_timeout_s=0.5)
 
 
 async def left_behind(directory: Path, records: list[Record], *, is_killed: bool) -> Path:
-    """The folder of a service that ended while its sink was down: in order, or killed, and then with its WAL."""
+    """Return the folder of a service that ended while its sink was unavailable, with its log if it was killed."""
     sink = ListSink()
     sink.fault = ConnectionError("down")
     async with outbox(directory / "living", sink) as box:
@@ -42,13 +42,13 @@ async def left_behind(directory: Path, records: list[Record], *, is_killed: bool
 
 
 def changed(content: bytearray, chance: random.Random) -> None:
-    """A few bytes are others."""
+    """Change a few bytes."""
     for _ in range(chance.randint(1, 8)):
         content[chance.randrange(len(content))] ^= chance.randint(1, 255)
 
 
 def overwritten(content: bytearray, chance: random.Random) -> None:
-    """A run of bytes is noise, or zero."""
+    """Overwrite a run of bytes with noise or zeros."""
     length = chance.randint(1, LONGEST_RUN_BYTES)
     start = chance.randrange(len(content))
     run = chance.choice([chance.randbytes(length), bytes(length)])
@@ -56,25 +56,25 @@ def overwritten(content: bytearray, chance: random.Random) -> None:
 
 
 def cut(content: bytearray, chance: random.Random) -> None:
-    """The end is missing."""
+    """Remove the end."""
     del content[chance.randrange(len(content)) :]
 
 
 def shifted(content: bytearray, chance: random.Random) -> None:
-    """Some bytes are missing in the middle."""
+    """Remove some bytes in the middle."""
     start = chance.randrange(len(content))
     del content[start : start + chance.randint(1, LONGEST_RUN_BYTES)]
 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])
 @pytest.mark.parametrize("damage", [changed, overwritten, cut, shifted])
-async def test_damage_anywhere_is_survived_and_named(
+async def test_damage_anywhere_is_survived_and_counted(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[bytearray, random.Random], None],
     is_killed: bool,
 ) -> None:
-    """Whatever is wrong with the files, what arrives is what was offered, once, and what is missing is told."""
+    """Delivered records are unchanged and delivered once; missing ones are counted as damaged and logged."""
     caplog.set_level(logging.WARNING)
     offered = [record(artifacts={"component.tsx": "x" * size}) for size in range(100, 12_000, 300)]
     whole = await left_behind(tmp_path, offered, is_killed=is_killed)
@@ -99,15 +99,15 @@ async def test_damage_anywhere_is_survived_and_named(
 
         found = [item for item in sink.records if item != fresh]
         missing = len(offered) - len(found)
-        told = f"seed {seed}: {victim.name}, {missing} missing, {dict(stats.dropped)}"
-        assert len({item.id for item in found}) == len(found), told
-        assert all(by_id[item.id] == item for item in found), told
-        assert stats.produced == stats.delivered + sum(stats.dropped.values()), told
-        assert stats.dropped.keys() <= {"damaged"}, told
-        assert not missing or "damaged" in caplog.text.lower(), told
-        # Of bytes that are gone nobody can say what was in them.
+        details = f"seed {seed}: {victim.name}, {missing} missing, {dict(stats.dropped)}"
+        assert len({item.id for item in found}) == len(found), details
+        assert all(by_id[item.id] == item for item in found), details
+        assert stats.produced == stats.delivered + sum(stats.dropped.values()), details
+        assert stats.dropped.keys() <= {"damaged"}, details
+        assert not missing or "damaged" in caplog.text.lower(), details
+        # The number of records in missing bytes is unknown.
         if damage in (changed, overwritten):
-            assert missing <= MOST_LOST, told
-            assert abs(stats.dropped.get("damaged", 0) - missing) <= OFF_BY, told
+            assert missing <= MOST_LOST, details
+            assert abs(stats.dropped.get("damaged", 0) - missing) <= OFF_BY, details
         else:
-            assert bool(missing) == bool(stats.dropped), told
+            assert bool(missing) == bool(stats.dropped), details

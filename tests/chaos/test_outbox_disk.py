@@ -23,7 +23,7 @@ def files_no_larger_than(size_bytes: int) -> Iterator[None]:
 
 
 async def test_a_full_disk_costs_no_answer(tmp_path: Path) -> None:
-    """While the disk is full records wait in memory; when it has room again they are durable; all arrive in order."""
+    """Records are queued in memory while the disk is full, on disk afterwards, and delivered in order."""
     sink = ListSink()
     sink.fault = ConnectionError("down")
     offered = [record(artifacts={"component.tsx": "x" * 20_000}) for _ in range(60)]
@@ -46,7 +46,7 @@ async def test_a_full_disk_costs_no_answer(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_and_a_full_memory_are_counted(tmp_path: Path) -> None:
-    """What neither disk nor memory can take is dropped with the reason, and the caller never hears of it."""
+    """A record for which disk and memory have no room is dropped and counted, without an error for the caller."""
     sink = ListSink()
     sink.fault = ConnectionError("down")
 

@@ -27,13 +27,13 @@ CALLERS = 16
 
 
 def service(directory: Path, url: str) -> Outbox:
-    """The outbox of the service, before and after it was killed."""
+    """Return the outbox of the service, for use before and after the kill."""
     sinks: list[Sink] = [SqlSink(url), FileArchive(directory / "archive")]
     return Outbox(sinks, directory=directory / "outbox", max_bytes=2**30, shutdown_timeout_s=5)
 
 
 def contents(generation_id: str) -> dict[str, str | bytes]:
-    """Artifacts that only this generation has."""
+    """Return artifacts that contain the id of the generation."""
     return {"component.tsx": f"// {generation_id}\n" * 200, "screenshot.png": generation_id.encode() * 100}
 
 
@@ -67,7 +67,7 @@ async def killed(directory: Path, url: str, *, after_s: float) -> list[str]:
     await asyncio.sleep(after_s)
     process.send_signal(signal.SIGKILL)
     await process.wait()
-    # The last line may be cut.
+    # The last line may be incomplete.
     return (first + await reading).decode().split("\n")[:-1]
 
 

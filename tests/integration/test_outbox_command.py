@@ -1,4 +1,4 @@
-"""`forge-otel outbox` on the folder of a real outbox with a real database that refuses a record."""
+"""`forge-otel outbox` on the folder of a real outbox with a real database that rejects a record."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ BEGIN SELECT RAISE(ABORT, 'CHECK constraint failed'); END
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the service keeps its outbox and database, as its environment says."""
+    """Folder of outbox and database, set in the environment of the service."""
     monkeypatch.setenv("FORGE_OUTBOX_DIR", str(tmp_path / "outbox"))
     monkeypatch.setenv("FORGE_DATABASE_URL", database_url(tmp_path))
     monkeypatch.setenv("FORGE_ARCHIVE_URL", "")
@@ -33,24 +33,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def database_url(folder: Path) -> str:
-    """The database in a folder."""
+    """Return the path of the database."""
     return f"sqlite+aiosqlite:///{folder}/forge.db"
 
 
 def execute(folder: Path, statement: str) -> list[tuple[object, ...]]:
-    """Ask the database itself."""
+    """Run a statement in the database."""
     with closing(sqlite3.connect(folder / "forge.db")) as database, database:
         return database.execute(statement).fetchall()
 
 
 def opened(folder: Path) -> Outbox:
-    """The outbox of a service."""
+    """Return the outbox of a service."""
     sink = SqlSink(database_url(folder))
     return Outbox([sink], directory=folder / "outbox", max_bytes=2**26, shutdown_timeout_s=5)
 
 
 async def refused(folder: Path, records: Sequence[Record]) -> None:
-    """Let a service run whose database refuses bad records, until everything is settled."""
+    """Run a service whose database rejects some records, until every record is delivered or dropped."""
     await migrate(database_url(folder))
     execute(folder, REFUSING)
     async with opened(folder) as box:
@@ -60,25 +60,25 @@ async def refused(folder: Path, records: Sequence[Record]) -> None:
 
 
 def take_away(folder: Path) -> None:
-    """Make the database one of a later release, which this one does not touch."""
+    """Give the database the version of a later release, which this release does not write to."""
     execute(folder, "CREATE TABLE forge_otel_version (version_num VARCHAR(32) NOT NULL)")
     execute(folder, "INSERT INTO forge_otel_version VALUES ('9999')")
 
 
 def give_back(folder: Path) -> None:
-    """Make it usable again."""
+    """Restore the version of the database."""
     (folder / "forge.db").unlink()
 
 
 async def run(*arguments: str) -> int:
-    """Run the command as an operator does."""
+    """Run the command and return its exit code."""
     return await asyncio.to_thread(cli.main, ("outbox", *arguments))
 
 
 async def test_a_dead_letter_is_listed_exported_and_sent_again(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A record that the database refused is there, readable, and stored once its trouble is mended."""
+    """A rejected record is listed and exported, and stored by a retry after the database is repaired."""
     bad = record(component_type="bad", artifacts={"component.tsx": "export {}", "shot.png": b"\x89PNG"})
     await refused(folder, [record(), bad, record()])
 
@@ -90,7 +90,7 @@ async def test_a_dead_letter_is_listed_exported_and_sent_again(
     assert json.loads(line)["record"]["artifacts"] == {"component.tsx": "export {}", "shot.png": {"b64": "iVBORw=="}}
 
     assert await run("retry") == 1
-    assert "1 refused again or lost" in capsys.readouterr().out
+    assert "1 rejected again or lost" in capsys.readouterr().out
     execute(folder, "DROP TRIGGER refusing")
     assert await run("retry", "--sink", "archive") == 0
     assert await run("retry", "--sink", "database") == 0
@@ -101,8 +101,10 @@ async def test_a_dead_letter_is_listed_exported_and_sent_again(
     assert "dead letters" not in capsys.readouterr().out
 
 
-async def test_a_living_service_is_looked_at_and_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its journal has an owner, its records can be exported, and a retry does not touch them."""
+async def test_the_journal_of_a_living_service_is_listed_and_skipped(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The journal of a living process is listed with an owner, can be exported, and is skipped by a retry."""
     take_away(folder)
     items = [record(), record()]
     async with opened(folder) as box:
@@ -121,8 +123,8 @@ async def test_a_living_service_is_looked_at_and_left_alone(folder: Path, capsys
     assert re.search(r"journal +none +2 ", capsys.readouterr().out)
 
 
-async def test_what_a_dead_service_left_is_delivered(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The database was down until the service ended; a retry needs no service."""
+async def test_records_of_a_dead_service_are_delivered(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A retry delivers records after the end of their service."""
     take_away(folder)
     async with opened(folder) as box:
         await box.offer(record())
@@ -134,8 +136,8 @@ async def test_what_a_dead_service_left_is_delivered(folder: Path, capsys: pytes
     assert execute(folder, "SELECT count(*) FROM generations") == [(1,)]
 
 
-async def test_a_damaged_journal_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One that was set aside, and one that nobody has found yet."""
+async def test_a_damaged_journal_is_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Damaged journals are listed, whether they were set aside already or not."""
     (folder / "outbox").mkdir()
     (folder / "outbox" / "a.journal").write_bytes(b"noise" * 1000)
     (folder / "outbox" / "b.journal.corrupt").write_bytes(b"noise")
@@ -146,10 +148,10 @@ async def test_a_damaged_journal_is_named(folder: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("directory", ["", "/nowhere/at/all"])
-async def test_without_a_folder_it_says_so(
+async def test_a_missing_folder_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], directory: str
 ) -> None:
-    """A sentence and an exit code."""
+    """A wrong setting ends with one sentence and an exit code."""
     monkeypatch.setenv("FORGE_OUTBOX_DIR", directory)
     assert await run("list") == 2
     assert "FORGE_OUTBOX_DIR" in capsys.readouterr().err

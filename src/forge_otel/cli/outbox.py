@@ -1,4 +1,4 @@
-"""`forge-otel outbox`: what waits on this machine's disk, and what a sink refused for good."""
+"""`forge-otel outbox`: list, retry and export the journaled records and dead letters of this machine."""
 
 import asyncio
 import json
@@ -20,19 +20,17 @@ __all__ = ["add"]
 
 
 def add(commands: Any) -> None:
-    """Add the command."""
-    outbox = commands.add_parser("outbox", help="list, retry or export what waits in the folder of FORGE_OUTBOX_DIR")
+    """Add the `outbox` command."""
+    outbox = commands.add_parser("outbox", help="list, retry or export the records in the folder FORGE_OUTBOX_DIR")
     actions = outbox.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="show the journals and the dead letters")
     listing.set_defaults(command=_list)
-    retry = actions.add_parser(
-        "retry", help="send dead letters again, and deliver what no living process is responsible for"
-    )
-    retry.add_argument("--sink", help="only what this sink refused, such as database")
+    retry = actions.add_parser("retry", help="requeue dead letters, and deliver the records of dead processes")
+    retry.add_argument("--sink", help="only dead letters of this sink, for example database")
     retry.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="(default: %(default)s)")
     retry.set_defaults(command=_retry)
     export = actions.add_parser("export", help="write records as JSON lines, artifacts included")
-    export.add_argument("--letters", action="store_true", help="the dead letters instead of what waits")
+    export.add_argument("--letters", action="store_true", help="export the dead letters instead of the waiting records")
     export.set_defaults(command=_export)
 
 
@@ -43,29 +41,27 @@ def _list(_arguments: Namespace) -> int:
     print(f"{'journal':46} {'owner':8} {'records':>8} {'KiB':>8} {'oldest':>9}  waiting")
     for found in journals(directory):
         owner = {True: "alive", False: "none", None: "unknown"}[found.is_owned]
-        waits = (
-            found.trouble or ", ".join(f"{sink} {count}" for sink, count in found.waiting.items()) or "not served yet"
-        )
+        by_sink = ", ".join(f"{sink} {count}" for sink, count in found.waiting.items())
         size = f"{found.records:8} {found.size_bytes / 1024:8.0f} {found.oldest_age_s:7.0f} s"
-        print(f"{found.path.name:46} {owner:8} {size}  {waits}")
-    refused = Counter((letter.sink, letter.reason.partition("\n")[0][:100]) for letter in dead_letters(directory))
-    for (sink, reason), count in refused.most_common():
+        print(f"{found.path.name:46} {owner:8} {size}  {found.trouble or by_sink or 'not delivered yet'}")
+    reasons = Counter((letter.sink, letter.reason.partition("\n")[0][:100]) for letter in dead_letters(directory))
+    for (sink, reason), count in reasons.most_common():
         print(f"{count} dead letters of {sink}: {reason}")
     return 0
 
 
 def _retry(arguments: Namespace) -> int:
-    from forge_otel._runtime import components as _parts
+    from forge_otel._runtime import components
     from forge_otel.outbox.inspect import dead_letters, requeue
     from forge_otel.outbox.outbox import name_of
 
     settings = Settings.from_env(os.environ)
     directory = _directory(settings)
-    sinks = _parts.build(settings).sinks
+    sinks = components.build(settings).sinks
     names = [name_of(sink) for sink in sinks]
     chosen = [letter for letter in dead_letters(directory) if arguments.sink in {None, letter.sink}]
     count = requeue(directory, chosen, sinks=names)
-    print(f"{count} dead letters are among what waits again")
+    print(f"{count} dead letters requeued")
     return asyncio.run(_deliver(settings, sinks, directory, timeout_s=arguments.timeout))
 
 
@@ -82,7 +78,7 @@ async def _deliver(settings: Settings, sinks: list[Any], directory: Path, *, tim
         is_done = await outbox.drain(timeout_s=timeout_s)
         found = outbox.stats().sinks
     for name, sink in found.items():
-        dropped = f", {sum(sink.dropped.values())} refused again or lost" if sink.dropped else ""
+        dropped = f", {sum(sink.dropped.values())} rejected again or lost" if sink.dropped else ""
         print(f"{name}: {sink.delivered} delivered, {sink.waiting} waiting{dropped}")
     if not is_done:
         reasons = "; ".join(f"{name}: {sink.last_error}" for name, sink in found.items() if sink.last_error)
@@ -134,8 +130,8 @@ def _time(at_s: float) -> str:
 
 def _directory(settings: Settings) -> Path:
     if settings.outbox_dir is None:
-        raise ConfigurationError(["FORGE_OUTBOX_DIR is empty, so nothing waits on disk"])
+        raise ConfigurationError(["FORGE_OUTBOX_DIR is empty, so no record is stored on disk"])
     directory = Path(settings.outbox_dir)
     if not directory.is_dir():
-        raise ConfigurationError([f"there is no folder {directory}; set FORGE_OUTBOX_DIR as the service has it"])
+        raise ConfigurationError([f"there is no folder {directory}; set FORGE_OUTBOX_DIR to the folder of the service"])
     return directory

@@ -107,7 +107,7 @@ class DeliveryAccounting:
             self._indexes.insert(0 if first else len(self._indexes), index)
 
     def replace_segment(self, index: SegmentIndex, recovered: SegmentIndex, reason: str) -> int:
-        """Replace a damaged segment with its recovered records; count the others as dropped.
+        """Replace a damaged segment with its recovered records, and count the lost ones as dropped.
 
         Returns:
             Number of dropped deliveries, over all sinks.

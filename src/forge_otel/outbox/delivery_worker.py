@@ -1,4 +1,4 @@
-"""Delivery of the waiting records to one sink: in order, at least once, whatever the sink does.
+"""Delivery of the waiting records to one sink: in order, at least once, with retries and dead letters.
 
 After a failure the first record of the batch is sent alone. If it is stored, groups of 2, 4 and more follow, as in TCP
 slow start. A record that keeps failing while another one is stored becomes a dead letter. While none is stored, the

@@ -109,7 +109,7 @@ def requeue(directory: Path, chosen: Iterable[DeadLetter], *, sinks: Iterable[st
     Args:
         directory: folder of the journal.
         chosen: the dead letters.
-        sinks: names of all sinks of the service; the others are marked as served.
+        sinks: names of all sinks of the service; only the one that rejected a record gets it again.
 
     Returns:
         The number of records that were put back.

@@ -128,7 +128,7 @@ class Outbox:
         await self._queue.flush(timeout_s=self._shutdown_timeout_s * _DELIVERY_SHARE)
         left_s = max(0.0, deadline_s - time.monotonic() - self._shutdown_timeout_s * (1 - _DELIVERY_SHARE))
         await asyncio.gather(*(worker.finish(timeout_s=left_s) for worker in self._workers))
-        # Half of the remaining time for the sinks, the other half for the journal.
+        # The journal needs the remaining half more than the sinks do.
         left_s = max(0.0, deadline_s - time.monotonic())
         await asyncio.gather(*(worker.close(timeout_s=left_s / 2) for worker in self._workers))
         if not await self._queue.close(timeout_s=deadline_s - time.monotonic()):

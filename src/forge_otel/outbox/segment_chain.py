@@ -95,7 +95,7 @@ class SegmentChain:
         return segment
 
     def append(self, records: Sequence[EncodedRecord]) -> None:
-        """Store the records that there is room for, and drop the others."""
+        """Store the records up to the size limit, and drop the rest."""
         segment = self.writable_segment()
         try:
             self._append(segment, records)
@@ -123,7 +123,7 @@ class SegmentChain:
             self._remove(segment)
 
     def set_aside(self, segment: Segment, why: BaseException) -> None:
-        """Replace a damaged file with its recovered records; the others are counted as dropped and logged."""
+        """Replace a damaged file with its recovered records; the lost ones are counted as dropped and logged."""
         if segment not in self._segments or not isinstance(segment, DiskSegment):
             return
         if segment is self._active:

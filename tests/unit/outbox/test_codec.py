@@ -1,4 +1,4 @@
-"""The journal's encoding: lossless, checked, and open to older and newer releases."""
+"""Encoding of records: lossless, checksummed, and readable by older and newer releases."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -52,18 +52,18 @@ records = st.builds(
 
 
 def rows_of(read: Callable[[bytes], Record], body: bytes) -> tuple[list[Row], list[Row], dict[str, list[Row]]] | str:
-    """What the database would be given, or what goes wrong."""
+    """Return the rows for the database, or the name of the error."""
     try:
         batch = MappedRows.of([read(body)])
-        beside = AggregateRows(batch)
+        aggregates = AggregateRows(batch)
     except (ArithmeticError, ValueError) as exc:
         return type(exc).__name__
-    return batch.rows, beside.costs, beside.sums
+    return batch.rows, aggregates.costs, aggregates.sums
 
 
 @given(records)
-def test_what_is_skimmed_makes_the_same_rows(original: Record) -> None:
-    """The quick way says nothing else than the exact one."""
+def test_decoding_without_artifacts_gives_the_same_rows(original: Record) -> None:
+    """The quick decoder and the exact one agree on every column."""
     body = encode(original)
 
     assert rows_of(decode_without_artifacts, body) == rows_of(decode, body)
@@ -71,7 +71,7 @@ def test_what_is_skimmed_makes_the_same_rows(original: Record) -> None:
 
 @pytest.mark.parametrize("read", [decode, decode_without_artifacts])
 def test_a_record_of_an_older_release_makes_the_same_rows(read: Callable[[bytes], Record]) -> None:
-    """What it did not know has its default either way."""
+    """Both decoders give a missing field its default."""
     usual = record()
     old = {
         name: getattr(usual, name) for name in ("id", "duration_s", "outcome", "pipeline", "pipeline_version", "key")
@@ -83,15 +83,15 @@ def test_a_record_of_an_older_release_makes_the_same_rows(read: Callable[[bytes]
 
 
 @pytest.mark.parametrize("read", [decode, decode_without_artifacts])
-def test_a_head_without_what_every_record_has_is_damaged(read: Callable[[bytes], Record]) -> None:
-    """Both ways find out, and not the database."""
+def test_a_head_without_required_fields_is_damaged(read: Callable[[bytes], Record]) -> None:
+    """Both decoders raise, before the database does."""
     with pytest.raises(DamagedRecord, match="cannot be understood"):
         read(resealed(encode(record()), lambda head: {name: head[name] for name in ("id", "created_at", "duration_s")}))
 
 
 @given(records)
 def test_round_trip(original: Record) -> None:
-    """Whatever a record holds comes back, exact and of the same type."""
+    """Every value comes back exactly, with its type."""
     back = decode(encode(original))
 
     assert back == original
@@ -101,10 +101,10 @@ def test_round_trip(original: Record) -> None:
 
 @given(st.data())
 def test_damage_is_noticed(data: st.DataObject) -> None:
-    """A frame with any one bit changed is refused, and never read as another record."""
+    """A frame with one changed bit raises, and is never read as another record."""
     frame = bytearray(encode(record()))
-    place = data.draw(st.integers(0, len(frame) - 1))
-    frame[place] ^= 1 << data.draw(st.integers(0, 7))
+    position = data.draw(st.integers(0, len(frame) - 1))
+    frame[position] ^= 1 << data.draw(st.integers(0, 7))
 
     with pytest.raises(DamagedRecord):
         decode(bytes(frame))
@@ -112,14 +112,14 @@ def test_damage_is_noticed(data: st.DataObject) -> None:
 
 @given(st.binary(max_size=200))
 def test_foreign_bytes_are_refused(data: bytes) -> None:
-    """Bytes that were never a record raise the one error."""
+    """Bytes that were never a record raise `DamagedRecord`."""
     with pytest.raises(DamagedRecord):
         decode(data)
 
 
 @given(st.integers(0, 200))
 def test_cut_frames_are_refused(missing: int) -> None:
-    """A frame whose end is missing is refused, however much is missing."""
+    """A frame without its end raises, for any length of the missing part."""
     frame = encode(record())
 
     with pytest.raises(DamagedRecord):
@@ -146,37 +146,37 @@ def test_fields_of_an_older_release_get_their_default() -> None:
 
 
 def test_a_later_format_is_refused() -> None:
-    """A frame of another format version is not guessed at."""
+    """A frame of another format version raises."""
     with pytest.raises(DamagedRecord, match="later format"):
         decode(b"FGR2" + encode(record())[4:])
 
 
 def test_a_head_that_is_no_record_is_refused() -> None:
-    """A frame that is whole but holds something else raises the same error."""
+    """An intact frame with other content raises the same error."""
     with pytest.raises(DamagedRecord, match="understood"):
         decode(resealed(encode(record()), lambda head: {"id": 1}))
 
 
 def test_read_only_mappings_are_taken() -> None:
-    """Callers may hand over mappings that are not dicts."""
+    """Fields may be mappings that are not dicts."""
     original = record(misses=MappingProxyType({"L1": "cold"}))
 
     assert decode(encode(original)).misses == {"L1": "cold"}
 
 
 def test_a_value_of_the_wrong_type_is_named() -> None:
-    """What cannot be stored is refused with its type."""
+    """A value that cannot be encoded raises a TypeError with its type."""
     with pytest.raises(TypeError, match="object"):
         encode(record(tenant=object()))
 
 
 def decode_head(frame: bytes) -> Any:
-    """The JSON in a frame."""
+    """Return the JSON head of a frame."""
     return orjson.loads(frame[12 : 12 + int.from_bytes(frame[8:12], "little")])
 
 
 def resealed(frame: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
-    """The frame with another head and a checksum that fits."""
+    """Return the frame with another head and the right checksum."""
     head_length = int.from_bytes(frame[8:12], "little")
     head = orjson.dumps(change(decode_head(frame)))
     checked = len(head).to_bytes(4, "little") + head + frame[12 + head_length :]
@@ -184,7 +184,7 @@ def resealed(frame: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]) -
 
 
 def test_naive_times_stay_naive() -> None:
-    """The codec changes nothing; whether a naive time is acceptable is for the sinks to say."""
+    """The codec keeps a naive time; sinks that need a timezone reject it."""
     original = record(created_at=datetime(2026, 1, 1))  # noqa: DTZ001
 
     assert decode(encode(original)) == original

@@ -1,4 +1,4 @@
-"""What an operator sees of a journal: what somebody needs, not what happens to be in the file still."""
+"""The operators' view of journals."""
 
 import time
 from pathlib import Path
@@ -7,8 +7,8 @@ from forge_otel._journal.segments import DiskSegment
 from forge_otel.outbox.inspect import journals, waiting
 
 
-def test_what_every_sink_has_is_not_shown(tmp_path: Path) -> None:
-    """Full journals are removed as a whole, so a record can outlive its last delivery there."""
+def test_acknowledged_records_are_not_shown(tmp_path: Path) -> None:
+    """Full journals are removed as a whole, so a file can hold records that every sink has acknowledged."""
     segment = DiskSegment.create(tmp_path)
     segment.index.extend(segment.append([(time.time(), body) for body in (b"one", b"two", b"three")]))
     segment.save({"archive": 2, "database": 1}, 0)

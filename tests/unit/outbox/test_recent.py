@@ -1,12 +1,12 @@
-"""The ring of recent records."""
+"""The ring buffer of recent records."""
 
 from tests.unit.sinks.builders import record
 
 from forge_otel.outbox.recent import RecentRecords
 
 
-async def test_the_newest_come_first_without_contents() -> None:
-    """The ring shows the last records, newest first, and keeps no artifacts."""
+async def test_newest_records_come_first_without_contents() -> None:
+    """The buffer keeps the newest records, without their artifacts."""
     recent = RecentRecords(capacity=3)
     items = [record(id=f"0{n}") for n in range(5)]
 
@@ -18,7 +18,7 @@ async def test_the_newest_come_first_without_contents() -> None:
 
 
 async def test_a_record_is_kept_once() -> None:
-    """A repeated delivery does not push others out."""
+    """A repeated delivery evicts no record."""
     recent = RecentRecords(capacity=2)
     item = record(id="1")
 
@@ -29,8 +29,8 @@ async def test_a_record_is_kept_once() -> None:
     assert [item.id for item in recent.records()] == ["2", "1"]
 
 
-async def test_filters() -> None:
-    """Records can be asked for by type, by outcome and by id."""
+async def test_records_are_filtered() -> None:
+    """Records are found by type, by outcome and by id."""
     recent = RecentRecords()
     await recent.deliver([record(id="1"), record(id="2", component_type="card"), record(id="3", outcome="error")])
 

@@ -1,4 +1,4 @@
-"""How long the backlog will take, by the clock of the test."""
+"""Delivery rate and time to drain, on a manual clock."""
 
 import pytest
 
@@ -6,8 +6,8 @@ from forge_otel.outbox.throughput import Throughput
 from forge_otel.testing.clock import ManualClock
 
 
-def test_a_steady_pace_is_told_from_the_beginning() -> None:
-    """Ten a second are ten a second after one second and after ten minutes."""
+def test_a_steady_rate_is_right_from_the_beginning() -> None:
+    """10 records per second are measured as such after 5 seconds and after 10 minutes."""
     clock = ManualClock()
     throughput = Throughput(clock=clock.now_s)
     for second in range(600):
@@ -18,8 +18,8 @@ def test_a_steady_pace_is_told_from_the_beginning() -> None:
             assert throughput.drain_time_s(1_000) == pytest.approx(100, rel=0.15)
 
 
-def test_what_nobody_delivers_has_no_end() -> None:
-    """Before the first delivery, and minutes after the last, there is no time; nothing to deliver takes none."""
+def test_without_a_recent_delivery_there_is_no_time_to_drain() -> None:
+    """It is None before the first delivery and minutes after the last one, and 0 for an empty queue."""
     clock = ManualClock()
     throughput = Throughput(clock=clock.now_s)
     assert (throughput.drain_time_s(5), throughput.drain_time_s(0)) == (None, 0.0)

@@ -1,4 +1,4 @@
-"""A long backlog is brought into PostgreSQL by a process of its own: each record once, whatever happens to either."""
+"""Bulk load of a long backlog into PostgreSQL: each record is stored once, even if a process or the server dies."""
 
 import asyncio
 import logging
@@ -32,32 +32,32 @@ SLOW_S = 60.0
 
 
 def left_behind(directory: Path, bodies: Sequence[bytes], *, count: int = 1) -> None:
-    """The journals of processes that died with these records."""
+    """Write the journals of processes that died with these records."""
     share = -(-len(bodies) // count)
-    for place in range(0, len(bodies), share):
+    for start in range(0, len(bodies), share):
         segment = DiskSegment.create(directory)
-        segment.index.extend(segment.append([(time.time(), body) for body in bodies[place : place + share]]))
+        segment.index.extend(segment.append([(time.time(), body) for body in bodies[start : start + share]]))
         segment.close()
 
 
 def outbox(directory: Path | None, url: str, *, shutdown_timeout_s: float = 5.0) -> Outbox:
-    """An outbox that drains early."""
+    """Return an outbox whose bulk load starts early."""
     sink = SqlSink(url, bulk_load_above=ABOVE)
     return Outbox([sink], directory=directory, max_bytes=2**30, shutdown_timeout_s=shutdown_timeout_s)
 
 
 def database_of(box: Outbox) -> SinkStats:
-    """Its figures."""
+    """Return the figures of the database sink."""
     return box.stats().sinks["database"]
 
 
-def drainers(caplog: pytest.LogCaptureFixture) -> list[int]:
-    """The processes that were started."""
+def loaders(caplog: pytest.LogCaptureFixture) -> list[int]:
+    """Return the ids of the bulk load processes from the log."""
     return [int(number) for number in re.findall(r"bulk load process (\d+) started for sink database", caplog.text)]
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process, and it is more than a zombie."""
+    """Return whether the process exists and is not a zombie."""
     try:
         return "(zombie)" not in Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     except OSError:
@@ -65,17 +65,17 @@ def is_running(pid: int) -> bool:
 
 
 async def delivered(box: Outbox, count: int) -> None:
-    """Wait until so many records are."""
+    """Wait until `count` records are delivered."""
     await eventually(lambda: database_of(box).delivered >= count, timeout_s=SLOW_S)
 
 
 async def emptied(box: Outbox) -> None:
-    """Wait until nothing waits."""
+    """Wait until no record is queued."""
     await eventually(lambda: not database_of(box).waiting, timeout_s=SLOW_S)
 
 
 async def check_exact(url: str, records: Sequence[Record]) -> None:
-    """Exactly these generations are stored, and each was counted once."""
+    """Check that exactly these generations are stored, and that each was counted once."""
     engine = create_engine(url)
     async with engine.connect() as connection:
         stored = [name for (name,) in await connection.execute(text("SELECT id FROM generations"))]
@@ -88,44 +88,44 @@ async def check_exact(url: str, records: Sequence[Record]) -> None:
 
 
 @asynccontextmanager
-async def half_drained(
+async def half_loaded(
     directory: Path, url: str, caplog: pytest.LogCaptureFixture, *, shutdown_timeout_s: float = 5.0
 ) -> AsyncIterator[tuple[Outbox, int]]:
-    """An outbox whose backlog is being drained, and the process that does it."""
+    """Yield an outbox during its bulk load, and the id of the process."""
     with caplog.at_level(logging.INFO, "forge_otel"):
         async with outbox(directory, url, shutdown_timeout_s=shutdown_timeout_s) as box:
             await delivered(box, 1)
-            await eventually(lambda: bool(drainers(caplog)), timeout_s=SLOW_S)
-            yield box, drainers(caplog)[-1]
+            await eventually(lambda: bool(loaders(caplog)), timeout_s=SLOW_S)
+            yield box, loaders(caplog)[-1]
 
 
-async def test_a_long_backlog_is_drained_by_another_process(
+async def test_a_long_backlog_is_loaded_by_another_process(
     tmp_path: Path, postgres_database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What waits in several files and what comes meanwhile is stored once, and the process ends with its work."""
+    """The records of several files and new ones are stored once, and the process ends after the last one."""
     old, new = [record() for _ in range(MANY)], [record() for _ in range(50)]
     left_behind(tmp_path, [encode(item) for item in old], count=3)
 
-    async with half_drained(tmp_path, postgres_database, caplog) as (box, pid):
+    async with half_loaded(tmp_path, postgres_database, caplog) as (box, pid):
         await asyncio.gather(*(box.offer(item) for item in new))
         await emptied(box)
         stats = database_of(box)
         await eventually(lambda: not is_running(pid))
 
     assert (stats.delivered, stats.dropped) == (MANY + 50, {})
-    assert len(drainers(caplog)) == 1
+    assert len(loaders(caplog)) == 1
     assert list(tmp_path.glob("*.journal")) == []
     await check_exact(postgres_database, old + new)
 
 
-async def test_a_killed_drainer_costs_nothing(
+async def test_a_killed_loader_costs_nothing(
     tmp_path: Path, postgres_database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its parent goes on by itself, or with another one."""
+    """The service delivers the rest itself, or starts another process."""
     records = [record() for _ in range(MANY * 2)]
     left_behind(tmp_path, [encode(item) for item in records])
 
-    async with half_drained(tmp_path, postgres_database, caplog) as (box, pid):
+    async with half_loaded(tmp_path, postgres_database, caplog) as (box, pid):
         os.kill(pid, signal.SIGKILL)
         await emptied(box)
         stats = database_of(box)
@@ -135,10 +135,10 @@ async def test_a_killed_drainer_costs_nothing(
     await check_exact(postgres_database, records)
 
 
-async def test_a_killed_parent_takes_the_drainer_with_it(
+async def test_the_loader_ends_with_its_parent(
     tmp_path: Path, postgres_database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The successor adopts what was left and stores it once."""
+    """The next start adopts the remaining records and stores each once."""
     records = [record() for _ in range(MANY * 2)]
     left_behind(tmp_path, [encode(item) for item in records])
     parent = await asyncio.create_subprocess_exec(
@@ -150,11 +150,11 @@ async def test_a_killed_parent_takes_the_drainer_with_it(
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert parent.stdout is not None
-    drainer = int(await asyncio.wait_for(parent.stdout.readline(), SLOW_S))
+    loader = int(await asyncio.wait_for(parent.stdout.readline(), SLOW_S))
     parent.kill()
     await parent.wait()
 
-    await eventually(lambda: not is_running(drainer), timeout_s=SLOW_S)
+    await eventually(lambda: not is_running(loader), timeout_s=SLOW_S)
     async with outbox(tmp_path, postgres_database) as box:
         await emptied(box)
         stats = database_of(box)
@@ -163,10 +163,10 @@ async def test_a_killed_parent_takes_the_drainer_with_it(
     await check_exact(postgres_database, records)
 
 
-async def test_what_the_database_refuses_is_left_to_the_parent(
+async def test_rejected_records_are_left_to_the_parent(
     tmp_path: Path, postgres_database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A record without a row, one that PostgreSQL does not take and one that is damaged stop nothing but themselves."""
+    """An unmappable, a rejected and a damaged record become dead letters; the rest is stored."""
     records = [record() for _ in range(MANY)]
     bodies = [encode(item) for item in records]
     bodies[2_000] = encode(replace(records[2_000], created_at=datetime(2026, 3, 1)))  # noqa: DTZ001 - the fault
@@ -174,25 +174,25 @@ async def test_what_the_database_refuses_is_left_to_the_parent(
     bodies[4_000] = bodies[4_000][:-1]
     left_behind(tmp_path, bodies)
 
-    async with half_drained(tmp_path, postgres_database, caplog) as (box, _):
+    async with half_loaded(tmp_path, postgres_database, caplog) as (box, _):
         await emptied(box)
         stats = database_of(box)
 
     assert (stats.delivered, stats.dropped) == (MANY - 3, {"rejected": 2, "damaged": 1})
-    assert len(drainers(caplog)) == 1
+    assert len(loaders(caplog)) == 1
     assert [letter.body for letter in dead_letters(tmp_path)] == [bodies[2_000], bodies[3_000], bodies[4_000]]
     good = [item for place, item in enumerate(records) if place not in {2_000, 3_000, 4_000}]
     await check_exact(postgres_database, good)
 
 
-async def test_a_database_that_goes_away_again_is_waited_for(
+async def test_a_database_that_crashes_again_is_awaited(
     tmp_path: Path, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Crashed in the middle of the backlog, and back later."""
+    """After a crash of the server in the middle of a bulk load the rest is stored when it is back."""
     records = [record() for _ in range(MANY * 2)]
     left_behind(tmp_path, [encode(item) for item in records])
 
-    async with half_drained(tmp_path, postgres_server.url, caplog) as (box, pid):
+    async with half_loaded(tmp_path, postgres_server.url, caplog) as (box, pid):
         await asyncio.to_thread(postgres_server.kill)
         await eventually(lambda: not database_of(box).is_up, timeout_s=SLOW_S)
         await eventually(lambda: not is_running(pid), timeout_s=SLOW_S)
@@ -204,10 +204,10 @@ async def test_a_database_that_goes_away_again_is_waited_for(
     await check_exact(postgres_server.url, records)
 
 
-async def test_two_workers_drain_one_folder(
+async def test_two_workers_load_from_one_folder(
     tmp_path: Path, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each its own backlog of the same outage, into the same database."""
+    """Each worker loads its own journal into the same database."""
     records = [[record() for _ in range(ABOVE * 2)] for _ in range(2)]
     url = postgres_server.url
     with caplog.at_level(logging.INFO, "forge_otel"):
@@ -222,18 +222,18 @@ async def test_two_workers_drain_one_folder(
             found = [database_of(box) for box in (first, second)]
 
     assert [(stats.delivered, stats.dropped) for stats in found] == [(ABOVE * 2, {})] * 2
-    assert len(set(drainers(caplog))) == 2
+    assert len(set(loaders(caplog))) == 2
     await check_exact(url, records[0] + records[1])
 
 
-async def test_closing_in_the_middle_ends_the_drainer(
+async def test_closing_in_the_middle_ends_the_loader(
     tmp_path: Path, postgres_database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it has stored is not stored again by the next start, and the rest is."""
+    """The next start stores the rest, and no record twice."""
     records = [record() for _ in range(MANY * 2)]
     left_behind(tmp_path, [encode(item) for item in records])
 
-    async with half_drained(tmp_path, postgres_database, caplog, shutdown_timeout_s=0.1) as (_, pid):
+    async with half_loaded(tmp_path, postgres_database, caplog, shutdown_timeout_s=0.1) as (_, pid):
         pass
     await eventually(lambda: not is_running(pid))
     async with outbox(tmp_path, postgres_database) as box:
@@ -244,10 +244,10 @@ async def test_closing_in_the_middle_ends_the_drainer(
     await check_exact(postgres_database, records)
 
 
-async def test_without_a_journal_nothing_is_drained(
+async def test_records_in_memory_are_not_bulk_loaded(
     postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is only in memory only this process can deliver."""
+    """Another process cannot read the memory of this one."""
     records = [record() for _ in range(ABOVE * 2)]
     with caplog.at_level(logging.INFO, "forge_otel"):
         async with outbox(None, postgres_server.url) as box:
@@ -257,14 +257,14 @@ async def test_without_a_journal_nothing_is_drained(
             await asyncio.to_thread(postgres_server.start)
             await emptied(box)
 
-    assert drainers(caplog) == []
+    assert loaders(caplog) == []
     await check_exact(postgres_server.url, records)
 
 
-async def test_without_another_process_the_parent_does_it(
+async def test_without_another_process_the_service_delivers(
     tmp_path: Path, postgres_database: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where none can be started, the backlog is delivered as a short one is."""
+    """If no process can be started, the backlog is delivered like a short one."""
     records = [record() for _ in range(ABOVE * 3)]
     left_behind(tmp_path, [encode(item) for item in records])
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python-that-is-not-there"))
@@ -277,7 +277,7 @@ async def test_without_another_process_the_parent_does_it(
 
 
 async def serve(directory: Path, url: str) -> None:
-    """Drain until killed; the process that does it is named on the standard output once something is stored."""
+    """Deliver until killed; print the id of the bulk load process after the first stored batch."""
     found: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda line: found.extend(re.findall(r"process (\d+) started", line.getMessage()))  # type: ignore[method-assign]
