@@ -212,9 +212,9 @@ async def live_and_die(site: Site, callers: Callers, chance: random.Random) -> N
 
 async def is_drained(site: Site) -> bool:
     """Return whether the sinks have every record; no record may be dropped."""
-    tallies = (await site.observe()).sinks
-    assert all(not tally.dropped for tally in tallies.values()), tallies
-    return bool(tallies) and all(tally.delivered == tally.produced for tally in tallies.values())
+    counts = (await site.observe()).sinks
+    assert all(not count.dropped for count in counts.values()), counts
+    return bool(counts) and all(count.delivered == count.produced for count in counts.values())
 
 
 def stored_records(row: Row) -> list[Record]:
