@@ -24,7 +24,7 @@ class FigmaSite:
 
 @pytest.fixture
 async def site() -> AsyncIterator[FigmaSite]:
-    """Run a stand-in Figma that knows one token, and a client that sends it."""
+    """Run a stand-in Figma that accepts one token, with a client that sends it."""
     figma = StandInFigma(tokens={"secret"})
     async with (
         serve(figma.app) as url,

@@ -1,4 +1,4 @@
-"""What the tests of the example share: the sample components, and a parser that knows TSX."""
+"""Sample components and a TSX parser, shared by the tests of the example."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def sample(name: str) -> Sample:
 
 
 def brief_for(found: Sample, *, tokens: Any = None, requested: Any = None) -> ComponentBrief:
-    """Return what the code generator is asked, made without a model's help."""
+    """Return the code generator's brief for a sample, with requirements of the offline model."""
     extraction = extract(found.node)
     name = component_identifier(found.node.document["name"], component_type=found.component_type)
     facts: dict[str, Any] = {
@@ -73,13 +73,13 @@ def brief_for(found: Sample, *, tokens: Any = None, requested: Any = None) -> Co
 
 
 def code_for(brief: ComponentBrief) -> GeneratedCode:
-    """Return what the offline model writes for a brief."""
+    """Return the offline model's code for a brief."""
     files = fenced_files(answer(context_block(brief)))
     return GeneratedCode(component=files["component.tsx"], stories=files["stories.tsx"])
 
 
 def syntax_error(code: str) -> str | None:
-    """Return the text around the first syntax error of a TSX file, None where it parses."""
+    """Return the text around the first syntax error of a TSX file, None if it parses."""
     root = _TSX.parse(code.encode()).root_node
     if not root.has_error:
         return None

@@ -1,17 +1,21 @@
-"""An OpenAI-compatible server whose answers a test writes."""
+"""An OpenAI-compatible server with scripted answers."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from componentforge.llm import LanguageModel
 from componentforge.offline_llm.wire import Completion, parse_request
+from componentforge.serving import serve
+from componentforge.settings import ServiceSettings
 
 
 class ScriptedLLM:
-    """Gives the answers in order; `prompts` are the conversations that asked for them."""
+    """Gives the answers in order and records the prompts."""
 
     def __init__(self, answers: Sequence[str]) -> None:
         self.prompts: list[str] = []
@@ -28,3 +32,13 @@ class ScriptedLLM:
         chunks = [completion.chunk({"content": text}), completion.chunk({}, finish_reason="stop")]
         body = "".join(f"data: {JSONResponse(chunk).body.decode()}\n\n" for chunk in chunks)
         return Response(body + "data: [DONE]\n\n", media_type="text/event-stream")
+
+
+@asynccontextmanager
+async def scripted(answers: Sequence[str]) -> AsyncIterator[tuple[ScriptedLLM, LanguageModel]]:
+    """Run a model with these answers and yield it with its client."""
+    script = ScriptedLLM(answers)
+    async with serve(script.app) as url:
+        settings = ServiceSettings.from_env({}, offline_url=f"{url}/v1", figma_url="")
+        async with LanguageModel(settings) as llm:
+            yield script, llm

@@ -1,4 +1,4 @@
-"""The service end to end: a design goes in over HTTP, a component comes out, and bad requests get a plain sentence."""
+"""The service over HTTP: generation, cache, edits, progress and error responses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -26,25 +26,25 @@ ARTIFACTS = {"component.tsx", "stories.tsx", "tokens.json", "requirements.json",
 
 @dataclass(frozen=True)
 class Service:
-    """A running service, and the Figma behind it."""
+    """A running service and its stand-in Figma."""
 
     http: httpx.AsyncClient
     site: FigmaSite
     forge: Forge
 
     async def generate(self, change: Mapping[str, Any] | None = None) -> httpx.Response:
-        """Ask for the button, with a change."""
+        """Generate the button, with other fields in the body."""
         return await self.http.post("/generate", json=BUTTON | dict(change or {}))
 
     async def edit(self, node_id: str, *, text: str) -> None:
-        """Change the design as a designer would, and tell the service as Figma would."""
+        """Edit the design and send Figma's webhook event."""
         self.site.figma.edit(ATLAS, node_id, text=text)
         await self.site.figma.announce(ATLAS, url=str(self.http.base_url.join("/figma/webhook")), passcode=PASSCODE)
 
 
 @pytest.fixture
 async def service(site: FigmaSite, llm_url: str, tmp_path: Path) -> AsyncIterator[Service]:
-    """Run the service over stand-ins, with a forge that keeps everything in a folder of the test."""
+    """Run the service with stand-ins and a forge that stores everything in a temporary folder."""
     settings = ServiceSettings.from_env(
         {"FIGMA_TOKEN": "secret", "FIGMA_API_URL": site.url, "FIGMA_WEBHOOK_PASSCODE": PASSCODE},
         offline_url=f"{llm_url}/v1",
@@ -62,7 +62,7 @@ async def service(site: FigmaSite, llm_url: str, tmp_path: Path) -> AsyncIterato
 
 
 async def test_a_design_becomes_a_component(service: Service) -> None:
-    """The answer has all five artifacts, valid code, and where it came from."""
+    """The response has five artifacts, valid code and its source."""
     response = await service.generate()
     answer = response.json()
     assert response.status_code == 200
@@ -77,8 +77,8 @@ async def test_a_design_becomes_a_component(service: Service) -> None:
     assert Decimal(answer["saved_usd"]) == 0
 
 
-async def test_the_same_question_is_answered_from_the_cache(service: Service) -> None:
-    """The second answer is the first, also for somebody else; a new design, theme or wish is a new question."""
+async def test_an_equal_request_is_a_cache_hit(service: Service) -> None:
+    """A repeated request is a hit, also for another user; other tokens or requirements are a miss."""
     first = (await service.generate()).json()
     again = (await service.generate({"user_id": "ada", "session_id": "s", "component_name": "Mine"})).json()
     assert (again["source"], again["artifacts"]) == ("L1", first["artifacts"])
@@ -90,8 +90,8 @@ async def test_the_same_question_is_answered_from_the_cache(service: Service) ->
     assert "aria-busy" in wished["code"]
 
 
-async def test_an_edited_design_is_a_new_question(service: Service) -> None:
-    """The designer's change appears in the next answer; a change elsewhere in the file does not matter."""
+async def test_an_edited_design_is_generated_again(service: Service) -> None:
+    """An edit appears in the next response; an edit of another component in the file causes no miss."""
     await service.generate()
     await service.edit("1:40", text="Live")
     assert (await service.generate()).json()["source"] == "L1"
@@ -102,7 +102,7 @@ async def test_an_edited_design_is_a_new_question(service: Service) -> None:
 
 
 async def test_a_request_is_one_trace(service: Service) -> None:
-    """The five agents hang below the generation; the calls to the model, where they are spans, below their agents."""
+    """Agent spans are children of the generation, and spans of model calls are children of their agents."""
     answer = (await service.generate()).json()
     rows = service.forge.telemetry.recent_traces.trace(answer["trace_id"])
     names = {row.span_id: row.name for row in rows}
@@ -116,10 +116,10 @@ async def test_a_request_is_one_trace(service: Service) -> None:
 
 
 async def test_components_are_listed(service: Service) -> None:
-    """Every offer can be used as the body of a request."""
-    offers = (await service.http.get("/components")).json()
-    assert len(offers) == 16
-    assert {"figma_key": ATLAS, "node_id": "1:1", "name": "Button/Action", "component_type": "button"} in offers
+    """Each listed component can be used in the body of a generation request."""
+    components = (await service.http.get("/components")).json()
+    assert len(components) == 16
+    assert {"figma_key": ATLAS, "node_id": "1:1", "name": "Button/Action", "component_type": "button"} in components
 
 
 @pytest.mark.parametrize(
@@ -138,10 +138,10 @@ async def test_components_are_listed(service: Service) -> None:
         ({"pattern_id": "no-such-pattern"}, 404, "no-such-pattern"),
     ],
 )
-async def test_a_bad_request_gets_a_plain_sentence(
+async def test_an_invalid_request_is_a_problem(
     service: Service, change: dict[str, Any], status: int, words: str
 ) -> None:
-    """It is problem+json with the trace id, and the service goes on."""
+    """An invalid request gets problem+json with the trace id, and the service continues."""
     response = await service.generate(change)
     problem = response.json()
     assert response.status_code == problem["status"] == status
@@ -165,16 +165,16 @@ async def test_a_bad_request_gets_a_plain_sentence(
         ),
     ],
 )
-async def test_a_bad_body_gets_a_plain_sentence(service: Service, body: bytes, status: int, words: str) -> None:
-    """Malformed JSON and numbers that JSON does not have are 400, missing fields are 422."""
+async def test_a_malformed_body_is_a_problem(service: Service, body: bytes, status: int, words: str) -> None:
+    """Malformed JSON and non-JSON numbers are 400, missing fields are 422."""
     response = await service.http.post("/generate", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
     assert words in response.json()["detail"]
 
 
-async def test_the_running_generation_can_be_watched(service: Service) -> None:
-    """Whoever sends the same body sees what the agents do, from the beginning to the end; later, too."""
+async def test_progress_of_a_running_generation(service: Service) -> None:
+    """A request with the same body streams all events of the agents, also shortly after the end."""
     generating = asyncio.create_task(service.generate())
     watched = await service.http.post("/generate/events", json=BUTTON)
     assert (await generating).status_code == 200
@@ -185,7 +185,7 @@ async def test_the_running_generation_can_be_watched(service: Service) -> None:
     assert all(f'"{agent}"' in watched.text for agent in AGENTS)
 
 
-async def test_nothing_to_watch_is_a_plain_sentence(service: Service) -> None:
-    """A generation that nobody has begun is not found, after a moment in which it might begin."""
+async def test_progress_without_a_generation_is_not_found(service: Service) -> None:
+    """Without a running generation the response is a 404 after a short wait."""
     answer = await service.http.post("/generate/events", json=BUTTON, timeout=20)
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

@@ -1,4 +1,4 @@
-"""A known component gets other design tokens without a model; its pattern is found once."""
+"""The pattern cache replaces design tokens without a model call, and reuses the retrieved pattern."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ MIDNIGHT = THEMES["midnight"]
 
 @pytest.fixture
 async def forge(tmp_path: Path) -> Forge:
-    """A forge with the example's hooks that records nothing in a database."""
+    """A forge with the example's hooks, without archive and database."""
     return Forge(
         Settings(archive_url=None, database_url=None, outbox_dir=str(tmp_path / "outbox"), trace_spool_dir=None),
         hooks=HOOKS,
@@ -34,7 +34,7 @@ async def forge(tmp_path: Path) -> Forge:
 
 @pytest.fixture
 async def http(site: FigmaSite, llm_url: str, forge: Forge) -> AsyncIterator[httpx.AsyncClient]:
-    """The service over the stand-ins."""
+    """The service with stand-ins."""
     settings = ServiceSettings.from_env(
         {"FIGMA_TOKEN": "secret", "FIGMA_API_URL": site.url}, offline_url=f"{llm_url}/v1", figma_url=""
     )
@@ -43,7 +43,7 @@ async def http(site: FigmaSite, llm_url: str, forge: Forge) -> AsyncIterator[htt
 
 
 async def steps(forge: Forge, answer: dict[str, Any]) -> set[str]:
-    """Return the agents and tools that a generation ran, once its record is delivered."""
+    """Wait for the record of a generation and return its agents and tools."""
     async with asyncio.timeout(10):
         while True:
             for record in forge.recent.records():
@@ -52,29 +52,29 @@ async def steps(forge: Forge, answer: dict[str, Any]) -> set[str]:
             await asyncio.sleep(0.01)
 
 
-async def ask(http: httpx.AsyncClient, **change: Any) -> dict[str, Any]:
-    """Ask for the button, with a change."""
+async def generate(http: httpx.AsyncClient, **change: Any) -> dict[str, Any]:
+    """Generate the button, with other fields in the body."""
     response = await http.post("/generate", json=BUTTON | change)
     assert response.status_code == 200, response.text
     return dict(response.json())
 
 
 async def test_other_tokens_need_no_model(http: httpx.AsyncClient, forge: Forge) -> None:
-    """The same button at midnight: what a full generation gives, without retrieval, requirements and code."""
-    await ask(http)
-    rethemed = await ask(http, tokens=MIDNIGHT)
+    """Other tokens give the artifacts of a full generation without retrieval, requirements and code generation."""
+    await generate(http)
+    rethemed = await generate(http, tokens=MIDNIGHT)
     assert (rethemed["source"], rethemed["cost_usd"]) == ("L3", "0")
     assert await steps(forge, rethemed) == {"token_extractor", "quality_validator"}
     await forge.exact.invalidate("all")
-    generated = await ask(http, tokens=MIDNIGHT)
+    generated = await generate(http, tokens=MIDNIGHT)
     assert generated["source"] == "L4"
     assert {**rethemed["artifacts"]} == {**generated["artifacts"]}
 
 
 async def test_a_known_pattern_is_not_retrieved_again(http: httpx.AsyncClient, forge: Forge) -> None:
-    """Another wish for the same design and tokens is generated, without the pattern retriever."""
-    assert "pattern_retriever" in await steps(forge, await ask(http))
-    reply = await ask(http, requirements={"states": ["loading"]})
+    """Other requirements for the same design and tokens are generated without the pattern retriever."""
+    assert "pattern_retriever" in await steps(forge, await generate(http))
+    reply = await generate(http, requirements={"states": ["loading"]})
     assert reply["source"] == "L4"
     ran = await steps(forge, reply)
     assert not ran & {"pattern_retriever", "bm25"}
@@ -83,19 +83,19 @@ async def test_a_known_pattern_is_not_retrieved_again(http: httpx.AsyncClient, f
 
 @pytest.mark.parametrize("found", samples(), ids=lambda found: found.name)
 @pytest.mark.parametrize("theme", [name for name in THEMES if THEMES[name]])
-def test_filling_gives_what_generating_gives(found: Sample, theme: str) -> None:
-    """For every sample and theme: the same code to the letter, or nothing."""
+def test_replaced_tokens_equal_generated_code(found: Sample, theme: str) -> None:
+    """For every sample and theme, token replacement gives exactly the generated code, or None."""
     before, after = brief_for(found), brief_for(found, tokens=THEMES[theme])
-    filled = replace_tokens(code_for(before).component, before.css_variables, after.css_variables)
-    if filled is not None:
-        assert filled == code_for(after).component
-        assert syntax_error(filled) is None
+    replaced = replace_tokens(code_for(before).component, before.css_variables, after.css_variables)
+    if replaced is not None:
+        assert replaced == code_for(after).component
+        assert syntax_error(replaced) is None
     assert next(leaves(THEMES[theme]), None) is not None
 
 
 @pytest.mark.parametrize("spoil", ["};", 'const x = "#000000"', "second"])
-def test_what_is_not_exactly_slots_is_not_filled(spoil: str) -> None:
-    """A missing object, a second one, or a token's value elsewhere in the code: generated anew."""
+def test_unexpected_code_is_not_changed(spoil: str) -> None:
+    """A missing or second object of tokens, or a token's colour elsewhere in the code, gives None."""
     found = next(one for one in samples() if one.name == "Badge/Status")
     brief = brief_for(found)
     code = code_for(brief).component
@@ -110,7 +110,7 @@ def test_what_is_not_exactly_slots_is_not_filled(spoil: str) -> None:
     assert replace_tokens(code, brief.css_variables, changed) is None
 
 
-def test_broken_code_is_found() -> None:
-    """What does not parse is not whole."""
+def test_is_well_formed() -> None:
+    """Code with a syntax error is not well-formed."""
     assert is_well_formed("const a = <b>{1}</b>;")
     assert not is_well_formed("const a = {(};")

@@ -1,4 +1,4 @@
-"""The stand-in Figma answers as the real API does, errors included."""
+"""The stand-in Figma responds like the real API, including errors."""
 
 import pytest
 from tests.examples.conftest import FigmaSite
@@ -21,7 +21,7 @@ FILE = f"/v1/files/{ATLAS}"
     ],
 )
 async def test_answers_keep_the_contract(site: FigmaSite, path: str, schema: str) -> None:
-    """Every answer has the shape of the published API description."""
+    """Every response conforms to the published API description."""
     response = await site.http.get(path)
     assert response.status_code == 200
     assert faults(response.json(), schema) == []
@@ -29,7 +29,7 @@ async def test_answers_keep_the_contract(site: FigmaSite, path: str, schema: str
 
 @pytest.mark.parametrize("what", ["", "/nodes?ids=1:1", "/styles", "/meta"])
 @pytest.mark.parametrize("token", ["", "wrong"])
-async def test_a_wrong_token_is_refused(site: FigmaSite, what: str, token: str) -> None:
+async def test_a_wrong_token_is_rejected(site: FigmaSite, what: str, token: str) -> None:
     """No token and a wrong token are 403 with `err`."""
     response = await site.http.get(FILE + what, headers={"X-Figma-Token": token})
     assert response.status_code == 403
@@ -45,21 +45,21 @@ async def test_an_unknown_file_is_not_found(site: FigmaSite, what: str) -> None:
 
 
 async def test_styles_of_an_unknown_file_are_not_found(site: FigmaSite) -> None:
-    """The library endpoints spell 404 with `error` and `message`."""
+    """A 404 of the library endpoints has `error` and `message`."""
     response = await site.http.get("/v1/files/unknown/styles")
     assert faults(response.json(), "ErrorResponsePayloadWithErrorBoolean") == []
     assert response.json() == {"error": True, "status": 404, "message": "Not found"}
 
 
 @pytest.mark.parametrize("query", ["?depth=0", "?depth=-1", "?depth=x", "?depth=²", "/nodes", "/nodes?ids=,"])
-async def test_bad_parameters_are_refused(site: FigmaSite, query: str) -> None:
-    """A depth that is no positive integer and missing ids are 400 with `err`."""
+async def test_invalid_parameters_are_rejected(site: FigmaSite, query: str) -> None:
+    """A depth that is not a positive integer, and missing ids, are 400 with `err`."""
     response = await site.http.get(FILE + query)
     assert response.status_code == 400
     assert faults(response.json(), "ErrorResponsePayloadWithErrMessage") == []
 
 
-async def test_depth_cuts_the_tree(site: FigmaSite) -> None:
+async def test_depth_truncates_the_tree(site: FigmaSite) -> None:
     """Depth 1 of a file is its pages; depth 1 of a node is its children."""
     file = (await site.http.get(f"{FILE}?depth=1")).json()
     node = (await site.http.get(f"{FILE}/nodes?ids=1:1&depth=1")).json()["nodes"]["1:1"]["document"]
@@ -69,7 +69,7 @@ async def test_depth_cuts_the_tree(site: FigmaSite) -> None:
 
 
 async def test_ids_prune_the_tree(site: FigmaSite) -> None:
-    """With ids come the nodes, what is above and below them, and every page."""
+    """With ids, the response has the nodes, their ancestors and descendants, and every page."""
     pages = (await site.http.get(f"{FILE}?ids=1-2")).json()["document"]["children"]
     (component_set,) = pages[0]["children"]
     assert len(pages) == 3
@@ -78,7 +78,7 @@ async def test_ids_prune_the_tree(site: FigmaSite) -> None:
 
 
 async def test_a_node_comes_with_its_styles_only(site: FigmaSite) -> None:
-    """The tables of a node hold what its subtree refers to; an unknown node is null."""
+    """The tables of a node have the entries of its subtree; an unknown node is null."""
     nodes = (await site.http.get(f"{FILE}/nodes?ids=1:1,9:99")).json()["nodes"]
     assert {style["name"] for style in nodes["1:1"]["styles"].values()} >= {"brand/600", "label/md"}
     assert "success/700" not in {style["name"] for style in nodes["1:1"]["styles"].values()}
@@ -86,7 +86,7 @@ async def test_a_node_comes_with_its_styles_only(site: FigmaSite) -> None:
 
 
 async def test_requests_are_counted_by_path(site: FigmaSite) -> None:
-    """A test can tell what was asked, and how often."""
+    """`requests` has the number of requests by path."""
     for _ in range(2):
         await site.http.get(f"{FILE}/meta")
     await site.http.get(f"{FILE}/nodes?ids=1:1")
@@ -94,7 +94,7 @@ async def test_requests_are_counted_by_path(site: FigmaSite) -> None:
 
 
 async def test_an_edit_changes_version_and_content(site: FigmaSite) -> None:
-    """An edit is what the next readers see, with a higher version and a later date."""
+    """After an edit, responses have the new content, a higher version and a later date."""
     before = (await site.http.get(f"{FILE}/meta")).json()
     edit = {"file_key": ATLAS, "node_id": "1:1", "text": "Send", "fill": "#123456"}
     assert (await site.http.post("/_standin/edit", json=edit)).status_code == 200
@@ -118,7 +118,7 @@ async def test_an_edit_changes_version_and_content(site: FigmaSite) -> None:
     ],
 )
 async def test_a_bad_edit_changes_nothing(site: FigmaSite, body: bytes) -> None:
-    """An edit that cannot be done is 400, and the file stays as it was."""
+    """An invalid edit is 400 and leaves the file unchanged."""
     before = (await site.http.get(FILE)).content
     response = await site.http.post("/_standin/edit", content=body)
     assert response.status_code == 400
@@ -126,6 +126,6 @@ async def test_a_bad_edit_changes_nothing(site: FigmaSite, body: bytes) -> None:
 
 
 async def test_an_unknown_path_is_not_found(site: FigmaSite) -> None:
-    """A path that the API does not have is 404 in its own shape."""
+    """An unknown path is 404 in the API's error format."""
     response = await site.http.get("/v1/unknown")
     assert response.json() == {"status": 404, "err": "Not found"}

@@ -1,4 +1,4 @@
-"""The offline model's code is valid TSX for every sample, and for whatever people write into a Figma file."""
+"""The offline model's code is valid TSX for every sample, and for arbitrary texts in a design."""
 
 import copy
 from typing import Any
@@ -52,7 +52,7 @@ REPEATED = st.sampled_from([1, 1, 1, 2_000])
 @pytest.mark.parametrize("found", SAMPLES, ids=lambda found: found.name)
 @pytest.mark.parametrize("requested", [{}, WISHES], ids=["plain", "wishes"])
 def test_samples_give_valid_code(found: Sample, requested: dict[str, Any]) -> None:
-    """Both files parse without an error, and export what they should."""
+    """Both files parse without an error and have the expected exports."""
     brief = brief_for(found, requested=requested)
     code = code_for(brief)
     assert syntax_error(code.component) is None
@@ -63,7 +63,7 @@ def test_samples_give_valid_code(found: Sample, requested: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("found", SAMPLES, ids=lambda found: found.name)
 def test_samples_pass_the_quality_checks(found: Sample) -> None:
-    """Nothing is found but tokens that the design has and the code does not need."""
+    """The only findings are notes on unused tokens."""
     brief = brief_for(found, requested=WISHES)
     findings = check(code_for(brief), brief).findings
     assert [finding for finding in findings if finding.severity != "note"] == []
@@ -71,7 +71,7 @@ def test_samples_pass_the_quality_checks(found: Sample) -> None:
 
 @pytest.mark.parametrize("found", SAMPLES, ids=lambda found: found.name)
 def test_the_design_is_in_the_code(found: Sample) -> None:
-    """The values of the tokens and the words of the design appear."""
+    """Token values and texts of the design occur in the code."""
     brief = brief_for(found, tokens={"color": {"background": "#0b1120"}})
     code = code_for(brief).component
     assert '"--color-background": "#0b1120"' in code
@@ -80,13 +80,13 @@ def test_the_design_is_in_the_code(found: Sample) -> None:
 
 
 def test_two_designs_give_different_code() -> None:
-    """Nothing but the comments is shared by all."""
+    """Different designs have different code."""
     codes = {code_for(brief_for(found)).component for found in SAMPLES}
     assert len(codes) == len(SAMPLES)
 
 
-def test_the_code_tells_that_no_model_wrote_it() -> None:
-    """Both files start with a comment that says so."""
+def test_the_code_is_labelled_as_offline() -> None:
+    """Both files start with a comment that no language model was involved."""
     code = code_for(brief_for(SAMPLES[0]))
     for text in (code.component, code.stories):
         assert "forge-offline-1" in text[:200]
@@ -94,7 +94,7 @@ def test_the_code_tells_that_no_model_wrote_it() -> None:
 
 
 def renamed(found: Sample, texts: list[str]) -> Sample:
-    """Return a sample with strangers' texts as names, characters, properties and options."""
+    """Return a sample with arbitrary texts as names, characters, properties and options."""
     document = copy.deepcopy(dict(found.node.document))
     queue, count = [document], 0
     while queue:
@@ -122,8 +122,8 @@ def renamed(found: Sample, texts: list[str]) -> Sample:
     name=st.sampled_from([found.name for found in SAMPLES]),
     written=st.lists(st.tuples(HOSTILE, REPEATED), min_size=1, max_size=6),
 )
-def test_strangers_texts_stay_texts(name: str, written: list[tuple[str, int]]) -> None:
-    """Whatever is written into a design, both files parse, and the report holds no tag of a stranger."""
+def test_arbitrary_texts_are_escaped(name: str, written: list[tuple[str, int]]) -> None:
+    """Both files parse, and the report contains no tag from the design."""
     texts = [text * times for text, times in written]
     brief = brief_for(renamed(sample(name), texts), requested={"notes": texts[0], "events": texts, "props": texts})
     code = code_for(brief)
@@ -135,14 +135,14 @@ def test_strangers_texts_stay_texts(name: str, written: list[tuple[str, int]]) -
 
 
 def test_a_part_that_only_one_variant_has_is_hidden_in_the_others() -> None:
-    """The mobile bar's menu is drawn for mobile alone, and the links for desktop alone."""
+    """The menu is visible only in the mobile variant, the links only in the desktop variant."""
     code = code_for(brief_for(sample("Navbar/Store"))).component
     assert 'menuLink: { display: "none" }' in code
     assert 'kitchenLink: { display: "none" }' in code
 
 
 def test_a_text_of_a_variant_is_its_default() -> None:
-    """The error state shows its own help unless the caller sets one."""
+    """The error state has its own help text as default."""
     code = code_for(brief_for(sample("Input/Text field"))).component
     assert '"error": { helperText: "Enter a valid address" }' in code
     assert '{helper ?? copy("helperText") ?? "We never share it"}' in code

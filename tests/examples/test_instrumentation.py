@@ -1,4 +1,4 @@
-"""Calls to the model become spans of OpenTelemetry's own instrumentation, with their token usage."""
+"""Model calls become spans of OpenTelemetry's instrumentation, with token usage."""
 
 import asyncio
 import itertools
@@ -46,7 +46,7 @@ class Endless:
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
-    """Instrument the client with a provider of the test's own."""
+    """Instrument the client with a provider of the test."""
     instrumentor = find_instrumentor()
     if instrumentor is None:
         pytest.skip("no installed instrumentation of openai can be imported")
@@ -62,14 +62,14 @@ def spans() -> Iterator[InMemorySpanExporter]:
 
 
 def only(spans: InMemorySpanExporter) -> ReadableSpan:
-    """Return the one span there is."""
+    """Return the only span."""
     (span,) = spans.get_finished_spans()
     return span
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 async def test_a_call_is_a_span_with_usage(spans: InMemorySpanExporter, llm: LanguageModel, streamed: bool) -> None:
-    """The span is a client span named after operation and model, and knows both token counts."""
+    """The span is a client span named after operation and model, with both token counts."""
     answer = await (llm.ask_streaming(QUESTION) if streamed else llm.ask_json(QUESTION))
     span = only(spans)
     attributes = dict(span.attributes or {})
@@ -81,7 +81,7 @@ async def test_a_call_is_a_span_with_usage(spans: InMemorySpanExporter, llm: Lan
 
 
 async def test_a_failed_call_is_an_error(spans: InMemorySpanExporter, llm: LanguageModel) -> None:
-    """The span of a refused call has the error status."""
+    """The span of a rejected call has the error status."""
     llm.name = "no-such-model"
     with pytest.raises(UnusableAnswer):
         await llm.ask_streaming(QUESTION)
@@ -89,7 +89,7 @@ async def test_a_failed_call_is_an_error(spans: InMemorySpanExporter, llm: Langu
 
 
 async def test_a_cancelled_stream_ends_its_span(spans: InMemorySpanExporter) -> None:
-    """Cancelling in the middle of an answer leaves no span open."""
+    """Cancelling during a stream ends the span."""
     endless = Endless()
     async with serve(endless.app) as url:
         settings = ServiceSettings.from_env({}, offline_url=f"{url}/v1", figma_url="")
@@ -104,7 +104,7 @@ async def test_a_cancelled_stream_ends_its_span(spans: InMemorySpanExporter) -> 
     assert span.end_time is not None
 
 
-def test_turning_it_on_twice_changes_nothing(spans: InMemorySpanExporter) -> None:
-    """A process may build several applications."""
+def test_instrumenting_twice_has_no_effect(spans: InMemorySpanExporter) -> None:
+    """A process may create several applications."""
     assert instrument_openai()
     assert spans.get_finished_spans() == ()

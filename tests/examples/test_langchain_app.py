@@ -1,4 +1,4 @@
-"""LangChain's own packages below our spans: one trace, and each model call counted once."""
+"""LangChain inside an agent: one trace, and each model call counted once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ ASKED = GenerationRequest(component_type="button", figma_key="k")
 
 
 class Site:
-    """A forge on providers that LangChain writes to."""
+    """A forge on the providers that LangChain uses."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -36,13 +36,13 @@ class Site:
 
     @property
     def spans(self) -> dict[str, ReadableSpan]:
-        """What has ended, by name."""
+        """Return the ended spans by name."""
         return {span.name: span for span in self.exporter.get_finished_spans()}
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """A site whose LangChain and OpenAI packages are both instrumented, as a service's often are."""
+    """A site with both LangChain and OpenAI instrumented, as is common in services."""
     made = Site()
     instrumentors: list[Any] = [LangChainInstrumentor(), OpenAIInstrumentor()]
     for instrumentor in instrumentors:
@@ -56,8 +56,8 @@ def site() -> Iterator[Site]:
     made.tracers.shutdown()
 
 
-async def test_the_chain_is_in_our_trace_and_paid_once(site: Site, llm_url: str) -> None:
-    """Every span is below the generation, has user and component type, and the one call is priced once."""
+async def test_the_chain_joins_the_trace_and_is_priced_once(site: Site, llm_url: str) -> None:
+    """Every span is a descendant of the generation with user and component type, and the call is priced once."""
     chain = langchain_app.make_chain(f"{llm_url}/v1")
     with bind_identity(Identity(user_id="ann", session_id="s1")):
         async with site.forge:
@@ -77,8 +77,8 @@ async def test_the_chain_is_in_our_trace_and_paid_once(site: Site, llm_url: str)
     assert expected > 0
 
 
-async def test_the_answer_of_a_cache_asks_no_model(site: Site, llm_url: str) -> None:
-    """The second answer costs nothing, and LangChain is not called."""
+async def test_a_cache_hit_makes_no_model_call(site: Site, llm_url: str) -> None:
+    """The second answer has no cost, and LangChain is not called."""
     chain = langchain_app.make_chain(f"{llm_url}/v1")
     async with site.forge:
         first = await langchain_app.states(ASKED, chain)

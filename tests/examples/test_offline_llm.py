@@ -1,4 +1,4 @@
-"""The offline model speaks the OpenAI API, to the real client over real HTTP."""
+"""The offline model implements the OpenAI API; the tests use the real client over HTTP."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def client(llm_url: str) -> AsyncOpenAI:
 
 
 async def test_a_plain_answer_has_usage(llm_url: str) -> None:
-    """The answer is from the prompt, labelled as offline, with token counts that add up."""
+    """The answer depends on the prompt, is labelled as offline and has consistent token counts."""
     question = context_block(
         RequirementsBrief(component_type="button", component_name="ActionButton", blueprint=BUTTON.blueprint)
     )
@@ -46,8 +46,8 @@ async def test_a_plain_answer_has_usage(llm_url: str) -> None:
     assert completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens
 
 
-async def test_a_stream_gives_the_same_answer_piece_by_piece(llm_url: str) -> None:
-    """The pieces join to the plain answer; the last chunk holds the usage."""
+async def test_a_stream_has_the_same_answer_in_chunks(llm_url: str) -> None:
+    """The chunks join to the plain answer, and the last chunk has the usage."""
     async with client(llm_url) as openai_client:
         plain = await openai_client.chat.completions.create(model=MODEL, messages=asking(context_block(BUTTON)))
         stream = await openai_client.chat.completions.create(
@@ -67,8 +67,8 @@ async def test_a_stream_gives_the_same_answer_piece_by_piece(llm_url: str) -> No
     assert chunks[-2].choices[0].finish_reason == "stop"
 
 
-async def test_a_stream_without_usage_is_not_asked_for_it(llm_url: str) -> None:
-    """Without the option no chunk has a usage, and the stream ends with the sentinel."""
+async def test_a_stream_without_include_usage(llm_url: str) -> None:
+    """Without `include_usage` no chunk has a usage, and the stream ends with the sentinel."""
     body = {"model": MODEL, "messages": asking("hello"), "stream": True}
     async with httpx.AsyncClient() as http:
         response = await http.post(
@@ -99,7 +99,7 @@ async def test_an_answer_is_truncated_at_its_limit(llm_url: str) -> None:
 
 
 async def test_models_are_listed(llm_url: str) -> None:
-    """There is one model; another one is not found."""
+    """Only one model exists."""
     async with client(llm_url) as openai_client:
         models = [model.id async for model in openai_client.models.list()]
         with pytest.raises(openai.NotFoundError, match="does not exist"):
@@ -126,8 +126,8 @@ GOOD: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content":
         ({"stream_options": {"include_usage": True}}, "stream_options"),
     ],
 )
-async def test_bad_requests_are_refused(llm_url: str, change: dict[str, Any], param: str) -> None:
-    """The error has OpenAI's shape and names the parameter."""
+async def test_invalid_requests_are_rejected(llm_url: str, change: dict[str, Any], param: str) -> None:
+    """The error has OpenAI's format and names the parameter."""
     async with httpx.AsyncClient(headers={"Authorization": "Bearer offline"}) as http:
         response = await http.post(f"{llm_url}/v1/chat/completions", json=GOOD | change)
     error = response.json()["error"]
@@ -139,8 +139,8 @@ async def test_bad_requests_are_refused(llm_url: str, change: dict[str, Any], pa
 @pytest.mark.parametrize(
     ("body", "status"), [(b"", 400), (b"{", 400), (b"[]", 400), (b"\xff", 400), (b" " * (8 * 1024 * 1024 + 1), 413)]
 )
-async def test_bodies_that_are_no_request_are_refused(llm_url: str, body: bytes, status: int) -> None:
-    """Malformed and huge bodies get an error, and the server goes on."""
+async def test_malformed_bodies_are_rejected(llm_url: str, body: bytes, status: int) -> None:
+    """Malformed and oversized bodies get an error, and the server continues."""
     async with httpx.AsyncClient(headers={"Authorization": "Bearer offline"}) as http:
         response = await http.post(f"{llm_url}/v1/chat/completions", content=body)
         again = await http.post(f"{llm_url}/v1/chat/completions", json=GOOD)
@@ -149,8 +149,8 @@ async def test_bodies_that_are_no_request_are_refused(llm_url: str, body: bytes,
     assert again.status_code == 200
 
 
-async def test_unknown_models_keys_and_paths_are_refused(llm_url: str) -> None:
-    """Another model is 404, no key is 401, another path is 404, each in OpenAI's shape."""
+async def test_unknown_models_keys_and_paths_are_rejected(llm_url: str) -> None:
+    """An unknown model is 404, a missing key 401 and an unknown path 404, each in OpenAI's format."""
     key = {"Authorization": "Bearer offline"}
     async with httpx.AsyncClient(base_url=llm_url) as http:
         model = await http.post("/v1/chat/completions", json=GOOD | {"model": "gpt-4.1"}, headers=key)
@@ -163,13 +163,13 @@ async def test_unknown_models_keys_and_paths_are_refused(llm_url: str) -> None:
 
 @pytest.mark.parametrize("time_scale", [0, -1, math.nan])
 def test_a_time_scale_must_be_positive(time_scale: float) -> None:
-    """Time does not stand still or run backwards."""
+    """Zero and negative time scales are rejected."""
     with pytest.raises(ValueError, match="positive"):
         create_offline_llm(time_scale=time_scale)
 
 
-def test_the_pace_is_that_of_a_real_model() -> None:
-    """Code of two thousand tokens takes 20 to 60 seconds at scale 1, a fiftieth of it at 50, the same each time."""
+def test_pace() -> None:
+    """2,000 tokens take 20 to 60 s at scale 1 and a fiftieth of it at 50, always the same for one prompt."""
     for number in range(100):
         real, fast = pace_for(f"{number}", time_scale=1), pace_for(f"{number}", time_scale=50)
         assert 20 < real.due_s(2000) < 60
@@ -180,5 +180,5 @@ def test_the_pace_is_that_of_a_real_model() -> None:
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 0), ("a", 1), ("abcd", 1), ("abcde", 2)])
 def test_tokens_are_estimated_from_characters(text: str, tokens: int) -> None:
-    """Four characters are a token, rounded up."""
+    """A token has four characters, rounded up."""
     assert estimate_tokens(text) == tokens

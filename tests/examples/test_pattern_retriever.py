@@ -1,4 +1,4 @@
-"""The pattern retriever finds the pattern that a person would pick."""
+"""The pattern retriever selects the expected pattern for every sample."""
 
 import pytest
 from tests.examples.samples import sample
@@ -29,7 +29,7 @@ EXPECTED = {
 
 
 def test_the_library_covers_every_type() -> None:
-    """There is a pattern for each type, several for the common ones, and no id twice."""
+    """Each type has a pattern, common types have several, and ids are unique."""
     types = [pattern.component_type for pattern in library()]
     assert set(types) == set(COMPONENT_TYPES)
     assert types.count("button") > 1
@@ -39,7 +39,7 @@ def test_the_library_covers_every_type() -> None:
 
 @pytest.mark.parametrize(("name", "pattern_id"), EXPECTED.items())
 async def test_a_sample_finds_its_pattern(name: str, pattern_id: str) -> None:
-    """The design's own words lead to its pattern."""
+    """The words of a design select its pattern."""
     found = sample(name)
     match = await retrieve_pattern(found.component_type, extract(found.node).blueprint, {})
     assert match.pattern.id == pattern_id
@@ -48,27 +48,27 @@ async def test_a_sample_finds_its_pattern(name: str, pattern_id: str) -> None:
 
 
 async def test_the_callers_words_count_too() -> None:
-    """Requirements can turn the choice."""
+    """Requirements can change the selection."""
     blueprint = extract(sample("Badge/Stock").node).blueprint
     match = await retrieve_pattern("badge", blueprint, {"notes": "a discount offer for a sale, new member price"})
     assert match.pattern.id == "badge-offer"
 
 
 def test_without_a_known_word_the_order_is_stable() -> None:
-    """All scores are zero: ids decide."""
+    """With all scores zero, patterns are ordered by id."""
     matches = rank_patterns("zzz", component_type="card")
     assert [match.score for match in matches] == [0, 0, 0, 0]
     assert [match.pattern.id for match in matches] == sorted(match.pattern.id for match in matches)
 
 
-async def test_a_chosen_pattern_is_taken() -> None:
-    """The caller's choice is not scored."""
+async def test_a_chosen_pattern_is_used() -> None:
+    """A pattern chosen by the caller has no score."""
     blueprint = extract(sample("Badge/Stock").node).blueprint
     match = await retrieve_pattern("badge", blueprint, {}, pattern_id="badge-offer")
     assert (match.pattern.id, match.score) == ("badge-offer", None)
 
 
 async def test_an_unknown_pattern_is_not_found() -> None:
-    """A choice that does not exist is the caller's mistake."""
+    """An unknown pattern id is a NotFound."""
     with pytest.raises(NotFound, match="nothing-like-it"):
         await retrieve_pattern("badge", extract(sample("Badge/Stock").node).blueprint, {}, pattern_id="nothing-like-it")

@@ -1,4 +1,4 @@
-"""The quality report is one page that needs nothing else and escapes everything."""
+"""The quality report is a self-contained page that escapes every value."""
 
 from html.parser import HTMLParser
 
@@ -23,14 +23,14 @@ class Outline(HTMLParser):
         self.open: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Remember an opening tag."""
+        """Record an opening tag."""
         self.tags.append(tag)
         self.attributes += attrs
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        """Check that a closing tag closes the last one opened."""
+        """Check that a closing tag matches the last opening tag."""
         assert self.open.pop() == tag
 
 
@@ -43,7 +43,7 @@ def outline(page: str) -> Outline:
 
 
 def test_the_page_is_well_formed_and_accessible() -> None:
-    """It has a language, a title, one main heading, named regions, captions and column headers."""
+    """The page has a language, a title, one main heading, named regions, captions and column headers."""
     page = outline(render_report(GOOD, BRIEF, model="forge-offline-1"))
     assert page.tags.count("h1") == page.tags.count("main") == page.tags.count("title") == 1
     assert ("lang", "en") in page.attributes
@@ -52,14 +52,14 @@ def test_the_page_is_well_formed_and_accessible() -> None:
 
 
 def test_the_page_loads_nothing() -> None:
-    """No script, no address of another place."""
+    """The page has no script and no external URL."""
     page = outline(render_report(GOOD, BRIEF, model="forge-offline-1"))
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name in {"src", "href"} or name.startswith("on")]
 
 
 def test_the_offline_model_is_labelled() -> None:
-    """The page says who wrote the code: the stand-in, or a real model by its name."""
+    """The page names the model that wrote the code, and labels the offline model."""
     offline = render_report(GOOD, BRIEF, model="forge-offline-1")
     real = render_report(GOOD, BRIEF, model="gpt-4.1-mini")
     assert "No language model was involved" in offline
@@ -68,7 +68,7 @@ def test_the_offline_model_is_labelled() -> None:
 
 
 def test_findings_are_listed() -> None:
-    """A finding's severity, check and message appear, and the score with its grade."""
+    """The page has severity, check and message of each finding, and the score with its grade."""
     finding = Finding(check="props", severity="error", message="The prop <b>x</b> is missing.")
     page = render_report(Quality(score=65, findings=(finding,), used_tokens=1, known_tokens=2), BRIEF, model="m")
     assert "The prop &lt;b&gt;x&lt;/b&gt; is missing." in page
@@ -76,8 +76,8 @@ def test_findings_are_listed() -> None:
     assert "1 of 2 custom properties are used" in page
 
 
-def test_strangers_texts_are_escaped() -> None:
-    """Names, values and reasons cannot become markup, not even inside a style attribute."""
+def test_texts_are_escaped() -> None:
+    """Names, values and reasons cannot add markup, not even in a style attribute."""
     evil = '"><script>alert(1)</script>'
     pattern = Pattern(id=evil, component_type="input", name="x", description="x", element="div")
     update = {"pattern": pattern, "css_variables": {f"--{evil}": f"#fff{evil}", "--ok": "#ffffff"}}

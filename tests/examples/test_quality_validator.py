@@ -1,4 +1,4 @@
-"""The quality validator finds each fault that is put into good code."""
+"""The quality validator detects each fault in otherwise good code."""
 
 from collections.abc import Callable
 
@@ -13,14 +13,14 @@ CODE = code_for(BRIEF)
 
 
 def changed(component: Callable[[str], str] = str, stories: Callable[[str], str] = str) -> GeneratedCode:
-    """Return the good code with a change."""
+    """Return good code with a change."""
     code = GeneratedCode(component=component(CODE.component), stories=stories(CODE.stories))
     assert code != CODE
     return code
 
 
 def test_good_code_has_the_full_score() -> None:
-    """Nothing is found, and every token is used."""
+    """Good code has no findings and uses every token."""
     quality = check(CODE, BRIEF)
     assert (quality.score, quality.findings) == (100, ())
     assert quality.used_tokens == quality.known_tokens == len(BRIEF.css_variables)
@@ -48,7 +48,7 @@ def test_good_code_has_the_full_score() -> None:
     ],
 )
 def test_a_fault_is_found(code: GeneratedCode, name: str, severity: str, words: str) -> None:
-    """One finding of that check and severity, which names the culprit, and a lower score."""
+    """A fault gives one finding of its check and severity, and a lower score."""
     quality = check(code, BRIEF)
     found = [finding for finding in quality.findings if finding.check == name and finding.severity == severity]
     assert len(found) == 1
@@ -56,13 +56,13 @@ def test_a_fault_is_found(code: GeneratedCode, name: str, severity: str, words: 
     assert quality.score < 100
 
 
-def test_a_name_in_a_comment_or_text_is_no_use() -> None:
-    """Mentioning a prop does not use it."""
+def test_a_name_in_a_comment_or_text_is_not_a_use() -> None:
+    """A prop in a comment or string counts as unused."""
     code = changed(lambda code: code.replace("{showIcon && (", '{"showIcon" && ( // showIcon\n'))
     assert any("showIcon" in finding.message for finding in check(code, BRIEF).findings)
 
 
 async def test_the_score_never_falls_below_zero() -> None:
-    """Code that has nothing right scores zero."""
+    """Code with many faults has a score of zero."""
     quality = await validate_quality(GeneratedCode(component="", stories=""), BRIEF)
     assert quality.score == 0

@@ -1,4 +1,4 @@
-"""The token extractor finds what a designer sees."""
+"""The token extractor reads tokens and variants of the sample designs."""
 
 import copy
 import re
@@ -14,7 +14,7 @@ PRICING = sample("Card/Pricing").node
 
 
 def test_tokens_of_the_pricing_card() -> None:
-    """Hand-checked against the drawing: every value, named by its use, and none twice."""
+    """The tokens of one design, checked by hand: every value once, named after its role."""
     assert css_variables(extract(PRICING).tokens) == {
         "--spacing-gap": "16px",
         "--spacing-padding-block": "24px",
@@ -50,7 +50,7 @@ def test_tokens_of_the_pricing_card() -> None:
 
 
 def test_tokens_keep_the_designers_style_names() -> None:
-    """A token tells which Figma style it came from."""
+    """A token's description has the name of its Figma style."""
     tokens = extract(PRICING).tokens
     assert tokens["color"]["border"]["$description"] == "Figma style line/200"
     assert tokens["typography"]["text"]["$description"] == "Figma style heading/sm"
@@ -58,7 +58,7 @@ def test_tokens_keep_the_designers_style_names() -> None:
 
 @pytest.mark.parametrize("found", samples(), ids=lambda found: found.name)
 def test_every_reference_has_a_token(found: Sample) -> None:
-    """What the layers refer to are exactly the tokens, those included that tokens refer to."""
+    """Layers and tokens refer to all tokens, and to nothing else."""
     extraction = extract(found.node)
     variables = css_variables(extraction.tokens)
     texts = [extraction.blueprint.model_dump_json(), *variables.values()]
@@ -66,7 +66,7 @@ def test_every_reference_has_a_token(found: Sample) -> None:
 
 
 def test_opacity_of_a_paint_goes_into_the_colour() -> None:
-    """A half transparent fill is a colour with an alpha channel."""
+    """A half-transparent fill becomes a colour with an alpha channel."""
     document = copy.deepcopy(PRICING.document)
     document["children"][0]["fills"][0]["opacity"] = 0.5
     node = FigmaNode(file_key="k", node_id="1:1", version="1", document=document)
@@ -74,7 +74,7 @@ def test_opacity_of_a_paint_goes_into_the_colour() -> None:
 
 
 def test_hidden_layers_and_paints_leave_no_token() -> None:
-    """What nobody can see is not part of the design."""
+    """Hidden layers and paints have no token."""
     document = copy.deepcopy(PRICING.document)
     for variant in document["children"]:
         variant["fills"][0]["visible"] = False
@@ -86,8 +86,8 @@ def test_hidden_layers_and_paints_leave_no_token() -> None:
     assert extraction.blueprint.variants[0].root.children == []
 
 
-async def test_the_callers_tokens_win() -> None:
-    """An override replaces the design's value."""
+async def test_overrides() -> None:
+    """The caller's tokens replace those of the design."""
     extraction = await extract_tokens(PRICING, {"color": {"background": "#000000"}})
     assert extraction.tokens["color"]["background"]["$value"] == "#000000"
 

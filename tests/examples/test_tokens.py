@@ -1,4 +1,4 @@
-"""Design tokens become CSS, and the caller's tokens lie over the design's."""
+"""Design tokens as CSS custom properties, and the caller's overrides."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ DESIGN: dict[str, Any] = {
 
 
 def test_composite_tokens_become_shorthands() -> None:
-    """A border is one custom property, and refers to its colour."""
+    """A border is one custom property that refers to its colour."""
     assert css_variables(DESIGN) == {
         "--color-background": "#2563eb",
         "--border-outline": "1px solid var(--color-background)",
@@ -24,7 +24,7 @@ def test_composite_tokens_become_shorthands() -> None:
 
 
 def test_an_override_keeps_the_type() -> None:
-    """A bare value changes a token of the design and nothing else of it."""
+    """A bare value replaces only the value of a token."""
     merged = merge(DESIGN, {"color": {"background": "#000000"}})
     assert merged["color"]["background"] == {
         "$type": "color",
@@ -35,13 +35,13 @@ def test_an_override_keeps_the_type() -> None:
 
 
 def test_an_override_may_change_one_part() -> None:
-    """A part of a composite value leaves the others as they were."""
+    """An override of one part of a composite value keeps the other parts."""
     merged = merge(DESIGN, {"border": {"outline": {"$value": {"width": "3px"}}}})
     assert css_variables(merged)["--border-outline"] == "3px solid var(--color-background)"
 
 
 def test_new_tokens_are_added() -> None:
-    """A token that the design does not have gets its type from its value."""
+    """The type of a new token is inferred from its value."""
     merged = merge(DESIGN, {"brand": {"accent": "#ff8800", "gap": "4px", "ratio": 1.5}})
     assert {name: token["$type"] for name, token in merged["brand"].items()} == {
         "accent": "color",
@@ -51,7 +51,7 @@ def test_new_tokens_are_added() -> None:
 
 
 def nested(levels: int) -> dict[str, Any]:
-    """Return a token below that many groups."""
+    """Return a token nested in `levels` groups."""
     tree: dict[str, Any] = {"token": "#000000"}
     for _ in range(levels):
         tree = {"group": tree}
@@ -71,20 +71,20 @@ def nested(levels: int) -> dict[str, Any]:
         (nested(9), "at most 8 levels"),
     ],
 )
-def test_what_is_no_token_is_refused(overrides: dict[str, Any], message: str) -> None:
-    """The error names the token and what it should be."""
+def test_invalid_tokens_are_rejected(overrides: dict[str, Any], message: str) -> None:
+    """The error names the token and the expected value."""
     with pytest.raises(BadRequest, match=message):
         merge(DESIGN, overrides)
 
 
 @pytest.mark.parametrize("value", [{"color": "#000"}, "thin", 3, [1], {"color": {}, "width": "1px", "style": "x"}])
-def test_a_value_that_does_not_fit_its_type_is_refused(value: object) -> None:
+def test_a_value_that_does_not_fit_its_type_is_rejected(value: object) -> None:
     """A border without its parts cannot become CSS."""
     with pytest.raises(BadRequest, match=r"border\.mine"):
         css_variables(merge({}, {"border": {"mine": {"$type": "border", "$value": value}}}))
 
 
 @pytest.mark.parametrize(("number", "text"), [(16, "16px"), (0.4, "0.4px"), (0, "0px"), (-0.25, "-0.25px")])
-def test_pixels_have_no_needless_decimals(number: float, text: str) -> None:
-    """Lengths look as a person would write them."""
+def test_pixels(number: float, text: str) -> None:
+    """Lengths have no trailing zeros."""
     assert pixels(number) == text
