@@ -46,6 +46,9 @@ def figures(source: Path) -> list[Figure]:
     """Return the rows for the source below `source`."""
     modules = structure.package_modules(source)
     protocols = structure.protocols_of(modules)
+    extension_points = {
+        node.name for module in modules if structure.is_extension_point(module) for node in structure.classes_of(module)
+    }
     folders = Counter(module.folder for module in modules)
     root_modules = [m for m in modules if m.folder == structure.PACKAGE and not m.is_package]
     plain = [m for m in modules if not m.is_package and ".migrations" not in m.name]
@@ -59,7 +62,11 @@ def figures(source: Path) -> list[Figure]:
         at_most("longest chain of imports", len(structure.longest_chain(modules)), 15),
         at_most("class names used more than once", len(structure.repeated_class_names(modules)), 0),
         at_most("Protocols", len(protocols), 25),
-        at_most("Protocols with one implementation", sum(count == 1 for count in protocols.values()), 0),
+        at_most(
+            "Protocols with one implementation",
+            sum(count == 1 and name not in extension_points for name, count in protocols.items()),
+            0,
+        ),
         at_most("probes for optional abilities", len(structure.ability_probes(modules)), 5),
         at_most("modules without __init__ and migrations", len(plain), 215),
         at_most("files entered by a cold generation", cold, 48),

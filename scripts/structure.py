@@ -167,6 +167,11 @@ def longest_chain(modules: list[Module]) -> list[str]:
     return list(max(map(chain, edges), key=len, default=()))
 
 
+def is_extension_point(module: Module) -> bool:
+    """Return whether the Protocols of a module are for third parties, so that one implementation of ours is enough."""
+    return module.name.startswith(f"{PACKAGE}.types.")
+
+
 def protocols_of(modules: list[Module]) -> dict[str, int]:
     """Return the name of each Protocol and how many classes implement it, by inheritance or by having its members.
 

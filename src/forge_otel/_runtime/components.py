@@ -15,8 +15,7 @@ from forge_otel.types import Embedder, Leases, Sink, Store, VectorStore
 from forge_otel.types.capabilities import (
     CountsExpired,
     GuardedEmbedder,
-    RecoversFiles,
-    SupportsAnalytics,
+    SqlDatabase,
     SupportsIncrement,
     SupportsLeases,
     SupportsPing,
@@ -43,8 +42,7 @@ class Components:
         archive_retention: the archive, if it counts expired files.
         database: the sink that stores records as rows.
         database_retention: the database, if it counts expired rows.
-        database_recovery: the database, if it replaces damaged files.
-        analytics: the database, if reports can query it.
+        sql: the database, if reports can query it.
         outbox_dir: folder of the journal; None keeps queued records in memory.
         leases: elect the process that generates; None where each process generates independently.
         pings: service name to the part whose availability is checked.
@@ -61,8 +59,7 @@ class Components:
     archive_retention: CountsExpired | None
     database: Sink | None
     database_retention: CountsExpired | None
-    database_recovery: RecoversFiles | None
-    analytics: SupportsAnalytics | None
+    sql: SqlDatabase | None
     outbox_dir: Path | None
     leases: Leases | None
     pings: Mapping[str, SupportsPing]
@@ -113,8 +110,7 @@ def build(settings: Settings) -> Components:
         archive_retention=archive if isinstance(archive, CountsExpired) else None,
         database=database,
         database_retention=database if isinstance(database, CountsExpired) else None,
-        database_recovery=database if isinstance(database, RecoversFiles) else None,
-        analytics=database if isinstance(database, SupportsAnalytics) else None,
+        sql=database if isinstance(database, SqlDatabase) else None,
         outbox_dir=_outbox_dir(settings),
         leases=None if settings.single_flight_lease_s is None else _leases(settings, store),
         pings={name: part for name, part in reachable.items() if name is not None and isinstance(part, SupportsPing)},

@@ -11,7 +11,7 @@ from typing import Any, Final
 from forge_otel.errors import BadRequest, NotFound, NotOpen, ServiceUnavailable, needs
 from forge_otel.outbox.recent import RecentRecords
 from forge_otel.types import ZERO_USD, Record
-from forge_otel.types.capabilities import SupportsAnalytics
+from forge_otel.types.capabilities import SqlDatabase
 
 __all__ = ["report", "summary"]
 
@@ -24,7 +24,7 @@ _FULL: Final = "L4"
 _CACHED: Final = ("L1", "L2", "L3")
 
 
-async def summary(database: SupportsAnalytics | None, recent: RecentRecords) -> dict[str, Any]:
+async def summary(database: SqlDatabase | None, recent: RecentRecords) -> dict[str, Any]:
     """Return generations, hits, latencies and costs, JSON-ready; `scope` is `database` or `process`.
 
     Args:
@@ -43,7 +43,7 @@ async def summary(database: SupportsAnalytics | None, recent: RecentRecords) -> 
     return _json_ready(_figures(recent.records(_ALL)), scope="process")
 
 
-async def report(database: SupportsAnalytics | None, requested: Mapping[str, str]) -> tuple[str, str]:
+async def report(database: SqlDatabase | None, requested: Mapping[str, str]) -> tuple[str, str]:
     """Return a report as text, and its media type.
 
     Args:

@@ -167,7 +167,7 @@ class Observers:
         return [] if archive is None else [(sum(archive.expired.values()), {})]
 
     def _damaged_files(self) -> Points:
-        database = self._components.database_recovery
+        database = self._components.sql
         return [] if database is None else [(len(database.damaged_files), {})]
 
     def _breaker_states(self) -> Points:

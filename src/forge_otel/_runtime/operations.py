@@ -69,7 +69,7 @@ class Operations:
 
     async def summary(self) -> dict[str, Any]:
         """Return the dashboard's figures, JSON-ready, from the database or else from the last records."""
-        figures = await dashboard_data.summary(self._components.analytics, self._recent)
+        figures = await dashboard_data.summary(self._components.sql, self._recent)
         stats = self._outbox.stats()
         return figures | {
             "outbox": {
@@ -94,7 +94,7 @@ class Operations:
             NotFound: no database is configured.
             ServiceUnavailable: the database does not respond.
         """
-        return await dashboard_data.report(self._components.analytics, requested)
+        return await dashboard_data.report(self._components.sql, requested)
 
     def breakers(self) -> list[dict[str, Any]]:
         """Return the state of every circuit breaker, JSON-ready, by name."""
@@ -143,14 +143,14 @@ class Operations:
 
     def health_report(self) -> dict[str, Any]:
         """Return `{"status": "pass" | "warn" | "fail", "checks": {…}}` (draft-inadarei-api-health-check)."""
-        recovery = self._components.database_recovery
+        database = self._components.sql
         return health_report.add_checks(
             self._health.report(),
             self._outbox.stats(),
             self._guards.states(),
             self._observers.spikes.state(),
             critical=self._critical,
-            damaged_files=() if recovery is None else recovery.damaged_files,
+            damaged_files=() if database is None else database.damaged_files,
             exports=self._telemetry.exports(),
         )
 

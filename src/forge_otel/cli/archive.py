@@ -8,12 +8,12 @@ from contextlib import aclosing
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from forge_otel.errors import ConfigurationError
+from forge_otel.errors import ConfigurationError, MissingExtra
 from forge_otel.settings import Settings, mask_url
-from forge_otel.types.capabilities import BucketArchive
 
 if TYPE_CHECKING:
     from forge_otel.sinks.archive import Archive
+    from forge_otel.sinks.s3.sink import S3Archive
 
 __all__ = ["add"]
 
@@ -50,12 +50,12 @@ def _runs(parser: Any, work: Work) -> None:
 
 
 async def _with_archive(work: Work, arguments: Namespace) -> int:
-    from forge_otel._runtime import components as _parts
+    from forge_otel._runtime import components
 
     settings = Settings.from_env(os.environ)
     if settings.archive_url is None:
         raise ConfigurationError(["FORGE_ARCHIVE_URL is empty; name the archive of the service"])
-    opening: Any = _parts.build(settings).archive
+    opening: Any = components.build(settings).archive
     async with opening as archive:
         print(mask_url(settings.archive_url))
         return await work(archive, arguments)
@@ -72,8 +72,9 @@ async def _usage(archive: "Archive", arguments: Namespace) -> int:
 
     price = STANDARD_USD_PER_GIB if arguments.usd_per_gib is None else arguments.usd_per_gib
     listings: dict[str, AsyncIterator[Any]] = {"current": archive.list()}
-    if isinstance(archive, BucketArchive):
-        listings["with older versions"] = archive.list_versions()
+    bucket = _bucket_of(archive)
+    if bucket is not None:
+        listings["with older versions"] = bucket.list_versions()
     for name, listing in listings.items():
         async with aclosing(listing):  # type: ignore[type-var]
             found = await measure(listing)
@@ -84,7 +85,7 @@ async def _usage(archive: "Archive", arguments: Namespace) -> int:
 
 async def _delete(archive: "Archive", arguments: Namespace) -> int:
     if arguments.versions:
-        count = await _bucket(archive).delete(arguments.component_id, versions=True)
+        count = await _require_bucket(archive).delete(arguments.component_id, versions=True)
     else:
         count = await archive.delete(arguments.component_id)
     print(f"{count} objects deleted")
@@ -92,12 +93,12 @@ async def _delete(archive: "Archive", arguments: Namespace) -> int:
 
 
 async def _link(archive: "Archive", arguments: Namespace) -> int:
-    print(await _bucket(archive).presigned_get(arguments.key, expires_s=arguments.seconds))
+    print(await _require_bucket(archive).presigned_get(arguments.key, expires_s=arguments.seconds))
     return 0
 
 
 async def _prepare(archive: "Archive", arguments: Namespace) -> int:
-    bucket = _bucket(archive)
+    bucket = _require_bucket(archive)
     done = await bucket.prepare_bucket(expire_days=arguments.days)
     found = await bucket.capabilities()
     for name in ("versioning", "lifecycle", "encryption"):
@@ -105,10 +106,20 @@ async def _prepare(archive: "Archive", arguments: Namespace) -> int:
     return 0
 
 
-def _bucket(archive: "Archive") -> BucketArchive:
-    if not isinstance(archive, BucketArchive):
+def _bucket_of(archive: "Archive") -> "S3Archive | None":
+    try:
+        from forge_otel.sinks.s3.sink import S3Archive
+    except MissingExtra:
+        # Without the extra, no archive can be in S3.
+        return None
+    return archive if isinstance(archive, S3Archive) else None
+
+
+def _require_bucket(archive: "Archive") -> "S3Archive":
+    bucket = _bucket_of(archive)
+    if bucket is None:
         raise ConfigurationError(["FORGE_ARCHIVE_URL is not in S3; only an archive in S3 supports this"])
-    return archive
+    return bucket
 
 
 def _price(text: str) -> Decimal:

@@ -20,7 +20,7 @@ from forge_otel.outbox.codec import DamagedRecord
 from forge_otel.outbox.journal_queue import JournalQueue, QueuedBatch, QueuedRecord
 from forge_otel.outbox.throughput import Throughput
 from forge_otel.types import Record, Sink
-from forge_otel.types.capabilities import SizedBatches
+from forge_otel.types.capabilities import SupportsBulkLoad
 
 __all__ = ["DeliveryWorker"]
 
@@ -50,7 +50,7 @@ class DeliveryWorker:
         self.last_error = ""
         self.throughput = Throughput()
         self._sink = sink
-        self._batch_records = sink.batch_records if isinstance(sink, SizedBatches) else _BATCH_RECORDS
+        self._batch_records = sink.batch_records if isinstance(sink, SupportsBulkLoad) else _BATCH_RECORDS
         self._queue = queue
         self._accounting = accounting
         self._bulk_loader = BulkLoader(name, sink, queue=queue, accounting=accounting, on_delivered=self.throughput.add)

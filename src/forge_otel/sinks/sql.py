@@ -117,7 +117,7 @@ class SqlSink:
             raise
 
     def analytics_engine(self) -> AsyncEngine:
-        """Return `engine`; the method of `forge_otel.types.capabilities.SupportsAnalytics`."""
+        """Return `engine`; the method of `forge_otel.types.capabilities.SqlDatabase`."""
         return self.engine
 
     def bulk_load_options(self) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ An adapter has an ability by defining its members; nothing is registered or inhe
 `isinstance`, when a part is built, never while a request is served.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -14,15 +14,11 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = [
-    "BucketArchive",
     "CostAware",
     "CountsExpired",
     "GuardedEmbedder",
     "NamedSink",
-    "RecoversFiles",
-    "SingleServer",
-    "SizedBatches",
-    "SupportsAnalytics",
+    "SqlDatabase",
     "SupportsBatchAdd",
     "SupportsBulkLoad",
     "SupportsIncrement",
@@ -67,20 +63,13 @@ class SupportsScan(Protocol):
 
 @runtime_checkable
 class SupportsBatchAdd(Protocol):
-    """Store with `add` for several keys in one round trip; missing tag versions are created by it in batches."""
+    """Store on one server, where an operation on several keys is one round trip.
+
+    Missing tag versions are created in batches, and concurrent reads are coalesced.
+    """
 
     async def add_all(self, values: Mapping[str, bytes]) -> list[bytes]:
         """Store each value whose key is unset; return the values that are stored now, in the order of `values`."""
-        ...
-
-
-@runtime_checkable
-class SingleServer(Protocol):
-    """Remote store that says whether it is one server; only then are concurrent reads coalesced."""
-
-    @property
-    def is_one_server(self) -> bool:
-        """Return whether one `get` of unrelated keys is one round trip."""
         ...
 
 
@@ -150,18 +139,13 @@ class NamedSink(Protocol):
 
 
 @runtime_checkable
-class SizedBatches(Protocol):
-    """Sink with a preferred batch size."""
+class SupportsBulkLoad(Protocol):
+    """Database sink whose backlog a separate process can write to PostgreSQL."""
 
     @property
     def batch_records(self) -> int:
         """Maximum number of records of one `deliver`."""
         ...
-
-
-@runtime_checkable
-class SupportsBulkLoad(Protocol):
-    """Sink whose backlog a separate process can write to PostgreSQL."""
 
     @property
     def bulk_load_above(self) -> int | None:
@@ -174,8 +158,13 @@ class SupportsBulkLoad(Protocol):
 
 
 @runtime_checkable
-class SupportsAnalytics(Protocol):
-    """Database sink that the dashboard and the reports can query."""
+class SqlDatabase(Protocol):
+    """Database sink with SQL tables, which the dashboard and the reports query."""
+
+    @property
+    def damaged_files(self) -> Sequence[Path]:
+        """Paths to which this process has renamed damaged SQLite files, newest last."""
+        ...
 
     def analytics_engine(self) -> "AsyncEngine":
         """Return the engine to query with.
@@ -193,39 +182,4 @@ class CountsExpired(Protocol):
     @property
     def expired(self) -> Mapping[str, int]:
         """Kind (table name, or `files`) to the number of rows or files that this process has deleted."""
-        ...
-
-
-@runtime_checkable
-class RecoversFiles(Protocol):
-    """Database sink that replaces a damaged file with a new one."""
-
-    @property
-    def damaged_files(self) -> Sequence[Path]:
-        """Paths to which this process has renamed damaged files, newest last."""
-        ...
-
-
-@runtime_checkable
-class BucketArchive(Protocol):
-    """Archive in an S3 bucket, with object versions, presigned URLs and lifecycle rules."""
-
-    def list_versions(self, prefix: str = "") -> AsyncIterator[Any]:
-        """Iterate over all versions of the objects whose keys begin with `prefix`."""
-        ...
-
-    async def delete(self, component_id: str, *, versions: bool = False) -> int:
-        """Delete a component's objects, older versions too if `versions`; return the number of deleted objects."""
-        ...
-
-    async def presigned_get(self, key: str, *, expires_s: int = 3600) -> str:
-        """Return a URL that serves the object to anyone who has it."""
-        ...
-
-    async def prepare_bucket(self, *, expire_days: int = 90) -> Any:
-        """Enable versioning and merge the lifecycle rules; return what was changed."""
-        ...
-
-    async def capabilities(self) -> Any:
-        """Return the state of versioning, lifecycle rules and encryption."""
         ...

@@ -31,7 +31,7 @@ from forge_otel.resilience.event_loop_lag import LoopLagMonitor
 from forge_otel.resilience.time_budget import TimeBudget, budgeted, current_time_budget
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, CallNext, Reply, Store
-from forge_otel.types.capabilities import CostAware, SingleServer, SupportsNearReads
+from forge_otel.types.capabilities import CostAware, SupportsBatchAdd, SupportsNearReads
 
 __all__ = ["CacheMiss", "ExactCacheLayer", "ExactCacheOptions", "entry_key", "unguarded"]
 
@@ -127,7 +127,7 @@ class ExactCacheLayer:
         self._near = None if near is None else NearHitCache(near, instruments=instruments)
         get = partial(guard, store.get if near is None else near.fetch)
         # In a cluster the keys of several entries live on several servers, and a batched read would wait for all.
-        self._get = budgeted(ReadCoalescer(get) if isinstance(store, SingleServer) and store.is_one_server else get)
+        self._get = budgeted(ReadCoalescer(get) if isinstance(store, SupportsBatchAdd) else get)
         self._cost_aware = store if isinstance(store, CostAware) else None
         self._create_tag_versions = budgeted(TagVersions(store, guard=guard).create_missing)
 

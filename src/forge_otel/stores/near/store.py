@@ -53,8 +53,6 @@ class NearStore:
         max_stale_s: maximum age of a served value in seconds.
     """
 
-    is_one_server = True
-
     def __init__(
         self, store: RedisStore, *, max_bytes: int, max_entries: int = 20_000, max_stale_s: float = 2.0
     ) -> None:

@@ -40,8 +40,6 @@ class ClusterStore(RedisCommands):
         client: returns bytes; closed with the store.
     """
 
-    is_one_server = False
-
     def __init__(self, client: RedisCluster) -> None:
         super().__init__(client)
 

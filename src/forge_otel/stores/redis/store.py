@@ -50,8 +50,6 @@ class RedisStore(RedisCommands):
         pinned: connections for reads; closed with the store. None reads through the client.
     """
 
-    is_one_server = True
-
     def __init__(
         self, client: Redis, *, sentinels: Sequence[Redis] = (), pinned: PinnedConnections | None = None
     ) -> None:
