@@ -7,7 +7,7 @@ from typing import Any
 from forge_otel._runtime import options
 from forge_otel._runtime.components import Components
 from forge_otel.layers.budget import BudgetLayer
-from forge_otel.layers.exact.layer import ExactCacheLayer, entry_key, unguarded
+from forge_otel.layers.exact.layer import ExactCacheLayer, entry_key
 from forge_otel.layers.hooks import CacheHooks
 from forge_otel.layers.pattern.layer import PatternCacheLayer
 from forge_otel.layers.recording import RecordingLayer
@@ -15,7 +15,7 @@ from forge_otel.layers.semantic.layer import SemanticCacheLayer
 from forge_otel.layers.single_flight.layer import SingleFlightLayer
 from forge_otel.layers.single_flight.lease_election import LeaseElection
 from forge_otel.layers.timeout import TimeoutLayer
-from forge_otel.resilience.guard import Guard, Guards
+from forge_otel.resilience.guard import Guard, Guards, unguarded
 from forge_otel.resilience.time_budget import budgeted
 from forge_otel.settings import Settings
 from forge_otel.telemetry.providers import Telemetry

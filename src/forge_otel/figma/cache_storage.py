@@ -13,10 +13,11 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from forge_otel._internal.frames import DamagedFrame, FrameFormat
+from forge_otel.resilience.guard import unguarded
 from forge_otel.stores.memory import MemoryStore
 from forge_otel.types import Store
 
-__all__ = ["EPOCH_PREFIX", "FigmaCacheStorage", "unguarded"]
+__all__ = ["EPOCH_PREFIX", "FigmaCacheStorage"]
 
 EPOCH_PREFIX: Final = "forge:l0:epoch:"
 """Prefix of the keys of epochs."""
@@ -30,11 +31,6 @@ Guarded = Callable[..., Awaitable[Any]]
 
 # Hashing and inflating more than this would block the event loop for more than a few milliseconds.
 _THREAD_ABOVE_BYTES: Final = 256 * 1024
-
-
-async def unguarded(call: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-    """Call an in-process store, which needs no guard."""
-    return await call(*args, **kwargs)
 
 
 class FigmaCacheStorage:

@@ -19,14 +19,14 @@ from opentelemetry.trace import Tracer
 
 from forge_otel._internal.bounded import BoundedMap
 from forge_otel.errors import BadRequest, NotFound
-from forge_otel.figma.cache_storage import FigmaCacheStorage, unguarded
+from forge_otel.figma.cache_storage import FigmaCacheStorage
 from forge_otel.figma.http import FigmaHttp
 from forge_otel.figma.nodes import FigmaNode, find_node
 from forge_otel.figma.request import Endpoint, FigmaRequest, parse_file_key, parse_node_ids
 from forge_otel.figma.response import FigmaOptions, FigmaResponse
 from forge_otel.figma.response_cache import LAYER, ResponseCache
 from forge_otel.names import Attr, Metric
-from forge_otel.resilience.guard import Guards
+from forge_otel.resilience.guard import Guards, unguarded
 from forge_otel.resilience.time_budget import budgeted
 from forge_otel.settings import Settings
 from forge_otel.telemetry.metrics.instruments import Instruments

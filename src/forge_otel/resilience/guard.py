@@ -29,7 +29,7 @@ from forge_otel.resilience.fallback import Fallback, first_answer, is_outage
 from forge_otel.resilience.policies import Policies, defaults_for
 from forge_otel.resilience.retry import Classify, RetryBudget, classify, pause_s, verdict_of
 
-__all__ = ["Guard", "Guards"]
+__all__ = ["Guard", "Guards", "unguarded"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -181,7 +181,7 @@ class Guard:
             return await self.admission.open_stream(chunks, self._classify)
 
         stream: Any = await self.call(open_stream, *args, **kwargs)
-        if not isinstance(stream, OpenStream):  # but a fallback's
+        if not isinstance(stream, OpenStream):  # the answer of a fallback
             async for chunk in stream:
                 yield chunk
             return
@@ -351,3 +351,8 @@ class Guards:
         )
         self._guards[name] = guard
         return guard
+
+
+async def unguarded(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+    """Await `function(*args, **kwargs)` as `Guard.call` does, for parts in this process, which need no guard."""
+    return await function(*args, **kwargs)

@@ -28,12 +28,13 @@ from forge_otel.layers.exact.tag_versions import TagVersions, new_tag_version, t
 from forge_otel.layers.exact.write_behind import WriteBehindQueue
 from forge_otel.names import Attr, Metric
 from forge_otel.resilience.event_loop_lag import LoopLagMonitor
+from forge_otel.resilience.guard import unguarded
 from forge_otel.resilience.time_budget import TimeBudget, budgeted, current_time_budget
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Call, CallNext, Reply, Store
 from forge_otel.types.capabilities import CostAware, SupportsBatchAdd, SupportsNearReads
 
-__all__ = ["CacheMiss", "ExactCacheLayer", "ExactCacheOptions", "entry_key", "unguarded"]
+__all__ = ["CacheMiss", "ExactCacheLayer", "ExactCacheOptions", "entry_key"]
 
 T = TypeVar("T")
 Guarded = Callable[..., Awaitable[Any]]
@@ -86,11 +87,6 @@ class CacheMiss:
 
     reason: str
     tag_versions: Mapping[str, str]
-
-
-async def unguarded(call: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
-    """Call an in-process store, which needs no guard."""
-    return await call(*args, **kwargs)
 
 
 class ExactCacheLayer:

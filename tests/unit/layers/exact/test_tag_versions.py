@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from forge_otel.layers.exact.layer import unguarded
 from forge_otel.layers.exact.tag_versions import TagVersions, tag_version_key
+from forge_otel.resilience.guard import unguarded
 from forge_otel.stores.memory import MemoryStore
 
 
