@@ -1,1 +1,4 @@
-"""What users of the library need to test their own services with it: contract suites, a clock, faults on the wire."""
+"""Test tools for users of the library: contract suites, faults on the wire, the fault matrix, stand-ins and fixtures.
+
+Nothing here is imported by the library itself.
+"""

@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it."""
+"""A clock that only a test advances."""
 
 import asyncio
 
@@ -6,27 +6,27 @@ __all__ = ["ManualClock"]
 
 
 class ManualClock:
-    """Time by hand, for whatever takes a `forge_otel.resilience.deadline.Clock`.
+    """An implementation of `forge_otel.resilience.deadline.Clock` whose time is set by a test.
 
     Args:
-        now_s: where it begins.
+        now_s: initial time in seconds.
     """
 
     def __init__(self, now_s: float = 1000.0) -> None:
         self._now_s = now_s
         self.slept_s: list[float] = []
-        """Every pause that was asked for, in order."""
+        """The duration of every `sleep`, in order."""
 
     def now_s(self) -> float:
-        """Return the seconds it stands at."""
+        """Return the current time in seconds."""
         return self._now_s
 
     def advance(self, seconds: float) -> None:
-        """Move it forward."""
+        """Advance the time."""
         self._now_s += seconds
 
     async def sleep(self, delay_s: float) -> None:
-        """Move it forward instead of waiting; others run meanwhile."""
+        """Advance the time instead of waiting; other tasks run in between."""
         self.slept_s.append(delay_s)
         self.advance(delay_s)
         await asyncio.sleep(0)

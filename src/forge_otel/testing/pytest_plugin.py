@@ -4,8 +4,8 @@ Load them in `conftest.py`::
 
     pytest_plugins = ["forge_otel.testing.pytest_plugin"]
 
-`recorded_forge` is a Forge whose spans are kept in memory, with the same ids in every run; `langsmith_stand_in` is
-a LangSmith that the environment points to.
+`recorded_forge` is a Forge that records its spans in memory, with reproducible ids. `langsmith_stand_in` is a LangSmith
+server that the environment points to.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ __all__ = ["RecordedForge", "SequentialIds", "langsmith_stand_in", "recorded_for
 
 
 class SequentialIds(IdGenerator):
-    """Trace and span ids that count upwards, so that a test sees the same ones in every run."""
+    """Trace and span ids that count from 1, so that they are the same in every run of a test."""
 
     def __init__(self) -> None:
         self._traces = self._spans = 0
@@ -49,10 +49,10 @@ class SequentialIds(IdGenerator):
 
 
 class RecordedForge(Forge):
-    """A Forge without servers and files, whose spans are kept.
+    """A Forge that records its spans in memory.
 
     Args:
-        settings: contents are captured, and nothing is archived or stored, unless it says so.
+        settings: None captures contents and uses no archive, database, outbox or spool.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -68,35 +68,33 @@ class RecordedForge(Forge):
 
     @property
     def spans(self) -> tuple[ReadableSpan, ...]:
-        """The spans that have ended, in the order of their end."""
+        """The ended spans, in the order of their end."""
         return self._exporter.get_finished_spans()
 
     def traces(self) -> list[TraceNode]:
-        """Return the traces as trees."""
+        """Return the trees of the ended spans."""
         return trace_trees(self.spans)
 
     def assert_trace(self, expected: str, *, in_order: bool = True) -> list[TraceNode]:
-        """Fail with a difference where the traces are not as `expected`; see `assert_trace`."""
+        """Compare the traces with an outline; see `forge_otel.testing.traces.assert_trace`."""
         return assert_trace(self.spans, expected, in_order=in_order)
 
 
 @pytest.fixture
 def recorded_forge(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RecordedForge:
-    """A Forge whose spans are kept; enter it with `async with`, or hand it to the middleware.
-
-    No test sends to the LangSmith that a developer's machine knows: only `langsmith_stand_in` is heard.
-    """
+    """A Forge that records its spans; enter it with `async with`, or pass it to the middleware."""
+    # The LANGSMITH_* variables of a developer's machine are removed: no test sends to the real LangSmith.
     if "langsmith_stand_in" in request.fixturenames:
         request.getfixturevalue("langsmith_stand_in")
     else:
-        _forget_langsmith(monkeypatch)
+        _unset_langsmith(monkeypatch)
     return RecordedForge()
 
 
 @pytest.fixture
 def langsmith_stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LangSmithStandIn]:
-    """A LangSmith on this machine that the `LANGSMITH_*` variables point to."""
-    _forget_langsmith(monkeypatch)
+    """A LangSmith stand-in that the `LANGSMITH_*` variables point to."""
+    _unset_langsmith(monkeypatch)
     monkeypatch.setenv("FORGE_TRACE_SPOOL_DIR", str(tmp_path / "spool"))
     with LangSmithStandIn(api_key="stand-in") as server:
         monkeypatch.setenv("LANGSMITH_API_KEY", "stand-in")
@@ -104,7 +102,7 @@ def langsmith_stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
         yield server
 
 
-def _forget_langsmith(monkeypatch: pytest.MonkeyPatch) -> None:
+def _unset_langsmith(monkeypatch: pytest.MonkeyPatch) -> None:
     for names in vars(LangSmithEnv).values():
         for name in names if isinstance(names, tuple) else ():
             monkeypatch.delenv(name, raising=False)

@@ -1,8 +1,7 @@
-"""A stand-in for Qdrant's HTTP API: the part of it that `forge_otel.vector_stores.qdrant` uses, over points in a dict.
+"""A stand-in for the part of Qdrant's HTTP API that `forge_otel.vector_stores.qdrant` uses.
 
-It is an ASGI application, for any server. It searches exactly, keeps nothing when it ends, and notes every exchange, so
-that requests and answers can be checked against the published contract. It is no Qdrant: what only the real one does,
-its index, its disk, its cluster, is not there.
+It is an ASGI application with its points in memory. Search is exact. Every exchange is recorded, so that requests and
+responses can be checked against the published API description. Index, persistence and cluster are not implemented.
 """
 
 import math
@@ -21,11 +20,12 @@ __all__ = ["Exchange", "QdrantStandIn"]
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request and its answer.
+    """One request and its response.
 
     Args:
-        path: as in the contract, with `{collection_name}`.
-        body: of the request; None where there was none.
+        path: path of the API description, with `{collection_name}`.
+        body: JSON body of the request, or None.
+        answer: JSON body of the response.
     """
 
     method: str
@@ -49,11 +49,11 @@ class _Refused(Exception):
 
 
 class QdrantStandIn:
-    """Answers like Qdrant.
+    """Qdrant's HTTP API over points in memory; `app` is the ASGI application.
 
     Args:
-        api_key: wanted in the header `api-key`, if there is one.
-        max_exchanges: how many are remembered.
+        api_key: required value of the header `api-key`; None requires none.
+        max_exchanges: number of recorded exchanges.
     """
 
     def __init__(self, *, api_key: str | None = None, max_exchanges: int = 10_000) -> None:
@@ -72,29 +72,29 @@ class QdrantStandIn:
         }
         self.app = Starlette(
             routes=[
-                Route(path, self._endpoint(path, answer), methods=[method]) for (method, path), answer in routes.items()
+                Route(path, self._endpoint(path, handle), methods=[method]) for (method, path), handle in routes.items()
             ]
         )
 
-    def _endpoint(self, path: str, answer: Callable[[str, Any], Any]) -> Callable[[Request], Any]:
+    def _endpoint(self, path: str, handle: Callable[[str, Any], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> JSONResponse:
             started = time.perf_counter()
             body = await request.json() if await request.body() else None
-            told: dict[str, Any]
+            content: dict[str, Any]
             try:
-                self._admit(request.headers.get("api-key"))
+                self._authorize(request.headers.get("api-key"))
                 status = 200
-                told = {"status": "ok", "result": answer(request.path_params["collection_name"], body)}
+                content = {"status": "ok", "result": handle(request.path_params["collection_name"], body)}
             except _Refused as exc:
-                status, told = exc.status, {"status": {"error": str(exc)}}
-            told["time"] = time.perf_counter() - started
+                status, content = exc.status, {"status": {"error": str(exc)}}
+            content["time"] = time.perf_counter() - started
             if len(self.exchanges) < self._max_exchanges:
-                self.exchanges.append(Exchange(request.method, path, body, status, told))
-            return JSONResponse(told, status)
+                self.exchanges.append(Exchange(request.method, path, body, status, content))
+            return JSONResponse(content, status)
 
         return endpoint
 
-    def _admit(self, key: str | None) -> None:
+    def _authorize(self, key: str | None) -> None:
         if self.api_key not in {None, key}:
             raise _Refused(401, "Must provide an API key or an Authorization bearer token")
 
@@ -104,36 +104,36 @@ class QdrantStandIn:
         self.collections[name] = _Collection(body["vectors"]["size"])
         return True
 
-    def _found(self, name: str) -> _Collection:
+    def _collection(self, name: str) -> _Collection:
         if name not in self.collections:
             raise _Refused(404, f"Not found: Collection `{name}` doesn't exist!")
         return self.collections[name]
 
     def _index(self, name: str, body: Any) -> dict[str, Any]:
-        self._found(name).indexes[body["field_name"]] = body["field_schema"]
+        self._collection(name).indexes[body["field_name"]] = body["field_schema"]
         return _DONE
 
     def _upsert(self, name: str, body: Any) -> dict[str, Any]:
-        collection = self._found(name)
+        collection = self._collection(name)
         for point in body["points"]:
-            collection.points[point["id"]] = {**point, "vector": self._checked(collection, point["vector"])}
+            collection.points[point["id"]] = {**point, "vector": self._normalized(collection, point["vector"])}
         return _DONE
 
     def _delete(self, name: str, body: Any) -> dict[str, Any]:
-        points = self._found(name).points
-        chosen = body.get("points") or [key for key, point in points.items() if _fits(point, body["filter"])]
+        points = self._collection(name).points
+        chosen = body.get("points") or [key for key, point in points.items() if _matches(point, body["filter"])]
         for key in chosen:
             points.pop(key, None)
         return _DONE
 
     def _query(self, name: str, body: Any) -> dict[str, Any]:
-        collection = self._found(name)
+        collection = self._collection(name)
         query = body["query"]
-        wanted = self._checked(collection, query["nearest"] if isinstance(query, dict) else query)
+        vector = self._normalized(collection, query["nearest"] if isinstance(query, dict) else query)
         found = [
-            (math.fsum(a * b for a, b in zip(wanted, point["vector"], strict=True)), point)
+            (math.fsum(a * b for a, b in zip(vector, point["vector"], strict=True)), point)
             for point in collection.points.values()
-            if _fits(point, body.get("filter"))
+            if _matches(point, body.get("filter"))
         ]
         found.sort(key=lambda pair: -pair[0])
         return {
@@ -144,7 +144,7 @@ class QdrantStandIn:
         }
 
     @staticmethod
-    def _checked(collection: _Collection, vector: Sequence[float]) -> list[float]:
+    def _normalized(collection: _Collection, vector: Sequence[float]) -> list[float]:
         if len(vector) != collection.size:
             raise _Refused(
                 400, f"Wrong input: Vector dimension error: expected dim: {collection.size}, got {len(vector)}"
@@ -156,11 +156,12 @@ class QdrantStandIn:
 _DONE: Final = {"operation_id": 0, "status": "completed"}
 
 
-def _fits(point: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> bool:
-    return all(_meets(point["payload"].get(part["key"]), part) for part in (wanted or {}).get("must", ()))
+def _matches(point: Mapping[str, Any], query_filter: Mapping[str, Any] | None) -> bool:
+    conditions = (query_filter or {}).get("must", ())
+    return all(_meets_condition(point["payload"].get(condition["key"]), condition) for condition in conditions)
 
 
-def _meets(value: Any, condition: Mapping[str, Any]) -> bool:
+def _meets_condition(value: Any, condition: Mapping[str, Any]) -> bool:
     if condition.get("match") is not None:
         return bool(value == condition["match"]["value"])
     limits = condition["range"]

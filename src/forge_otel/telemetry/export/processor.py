@@ -239,7 +239,7 @@ class ExportProcessor(SingletonProcessor):
             body = b"".join([self._encode(part) for part in self._slices(spans)])
             return [Batch(body=_compress(body), span_count=len(spans))]
         except Exception:
-            # Attributes come from any instrumentation: one span that cannot be encoded must not cost the others.
+            # Attributes come from any instrumentation: one span that cannot be encoded must not cost the rest.
             _logger.debug("batch of %d spans cannot be encoded", len(spans), exc_info=True)
         if len(spans) == 1:
             self._accounting.mark_dropped(1, "unreadable")

@@ -39,7 +39,7 @@ class RetryPolicy:
 
     Args:
         attempt_timeout_s: limit of one request in seconds.
-        rotate_after_s: seconds after which a batch that still fails is moved behind the others.
+        rotate_after_s: seconds after which a batch that still fails moves to the end of the queue.
         initial_backoff_s: longest pause before the second attempt in seconds; it doubles with each attempt.
         max_backoff_s: longest pause in seconds, unless the server requests a longer one.
     """
@@ -184,7 +184,7 @@ class SpanSender:
         self._pause(pause_s)
 
     def _rotate(self, pending: PendingBatch) -> None:
-        """Move a batch that fails for too long behind the others: the server may fail on its contents only."""
+        """Move a batch that fails for too long to the end of the queue: the server may fail on its contents only."""
         now_s = time.monotonic()
         if self._failing != (pending.segment, pending.seq):
             self._failing, self._failing_since_s = (pending.segment, pending.seq), now_s

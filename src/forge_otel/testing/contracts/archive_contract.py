@@ -24,10 +24,10 @@ _ARTIFACTS: Final[Mapping[str, str | bytes]] = {
 
 
 class ArchiveContract:
-    """The behaviour of an `Archive`; subclass it and give a fixture named `archive` that is open and empty."""
+    """The behaviour of an `Archive`; subclasses provide a fixture `archive` that is open and empty."""
 
-    async def test_the_layout_is_the_same_everywhere(self, archive: Archive) -> None:
-        """Artifacts and manifest lie in the component's folder, the report among the reports."""
+    async def test_artifacts_have_a_fixed_layout(self, archive: Archive) -> None:
+        """Artifacts and manifest are in the folder of the component, the quality report is below `reports/`."""
         await archive.deliver([_generation()])
         assert await _keys(archive) == [
             "components/button-1/component.tsx",
@@ -36,14 +36,14 @@ class ArchiveContract:
             "reports/button-1/quality-report.html",
         ]
 
-    async def test_any_bytes_survive(self, archive: Archive) -> None:
-        """Nothing, every byte, text outside of ASCII and a megabyte come back as they were."""
+    async def test_artifacts_are_stored_unchanged(self, archive: Archive) -> None:
+        """An empty artifact, every byte, non-ASCII text and a megabyte are read back unchanged."""
         contents = {"empty": b"", "every": bytes(range(256)), "large": bytes(2**20), "text": "größer ≥".encode()}
         await archive.deliver([_generation(contents)])
         assert {name: await archive.read(f"components/button-1/{name}") for name in contents} == contents
 
     async def test_the_manifest_names_the_generation_and_the_hashes(self, archive: Archive) -> None:
-        """Whoever reads the manifest can check every artifact."""
+        """Every artifact can be verified with the manifest."""
         record = _generation()
         await archive.deliver([record])
         manifest = orjson.loads(await archive.read("components/button-1/manifest.json"))
@@ -54,8 +54,8 @@ class ArchiveContract:
             "size_bytes": len(report),
         }
 
-    async def test_the_same_contents_again_change_nothing(self, archive: Archive) -> None:
-        """A repeated delivery, or a cache hit with the same contents, leaves what is there alone."""
+    async def test_a_repeated_delivery_changes_nothing(self, archive: Archive) -> None:
+        """A record with the same contents, such as a cache hit, does not replace the manifest either."""
         first = _generation()
         await archive.deliver([first])
         before = [found async for found in archive.list()]
@@ -65,7 +65,7 @@ class ArchiveContract:
         assert manifest["generation_id"] == first.id
 
     async def test_a_newer_generation_replaces_an_older_one(self, archive: Archive) -> None:
-        """What the newer one no longer has is removed, and a late older one changes nothing, alone or in a batch."""
+        """Artifacts that the newer one lacks are removed; a late older one changes nothing, alone or in a batch."""
         older, newer = _generation(), _generation({"component.tsx": "v2"}, created_at=_NOON + timedelta(hours=1))
         await archive.deliver([older])
         for batch in ([newer], [older], [newer, older], [older, newer]):
@@ -74,31 +74,31 @@ class ArchiveContract:
         assert await _keys(archive) == ["components/button-1/component.tsx", "components/button-1/manifest.json"]
 
     async def test_records_without_artifacts_store_nothing(self, archive: Archive) -> None:
-        """A failed generation leaves nothing behind."""
+        """A failed generation has no folder."""
         await archive.deliver([_generation({})])
         assert await _keys(archive) == []
 
-    async def test_a_component_id_that_is_no_folder_is_rejected(self, archive: Archive) -> None:
-        """Nothing is written or deleted for an id that could lead elsewhere."""
+    async def test_an_unsafe_component_id_is_rejected(self, archive: Archive) -> None:
+        """No file is written or deleted for an id that is not a plain folder name."""
         for component_id in ("..", ".", "a/b", "../x", "/etc", "a\0b", "", "x" * 129, "a b", "ä"):
             await _raises(Rejected, archive.deliver([_generation(component_id=component_id)]))
             await _raises(Rejected, archive.delete(component_id))
         assert await _keys(archive) == []
 
-    async def test_an_artifact_name_that_is_no_file_is_rejected(self, archive: Archive) -> None:
-        """Nothing is written for a name that could lead elsewhere or that the archive needs itself."""
+    async def test_an_unsafe_artifact_name_is_rejected(self, archive: Archive) -> None:
+        """No file is written for a name that is not a plain file name or is reserved by the archive."""
         for name in ("../x", "a/b", "..", "", "manifest.json", ".forge-tmp-1", "a\0"):
             await _raises(Rejected, archive.deliver([_generation({"fine.txt": "x", name: "y"})]))
         assert await _keys(archive) == []
 
-    async def test_only_what_was_archived_can_be_read(self, archive: Archive) -> None:
-        """What is not there, or could not be, is not found."""
+    async def test_only_archived_keys_can_be_read(self, archive: Archive) -> None:
+        """A missing or invalid key raises `NotFound`."""
         await archive.deliver([_generation()])
         for key in ("components/button-1/other", "components/../../etc/passwd", "components/button-1", "", "a/b/c"):
             await _raises(NotFound, archive.read(key))
 
-    async def test_listing_goes_by_prefix_and_in_order(self, archive: Archive) -> None:
-        """All keys below a prefix, with size and time."""
+    async def test_listing_is_filtered_by_prefix_and_sorted(self, archive: Archive) -> None:
+        """Each listed key has its size and modification time."""
         await archive.deliver([_generation(component_id=f"c{number:02}") for number in range(20)])
         everything = await _keys(archive)
         some = [found async for found in archive.list("components/c0")]
@@ -108,15 +108,15 @@ class ArchiveContract:
         assert abs(some[0].modified_at - datetime.now(UTC)) < timedelta(minutes=5)
         assert await _keys(archive, "elsewhere/") == []
 
-    async def test_deleting_takes_one_component_and_counts(self, archive: Archive) -> None:
-        """All of one component goes, report included; a name that begins alike stays."""
+    async def test_deleting_a_component_counts_its_files(self, archive: Archive) -> None:
+        """Its report is deleted as well; a component whose id begins alike is not."""
         await archive.deliver([_generation(component_id=component_id) for component_id in ("c1", "c10")])
         assert await archive.delete("c1") == 4
         assert await archive.delete("c1") == 0
         assert {key.split("/")[1] for key in await _keys(archive)} == {"c10"}
 
-    async def test_an_archive_that_works_answers(self, archive: Archive) -> None:
-        """Pinging stores nothing that could be seen."""
+    async def test_ping_succeeds_and_stores_nothing(self, archive: Archive) -> None:
+        """No key is listed afterwards."""
         await archive.ping()
         assert await _keys(archive) == []
 

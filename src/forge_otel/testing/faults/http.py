@@ -1,8 +1,8 @@
-"""Answers that a `FaultProxy` gives by itself over HTTP/1.1, and as much of the protocol as it takes to give them.
+"""Canned HTTP/1.1 responses of a `FaultProxy`, and the parser of the requests that they respond to.
 
-A request is answered when all of it has come, so that a client never sees its upload cut: bodies by `Content-Length`
-and chunked ones are read to their end, `Expect: 100-continue` is granted, and the connection is kept alive where the
-client wants that. TLS is not spoken: the client has to be given an `http://` URL.
+A request gets its response after its end, so that no upload is cut: bodies with `Content-Length` and chunked bodies are
+read completely, `Expect: 100-continue` is supported, and connections are kept alive. TLS is not supported: the client
+needs an `http://` URL.
 """
 
 import json
@@ -24,16 +24,16 @@ _BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
 class NotHttp(Exception):
-    """The bytes of a client are no HTTP/1.1 request."""
+    """The data of a client is not an HTTP/1.1 request."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One request that has come to its end.
+    """One complete request.
 
     Args:
-        method: as sent.
-        is_last: whether the client wants the connection closed after the answer.
+        method: the HTTP method.
+        is_last: True if the client requests to close the connection after the response.
     """
 
     method: str
@@ -42,15 +42,15 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpAnswer:
-    """The proxy answers every HTTP request by itself; the server does not see them.
+    """The proxy itself responds to every HTTP request; the server does not receive it.
 
-    A request that the server had wholly received before is still answered by the server.
+    The server still responds to a request that it had received completely before.
 
     Args:
-        status: the status code, 200 to 599.
-        body: sent with its length; left out where HTTP has none (HEAD, 204, 304).
-        content_type: of the body.
-        headers: further ones.
+        status: status code, 200 to 599.
+        body: the body; omitted where HTTP allows none (HEAD, 204, 304).
+        content_type: media type of the body.
+        headers: further headers.
     """
 
     status: int
@@ -60,47 +60,47 @@ class HttpAnswer:
 
     def __post_init__(self) -> None:
         if not 200 <= self.status <= 599:
-            raise ConfigurationError([f"status of an HttpAnswer is between 200 and 599, not {self.status}"])
+            raise ConfigurationError([f"status of an HttpAnswer must be between 200 and 599, not {self.status}"])
 
     @classmethod
     def unauthorized(cls) -> "HttpAnswer":
-        """401: the key is not accepted."""
+        """Return a 401: the key is rejected."""
         body = _problem("invalid_api_key", "Incorrect API key provided.")
         return cls(status=401, body=body, headers={"WWW-Authenticate": "Bearer"})
 
     @classmethod
     def too_many_requests(cls, *, retry_after_s: int = 1) -> "HttpAnswer":
-        """429: the rate limit is reached.
+        """Return a 429: the rate limit is reached.
 
         Args:
-            retry_after_s: seconds, told in `Retry-After`.
+            retry_after_s: value of `Retry-After` in seconds.
         """
         body = _problem("rate_limit_exceeded", "Rate limit reached.")
         return cls(status=429, body=body, headers={"Retry-After": str(retry_after_s)})
 
     @classmethod
     def unavailable(cls, *, retry_after_s: int | None = None) -> "HttpAnswer":
-        """503: the service is overloaded.
+        """Return a 503: the service is overloaded.
 
         Args:
-            retry_after_s: seconds, told in `Retry-After`; None: the header is left out.
+            retry_after_s: value of `Retry-After` in seconds; None omits the header.
         """
         headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
         return cls(status=503, body=_problem("overloaded", "The service is overloaded."), headers=headers)
 
     @classmethod
     def server_error(cls) -> "HttpAnswer":
-        """500 with a page for people, as balancers and gateways answer for a service that speaks JSON."""
+        """Return a 500 with an HTML page, as a load balancer sends it in front of a JSON API."""
         page = b"<!doctype html><html><body><h1>500 Internal Server Error</h1></body></html>"
         return cls(status=500, body=page, content_type="text/html; charset=utf-8")
 
     @classmethod
     def nonsense(cls) -> "HttpAnswer":
-        """200 that says it is JSON and is not: cut off in the middle, and not UTF-8."""
+        """Return a 200 with a JSON content type and a body that is truncated and not UTF-8."""
         return cls(status=200, body=b'{"id": "\xff\xfe')
 
     def encode(self, request: HttpRequest) -> bytes:
-        """Return the bytes that answer `request`."""
+        """Return the bytes of the response to `request`."""
         lines = [f"HTTP/1.1 {self.status} {_reason(self.status)}"]
         if self.status not in _BODILESS:
             lines += [f"Content-Type: {self.content_type}", f"Content-Length: {len(self.body)}"]
@@ -112,7 +112,7 @@ class HttpAnswer:
 
 
 class RequestReader:
-    """Finds the ends of the requests in the bytes of one connection; what it holds back is never more than a line."""
+    """Incremental parser of the requests of one connection; it buffers at most one line."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -124,18 +124,18 @@ class RequestReader:
         self._head_bytes = 0
         self._complete: list[HttpRequest] = []
         self.wants_continue = False
-        """Whether the client waits for `CONTINUE` before it sends the body of the request that has begun."""
+        """True if the client waits for `CONTINUE` before it sends the body of the current request."""
 
     @property
     def is_between_requests(self) -> bool:
-        """Whether nothing of a further request has come."""
+        """Return whether no part of a further request has arrived."""
         return not self._bytes and self._read == self._read_request_line
 
     def feed(self, data: bytes) -> list[HttpRequest]:
-        """Take the next bytes and return the requests that end in them.
+        """Parse the next bytes and return the requests that they complete.
 
         Raises:
-            NotHttp: they cannot be understood; the reader is of no use any more.
+            NotHttp: the bytes are not HTTP/1.1; the parser cannot be used any more.
         """
         self._bytes += data
         self.wants_continue = False
@@ -147,7 +147,7 @@ class RequestReader:
     def _read_request_line(self) -> bool:
         line = self._take_line()
         if not line:
-            # Empty lines before a request are to be ignored (RFC 9112, section 2.2).
+            # Empty lines before a request are ignored (RFC 9112, section 2.2).
             return line is not None
         match = _REQUEST_LINE.fullmatch(line)
         if match is None:
@@ -169,7 +169,7 @@ class RequestReader:
         self._head_bytes += len(line)
         name, colon, value = line.decode("latin-1").partition(":")
         if not colon or self._head_bytes > _MAX_LINE_BYTES:
-            raise NotHttp("a header that is malformed or too long")
+            raise NotHttp("a header is malformed or too long")
         self._fields[name.lower()] = value.strip().lower()
         return True
 
@@ -195,7 +195,7 @@ class RequestReader:
         if line is None:
             return False
         size = _number(line.partition(b";")[0].decode("latin-1").strip(), base=16)
-        # The line end after the data is skipped with it; after the last chunk come trailers and an empty line.
+        # The line end after the data is skipped with it; trailers and an empty line follow the last chunk.
         self._left_bytes = size + 2
         self._read = self._read_chunk if size else self._read_trailer
         return True
@@ -227,7 +227,7 @@ class RequestReader:
         if end < 0 and len(self._bytes) <= _MAX_LINE_BYTES:
             return None
         if not 0 <= end <= _MAX_LINE_BYTES:
-            raise NotHttp("a line that is too long")
+            raise NotHttp("a line is too long")
         line = self._bytes[:end].removesuffix(b"\r")
         del self._bytes[: end + 1]
         return line
@@ -247,5 +247,5 @@ def _reason(status: int) -> str:
 
 
 def _problem(code: str, message: str) -> bytes:
-    """An error as OpenAI and most others send it."""
+    """Return an error in the format of the OpenAI API."""
     return json.dumps({"error": {"code": code, "type": code, "message": message, "param": None}}).encode()

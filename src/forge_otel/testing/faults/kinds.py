@@ -1,4 +1,4 @@
-"""The faults that a `forge_otel.testing.faults.proxy.FaultProxy` can inject."""
+"""The faults that `forge_otel.testing.faults.proxy.FaultProxy` injects."""
 
 import math
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ class PassThrough:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Nobody listens: connecting fails with ECONNREFUSED; open connections are reset, as when a process dies."""
+    """The port is closed: connecting fails with ECONNREFUSED, and open connections are reset."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Open connections are reset (RST) at once, new ones as soon as the client sends something."""
+    """Open connections are reset (RST) at once, new ones when the client sends data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A black hole: connections are accepted and read, and nothing ever comes back."""
+    """Connections are accepted and read, and no data is ever returned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slow:
-    """Everything comes late; bytes that follow each other are late together, as on a long line.
+    """Constant latency: all data is delayed, without a limit of the throughput.
 
     Args:
         request_s: seconds added on the way to the server.
@@ -43,16 +43,16 @@ class Slow:
 
     def __post_init__(self) -> None:
         if not (0 <= self.request_s < math.inf and 0 <= self.answer_s < math.inf):
-            raise ConfigurationError(["request_s and answer_s of Slow are seconds and may not be negative"])
+            raise ConfigurationError(["request_s and answer_s of Slow must be finite and at least 0"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trickle:
-    """Answers come in drops, so that a limit on the time between two reads never strikes.
+    """Responses arrive in small chunks, so that a read timeout never expires.
 
     Args:
-        chunk_bytes: the size of a drop.
-        interval_s: seconds between two.
+        chunk_bytes: size of a chunk.
+        interval_s: seconds between two chunks.
     """
 
     chunk_bytes: int = 1
@@ -65,10 +65,10 @@ class Trickle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Garbage:
-    """The server is asked, and random bytes come back in place of what it answers; the same ones for the same seed.
+    """The server receives requests, and its responses are replaced by random bytes.
 
     Args:
-        seed: every connection begins with it.
+        seed: seed of the random bytes of each connection.
     """
 
     seed: int = 0
@@ -76,18 +76,18 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutOff:
-    """Connections are closed in the middle of an answer.
+    """Connections are closed in the middle of a response.
 
     Args:
-        after_bytes: how much of what is answered from now on each connection lets through.
+        after_bytes: bytes of responses that each connection still passes on.
     """
 
     after_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.after_bytes < 0:
-            raise ConfigurationError(["after_bytes of CutOff may not be negative"])
+            raise ConfigurationError(["after_bytes of CutOff must be at least 0"])
 
 
 Fault = PassThrough | Refuse | Reset | Silent | Slow | Trickle | Garbage | CutOff | HttpAnswer
-"""What a proxy can be told to do."""
+"""Any fault of the proxy."""

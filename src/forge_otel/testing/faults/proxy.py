@@ -1,18 +1,18 @@
-"""A TCP proxy that stands between a client and a real server, and fails in the way a test asks for.
+"""A TCP proxy between a client and a real server that injects faults.
 
 ::
 
     async with FaultProxy("127.0.0.1", 6379) as proxy:
         client = redis.asyncio.from_url(proxy.url_for("redis://127.0.0.1:6379/0"))
         async with proxy.fault(Silent()):
-            ...  # the client waits, on new connections and on those that it has
-        ...  # and is served again at the same port
+            ...  # the client waits, on new and on open connections
+        ...  # the server is reachable again at the same port
 
-A fault acts on open connections too. One in whose bytes it has left a hole, because it swallowed or replaced some, is
-reset when the fault ends: a client is never given a stream that is wrong in the middle by a proxy that is well again.
+A fault affects open connections too. A connection whose data it discarded or replaced is reset when the fault ends, so
+that a client never receives a corrupted stream from a proxy without a fault.
 
-The proxy listens on loopback only, lives in the event loop that entered it (one with `add_reader`: any but Windows'
-default), and passes TLS through but does not speak it.
+The proxy listens on loopback only, runs in the event loop that entered it (which needs `add_reader`, so not in the
+default loop of Windows), and forwards TLS without terminating it.
 """
 
 import asyncio
@@ -56,31 +56,31 @@ __all__ = [
     "Trickle",
 ]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _LOOPBACK: Final = "127.0.0.1"
 _BACKLOG: Final = 4096
-_ACCEPT_AGAIN_S: Final = 0.1
-# No text protocol takes a byte above 127 for the beginning of an answer, so a client notices garbage at the first one;
-# the empty line is for those that look at an answer only when its head is complete.
+_RETRY_ACCEPT_S: Final = 0.1
+# No text protocol accepts a byte above 127 at the beginning of a response, so a client fails at the first one.
+# The empty line is for clients that parse a response only when its head is complete.
 _HIGH_BYTES: Final = bytes(range(128, 256)) * 2
 _EMPTY_LINE: Final = b"\r\n\r\n"
 
 
 class FaultProxy:
-    """Listens on a loopback port of its own, and passes everything to a server until it is told to fail.
+    """Forwards connections to a server, and injects one fault at a time.
 
     Args:
-        host: the server's.
-        port: the server's.
+        host: host of the server.
+        port: port of the server.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.traffic = Traffic()
         self._server = (host, port)
         self._fault: Fault = PassThrough()
-        self._links: set[_FaultyLink] = set()
-        # Holds the port without listening, so that nobody else can get it while connections are refused.
+        self._connections: set[_FaultyConnection] = set()
+        # Keeps the port bound without listening, so that no other process gets it while connections are refused.
         self._reserved: socket.socket | None = None
         self._listener: socket.socket | None = None
 
@@ -94,34 +94,34 @@ class FaultProxy:
         if self._reserved is not None:
             self._reserved.close()
             self._reserved = None
-        links = tuple(self._links)
-        for link in links:
-            link.abort()
-        await _until_gone(links)
+        connections = tuple(self._connections)
+        for connection in connections:
+            connection.abort()
+        await _until_closed(connections)
 
     @property
     def port(self) -> int:
-        """The port that clients connect to; it stays the same through all faults."""
+        """The port for clients; it does not change."""
         if self._reserved is None:
-            raise NotOpen("the proxy has no port yet: enter it with `async with FaultProxy(...) as proxy:`")
+            raise NotOpen("the proxy is not open: enter it with `async with FaultProxy(...) as proxy:`")
         port: int = self._reserved.getsockname()[1]
         return port
 
     @property
     def current(self) -> Fault:
-        """The fault in force."""
+        """The current fault."""
         return self._fault
 
     @property
     def open_connections(self) -> int:
-        """Clients that are connected now."""
-        return len(self._links)
+        """The number of open client connections."""
+        return len(self._connections)
 
     def url_for(self, url: str) -> str:
-        """Return `url`, of the server, with the proxy's host and port in it.
+        """Return the server's `url` with host and port of the proxy.
 
         Raises:
-            ConfigurationError: there is no host in it that could be replaced.
+            ConfigurationError: the URL has no host.
         """
         parts = urlsplit(url)
         if not parts.hostname:
@@ -130,24 +130,24 @@ class FaultProxy:
         return parts._replace(netloc=f"{credentials}{at}{_LOOPBACK}:{self.port}").geturl()
 
     def set(self, fault: Fault) -> None:
-        """Fail like this from now on, on open connections too; with `PassThrough`, no more.
+        """Inject a fault until the next call; `PassThrough` ends it.
 
-        What has to be reset is reset in the next turn of the event loop; `fault` waits for that.
+        Connections are reset in the next iteration of the event loop; `fault` waits for that.
         """
         self._change(fault)
 
     @asynccontextmanager
     async def fault(self, fault: Fault) -> AsyncIterator[None]:
-        """Fail like this inside the block, and then as before."""
+        """Inject a fault inside the block, and restore the one before it afterwards."""
         before = self._fault
         try:
-            await _until_gone(self._change(fault))
+            await _until_closed(self._change(fault))
             yield
         finally:
-            await _until_gone(self._change(before))
+            await _until_closed(self._change(before))
 
-    def _change(self, fault: Fault) -> list["_FaultyLink"]:
-        """Switch everything over and return the connections that did not survive it."""
+    def _change(self, fault: Fault) -> list["_FaultyConnection"]:
+        """Apply a fault to all connections and return those that it resets."""
         self._fault = fault
         if self._reserved is None:
             return []
@@ -155,7 +155,7 @@ class FaultProxy:
             self._stop_listening()
         elif self._listener is None:
             self._listen()
-        return [link for link in tuple(self._links) if not link.switch(fault)]
+        return [connection for connection in tuple(self._connections) if not connection.switch(fault)]
 
     def _listen(self) -> None:
         self._listener = _bind(self.port)
@@ -180,62 +180,62 @@ class FaultProxy:
         except BlockingIOError:
             return
         except OSError as exc:
-            # Most likely out of file descriptors; asked again at once it would say the same.
-            logger.warning("The fault proxy cannot accept a connection: %s", exc)
+            # Probably out of file descriptors; an immediate retry would fail as well.
+            _logger.warning("fault proxy cannot accept a connection: %s", exc)
             loop = asyncio.get_running_loop()
             loop.remove_reader(listener)
-            loop.call_later(_ACCEPT_AGAIN_S, self._watch, listener)
+            loop.call_later(_RETRY_ACCEPT_S, self._watch, listener)
 
     def _admit(self, client: socket.socket) -> None:
         client.setblocking(False)
         self.traffic.connections += 1
-        link = _FaultyLink(client, self._server, self.traffic)
-        self._links.add(link)
-        link.gone.add_done_callback(lambda _: self._links.discard(link))
-        link.begin(self._fault)
+        connection = _FaultyConnection(client, self._server, self.traffic)
+        self._connections.add(connection)
+        connection.closed.add_done_callback(lambda _: self._connections.discard(connection))
+        connection.begin(self._fault)
 
 
-class _FaultyLink(ProxiedConnection):
-    """A connection through the proxy, under the fault in force."""
+class _FaultyConnection(ProxiedConnection):
+    """A connection through the proxy with the current fault."""
 
     def __init__(self, client: socket.socket, server: tuple[str, int], traffic: Traffic) -> None:
         super().__init__(client, server, traffic)
         self._fault: Fault = PassThrough()
-        self._has_hole = False
+        self._is_corrupted = False
         self._cut_at_bytes = 0
-        self._random = random.Random(0)  # noqa: S311 - made to be repeatable
+        self._random = random.Random(0)  # noqa: S311 - repeatable on purpose
         self._reader = RequestReader()
 
     def switch(self, fault: Fault) -> bool:
-        """Behave like this from now on; return False where that is the end of the connection."""
+        """Apply a fault and return whether the connection stays open."""
         is_cut_short = not self._reader.is_between_requests and not isinstance(fault, HttpAnswer)
-        if self._has_hole or is_cut_short or isinstance(fault, Refuse | Reset):
+        if self._is_corrupted or is_cut_short or isinstance(fault, Refuse | Reset):
             self.reset()
             return False
         self.begin(fault)
         return True
 
     def begin(self, fault: Fault) -> None:
-        """Behave like this from now on, where nothing has been spoilt yet."""
+        """Apply a fault to a connection whose data is intact."""
         self._fault = fault
         if isinstance(fault, CutOff):
             self._cut_at_bytes = self.answers.sent_bytes + fault.after_bytes
         if isinstance(fault, Garbage):
             self._random.seed(fault.seed)
         if not isinstance(fault, Reset | Silent | HttpAnswer):
-            self.reach_server()
+            self.connect_to_server()
         self.requests.flow()
         self.answers.flow()
 
     def pass_request(self) -> float:
-        """Deal with the oldest bytes of the client."""
+        """Forward or discard the oldest bytes of the client."""
         match self._fault:
             case Silent():
-                self._swallow(self.requests)
+                self._discard(self.requests)
             case Reset():
                 self.reset()
             case HttpAnswer() as answer:
-                return self._answer(answer)
+                return self._respond(answer)
             case Slow(request_s=latency_s):
                 return self.requests.send_after(latency_s)
             case _:
@@ -243,10 +243,10 @@ class _FaultyLink(ProxiedConnection):
         return 0.0
 
     def pass_answer(self) -> float:
-        """Deal with the oldest bytes of the server."""
+        """Forward, replace or discard the oldest bytes of the server."""
         match self._fault:
             case Silent():
-                self._swallow(self.answers)
+                self._discard(self.answers)
             case Slow(answer_s=latency_s):
                 return self.answers.send_after(latency_s)
             case Trickle(chunk_bytes=size, interval_s=interval_s):
@@ -260,27 +260,27 @@ class _FaultyLink(ProxiedConnection):
         return 0.0
 
     def end_requests(self) -> None:
-        """Pass on that the client will send no more; in the silence it has given up, and its socket is let go."""
+        """Forward the end of the client's data; under `Silent`, close the connection of a client that gave up."""
         if isinstance(self._fault, Silent):
             self.close()
         else:
             super().end_requests()
 
     def end_answers(self) -> None:
-        """Pass on that the server will send no more, but not through the silence."""
+        """Forward the end of the server's data, except under `Silent`."""
         if isinstance(self._fault, Silent):
-            self._has_hole = True
+            self._is_corrupted = True
         else:
             super().end_answers()
 
-    def _swallow(self, lane: Pipe) -> None:
-        self._has_hole = True
-        lane.take()
+    def _discard(self, pipe: Pipe) -> None:
+        self._is_corrupted = True
+        pipe.take()
 
     def _corrupt(self) -> float:
         if not self.answers.can_send:
             return math.inf
-        self._has_hole = True
+        self._is_corrupted = True
         garbage = self._random.randbytes(len(self.answers.take()))
         self.answers.write(garbage.translate(_HIGH_BYTES) + _EMPTY_LINE)
         return 0.0
@@ -293,7 +293,7 @@ class _FaultyLink(ProxiedConnection):
             self.close()
         return 0.0
 
-    def _answer(self, answer: HttpAnswer) -> float:
+    def _respond(self, answer: HttpAnswer) -> float:
         if not self.answers.can_send:
             return math.inf
         try:
@@ -312,23 +312,23 @@ class _FaultyLink(ProxiedConnection):
         return 0.0
 
 
-async def _until_gone(links: Collection[ProxiedConnection]) -> None:
-    if links:
-        # Not gather: cancelled, it would cancel what the links themselves wait for.
-        await asyncio.wait([link.gone for link in links])
+async def _until_closed(connections: Collection[ProxiedConnection]) -> None:
+    if connections:
+        # Not gather: if it is cancelled, it cancels the futures of the connections.
+        await asyncio.wait([connection.closed for connection in connections])
 
 
 def _bind(port: int) -> socket.socket:
-    """Bind a loopback port that is already ours, or for 0 a free one."""
-    # Said to be TCP, or asyncio leaves Nagle's algorithm on, and what passes comes up to 40 ms late.
-    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    """Bind a loopback port that this process has bound already, or a free one for 0."""
+    # asyncio disables Nagle's algorithm for explicit TCP sockets only; it would delay data by up to 40 ms.
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        found.setblocking(False)
-        # Linux shares a port on which nobody listens by the first of these, the BSDs and macOS by the second.
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        found.bind((_LOOPBACK, port))
+        bound.setblocking(False)
+        # A bound port without a listener is shared by the first option on Linux, by the second on the BSDs and macOS.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((_LOOPBACK, port))
     except BaseException:
-        found.close()
+        bound.close()
         raise
-    return found
+    return bound

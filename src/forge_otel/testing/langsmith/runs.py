@@ -1,8 +1,8 @@
-"""Runs as LangSmith makes them of OTLP spans, by the vendor's documented mapping.
+"""Conversion of OTLP spans to runs by LangSmith's documented mapping.
 
-Independent of `forge_otel.telemetry` on purpose: names are spelt out as in the vendor's table ("Trace with
-OpenTelemetry"), so that a test of the bridge compares two readings of it. What the server does beyond that table is
-not known here.
+It is independent of `forge_otel.telemetry` on purpose: attribute names are those of LangSmith's table ("Trace with
+OpenTelemetry"), so that tests of the exporter compare two readings of it. Behaviour of the server beyond that table is
+not reproduced.
 """
 
 import json
@@ -18,8 +18,8 @@ with needs("langsmith"):
 
 __all__ = ["LangSmithRun", "reduce_runs", "reduce_to_runs"]
 
-_TYPES: Final = frozenset({"llm", "chain", "tool", "retriever", "embedding", "prompt", "parser"})
-_TYPE_OF_OPERATION: Final = {
+_RUN_TYPES: Final = frozenset({"llm", "chain", "tool", "retriever", "embedding", "prompt", "parser"})
+_RUN_TYPE_BY_OPERATION: Final = {
     "chat": "llm",
     "text_completion": "llm",
     "embeddings": "embedding",
@@ -36,12 +36,14 @@ class LangSmithRun:
     """One run.
 
     Args:
-        id: span id, 16 hex digits; a UUID where the `langsmith` client sent it.
-        parent_id: "" at the root.
-        usage: `input_tokens`, `output_tokens`, `total_cost` … of `langsmith.usage_metadata`, else the flat ones.
-        thread: what groups the runs of one conversation; "" where nothing does.
-        error: message of the exception event; None where the run did not fail.
-        order: what sorts runs of the `langsmith` client, which tells no nanoseconds.
+        id: span id of 16 hex digits; a UUID for a run of the `langsmith` client.
+        parent_id: id of the parent run; "" at a root.
+        type: LangSmith's run type.
+        usage: `input_tokens`, `output_tokens`, `total_cost` … of `langsmith.usage_metadata`, else of `gen_ai.usage.*`.
+        thread: id of the conversation; "" without one.
+        project: tracing project.
+        error: message of the exception event; None without one.
+        order: sort key of runs of the `langsmith` client, which sends no nanoseconds.
     """
 
     id: str
@@ -64,7 +66,7 @@ class LangSmithRun:
 
 
 def reduce_to_runs(spans: Iterable[tuple[Span, str]]) -> list[LangSmithRun]:
-    """Return the runs of spans in the order of their start; one that has an ancestor which never came is none.
+    """Return the runs of spans by start time, without those that have a missing ancestor.
 
     Args:
         spans: each with the project that it was posted to.
@@ -73,7 +75,7 @@ def reduce_to_runs(spans: Iterable[tuple[Span, str]]) -> list[LangSmithRun]:
 
 
 def reduce_runs(runs: Iterable[LangSmithRun]) -> list[LangSmithRun]:
-    """Return each run once, in the order of their start, without those that have an ancestor which never came."""
+    """Return each run once, by start time, without those that have a missing ancestor."""
     by_id = {run.id: run for run in runs}
     kept = [run for run in by_id.values() if _has_root(run, by_id)]
     return sorted(kept, key=lambda run: (run.start_ns, run.order))
@@ -82,11 +84,11 @@ def reduce_runs(runs: Iterable[LangSmithRun]) -> list[LangSmithRun]:
 def _has_root(run: LangSmithRun, by_id: Mapping[str, LangSmithRun]) -> bool:
     seen = set()
     while run.parent_id:
-        above = by_id.get(run.parent_id)
-        if above is None or above.id in seen or above.trace_id != run.trace_id:
+        parent = by_id.get(run.parent_id)
+        if parent is None or parent.id in seen or parent.trace_id != run.trace_id:
             return False
-        seen.add(above.id)
-        run = above
+        seen.add(parent.id)
+        run = parent
     return True
 
 
@@ -114,18 +116,18 @@ def _run(span: Span, project: str) -> LangSmithRun:
 
 
 def _type(attributes: Mapping[str, Any]) -> str:
-    told = str(attributes.get("langsmith.span.kind", "")).lower()
-    if told in _TYPES:
-        return told
+    kind = str(attributes.get("langsmith.span.kind", "")).lower()
+    if kind in _RUN_TYPES:
+        return kind
     if "gen_ai.tool.name" in attributes:
         return "tool"
-    return _TYPE_OF_OPERATION.get(str(attributes.get("gen_ai.operation.name")), "chain")
+    return _RUN_TYPE_BY_OPERATION.get(str(attributes.get("gen_ai.operation.name")), "chain")
 
 
 def _usage(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    told = attributes.get("langsmith.usage_metadata")
-    if isinstance(told, str):
-        return dict(json.loads(told))
+    metadata = attributes.get("langsmith.usage_metadata")
+    if isinstance(metadata, str):
+        return dict(json.loads(metadata))
     flat = {name: attributes.get(f"gen_ai.usage.{name}") for name in ("input_tokens", "output_tokens", "total_tokens")}
     return {name: value for name, value in flat.items() if value is not None}
 
@@ -139,7 +141,7 @@ def _content(attributes: Mapping[str, Any], names: Iterable[str]) -> Any:
 
 
 def _error(span: Span) -> str | None:
-    # Not the status: LangSmith does not read it.
+    # LangSmith does not read the status.
     for event in span.events:
         if event.name == "exception":
             return str(_attributes(event.attributes).get("exception.message", ""))

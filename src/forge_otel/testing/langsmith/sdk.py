@@ -1,6 +1,6 @@
-"""Runs as the `langsmith` client itself posts them: multipart with or without zstd, batches, and one by one.
+"""Runs in the requests of the `langsmith` client: multipart with or without zstd, batches, and single runs.
 
-What the client sends of one run comes in parts, and in two requests where it is updated; they are merged by its id.
+The client sends a run in parts, and its updates in further requests; they are merged by the id of the run.
 """
 
 import json
@@ -21,7 +21,7 @@ _THREAD: Final = ("session_id", "conversation_id", "thread_id")
 
 
 class SdkRuns:
-    """What has come of each run."""
+    """The runs and scores that were received, merged by id."""
 
     def __init__(self) -> None:
         self._fields: dict[str, dict[str, Any]] = {}
@@ -31,7 +31,7 @@ class SdkRuns:
         """Merge a request.
 
         Raises:
-            ValueError: it is none of the client's.
+            ValueError: the request is not one of the client.
         """
         if path == "/runs/multipart":
             for name, content in _parts(headers.get("content-type", ""), body):
@@ -45,7 +45,7 @@ class SdkRuns:
             self._merge(run.get("id") or path.rpartition("/")[2], run)
 
     def runs(self) -> list[LangSmithRun]:
-        """Return them in the order of their start; one that has an ancestor which never came is none."""
+        """Return the runs by start time, without those that have a missing ancestor."""
         return reduce_runs(_run(fields) for fields in self._fields.values() if "name" in fields)
 
     def _take_part(self, name: list[str], content: bytes) -> None:
@@ -55,7 +55,7 @@ class SdkRuns:
         elif kind in {"post", "patch"}:
             self._merge(identity, {field[0]: json.loads(content)} if field else json.loads(content))
         elif kind != "attachment":
-            raise ValueError(f"the client sends no part called {kind}")
+            raise ValueError(f"unknown part of a multipart request: {kind}")
 
     def _merge(self, identity: str, fields: Mapping[str, Any]) -> None:
         known = self._fields.setdefault(str(identity), {"id": str(identity)})
@@ -63,14 +63,14 @@ class SdkRuns:
 
 
 def decompressed(headers: Mapping[str, str], raw: bytes) -> bytes:
-    """Undo zstd, which the client uses where the server says that it may."""
+    """Decompress a zstd body, which the client sends if `/info` allows it."""
     if headers.get("content-encoding") != "zstd":
         return raw
     return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(raw))
 
 
 def _parts(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each part of a multipart body."""
+    """Yield the name and content of each part of a multipart body."""
     message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
     for part in message.iter_parts():
         name = part.get_param("name", header="content-disposition")

@@ -151,7 +151,7 @@ class LangSmithStandIn:
 
     @property
     def spans(self) -> list[Span]:
-        """The accepted spans; a span that was sent twice is there twice."""
+        """The accepted spans; a span that was accepted twice is listed twice."""
         return [span for item in self._accepted() for span in item.spans]
 
     def runs(self) -> list[LangSmithRun]:
