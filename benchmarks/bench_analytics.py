@@ -1,8 +1,8 @@
-"""How long does each question of the analytics take with a million generations?
+"""How long does each analytics query take with a million generations?
 
-Ninety days of generations, two paid calls in every full one; ranges begin and end at odd moments, so that whole days,
-whole hours and single generations are read. Proof: counts and money are those of a plain loop over what was written.
-Writing takes minutes: with ``--sqlite`` and ``--postgresql`` the databases stay, and are measured again as they are.
+Ninety days of generations, with two paid calls in every full one. Ranges begin and end at odd moments, so that whole
+days, whole hours and single generations are read. Check: counts and money equal those of a plain loop over the
+records. Writing takes minutes; with ``--sqlite`` and ``--postgresql`` the databases are kept and measured again.
 """
 
 import argparse
@@ -46,7 +46,7 @@ Ask = Callable[[AsyncEngine], Awaitable[Any]]
 
 @dataclass
 class Truth:
-    """What a plain loop counts within one range."""
+    """Figures of one range, counted by a plain loop."""
 
     asked: Range
     generations: int = 0
@@ -65,7 +65,7 @@ class Truth:
 
 
 def ranges(days: int) -> dict[str, Range]:
-    """What is asked about."""
+    """Ranges to query."""
     odd = timedelta(hours=9, minutes=41, seconds=7)
     end = START + timedelta(days=days - 1) + odd
     return {
@@ -79,7 +79,7 @@ def ranges(days: int) -> dict[str, Range]:
 
 
 def made(count: int, days: int) -> Iterator[Record]:
-    """Generations spread over the days."""
+    """Generations spread over ninety days."""
     chance = random.Random(1)
     price = Decimal("0.21")
     costs = (
@@ -109,7 +109,7 @@ def made(count: int, days: int) -> Iterator[Record]:
 
 
 def questions(asked: Range) -> dict[str, Ask]:
-    """Every question about a range."""
+    """Every query of a range."""
     found: dict[str, Ask] = {
         "summary": lambda engine: analytics.summary(engine, asked),
         "layers": lambda engine: analytics.layers(engine, asked),
@@ -126,7 +126,7 @@ def questions(asked: Range) -> dict[str, Ask]:
 
 
 async def fill(url: str, truths: dict[str, Truth], *, rows: int, days: int) -> None:
-    """Write the generations through the sink, as the outbox does, unless they are there."""
+    """Write the generations through the sink, as the outbox does, unless they are stored already."""
     batch: list[Record] = []
     async with SqlSink(url) as sink:
         is_full = (await analytics.summary(sink.engine)).generations == rows
@@ -144,7 +144,7 @@ async def fill(url: str, truths: dict[str, Truth], *, rows: int, days: int) -> N
 
 
 async def proved(engine: AsyncEngine, truth: Truth) -> None:
-    """The answers are right."""
+    """Check the results."""
     found = await analytics.summary(engine, truth.asked)
     apis = await analytics.costs(engine, truth.asked)
     errors = await analytics.errors(engine, truth.asked)
@@ -156,14 +156,14 @@ async def proved(engine: AsyncEngine, truth: Truth) -> None:
 
 
 async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds of the median and of the slowest time each question was asked."""
+    """Median and maximum duration of each query in milliseconds."""
     truths = {name: Truth(asked) for name, asked in ranges(options.days).items()}
     started = time.perf_counter()
     await fill(url, truths, rows=options.rows, days=options.days)
     filled_s = time.perf_counter() - started
     engine = create_engine(url)
     async with engine.connect() as connection:
-        # What PostgreSQL does by itself within a minute, and SQLite when it is asked.
+        # PostgreSQL analyzes within a minute on its own, SQLite on request.
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text("ANALYZE"))
     found: dict[str, Any] = {}
@@ -202,8 +202,8 @@ def main() -> None:
     parser.add_argument("--only", choices=("both", "postgresql", "sqlite"), default="both")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--days", type=int, default=90)
-    parser.add_argument("--sqlite", help="a file that is kept")
-    parser.add_argument("--postgresql", help="URL of a database that is kept")
+    parser.add_argument("--sqlite", help="SQLite file to keep")
+    parser.add_argument("--postgresql", help="URL of a PostgreSQL database to keep")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     found = run(options)

@@ -1,9 +1,9 @@
-"""What does archiving to S3 cost the event loop that also serves, in health and while S3 fails?
+"""How much time of the event loop does archiving to S3 take, in health and during an outage of S3?
 
-Processor time of the loop's own thread, which neither the server nor the proxy before it add to: of an object that is
-stored, of a bundle that is there already, of an outage from its first failure on, and the longest turn of the loop
-while that went on, which is what a request in flight waits for. The stores' answers are real: of versitygw where it is
-on the PATH, else of moto. Proof: every object is in the bucket, byte for byte.
+CPU time of the loop's own thread, without that of the server and the proxy: for a new object, for a bundle that is
+stored already, and for an outage; and the longest iteration of the loop meanwhile, for which a request in flight
+waits. The responses are real: of versitygw where it is on the PATH, otherwise of moto. Check: every object is in the
+bucket, byte for byte.
 """
 
 import argparse
@@ -39,7 +39,7 @@ OUTAGE_S: Final = 2.5
 
 
 def said(status: int, code: str) -> HttpAnswer:
-    """An error in S3's own words."""
+    """An error response of S3."""
     body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
     return HttpAnswer(status=status, body=body, content_type="application/xml")
 
@@ -53,7 +53,7 @@ FAULTS: Final = {
 
 
 class Beside:
-    """A proxy before the store, on a thread and an event loop of its own."""
+    """A proxy in front of the store, on a thread and an event loop of its own."""
 
     def __init__(self, port: int) -> None:
         self._loop = asyncio.new_event_loop()
@@ -72,11 +72,11 @@ class Beside:
 
     @property
     def url(self) -> str:
-        """Where the proxy listens."""
+        """URL of the proxy."""
         return f"http://127.0.0.1:{self._proxy.port}"
 
     def set(self, fault: Any) -> None:
-        """Let the store fail, or be well again with None."""
+        """Inject a fault, or end it with None."""
 
         async def change() -> None:
             self._proxy.set(fault)
@@ -88,14 +88,14 @@ class Beside:
 
 
 async def timed(work: Callable[[], Awaitable[Any]]) -> dict[str, float]:
-    """Milliseconds of the loop's thread that `work` takes, and those of its longest turn."""
+    """CPU time of the loop's thread during `work`, and its longest iteration, in milliseconds."""
     turns: list[float] = []
     is_over = False
 
     async def probe() -> None:
         while not is_over:
             last = time.thread_time()
-            # Not asked so often that asking is what is measured.
+            # Seldom enough that the probing itself does not dominate.
             await asyncio.sleep(0.0005)
             turns.append(time.thread_time() - last)
 
@@ -115,12 +115,12 @@ def made(count: int, stem: str) -> list[Record]:
 
 
 async def idle(seconds: float) -> float:
-    """Milliseconds that probing alone takes, to be taken off."""
+    """CPU time of the probing alone in milliseconds, to subtract."""
     return (await timed(lambda: asyncio.sleep(seconds)))["ms"]
 
 
 async def proved(archive: S3Archive, records: list[Record]) -> None:
-    """Everything is there."""
+    """Check that every object is stored."""
     for one in records:
         for key, content in Bundle.of(one).objects.items():
             if await archive.read(key) != content:
@@ -128,7 +128,7 @@ async def proved(archive: S3Archive, records: list[Record]) -> None:
 
 
 async def outage(proxy: Beside, url: str, fault: Any, *, stem: str, waiting: int) -> dict[str, float]:
-    """An outage of an archive with records that come in while it lasts, through the outbox."""
+    """An outage of the archive, with records that are queued in the outbox meanwhile."""
     archive, records = open_url(url), made(waiting, stem)
     async with Outbox([archive], directory=None, max_bytes=2**28, shutdown_timeout_s=5) as box:
         (known,) = made(1, f"{stem}-known")
@@ -152,7 +152,7 @@ async def outage(proxy: Beside, url: str, fault: Any, *, stem: str, waiting: int
 
 
 async def measure(proxy: Beside, endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All figures, against one store."""
+    """All figures of one store."""
     async with aioboto3.Session().client("s3", endpoint_url=endpoint) as s3:
         await s3.create_bucket(Bucket=BUCKET)
     url = f"s3://{BUCKET}?timeout_s=5&endpoint_url={proxy.url}"
@@ -181,7 +181,7 @@ async def measure(proxy: Beside, endpoint: str, options: argparse.Namespace) -> 
 
 @contextmanager
 def server() -> Iterator[tuple[str, str]]:
-    """A store, and what it is called."""
+    """A store, and its name."""
     with StrictS3Server() if is_built() else S3Server() as running:
         yield running.url, running.name
 
@@ -191,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--bundles", type=int, default=40)
-    parser.add_argument("--waiting", type=int, default=40, help="records that come in while S3 is away")
+    parser.add_argument("--waiting", type=int, default=40, help="records that are offered during the outage")
     options = parser.parse_args()
     os.environ.update(AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret", AWS_DEFAULT_REGION="us-east-1")
     with server() as (endpoint, name), Beside(urlsplit(endpoint).port or 0) as proxy:
@@ -202,7 +202,7 @@ def main() -> None:
     print(f"store: {found.pop('store')}")
     for title, figures in found.items():
         (name, value), (_, longest) = figures.items()
-        print(f"  {title:12} {value:8} {name.replace('_', ' '):16} longest turn of the loop {longest:6} ms")
+        print(f"  {title:12} {value:8} {name.replace('_', ' '):16} longest iteration of the loop {longest:6} ms")
 
 
 if __name__ == "__main__":

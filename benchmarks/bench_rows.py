@@ -1,10 +1,10 @@
 """How much faster are records stored in batches than row by row through SQLModel?
 
-All sides write the same records, whole: the generation with all its columns, two costs, and two cache figures of its
-minute; ours also writes the sums of the analytics, which row by row nobody would. The bound is for rows that are added
-and committed one at a time, as SQLModel's tutorial does; beside it stands what one transaction a record makes of that.
-The durability is the same on all: PostgreSQL as it is installed (fsync, synchronous_commit), SQLite in WAL with
-synchronous=NORMAL. Proof: rows counted, money added up.
+Both sides write the same records: the generation with all its columns, two costs, and two cache figures of its
+minute; the batches also write the rollups. The bound is for rows that are added and committed one at a time, as in
+SQLModel's tutorial; one transaction for each record is measured too. The durability is the same on both sides:
+PostgreSQL with its defaults (fsync, synchronous_commit), SQLite in WAL mode with synchronous=NORMAL. Check: rows are
+counted, and the money adds up.
 """
 
 import argparse
@@ -43,10 +43,10 @@ TYPES = ("button", "card", "modal", "input", "badge")
 
 
 class DurablePostgres(PostgresServer):
-    """As it is installed, where the tests' own does without fsync."""
+    """PostgreSQL with its default durability; the tests run it without fsync."""
 
     def command(self) -> list[str | Path]:
-        """The same command, without the two settings that a real server would not have."""
+        """The command without the settings that reduce durability."""
         words = super().command()
         return [
             word.replace("fsync=off", "fsync=on").replace("writes=off", "writes=on") if isinstance(word, str) else word
@@ -55,13 +55,13 @@ class DurablePostgres(PostgresServer):
 
 
 def make(count: int, *, start: datetime = START, step: timedelta = STEP) -> list[Record]:
-    """Records one after the other, of five types, half of them from the cache."""
+    """Records of five component types, half of them cache hits."""
     chance = random.Random(count)
     return [made(chance, start + step * number) for number in range(count)]
 
 
 def made(chance: random.Random, created_at: datetime) -> Record:
-    """One record with two paid calls, five steps and two cache layers asked."""
+    """One record with two paid calls, five steps and two cache lookups."""
     usage = Usage(input_uncached=chance.randrange(4000), cache_read=500, output=chance.randrange(900), reasoning=20)
     cost = Decimal(chance.randrange(500_000_000)) / 10**9
     source = chance.choice(["L4", "L4", "L3", "L2"])
@@ -100,7 +100,7 @@ def made(chance: random.Random, created_at: datetime) -> Record:
 
 
 async def row_by_row(engine: AsyncEngine, records: Sequence[Record], *, commits_rows: bool) -> None:
-    """What SQLModel's tutorial teaches: a session, add, commit, for each row; or the commit for each record only."""
+    """Write as in SQLModel's tutorial: a session, add and commit for each row; or a commit for each record."""
     async with AsyncSession(engine, expire_on_commit=False) as session:
         for record in records:
             settle = session.commit if commits_rows else session.flush
@@ -142,7 +142,7 @@ async def row_by_row(engine: AsyncEngine, records: Sequence[Record], *, commits_
 
 
 def generation_of(record: Record) -> GenerationRow:
-    """The object of the table's class."""
+    """A row as an object of its table class."""
     same = GenerationRow.model_fields.keys() & Record.__slots__
     return GenerationRow(
         **{name: getattr(record, name) for name in same - {"steps", "degraded"}},
@@ -153,7 +153,7 @@ def generation_of(record: Record) -> GenerationRow:
 
 
 def tokens(usages: Sequence[Usage]) -> dict[str, int]:
-    """Columns of tokens."""
+    """Values of the token columns."""
     return {f"{name}_tokens": sum(getattr(usage, name) for usage in usages) for name in TOKENS}
 
 
@@ -169,7 +169,7 @@ async def emptied(engine: AsyncEngine) -> None:
 
 
 async def proved(engine: AsyncEngine, records: Sequence[Record]) -> None:
-    """Every generation and cost is there once, the money adds up, and every look-up is counted."""
+    """Check that every generation and cost is stored once, that the money adds up, and that every lookup is counted."""
     tables = Base.metadata.tables
     generations, costs, stats = (tables[name] for name in ("generations", "costs", "cache_stats"))
     async with engine.connect() as connection:
@@ -190,7 +190,7 @@ async def proved(engine: AsyncEngine, records: Sequence[Record]) -> None:
 
 
 async def alone_rate(engine: AsyncEngine, count: int, *, commits_rows: bool) -> float:
-    """Records a second, row by row."""
+    """Records per second, row by row."""
     await emptied(engine)
     records = make(count)
     started = time.perf_counter()
@@ -201,7 +201,7 @@ async def alone_rate(engine: AsyncEngine, count: int, *, commits_rows: bool) -> 
 
 
 async def batched_rate(engine: AsyncEngine, sink: SqlSink, count: int, batch: int) -> tuple[float, float]:
-    """Records a second in batches, and microseconds of our own CPU for a record."""
+    """Records per second in batches, and microseconds of CPU time per record."""
     await emptied(engine)
     records = make(count)
     started, cpu = time.perf_counter(), time.process_time()
@@ -213,7 +213,7 @@ async def batched_rate(engine: AsyncEngine, sink: SqlSink, count: int, batch: in
 
 
 async def measure(url: str, *, rounds: int, alone: int, batched: int, batch: int) -> dict[str, Any]:
-    """The rates of all sides; the first round only warms up."""
+    """The rates of both sides; the first round is a warm-up."""
     found: list[tuple[float, float, float, float]] = []
     async with SqlSink(url) as sink:
         engine = create_engine(url)
@@ -253,7 +253,7 @@ async def databases(only: str) -> AsyncIterator[dict[str, str]]:
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything, one after the other."""
+    """All measurements, one after the other."""
     async with databases(options.only) as urls:
         return {
             name: await measure(

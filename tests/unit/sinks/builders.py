@@ -12,7 +12,7 @@ from forge_otel.types import Cost, Record, Step, Usage
 
 
 def record(**changes: Any) -> Record:
-    """A generation of a button that cost 42 cents, with whatever is to be different."""
+    """A generation of a button that cost 42 cents, with these changes."""
     usual: dict[str, Any] = {
         "id": new_id(),
         "created_at": datetime(2026, 3, 1, 12, 30, 15, 123456, UTC),

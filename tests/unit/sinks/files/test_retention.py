@@ -1,4 +1,4 @@
-"""Old bundles in a folder are deleted: whole, a few at a time, by one process, and never while they are written."""
+"""Retention of the archive in a folder."""
 
 import asyncio
 import fcntl
@@ -22,10 +22,10 @@ CUTOFF = NOW - timedelta(days=90)
 
 
 def age(root: Path, component_id: str, days: float) -> None:
-    """Let a bundle have been written so many days ago."""
+    """Set the time of the last write of a bundle."""
     written_s = (NOW - timedelta(days=days)).timestamp()
-    for room in ("components", "reports"):
-        folder = root / room / component_id
+    for area in ("components", "reports"):
+        folder = root / area / component_id
         for path in [*folder.iterdir(), folder]:
             os.utime(path, (written_s, written_s))
 
@@ -36,12 +36,12 @@ async def filled(archive: FileArchive, *names: str) -> None:
 
 
 def kept(root: Path) -> set[str]:
-    """What is left in both rooms."""
+    """Ids of the components that are left."""
     return {path.parent.name for path in root.glob("*/*/*") if path.parts[-3] in {"components", "reports"}}
 
 
-async def test_whole_bundles_go_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Manifest, artifacts and report of each old one, over several steps; folders too; a second time finds nothing."""
+async def test_old_bundles_are_deleted_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifest, artifacts, report and folders, over several batches; a second run deletes nothing."""
     monkeypatch.setattr(files_retention, "_BATCH", 2)
     old = [f"old-{number}" for number in range(5)]
     async with FileArchive(tmp_path) as archive:
@@ -56,8 +56,8 @@ async def test_whole_bundles_go_and_others_stay(tmp_path: Path, monkeypatch: pyt
         assert await archive.expire(CUTOFF) == 0
 
 
-async def test_a_bundle_that_was_written_again_is_young(tmp_path: Path) -> None:
-    """One new file is enough, and what is stored after a deletion is stored anew."""
+async def test_a_bundle_is_as_old_as_its_youngest_file(tmp_path: Path) -> None:
+    """One new file keeps a bundle, and a deleted bundle can be stored again."""
     async with FileArchive(tmp_path) as archive:
         await filled(archive, "button")
         age(tmp_path, "button", 100)
@@ -69,8 +69,8 @@ async def test_a_bundle_that_was_written_again_is_young(tmp_path: Path) -> None:
         assert await archive.read("components/button/component.tsx") == b"export {}"
 
 
-async def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
-    """A writer that holds the bundle's lock is waited for, and what it has made young by then stays."""
+async def test_a_bundle_that_is_being_written_is_kept(tmp_path: Path) -> None:
+    """The deletion waits for the lock of the writer, and checks the age again."""
     async with FileArchive(tmp_path) as archive, FileArchive(tmp_path) as writing:
         await filled(archive, "button")
         age(tmp_path, "button", 100)
@@ -83,13 +83,13 @@ async def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
 
 
 def waits_for_a_lock() -> bool:
-    """Whether somebody on this machine waits for a lock of ours: "->" in the kernel's list."""
+    """Return whether a process waits for a lock of this one: "->" in the kernel's list."""
     locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     return any("->" in line and f" {os.getpid()} " in line for line in locks)
 
 
-async def test_one_process_at_a_time(tmp_path: Path) -> None:
-    """While another is at it nothing is done; afterwards, and after a cancellation, the work is free again."""
+async def test_one_process_deletes_at_a_time(tmp_path: Path) -> None:
+    """Nothing is deleted while another process holds the lock; a cancellation releases it."""
     async with FileArchive(tmp_path) as archive:
         await filled(archive, "button")
         age(tmp_path, "button", 100)
@@ -106,8 +106,8 @@ async def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert await archive.expire(CUTOFF) == 3
 
 
-async def test_links_lead_nowhere(tmp_path: Path) -> None:
-    """What a symbolic link in the archive points to is not looked at and not deleted."""
+async def test_symbolic_links_are_not_followed(tmp_path: Path) -> None:
+    """The target of a symbolic link in the archive is not deleted."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").touch()
@@ -121,8 +121,8 @@ async def test_links_lead_nowhere(tmp_path: Path) -> None:
     assert (outside / "precious").exists()
 
 
-async def test_the_setting_reaches_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ninety days unless something else is said, soon after the start; in a bucket its own rules do it."""
+async def test_the_default_retention_is_ninety_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive built from settings deletes older bundles soon after its start."""
     monkeypatch.setattr(_periodic.random, "uniform", lambda *_: 0)
     settings = Settings(archive_url=f"file://{tmp_path}", database_url=None, outbox_dir=None)
     async with FileArchive(tmp_path) as before:

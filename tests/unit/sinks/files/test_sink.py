@@ -1,4 +1,4 @@
-"""The archive in a folder: whole files, whole bundles, and no way out of the root."""
+"""The archive in a folder: atomic files, complete bundles, and no access outside the root."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ ARTIFACTS: dict[str, str | bytes] = {
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """Every archived file below a root by its key."""
+    """Content of every archived file by its key."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in root.rglob("*")
@@ -35,7 +35,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 class TestFileArchive(ArchiveContract):
-    """The contract of all archives."""
+    """The contract of archives."""
 
     @pytest.fixture
     async def archive(self, tmp_path: Path) -> AsyncIterator[FileArchive]:
@@ -44,8 +44,8 @@ class TestFileArchive(ArchiveContract):
             yield opened
 
 
-async def test_the_same_again_changes_nothing(tmp_path: Path) -> None:
-    """A repeated delivery, or a cache hit with the same contents, touches no file."""
+async def test_a_repeated_delivery_changes_nothing(tmp_path: Path) -> None:
+    """Neither the same record nor a cache hit with the same contents writes a file."""
     item = record(artifacts=ARTIFACTS)
     async with FileArchive(tmp_path) as archive:
         await archive.deliver([item])
@@ -56,7 +56,7 @@ async def test_the_same_again_changes_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_missing_file_is_restored(tmp_path: Path) -> None:
-    """An archive whose file was lost gets it back with the next delivery of the same contents."""
+    """The next delivery of the same contents writes a deleted file again."""
     async with FileArchive(tmp_path) as archive:
         await archive.deliver([record(artifacts=ARTIFACTS)])
         (tmp_path / "components/button-1/component.tsx").unlink()
@@ -66,23 +66,23 @@ async def test_a_missing_file_is_restored(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=30) | st.sampled_from(["components/../../etc/passwd", "components/a/../b", "a/b/c"]))
-def test_no_key_reads_outside(key: str) -> None:
-    """Whatever is asked for, only what was archived is found."""
+def test_no_key_reads_outside_the_archive(key: str) -> None:
+    """Any other key than that of an archived file is not found."""
     archive = FileArchive(Path(__file__).parent)
 
     with pytest.raises(NotFound):
         archive._read(key)
 
 
-@pytest.mark.parametrize("place", ["components", "components/button-1"])
-async def test_a_symbolic_link_in_the_way_is_refused(tmp_path: Path, place: str) -> None:
-    """A folder that is a link leads nowhere: nothing is written, read, listed or deleted through it."""
+@pytest.mark.parametrize("path", ["components", "components/button-1"])
+async def test_a_folder_that_is_a_symbolic_link_is_rejected(tmp_path: Path, path: str) -> None:
+    """Nothing is written, read, listed or deleted through it."""
     root, outside = tmp_path / "root", tmp_path / "outside"
     (outside / "button-1").mkdir(parents=True)
     (outside / "button-1" / "component.tsx").write_text("secret")
     (outside / "component.tsx").write_text("secret")
-    (root / place).parent.mkdir(parents=True)
-    (root / place).symlink_to(outside, target_is_directory=True)
+    (root / path).parent.mkdir(parents=True)
+    (root / path).symlink_to(outside, target_is_directory=True)
 
     async with FileArchive(root) as archive:
         with pytest.raises(Rejected, match="symbolic link"):
@@ -95,8 +95,8 @@ async def test_a_symbolic_link_in_the_way_is_refused(tmp_path: Path, place: str)
     assert (outside / "component.tsx").read_text() == "secret"
 
 
-async def test_a_linked_file_is_replaced_not_followed(tmp_path: Path) -> None:
-    """A link where a file should be is replaced by the file; what it points to stays as it was."""
+async def test_a_file_that_is_a_symbolic_link_is_replaced(tmp_path: Path) -> None:
+    """The link is replaced by the file, and its target is unchanged."""
     secret = tmp_path / "secret"
     secret.write_text("secret")
     folder = tmp_path / "root/components/button-1"
@@ -113,12 +113,12 @@ async def test_a_linked_file_is_replaced_not_followed(tmp_path: Path) -> None:
 
 
 def archived_names() -> list[str]:
-    """What lies in the folder of a component."""
+    """Names in the folder of the component."""
     return ["component.tsx", "screenshot.png", "manifest.json"]
 
 
-async def test_readers_see_whole_files_while_they_are_replaced(tmp_path: Path) -> None:
-    """However often a file is replaced, each read gives one of the contents in full."""
+async def test_readers_see_complete_files_during_a_replacement(tmp_path: Path) -> None:
+    """Each read returns one of the contents completely."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
     contents = [letter * 300_000 for letter in "abcdef"]
     versions = [
@@ -144,8 +144,8 @@ async def test_readers_see_whole_files_while_they_are_replaced(tmp_path: Path) -
     assert seen
 
 
-async def test_what_a_killed_process_left_is_tidied(tmp_path: Path) -> None:
-    """Half written files of a process that died are neither listed nor kept."""
+async def test_partial_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    """They are not listed, and the next delivery deletes them."""
     folder = tmp_path / "components/button-1"
     folder.mkdir(parents=True)
     (folder / ".forge-tmp-0000").write_text("half")
@@ -157,8 +157,8 @@ async def test_what_a_killed_process_left_is_tidied(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(archived_names())
 
 
-async def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    """Where the place of a file is taken, the delivery fails, and no half file stays."""
+async def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
+    """A folder at the path of a file fails the delivery, and no partial file remains."""
     (tmp_path / "components/button-1/component.tsx").mkdir(parents=True)
 
     async with FileArchive(tmp_path) as archive:
@@ -168,8 +168,8 @@ async def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == {}
 
 
-async def test_ping(tmp_path: Path) -> None:
-    """A folder that can be written answers; a file in its place does not."""
+async def test_ping_checks_that_the_folder_is_writable(tmp_path: Path) -> None:
+    """A file at the path of the folder is an error."""
     async with FileArchive(tmp_path / "new") as archive:
         await archive.ping()
     (tmp_path / "file").touch()
@@ -189,21 +189,21 @@ async def test_ping(tmp_path: Path) -> None:
         ("file://./with%20space", "with space"),
     ],
 )
-def test_urls(url: str, root: str) -> None:
-    """A URL names a folder, relative to the working directory of the start or absolute."""
+def test_a_url_names_a_folder(url: str, root: str) -> None:
+    """Absolute, or relative to the working directory at the start."""
     assert open_url(url).root == Path.cwd() / root
     assert load("sinks", url) is open_url
 
 
-def test_it_is_an_archive(tmp_path: Path) -> None:
-    """The folder has every method that an archive has."""
+def test_the_folder_is_an_archive(tmp_path: Path) -> None:
+    """It implements the Protocol of archives."""
     archive: Archive = FileArchive(tmp_path)
 
     assert callable(archive.deliver)
 
 
 def test_the_manifest_is_canonical() -> None:
-    """The same contents give the same bytes, whatever the order of the artifacts."""
+    """The same contents give the same bytes in any order of the artifacts."""
     one = record(artifacts=ARTIFACTS)
     other = Record(**{name: getattr(one, name) for name in one.__slots__} | {"artifacts": reordered(ARTIFACTS)})
 
@@ -211,5 +211,5 @@ def test_the_manifest_is_canonical() -> None:
 
 
 def reordered(artifacts: dict[str, str | bytes]) -> dict[str, str | bytes]:
-    """The same artifacts, last first."""
+    """The same artifacts in reverse order."""
     return dict(reversed(artifacts.items()))
