@@ -136,7 +136,7 @@ def decorated(sampler: Sampler) -> Side:
     telemetry = Telemetry(Settings(), tracer_provider=side.tracers, meter_provider=side.meters)
     telemetry.start()
     side.page = telemetry.prometheus
-    spans = Spans(lambda: telemetry)
+    spans = Spans(lambda: telemetry.span_recorder)
     side.call = spans.agent("token_extractor", attributes={"app.stage": "extract"})(bare)
     return side
 

@@ -9,8 +9,8 @@ from forge_otel.context import extract, inject
 from forge_otel.errors import ForgeError
 from forge_otel.forge import Forge, current
 from forge_otel.settings import Settings
-from forge_otel.telemetry.providers import Telemetry
 from forge_otel.telemetry.spans.decorators import Spans
+from forge_otel.telemetry.spans.span_handle import SpanRecorder
 from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, Record, Reply, Sink, Store
 from forge_otel.web.middleware import ForgeMiddleware
 
@@ -38,9 +38,9 @@ __all__ = [
 ]
 
 
-def _telemetry() -> Telemetry | None:
+def _span_recorder() -> SpanRecorder | None:
     forge = current()
-    return None if forge is None else forge.telemetry
+    return None if forge is None else forge.telemetry.span_recorder
 
 
 def _generate() -> Generate | None:
@@ -48,7 +48,7 @@ def _generate() -> Generate | None:
     return None if forge is None else forge.generate
 
 
-_spans = Spans(_telemetry)
+_spans = Spans(_span_recorder)
 agent = _spans.agent
 tool = _spans.tool
 step = _spans.step

@@ -83,7 +83,7 @@ class Forge:
         telemetry: Telemetry | None = None,
     ) -> None:
         self.is_open = False
-        spans = Spans(lambda: self.telemetry if self.is_open else None)
+        spans = Spans(lambda: self.telemetry.span_recorder if self.is_open else None)
         self.agent, self.tool, self.step, self.chain = spans.agent, spans.tool, spans.step, spans.chain
         self.retriever, self.embedding, self.llm = spans.retriever, spans.embedding, spans.llm
         self.span, self.record_usage = spans.span, spans.record_usage

@@ -47,6 +47,7 @@ from forge_otel.telemetry.sampling.recording_sampler import RecordingSampler
 from forge_otel.telemetry.sampling.tail import SamplingRules, TailSampler, sampling_instruments
 from forge_otel.telemetry.spans.identity import IdentityProcessor
 from forge_otel.telemetry.spans.proxy_tracer import ProxyTracer
+from forge_otel.telemetry.spans.span_handle import SpanRecorder
 
 __all__ = ["Telemetry"]
 
@@ -91,6 +92,12 @@ class Telemetry:
         self.tracer: Final = ProxyTracer()
         self.instruments: Final = Instruments(component_types=settings.component_types)
         self.model_calls: Final = ModelCallReader(self.instruments, prices=settings.prices)
+        self.span_recorder: Final = SpanRecorder(
+            tracer=self.tracer,
+            instruments=self.instruments,
+            model_calls=self.model_calls,
+            captures_content=settings.capture_content,
+        )
         self.prometheus: Final = PrometheusPage()
         self.active_requests: Final = ActiveRequests()
         # Queued spans hold their contents, hence a shorter queue if these are captured.

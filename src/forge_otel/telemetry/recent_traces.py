@@ -56,7 +56,7 @@ class SpanRow:
     attributes: Mapping[str, str | bool | int | float] = field(default_factory=lambda: MappingProxyType({}))
 
 
-class _EndedSpan:
+class _KeptSpan:
     """The kept parts of an ended span, converted to a `SpanRow` on request."""
 
     __slots__ = ("_context", "_ended_ns", "_kind", "_name", "_parent", "_shown", "_started_ns", "_status")
@@ -94,8 +94,8 @@ class _RecentTrace:
 
     def __init__(self, seen_s: float) -> None:
         self.seen_s = seen_s
-        self.ended: list[_EndedSpan] = []
-        self.root: _EndedSpan | None = None
+        self.ended: list[_KeptSpan] = []
+        self.root: _KeptSpan | None = None
 
 
 class RecentTraces(SpanProcessor):
@@ -166,7 +166,7 @@ class RecentTraces(SpanProcessor):
             kept = self._open[context.trace_id] = _RecentTrace((span.end_time or 0) / 1e9)
         is_root = span.parent is None or span.parent.is_remote
         if len(kept.ended) < self._max_spans or is_root:
-            kept.ended.append(_EndedSpan(span, context))
+            kept.ended.append(_KeptSpan(span, context))
         if is_root:
             kept.root = kept.ended[-1]
             self._open.pop(context.trace_id, None)

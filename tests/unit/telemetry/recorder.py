@@ -44,7 +44,7 @@ class Recorder:
         self.meters = MeterProvider([self.reader], shutdown_on_exit=False)
         self.telemetry = self.another()
         self.telemetry.start()
-        self.spans = Spans(lambda: self.telemetry if self.telemetry.is_open else None)
+        self.spans = Spans(lambda: self.telemetry.span_recorder if self.telemetry.is_open else None)
 
     def another(self) -> Telemetry:
         """Return one more `Telemetry` on the same providers, not started."""

@@ -67,7 +67,7 @@ def test_providers_are_created_if_none_are_set() -> None:
         for _ in range(3):
             telemetry = Telemetry(Settings())
             telemetry.start()
-            Spans(lambda: telemetry).agent("a")(lambda: None)()
+            Spans(lambda: telemetry.span_recorder).agent("a")(lambda: None)()
             seen.append([id(trace.get_tracer_provider()), id(metrics.get_meter_provider()), agents(telemetry)])
             seen[-1].append(len(telemetry.recent_traces.latest()))
             telemetry.shutdown()
@@ -103,7 +103,7 @@ def test_a_disabled_sdk_disables_everything() -> None:
         """
         telemetry = Telemetry(Settings())
         telemetry.start()
-        result = Spans(lambda: telemetry).agent("a")(lambda: 7)()
+        result = Spans(lambda: telemetry.span_recorder).agent("a")(lambda: 7)()
         print(json.dumps([result, agents(telemetry), telemetry.shutdown()]))
         """,
         OTEL_SDK_DISABLED="true",
@@ -171,7 +171,7 @@ def test_traces_go_to_the_otlp_endpoint(collector: Collector) -> None:
     code = """
         telemetry = Telemetry(Settings())
         telemetry.start()
-        Spans(lambda: telemetry).agent("painter")(lambda: None)()
+        Spans(lambda: telemetry.span_recorder).agent("painter")(lambda: None)()
         print(json.dumps(telemetry.shutdown()))
     """
     assert in_process(code, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) is True
@@ -188,7 +188,7 @@ def test_an_unavailable_endpoint_does_not_delay_the_exit() -> None:
         import time
         telemetry = Telemetry(Settings())
         telemetry.start()
-        Spans(lambda: telemetry).agent("painter")(lambda: None)()
+        Spans(lambda: telemetry.span_recorder).agent("painter")(lambda: None)()
         started = time.monotonic()
         print(json.dumps([telemetry.shutdown(0.3), time.monotonic() - started < 1]))
         logging.disable()
@@ -213,7 +213,7 @@ def test_the_provider_that_is_not_given_is_private() -> None:
     resource = Resource({"service.name": "shop"})
     telemetry = Telemetry(Settings(), resource=resource, tracer_provider=tracers, metric_readers=[reader])
     telemetry.start()
-    Spans(lambda: telemetry).agent("a")(lambda: None)()
+    Spans(lambda: telemetry.span_recorder).agent("a")(lambda: None)()
     data: Any = reader.get_metrics_data()
     assert data.resource_metrics[0].resource.attributes["service.name"] == "shop"
     assert telemetry.shutdown()
@@ -270,7 +270,7 @@ def test_a_provider_without_processors_is_accepted(caplog: pytest.LogCaptureFixt
     """One warning is logged, and functions run."""
     telemetry = Telemetry(Settings(), tracer_provider=NoOpTracerProvider())
     telemetry.start()
-    assert Spans(lambda: telemetry).agent("a")(lambda: 7)() == 7
+    assert Spans(lambda: telemetry.span_recorder).agent("a")(lambda: 7)() == 7
     assert caplog.text.count("accepts no span processors") == 1
     telemetry.shutdown()
 

@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from forge_otel.telemetry.genai.usage import UsageDetails, reported_call
 from forge_otel.telemetry.spans.span_handle import NO_OP_SPAN, NoOpSpan, SpanHandle, SpanPlan, SpanType, Value
 from forge_otel.telemetry.spans.wrap import (
-    FindTelemetry,
+    FindRecorder,
     TracedFunction,
     wrap_async_generator,
     wrap_coroutine,
@@ -36,7 +36,7 @@ def traced(
     *,
     capture: bool | None = None,
     attributes: Mapping[str, Value] | None = None,
-    find_telemetry: FindTelemetry,
+    find_recorder: FindRecorder,
 ) -> Callable[[F], F]:
     """Return a decorator that records a span for each call.
 
@@ -45,7 +45,7 @@ def traced(
         name: of low cardinality; by default the function's name.
         capture: whether inputs and outputs are recorded; None applies `FORGE_CAPTURE_CONTENT`.
         attributes: set on every span.
-        find_telemetry: called at each call.
+        find_recorder: called at each call.
     """
 
     def decorate(function: F) -> F:
@@ -55,7 +55,7 @@ def traced(
             raise TypeError(f"{function!r} cannot be traced; decorate a function or a method")
         own_name: str = getattr(function, "__name__", type(function).__name__)
         plan = SpanPlan.of(kind, name or own_name, attributes)
-        wrapped = TracedFunction(function, plan, capture=capture, find_telemetry=find_telemetry)
+        wrapped = TracedFunction(function, plan, capture=capture, find_recorder=find_recorder)
         if inspect.isasyncgenfunction(function):
             return cast("F", wrap_async_generator(function, wrapped))
         if inspect.iscoroutinefunction(function):
@@ -72,12 +72,12 @@ class SpanDecorator:
 
     Args:
         kind: type of the spans.
-        find_telemetry: called at each call.
+        find_recorder: called at each call.
     """
 
-    def __init__(self, kind: SpanType, find_telemetry: FindTelemetry) -> None:
+    def __init__(self, kind: SpanType, find_recorder: FindRecorder) -> None:
         self._kind = kind
-        self._find_telemetry = find_telemetry
+        self._find_recorder = find_recorder
 
     @overload
     def __call__(self, function: F, /) -> F: ...
@@ -102,9 +102,7 @@ class SpanDecorator:
     ) -> Any:
         """Decorate a function, or return the decorator for a name and options; see `traced`."""
         name = subject if isinstance(subject, str) else None
-        decorator = traced(
-            self._kind, name, capture=capture, attributes=attributes, find_telemetry=self._find_telemetry
-        )
+        decorator = traced(self._kind, name, capture=capture, attributes=attributes, find_recorder=self._find_recorder)
         return decorator if subject is None or name is not None else decorator(subject)
 
 
@@ -112,20 +110,20 @@ class SpanScope:
     """A span for one `with` or `async with` block, whose target is a `SpanHandle`.
 
     Args:
-        find_telemetry: called on entry.
+        find_recorder: called on entry.
         plan: of the span.
     """
 
-    def __init__(self, find_telemetry: FindTelemetry, plan: SpanPlan) -> None:
-        self._find_telemetry = find_telemetry
+    def __init__(self, find_recorder: FindRecorder, plan: SpanPlan) -> None:
+        self._find_recorder = find_recorder
         self._plan = plan
         self._handle: SpanHandle | NoOpSpan = NO_OP_SPAN
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> SpanHandle | NoOpSpan:
-        telemetry = self._find_telemetry()
-        if telemetry is not None:
-            self._handle = SpanHandle(telemetry, self._plan, self._plan.attributes)
+        recorder = self._find_recorder()
+        if recorder is not None:
+            self._handle = SpanHandle(recorder, self._plan, self._plan.attributes)
             self._token = self._handle.enter()
         return self._handle
 
@@ -146,21 +144,21 @@ class SpanScope:
 
 
 class Spans:
-    """Span decorators and context managers, looking up the telemetry at each call.
+    """Span decorators and context managers, looking up the recorder at each call.
 
     Args:
-        find_telemetry: returns the open telemetry, or None.
+        find_recorder: returns the recorder of the open telemetry, or None.
     """
 
-    def __init__(self, find_telemetry: FindTelemetry) -> None:
-        self._find_telemetry = find_telemetry
-        self.agent = SpanDecorator("agent", find_telemetry)
-        self.tool = SpanDecorator("tool", find_telemetry)
-        self.step = SpanDecorator("step", find_telemetry)
-        self.chain = SpanDecorator("chain", find_telemetry)
-        self.retriever = SpanDecorator("retriever", find_telemetry)
-        self.embedding = SpanDecorator("embedding", find_telemetry)
-        self.llm = SpanDecorator("llm", find_telemetry)
+    def __init__(self, find_recorder: FindRecorder) -> None:
+        self._find_recorder = find_recorder
+        self.agent = SpanDecorator("agent", find_recorder)
+        self.tool = SpanDecorator("tool", find_recorder)
+        self.step = SpanDecorator("step", find_recorder)
+        self.chain = SpanDecorator("chain", find_recorder)
+        self.retriever = SpanDecorator("retriever", find_recorder)
+        self.embedding = SpanDecorator("embedding", find_recorder)
+        self.llm = SpanDecorator("llm", find_recorder)
 
     def span(self, name: str, *, kind: SpanType = "step", attributes: Mapping[str, Value] | None = None) -> SpanScope:
         """Return a span for a `with` or `async with` block.
@@ -170,7 +168,7 @@ class Spans:
             kind: type of the span.
             attributes: set when the span starts.
         """
-        return SpanScope(self._find_telemetry, SpanPlan.of(kind, name, attributes))
+        return SpanScope(self._find_recorder, SpanPlan.of(kind, name, attributes))
 
     def record_usage(self, input_tokens: int, output_tokens: int, **details: Unpack[UsageDetails]) -> None:
         """Record the usage and cost of a model call that no instrumentation records, on the current span.
@@ -182,6 +180,6 @@ class Spans:
             output_tokens: all tokens received, reasoning included.
             **details: see `forge_otel.telemetry.genai.usage.UsageDetails`.
         """
-        telemetry = self._find_telemetry()
-        if telemetry is not None:
-            telemetry.model_calls.record(trace.get_current_span(), reported_call(input_tokens, output_tokens, details))
+        recorder = self._find_recorder()
+        if recorder is not None:
+            recorder.model_calls.record(trace.get_current_span(), reported_call(input_tokens, output_tokens, details))

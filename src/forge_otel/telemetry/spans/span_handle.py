@@ -19,12 +19,14 @@ from opentelemetry.trace import SpanKind
 
 from forge_otel.context import current_generation
 from forge_otel.names import Attr, Metric, Operation
+from forge_otel.telemetry.genai.model_calls import ModelCallReader
 from forge_otel.telemetry.genai.usage import UsageDetails, reported_call
-from forge_otel.telemetry.providers import Telemetry
+from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.telemetry.spans.exceptions import mark_failed
+from forge_otel.telemetry.spans.proxy_tracer import ProxyTracer
 from forge_otel.types import Step
 
-__all__ = ["NO_OP_SPAN", "NoOpSpan", "SpanHandle", "SpanPlan", "SpanType", "Value"]
+__all__ = ["NO_OP_SPAN", "NoOpSpan", "SpanHandle", "SpanPlan", "SpanRecorder", "SpanType", "Value"]
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +44,23 @@ _OPERATIONS: Final[Mapping[str, str]] = {
 _COUNTED: Final = frozenset({"agent", "tool", "step"})
 # The conventions give calls to other services the span kind CLIENT.
 _REMOTE: Final = frozenset({"retriever", "embedding", "llm"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanRecorder:
+    """The parts of a `Telemetry` that spans are recorded with.
+
+    Args:
+        tracer: starts the spans.
+        instruments: record the durations.
+        model_calls: records the usage that applications report.
+        captures_content: whether inputs, outputs and exception messages are recorded.
+    """
+
+    tracer: ProxyTracer
+    instruments: Instruments
+    model_calls: ModelCallReader
+    captures_content: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +109,18 @@ class SpanHandle:
         captures: whether inputs and outputs are recorded on it.
     """
 
-    __slots__ = ("_context", "_ended", "_generation", "_plan", "_span", "_started_s", "_telemetry", "captures")
+    __slots__ = ("_context", "_ended", "_generation", "_plan", "_recorder", "_span", "_started_s", "captures")
 
     def __init__(
-        self, telemetry: Telemetry, plan: SpanPlan, attributes: Mapping[str, Value], *, captures: bool = False
+        self, recorder: SpanRecorder, plan: SpanPlan, attributes: Mapping[str, Value], *, captures: bool = False
     ) -> None:
         self.captures = captures
-        self._telemetry = telemetry
+        self._recorder = recorder
         self._plan = plan
         self._generation = current_generation.get()
         self._ended = False
         self._started_s = time.monotonic()
-        self._span = telemetry.tracer.bound.start_span(plan.span_name, kind=plan.span_kind, attributes=attributes)
+        self._span = recorder.tracer.bound.start_span(plan.span_name, kind=plan.span_kind, attributes=attributes)
         self._context = trace.set_span_in_context(self._span)
         if self._generation is not None and plan.kind in _COUNTED:
             self._generation.record_step_start(plan.name, plan.kind)
@@ -123,7 +142,7 @@ class SpanHandle:
 
     def record_usage(self, input_tokens: int, output_tokens: int, **details: Unpack[UsageDetails]) -> None:
         """Record the usage of a model call that was made inside this span; see `Spans.record_usage`."""
-        self._telemetry.model_calls.record(self._span, reported_call(input_tokens, output_tokens, details))
+        self._recorder.model_calls.record(self._span, reported_call(input_tokens, output_tokens, details))
 
     def enter(self) -> Token[Context]:
         """Make the span current; pair it with `leave`."""
@@ -157,7 +176,7 @@ class SpanHandle:
         if attributes:
             self._span.set_attributes(attributes)
         if error is not None and error_type is not None:
-            with_text = self._telemetry.settings.capture_content
+            with_text = self._recorder.captures_content
             mark_failed(self._span, error, error_type=error_type, with_text=with_text)
         if self._plan.kind in _COUNTED:
             self._count(duration_s, error_type, in_finalizer=closed)
@@ -165,7 +184,7 @@ class SpanHandle:
 
     def _count(self, duration_s: float, error_type: str | None, *, in_finalizer: bool) -> None:
         labels = self._plan.labels if error_type is None else {**self._plan.labels, Attr.ERROR_TYPE: error_type}
-        self._telemetry.instruments.record_later(
+        self._recorder.instruments.record_later(
             Metric.AGENT_DURATION,
             duration_s,
             labels,

@@ -13,11 +13,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapp
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from forge_otel.names import Attr
-from forge_otel.telemetry.providers import Telemetry
 from forge_otel.telemetry.spans.capture import MAX_CONTENT_BYTES, estimate_size, to_json
-from forge_otel.telemetry.spans.span_handle import NO_OP_SPAN, NoOpSpan, SpanHandle, SpanPlan, Value
+from forge_otel.telemetry.spans.span_handle import NO_OP_SPAN, NoOpSpan, SpanHandle, SpanPlan, SpanRecorder, Value
 
-__all__ = ["FindTelemetry", "TracedFunction"]
+__all__ = ["FindRecorder", "TracedFunction"]
 
 _logger = logging.getLogger(__name__)
 
@@ -25,8 +24,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Y = TypeVar("Y")
 S = TypeVar("S")
-FindTelemetry = Callable[[], Telemetry | None]
-"""Returns the open telemetry, or None."""
+FindRecorder = Callable[[], SpanRecorder | None]
+"""Returns the recorder of the open telemetry, or None."""
 
 _RECEIVERS: Final = frozenset({"self", "cls", "mcs"})
 
@@ -38,29 +37,29 @@ class TracedFunction:
         function: the function.
         plan: of its spans.
         capture: whether inputs and outputs are recorded; None applies the settings.
-        find_telemetry: called at each call.
+        find_recorder: called at each call.
     """
 
     def __init__(
-        self, function: Callable[..., Any], plan: SpanPlan, *, capture: bool | None, find_telemetry: FindTelemetry
+        self, function: Callable[..., Any], plan: SpanPlan, *, capture: bool | None, find_recorder: FindRecorder
     ) -> None:
         self._plan = plan
         self._capture = capture
-        self._find_telemetry = find_telemetry
+        self._find_recorder = find_recorder
         self._names = _parameters(function)
         self._skipped = 1 if _has_receiver(function) else 0
 
     def start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> SpanHandle | NoOpSpan:
         """Start a span for a call; return `NO_OP_SPAN` without open telemetry, or after an error."""
-        telemetry = self._find_telemetry()
-        if telemetry is None:
+        recorder = self._find_recorder()
+        if recorder is None:
             return NO_OP_SPAN
         try:
-            captures = telemetry.settings.capture_content if self._capture is None else self._capture
+            captures = recorder.captures_content if self._capture is None else self._capture
             attributes: dict[str, Value] = {**self._plan.attributes, Attr.INPUT_SIZE: self._input_size(args, kwargs)}
             if captures:
                 attributes[Attr.INPUT] = to_json(self._named(args, kwargs))
-            return SpanHandle(telemetry, self._plan, attributes, captures=captures)
+            return SpanHandle(recorder, self._plan, attributes, captures=captures)
         except Exception:
             _logger.exception("span of %s could not be started", self._plan.name)
             return NO_OP_SPAN

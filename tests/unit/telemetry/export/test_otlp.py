@@ -165,7 +165,7 @@ def test_each_destination_has_its_own_counts_and_spool(
     recorder.reader = reader
     telemetry = Telemetry(Settings(), meter_provider=recorder.meters)
     telemetry.start()
-    with Spans(lambda: telemetry).span("writer", kind="agent"):
+    with Spans(lambda: telemetry.span_recorder).span("writer", kind="agent"):
         pass
     assert recorder.values(Metric.EXPORT_PRODUCED) == {("langsmith",): 1, ("otlp",): 1}
     assert telemetry.shutdown()
