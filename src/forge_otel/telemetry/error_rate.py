@@ -19,6 +19,7 @@ from forge_otel._internal.checks import require
 
 __all__ = ["ErrorRateChange", "ErrorRateMonitor", "ErrorRateOptions", "ErrorRateState"]
 
+# Both windows are precise to a thirtieth of their length: 1 s and 20 s by default.
 _BUCKETS: Final = 30
 
 
@@ -44,6 +45,7 @@ class ErrorRateOptions:
     open_rate: float = 0.025
     close_rate: float = 0.01
     min_calls: int = 20
+    # With fewer, ordinary errors of a busy service would exceed the rate by chance (see the module).
     min_errors: int = 15
     quiet_s: float = 60.0
 

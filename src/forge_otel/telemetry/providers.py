@@ -152,6 +152,7 @@ class Telemetry:
         if attached is None:
             return True
         attached.close()
+        # A daemon thread: an exporter that hangs must not delay the exit of the process beyond the deadline.
         thread = threading.Thread(target=_close, args=(closing,), name="forge-telemetry-shutdown", daemon=True)
         thread.start()
         thread.join(self.settings.shutdown_timeout_s if timeout_s is None else timeout_s)
@@ -239,6 +240,7 @@ class Telemetry:
     def _otlp(self) -> "dict[str, ExportProcessor]":
         if not _wants_otlp():
             return {}
+        # Imported on use, because it needs an optional package.
         try:
             from forge_otel.telemetry.export.otlp import OtlpOptions, OtlpProcessor
         except MissingExtra as exc:

@@ -116,6 +116,7 @@ class RecentTraces(SpanProcessor):
         self._max_traces = max_traces
         self._max_spans = max_spans
         self._max_age_s = max_age_s
+        # `on_end` only appends, because it runs inside of the call that ends the span; reading does the rest.
         self._queue: deque[ReadableSpan] = deque(maxlen=max_queued)
         self._open: OrderedDict[int, _RecentTrace] = OrderedDict()
         self._complete: OrderedDict[int, _RecentTrace] = OrderedDict()

@@ -11,6 +11,7 @@ from typing import Final
 __all__ = ["REDACTED", "is_secret_name", "scrub", "scrub_name"]
 
 REDACTED: Final = "[redacted]"
+# The end of a long name decides, which also bounds the time of the search for words.
 _MAX_NAME: Final = 64
 
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -18,11 +19,14 @@ _SECRET_WORDS: Final = frozenset(
     {"apikey", "authorization", "cookie", "cookies", "credential", "credentials", "otp", "jwt"}
     | {"passcode", "passphrase", "passwd", "password", "passwords", "pwd", "secret", "secrets", "signature"}
 )
+# Secret only as the last word: `access_token` is, `token_type` is not.
 _SECRET_LAST: Final = frozenset({"token", "bearer", "auth", "sig"})
+# Secret in front of `key`: `api_key` is, `figma_key` is not.
 _SECRET_KEYS: Final = frozenset(
     {"api", "access", "account", "auth", "encryption", "master", "private", "secret", "session", "shared", "signing"}
     | {"subscription"}
 )
+# Words written together, without a separator or a capital letter.
 _SECRET_ENDS: Final = (
     *("accesskey", "accesstoken", "apikey", "authtoken", "bearertoken", "clientsecret", "idtoken", "password"),
     *("privatekey", "refreshtoken", "secretkey", "sessiontoken"),

@@ -15,6 +15,7 @@ from forge_otel.types import Usage
 
 __all__ = ["USAGE_ATTRIBUTES", "ModelCall", "UsageDetails", "partition", "read_call", "reported_call", "same_model"]
 
+# A larger count is an error of the instrumentation, and would dominate every sum.
 _MAX_TOKENS: Final = 2**40
 # Alternative names of a count; the first that is set is used.
 _INPUT: Final = (Attr.GEN_AI_INPUT_TOKENS, Attr.GEN_AI_INPUT_TOKENS_FORMER)

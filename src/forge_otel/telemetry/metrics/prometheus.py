@@ -73,6 +73,7 @@ class PrometheusPage:
         return body, headers
 
     def _log_change(self, reason: str, name: str) -> None:
+        # Once for each metric, not at every scrape.
         if (reason, name) not in self._adapted and len(self._adapted) < _MAX_ADAPTED:
             self._adapted.add((reason, name))
             _logger.warning("metric %s is shown differently than recorded: %s", name, reason)

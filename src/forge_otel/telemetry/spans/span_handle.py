@@ -171,6 +171,7 @@ class SpanHandle:
 
     def _finish(self, error: BaseException | None, attributes: Mapping[str, Value] | None) -> None:
         duration_s = time.monotonic() - self._started_s
+        # The consumer closed the generator, which is no failure; possibly in a finalizer.
         closed = isinstance(error, GeneratorExit)
         error_type = None if error is None or closed else type(error).__name__
         if attributes:

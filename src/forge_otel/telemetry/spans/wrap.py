@@ -61,6 +61,7 @@ class TracedFunction:
                 attributes[Attr.INPUT] = to_json(self._named(args, kwargs))
             return SpanHandle(recorder, self._plan, attributes, captures=captures)
         except Exception:
+            # Capturing runs code of the arguments, which may raise; the decorated call goes on without a span.
             _logger.exception("span of %s could not be started", self._plan.name)
             return NO_OP_SPAN
 
