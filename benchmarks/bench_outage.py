@@ -1,11 +1,11 @@
-"""What does a Redis that fails add to a call, before its breaker opens and after?
+"""Latency that a failing Redis adds to a call, before and after its breaker opens.
 
     .venv/bin/python benchmarks/bench_outage.py [--json] [--rounds 10] [--only silent]
 
-A real Redis behind a proxy that fails. *Cold* calls have a new component each, *known* ones ask for one that was kept,
-*mid-flight* is when the fault begins while the pipeline runs, so that it is the writing that is hit. Each round begins
-with closed breakers. What is printed is the 99th percentile, in milliseconds, of what a call took beyond the median of
-the same call with a healthy Redis. Where a fault does not open the breaker, all calls are *before*.
+A real Redis is behind a fault proxy. *Cold* calls request a new component each, *known* calls a cached one; in
+*mid-flight* calls the fault begins while the pipeline runs, so that it affects the write. Each round begins with closed
+breakers. The output is the 99th percentile, in milliseconds, of the latency above the median of the same call with a
+healthy Redis. If a fault does not open the breaker, all calls count as *before*.
 """
 
 import argparse
@@ -39,7 +39,7 @@ Break = Callable[["Site"], AbstractAsyncContextManager[Any]]
 
 
 class Site:
-    """A forge whose Redis is behind a proxy, and a pipeline on it."""
+    """A forge with its Redis behind a proxy, and a pipeline."""
 
     def __init__(self, forge: Forge, proxy: FaultProxy, server: Any) -> None:
         self.forge, self.proxy, self.server = forge, proxy, server
@@ -54,8 +54,8 @@ class Site:
 
         self._generate = generate
 
-    async def ask(self, number: int) -> float:
-        """Return what one call took, in milliseconds."""
+    async def call_ms(self, number: int) -> float:
+        """Return the latency of one call in milliseconds."""
         request = GenerationRequest(component_type="button", figma_key="f", tokens={"n": number})
         started = time.perf_counter()
         await self._generate(request)
@@ -63,13 +63,13 @@ class Site:
 
     @property
     def is_open(self) -> bool:
-        """Whether the look-ups' breaker rejects."""
+        """Return whether the breaker of the cache rejects calls."""
         return any(
             guard["name"] == "redis" and guard["rejects_for_s"] > 0 for guard in self.forge.operations.breakers()
         )
 
     async def heal(self) -> None:
-        """Close the breakers, and wait until Redis answers."""
+        """Close the breakers and wait until Redis responds."""
         async with Redis.from_url(self.server.url) as client:
             for _ in range(100):
                 try:
@@ -83,7 +83,7 @@ class Site:
 
 @asynccontextmanager
 async def full(site: Site) -> AsyncIterator[None]:
-    """Redis has no memory left and may not evict."""
+    """Redis is out of memory and does not evict."""
     async with Redis.from_url(site.server.url) as client:
         await client.config_set("maxmemory", 1)
         try:
@@ -94,7 +94,7 @@ async def full(site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def restarted(site: Site) -> AsyncIterator[None]:
-    """Redis is killed, and started again a little later."""
+    """Redis is killed and restarted a little later."""
     await asyncio.to_thread(site.server.kill)
 
     async def start() -> None:
@@ -118,14 +118,14 @@ FAULTS: dict[str, Break] = {
 }
 
 
-async def ask_all(site: Site, numbers: list[int]) -> tuple[list[float], list[float]]:
-    """Ask, a few at once; return what was begun with a closed breaker, and with an open one."""
+async def call_all(site: Site, numbers: list[int]) -> tuple[list[float], list[float]]:
+    """Make a few calls at once; return the latencies of those begun with a closed and with an open breaker."""
     before: list[float] = []
     after: list[float] = []
 
     async def one(number: int) -> None:
         is_open = site.is_open
-        took = await site.ask(number)
+        took = await site.call_ms(number)
         (after if is_open else before).append(took)
 
     for first in range(0, len(numbers), AT_ONCE):
@@ -134,29 +134,29 @@ async def ask_all(site: Site, numbers: list[int]) -> tuple[list[float], list[flo
 
 
 async def mid_flight(site: Site, fault: Break) -> list[float]:
-    """Return what calls took during which the fault began."""
-    asked = []
+    """Return the latencies of calls during which the fault began."""
+    calls = []
     for _ in range(AT_ONCE):
         site.running.clear()
-        asked.append(asyncio.create_task(site.ask(next(site.numbers))))
+        calls.append(asyncio.create_task(site.call_ms(next(site.numbers))))
         await site.running.wait()
     async with fault(site):
-        return list(await asyncio.gather(*asked))
+        return list(await asyncio.gather(*calls))
 
 
 async def measure(site: Site, name: str, rounds: int) -> dict[str, Any]:
-    """All rounds of one fault."""
+    """Run all rounds of one fault."""
     fault = FAULTS[name]
     known = [next(site.numbers) for _ in range(CALLS)]
     fresh = lambda: [next(site.numbers) for _ in range(CALLS)]  # noqa: E731
-    cold_ms = statistics.median((await ask_all(site, known))[0] + (await ask_all(site, fresh()))[0])
-    known_ms = statistics.median((await ask_all(site, known))[0])
+    cold_ms = statistics.median((await call_all(site, known))[0] + (await call_all(site, fresh()))[0])
+    known_ms = statistics.median((await call_all(site, known))[0])
     found: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
         for kind, numbers in (("cold", fresh()), ("known", known)):
             async with fault(site):
-                before, after = await ask_all(site, numbers)
-            # Without a cache a known component is generated, too: only what is added to that counts.
+                before, after = await call_all(site, numbers)
+            # Without a cache a known component is generated as well, so it is compared with a cold call.
             healthy = cold_ms if kind == "cold" else known_ms if name in {"slow 30 ms", "out of memory"} else cold_ms
             found[f"{kind} before"] += [took - healthy for took in before]
             found[f"{kind} after"] += [took - healthy for took in after]
@@ -167,12 +167,12 @@ async def measure(site: Site, name: str, rounds: int) -> dict[str, Any]:
 
 
 def p99(values: list[float]) -> float:
-    """The nearest rank."""
+    """Return the 99th percentile by nearest rank."""
     return sorted(values)[max(0, -(-len(values) * 99 // 100) - 1)]
 
 
 async def run(server: Any, names: list[str], rounds: int) -> dict[str, Any]:
-    """Every fault, each on a forge of its own."""
+    """Measure every fault, each with its own forge."""
     result = {}
     for name in names:
         server.flush()
@@ -185,7 +185,7 @@ async def run(server: Any, names: list[str], rounds: int) -> dict[str, Any]:
                 trace_spool_dir=None,
             )
             async with Forge(settings) as forge:
-                # As `FORGE_FREEZE_HEAP` does: a full collection takes 0.1 s, whatever Redis does.
+                # Like `FORGE_FREEZE_HEAP`: a full collection takes 0.1 s, independent of Redis.
                 gc.collect()
                 gc.freeze()
                 site = Site(forge, proxy, server)
@@ -194,7 +194,7 @@ async def run(server: Any, names: list[str], rounds: int) -> dict[str, Any]:
 
 
 def misses(result: dict[str, Any]) -> list[str]:
-    """What is above its bound."""
+    """Return the measurements above their limit."""
     return [
         f"{name}, {kind}"
         for name, kinds in result.items()
@@ -204,7 +204,7 @@ def misses(result: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Measure and print, and fail where a bound is missed."""
+    """Measure and print; exit with 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--rounds", type=int, default=10)

@@ -1,4 +1,4 @@
-"""The collector, built and run: a service, its agent, the gateway, and LangSmith at the end."""
+"""The built collector: a service, its agent, the gateway and LangSmith."""
 
 import json
 import re
@@ -54,23 +54,23 @@ class AppServer(Server):
         self._variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_SERVICE_NAME": "shop", "PYTHONPATH": ROOT}
 
     def command(self) -> list[str | Path]:
-        """Serve."""
+        """Start the service."""
         variables = [f"{name}={value}" for name, value in self._variables.items()]
         program = [sys.executable, "-m", "uvicorn", "tests.integration.collector_app:app"]
         return ["/usr/bin/env", *variables, *program, "--log-level=warning", f"--port={self.port}"]
 
     def probe(self) -> bool:
-        """Whether it answers."""
+        """Return whether the service responds."""
         return bool(self.ask("/livez", verb="GET"))
 
     def ask(self, path: str, *, verb: str = "POST", headers: dict[str, str] | None = None) -> str:
-        """Send a request and return the answer."""
+        """Send a request and return the response."""
         request = Request(f"http://{self.address}{path}", method=verb, headers=headers or {})
         with urlopen(request, timeout=10) as answer:
             return str(answer.read().decode())
 
     def books(self) -> Counter[str]:
-        """What became of its spans, by its own account."""
+        """Return the span counts of the service, from its metrics page."""
         page = self.ask("/metrics", verb="GET")
         found = re.findall(r'^forge_export_(\w+)\{forge_destination="otlp"(.*)\} (\S+)$', page, re.MULTILINE)
         books: Counter[str] = Counter()
@@ -82,7 +82,7 @@ class AppServer(Server):
 
 @pytest.fixture
 def langsmith() -> Iterator[LangSmithStandIn]:
-    """Where traces end."""
+    """The destination of the traces."""
     with LangSmithStandIn(api_key="key") as server:
         yield server
 
@@ -103,14 +103,14 @@ def agent_to(gateway: CollectorServer) -> Iterator[CollectorServer]:
 
 
 def post(server: CollectorServer, request: ExportTraceServiceRequest) -> None:
-    """Send spans as an SDK does."""
+    """Post spans like an SDK."""
     headers = {"Content-Type": "application/x-protobuf"}
     with urlopen(Request(f"{server.url}/v1/traces", request.SerializeToString(), headers), timeout=10) as answer:
         assert answer.status == 200
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that the collectors do by themselves."""
+    """Wait until `condition` holds; `what` names it in the error."""
     deadline_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline_s, f"waited {PATIENCE_S} s for {what}"
@@ -118,7 +118,7 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 
 def numbers(langsmith: LangSmithStandIn) -> Counter[int]:
-    """The numbered spans that LangSmith took, and how often."""
+    """Return the numbers of the accepted spans, and how often each arrived."""
     found = ((item.key, item.value.int_value) for span in langsmith.spans for item in span.attributes)
     return Counter(value for key, value in found if key == NUMBER)
 
@@ -126,13 +126,13 @@ def numbers(langsmith: LangSmithStandIn) -> Counter[int]:
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("destinations", ["", "[otlp_http/any]", "[otlp_http/langsmith, otlp_http/any]"])
 def test_the_collector_finds_nothing_wrong_with_a_file(file: str, destinations: str) -> None:
-    """Its own validation, which knows every setting of every component."""
+    """The collector's own validation knows every setting of every component."""
     environ = {"PATH": "/usr/bin:/bin", **({"GATEWAY_DESTINATIONS": destinations} if destinations else {})}
     subprocess.run(command(file, verb="validate"), check=True, env=environ, timeout=60)
 
 
 def test_no_collector_starts_without_the_redaction() -> None:
-    """Whoever forgets the file gets an error, not spans with secrets."""
+    """A missing redaction.yaml is an error at startup."""
     for file in FILES:
         whole = command(file, verb="validate")
         without = [part for part in whole if "redaction.yaml" not in str(part)]
@@ -141,7 +141,7 @@ def test_no_collector_starts_without_the_redaction() -> None:
 
 
 def test_ten_thousand_spans_survive_outages_and_a_kill(langsmith: LangSmithStandIn) -> None:
-    """LangSmith is away, the gateway is away, and the agent is killed with spans on disk: every span arrives."""
+    """LangSmith fails, the gateway is frozen, and the agent is killed with spans on disk: every span arrives."""
     with gateway_to(langsmith) as gateway, agent_to(gateway) as agent, AppServer(agent.url) as app:
 
         def work(first: int, last: int) -> None:
@@ -175,8 +175,8 @@ def test_ten_thousand_spans_survive_outages_and_a_kill(langsmith: LangSmithStand
         print(f"{books['exported']} spans, {found.total() - len(found)} of the 10 000 twice")
 
 
-def test_a_damaged_queue_is_not_passed_over_in_silence(langsmith: LangSmithStandIn) -> None:
-    """The agent does not start on it and says why; when somebody has moved it away, what comes then arrives."""
+def test_the_agent_does_not_start_with_a_damaged_queue(langsmith: LangSmithStandIn) -> None:
+    """It reports the damage; after the file is moved, new spans arrive."""
     with gateway_to(langsmith) as gateway, agent_to(gateway) as agent:
         post(agent, request_of(trace("before", failed=True)))
         eventually(lambda: len(langsmith.spans) == 1, "the first span")
@@ -191,8 +191,8 @@ def test_a_damaged_queue_is_not_passed_over_in_silence(langsmith: LangSmithStand
         eventually(lambda: {span.name for span in langsmith.spans} == {"before", "after"}, "the second span")
 
 
-def test_secrets_stay_here_and_token_counts_do_not(langsmith: LangSmithStandIn) -> None:
-    """Of what is planted in every place that a span has, no destination gets a byte, nor do disk or metrics."""
+def test_secrets_are_redacted_and_token_counts_are_not(langsmith: LangSmithStandIn) -> None:
+    """Secrets in every field of a span reach no destination, no file and no metric."""
     with (
         LangSmithStandIn() as elsewhere,
         gateway_to(
@@ -239,7 +239,7 @@ def test_secrets_stay_here_and_token_counts_do_not(langsmith: LangSmithStandIn) 
 
 
 def trace(name: str, *, duration_ms: int = 5, event: str = "", failed: bool = False, **attributes: Any) -> Span:
-    """A trace of one span."""
+    """Return a trace of one span."""
     number = next(trace_numbers)
     end_ns = time.time_ns()
     span = Span(
@@ -262,7 +262,7 @@ def trace(name: str, *, duration_ms: int = 5, event: str = "", failed: bool = Fa
 
 
 def request_of(*spans: Span) -> ExportTraceServiceRequest:
-    """A request with the spans of one service."""
+    """Return a request with the spans of one service."""
     request = ExportTraceServiceRequest()
     resource = request.resource_spans.add()
     resource.resource.attributes.add(key="service.name").value.string_value = "shop"
@@ -270,8 +270,8 @@ def request_of(*spans: Span) -> ExportTraceServiceRequest:
     return request
 
 
-def test_what_matters_is_kept_and_everything_is_counted(langsmith: LangSmithStandIn) -> None:
-    """Errors, slow, expensive and fallback traces arrive; the others do not, but are in the metrics of the spans."""
+def test_important_traces_are_kept_and_every_span_is_counted(langsmith: LangSmithStandIn) -> None:
+    """Errors, slow, expensive and fallback traces arrive; ordinary ones do not, but are in the span metrics."""
     kept = [
         trace("failed", failed=True),
         trace("slow", duration_ms=61_000),
@@ -298,17 +298,17 @@ REFUSED = re.compile(r"^otelcol_receiver_refused_spans\S* (\S+)$", re.MULTILINE)
 
 
 def queued(server: CollectorServer) -> float:
-    """Size of the spans that wait for the destination."""
+    """Return the size of the queue for the destination."""
     return sum(map(float, QUEUED.findall(server.metrics())))
 
 
 def decided(gateway: CollectorServer) -> int:
-    """How many traces were sampled, or were not."""
+    """Return the number of traces with a sampling decision."""
     return int(sum(map(float, DECIDED.findall(gateway.metrics()))))
 
 
 def calls(gateway: CollectorServer) -> Counter[str]:
-    """The spans that were counted, by name."""
+    """Return the counted spans by name."""
     found: Counter[str] = Counter()
     for name, value in CALLS.findall(gateway.span_metrics()):
         found[name] += int(float(value))
@@ -316,12 +316,12 @@ def calls(gateway: CollectorServer) -> Counter[str]:
 
 
 def refused(agent: CollectorServer) -> float:
-    """Spans that the agent has not taken."""
+    """Return the number of spans that the agent refused."""
     return sum(map(float, REFUSED.findall(agent.metrics())))
 
 
 def test_context_and_attributes_survive(langsmith: LangSmithStandIn) -> None:
-    """One tree below the caller's span: names, kinds, who it was for, tokens and cost as numbers."""
+    """One tree below the caller's span: names, kinds, identity, and tokens and cost as numbers."""
     caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with gateway_to(langsmith) as gateway, agent_to(gateway) as agent, AppServer(agent.url) as app:
         app.ask("/write", headers={"traceparent": caller, "x-session-id": "s1", "x-user-id": "ada"})
@@ -348,8 +348,8 @@ def test_context_and_attributes_survive(langsmith: LangSmithStandIn) -> None:
     assert kinds[model.name] == "llm"
 
 
-def test_metrics_of_the_spans_are_a_page_for_prometheus(langsmith: LangSmithStandIn) -> None:
-    """Buckets in seconds beyond a generation, and exemplars that name a trace."""
+def test_span_metrics_are_a_prometheus_page(langsmith: LangSmithStandIn) -> None:
+    """Buckets in seconds up to the length of a generation, and exemplars with trace ids."""
     slow = trace("generate", duration_ms=100_000)
     samples: list[Any] = []
 
@@ -369,14 +369,14 @@ def test_metrics_of_the_spans_are_a_page_for_prometheus(langsmith: LangSmithStan
 
 
 class GatewayPrometheus(PrometheusServer):
-    """The shipped configuration, with the gateway of a test in place of the one that it names."""
+    """The shipped configuration with the gateway of a test as target."""
 
     def __init__(self, gateway: CollectorServer) -> None:
         super().__init__("127.0.0.1:1")
         self._targets = {"forge-spans": gateway.prometheus_port, "forge-collector": gateway.metrics_port}
 
     def prepare(self) -> None:
-        """Change the targets."""
+        """Replace the targets."""
         super().prepare()
         file = self.folder / "prometheus.yml"
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -386,7 +386,7 @@ class GatewayPrometheus(PrometheusServer):
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
 
     def value(self, query: str) -> float:
-        """The one value of an expression; NaN where there is none."""
+        """Return the value of an expression; NaN without one."""
         with urlopen(f"http://{self.address}/api/v1/query?query={quote(query)}", timeout=5) as answer:
             found = json.load(answer)["data"]["result"]
         return float(found[0]["value"][1]) if found else nan
@@ -394,7 +394,7 @@ class GatewayPrometheus(PrometheusServer):
 
 @pytest.mark.prometheus
 def test_prometheus_scrapes_the_gateway(langsmith: LangSmithStandIn) -> None:
-    """With the shipped configuration: the spans under their service's name, and how the gateway itself is."""
+    """The shipped configuration scrapes span metrics by service, and the gateway's own metrics."""
     with gateway_to(langsmith) as gateway, GatewayPrometheus(gateway) as prometheus:
         post(gateway, request_of(*(trace("generate", duration_ms=100_000) for _ in range(20))))
         slow = 'histogram_quantile(0.5, sum by (le) (forge_spans_duration_seconds_bucket{job="shop"}))'
@@ -405,8 +405,8 @@ def test_prometheus_scrapes_the_gateway(langsmith: LangSmithStandIn) -> None:
         )
 
 
-def test_an_agent_that_is_full_says_so_and_loses_nothing(langsmith: LangSmithStandIn) -> None:
-    """Above its bound it refuses with an answer that asks to try again, and the service keeps what it has."""
+def test_a_full_agent_refuses_and_loses_no_span(langsmith: LangSmithStandIn) -> None:
+    """Above its limit it responds with a retryable status, and the service spools its spans."""
     with (
         gateway_to(langsmith) as gateway,
         CollectorServer("agent", GATEWAY_URL=gateway.url, AGENT_QUEUE_BYTES="300000") as agent,

@@ -1,4 +1,4 @@
-"""A real HTTP server, real Redis clients, and a look at the file descriptors of the process."""
+"""Fixtures: an HTTP server, Redis clients, and the open file descriptors of the process."""
 
 import asyncio
 import os
@@ -25,17 +25,17 @@ PAGE = "a page of the server's own " * 10
 
 @dataclass
 class WebServer:
-    """An application under uvicorn, and what it was asked."""
+    """An application under uvicorn that records its requests."""
 
     port: int = 0
-    asked: list[str] = field(default_factory=list)
-    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    requests: list[str] = field(default_factory=list)
+    may_respond: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def page(self, request: Request) -> Response:
-        """Answer with a page, and `/slow` only when it may."""
-        self.asked.append(f"{request.method} {request.url.path}")
+        """Return a page; `/slow` waits for `may_respond`."""
+        self.requests.append(f"{request.method} {request.url.path}")
         if request.url.path == "/slow":
-            await self.may_answer.wait()
+            await self.may_respond.wait()
         return PlainTextResponse(PAGE)
 
 
@@ -72,7 +72,7 @@ async def redis_proxy(redis_url: str) -> AsyncIterator[FaultProxy]:
 
 @asynccontextmanager
 async def redis_client(proxy: FaultProxy, *, timeout_s: float = 5.0) -> AsyncIterator[Redis]:
-    """A Redis client that goes through `proxy` and does not try again."""
+    """A Redis client through `proxy` that does not retry."""
     url = proxy.url_for("redis://127.0.0.1:6379/0")
     async with Redis.from_url(url, socket_timeout=timeout_s, retry=Retry(NoBackoff(), 0)) as client:
         yield client
@@ -80,7 +80,7 @@ async def redis_client(proxy: FaultProxy, *, timeout_s: float = 5.0) -> AsyncIte
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """As many file descriptors as this process may have."""
+    """Raise the limit of file descriptors to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
@@ -88,5 +88,5 @@ def many_files() -> Iterator[None]:
 
 
 def open_files() -> int:
-    """How many file descriptors this process has open."""
+    """Return the number of open file descriptors of this process."""
     return len(os.listdir("/dev/fd"))  # noqa: PTH208 - a path would open one more

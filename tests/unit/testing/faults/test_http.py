@@ -1,4 +1,4 @@
-"""HTTP faults as httpx and the OpenAI SDK see them, and the reader that finds where requests end."""
+"""Canned HTTP responses as seen by httpx and the OpenAI SDK, and the request parser."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from forge_otel.testing.faults.proxy import (
 
 
 def client_of(proxy: FaultProxy, *, timeout_s: float = 5.0) -> httpx.AsyncClient:
-    """An HTTP client that goes through `proxy`."""
+    """An HTTP client through `proxy`."""
     return httpx.AsyncClient(base_url=proxy.url_for("http://server.test"), timeout=timeout_s, trust_env=False)
 
 
@@ -43,20 +43,20 @@ def client_of(proxy: FaultProxy, *, timeout_s: float = 5.0) -> httpx.AsyncClient
     ],
     ids=lambda value: str(value) if isinstance(value, int) else "",
 )
-async def test_an_answer_is_seen_as_it_is(
+async def test_a_canned_response_reaches_the_client(
     web_server: WebServer, web_proxy: FaultProxy, answer: HttpAnswer, status: int, headers: dict[str, str]
 ) -> None:
-    """Status, headers and body reach the client; the server sees nothing."""
+    """Status, headers and body reach the client; the server receives no request."""
     web_proxy.set(answer)
     async with client_of(web_proxy) as client:
         response = await client.get("/")
     assert (response.status_code, response.content) == (status, answer.body)
     assert headers.items() <= response.headers.items()
-    assert web_server.asked == []
+    assert web_server.requests == []
 
 
-async def test_nonsense_says_it_is_json_and_is_not(web_proxy: FaultProxy) -> None:
-    """Everything about the answer is right but the body."""
+async def test_nonsense_is_not_valid_json(web_proxy: FaultProxy) -> None:
+    """Only the body of the response is invalid."""
     web_proxy.set(HttpAnswer.nonsense())
     async with client_of(web_proxy) as client:
         response = await client.get("/")
@@ -65,8 +65,8 @@ async def test_nonsense_says_it_is_json_and_is_not(web_proxy: FaultProxy) -> Non
         response.json()
 
 
-async def test_every_request_of_a_connection_is_answered(web_proxy: FaultProxy) -> None:
-    """Keep-alive works, with bodies of a known length, in chunks, and none, and after HEAD."""
+async def test_every_request_of_a_connection_gets_a_response(web_proxy: FaultProxy) -> None:
+    """Keep-alive works with bodies of known length, chunked bodies, no body, and after HEAD."""
 
     async def chunks() -> AsyncIterator[bytes]:
         for size in (1, 70_000, 0, 500_000):
@@ -85,8 +85,8 @@ async def test_every_request_of_a_connection_is_answered(web_proxy: FaultProxy) 
     assert (web_proxy.traffic.connections, web_proxy.traffic.requests) == (1, 4)
 
 
-async def test_a_client_that_wants_to_close_is_let_go(web_proxy: FaultProxy) -> None:
-    """`Connection: close` is answered and obeyed."""
+async def test_connection_close_is_supported(web_proxy: FaultProxy) -> None:
+    """`Connection: close` is sent back, and the connection is closed."""
     web_proxy.set(HttpAnswer.unavailable())
     async with client_of(web_proxy) as client:
         response = await client.get("/", headers={"Connection": "close"})
@@ -95,8 +95,8 @@ async def test_a_client_that_wants_to_close_is_let_go(web_proxy: FaultProxy) -> 
     assert web_proxy.traffic.connections == 2
 
 
-async def test_a_body_that_waits_to_be_wanted_is_asked_for(web_proxy: FaultProxy) -> None:
-    """`Expect: 100-continue`, as S3 clients send it, does not end in both sides waiting."""
+async def test_expect_continue_is_supported(web_proxy: FaultProxy) -> None:
+    """`Expect: 100-continue`, which S3 clients send, gets a 100 response."""
     web_proxy.set(HttpAnswer.unavailable())
     reader, writer = await asyncio.open_connection("127.0.0.1", web_proxy.port)
     writer.write(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
@@ -106,8 +106,8 @@ async def test_a_body_that_waits_to_be_wanted_is_asked_for(web_proxy: FaultProxy
     writer.close()
 
 
-async def test_an_open_connection_is_switched_and_switched_back(web_server: WebServer, web_proxy: FaultProxy) -> None:
-    """The client's kept-alive connection gets the fault in its next request, and the server in the one after."""
+async def test_a_fault_affects_open_connections(web_server: WebServer, web_proxy: FaultProxy) -> None:
+    """On a kept-alive connection the next request gets the fault, and the one after it reaches the server."""
     async with client_of(web_proxy) as client:
         assert (await client.get("/")).text == PAGE
         async with web_proxy.fault(HttpAnswer.too_many_requests()):
@@ -116,20 +116,20 @@ async def test_an_open_connection_is_switched_and_switched_back(web_server: WebS
             assert (await client.get("/")).status_code == 503
         assert (await client.get("/")).text == PAGE
     assert web_proxy.traffic.connections == 1
-    assert len(web_server.asked) == 2
+    assert len(web_server.requests) == 2
 
 
-async def test_a_request_under_way_is_still_answered_by_the_server(
+async def test_a_request_in_flight_gets_the_response_of_the_server(
     web_server: WebServer, web_proxy: FaultProxy
 ) -> None:
-    """An HTTP fault is for the requests that come; what the server has begun it may end."""
+    """A fault applies to new requests; the server may complete those that it has received."""
     async with client_of(web_proxy) as client:
         task = asyncio.create_task(client.get("/slow"))
         async with asyncio.timeout(5):
-            while not web_server.asked:
+            while not web_server.requests:
                 await asyncio.sleep(0.01)
         web_proxy.set(HttpAnswer.unavailable())
-        web_server.may_answer.set()
+        web_server.may_respond.set()
         assert (await task).text == PAGE
 
 
@@ -146,10 +146,10 @@ async def test_a_request_under_way_is_still_answered_by_the_server(
     ],
     ids=repr,
 )
-async def test_a_fault_below_http_is_what_it_claims(
+async def test_tcp_faults_are_errors_of_the_http_client(
     web_proxy: FaultProxy, fault: Fault, error: type[Exception]
 ) -> None:
-    """httpx tells them apart, on a new connection and on one that has served, and recovers by itself."""
+    """httpx raises a specific error on new and on open connections, and recovers without a new client."""
     for warm in (False, True):
         async with client_of(web_proxy, timeout_s=0.5) as client:
             if warm:
@@ -160,8 +160,8 @@ async def test_a_fault_below_http_is_what_it_claims(
             assert (await client.get("/")).text == PAGE
 
 
-async def test_a_trickle_outlives_the_read_timeout(web_proxy: FaultProxy) -> None:
-    """No read is late, and the answer takes longer than the timeout: only a total deadline helps."""
+async def test_a_trickle_outlasts_the_read_timeout(web_proxy: FaultProxy) -> None:
+    """No single read times out, and the response takes longer than the timeout: only a total deadline helps."""
     web_proxy.set(Trickle(chunk_bytes=40, interval_s=0.1))
     async with client_of(web_proxy, timeout_s=0.5) as client:
         started_s = time.monotonic()
@@ -178,10 +178,10 @@ async def test_a_trickle_outlives_the_read_timeout(web_proxy: FaultProxy) -> Non
     ],
     ids=["401", "429", "503"],
 )
-async def test_the_openai_sdk_takes_them_for_its_service(
+async def test_the_openai_sdk_raises_its_own_errors(
     web_proxy: FaultProxy, answer: HttpAnswer, error: type[openai.APIStatusError]
 ) -> None:
-    """An SDK raises what it raises in earnest, with the code that the body gives."""
+    """The SDK raises the error of the real API, with the code of the body."""
     web_proxy.set(answer)
     async with openai.AsyncOpenAI(base_url=web_proxy.url_for("http://a/v1"), api_key="k", max_retries=0) as client:
         with pytest.raises(error) as seen:
@@ -189,8 +189,8 @@ async def test_the_openai_sdk_takes_them_for_its_service(
     assert seen.value.code
 
 
-async def test_amplification_can_be_counted(web_proxy: FaultProxy) -> None:
-    """The counters tell how many requests one call became."""
+async def test_requests_are_counted(web_proxy: FaultProxy) -> None:
+    """The counters show the number of requests of one call."""
     web_proxy.set(HttpAnswer(status=503, headers={"retry-after-ms": "1"}))
     async with openai.AsyncOpenAI(base_url=web_proxy.url_for("http://a/v1"), api_key="k", max_retries=2) as client:
         with pytest.raises(openai.InternalServerError):
@@ -198,8 +198,8 @@ async def test_amplification_can_be_counted(web_proxy: FaultProxy) -> None:
     assert web_proxy.traffic.requests == 3
 
 
-async def test_a_request_cut_by_a_switch_is_reset(web_proxy: FaultProxy) -> None:
-    """Half a request that the proxy has read cannot be handed to the server later."""
+async def test_a_partial_request_is_reset_when_the_fault_ends(web_proxy: FaultProxy) -> None:
+    """A partial request that the proxy has read cannot be forwarded later, so the connection is reset."""
     web_proxy.set(HttpAnswer.unavailable())
     reader, writer = await asyncio.open_connection("127.0.0.1", web_proxy.port)
     writer.write(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nhalf")
@@ -228,8 +228,8 @@ REQUESTS = {
 
 
 @given(st.lists(st.sampled_from(sorted(REQUESTS)), max_size=6), st.data())
-def test_requests_end_where_they_end(texts: list[bytes], data: st.DataObject) -> None:
-    """However the bytes are cut into packets, the same requests are found, and nothing is left over."""
+def test_the_parser_finds_the_end_of_each_request(texts: list[bytes], data: st.DataObject) -> None:
+    """The same requests are found in every segmentation of the bytes, and the buffer is empty afterwards."""
     stream = b"".join(texts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=20)))
     reader, found = RequestReader(), []
@@ -252,7 +252,7 @@ def test_requests_end_where_they_end(texts: list[bytes], data: st.DataObject) ->
     ],
     ids=["redis", "version", "header", "length", "chunk", "line", "head"],
 )
-def test_what_is_no_request_is_refused(text: bytes) -> None:
-    """Nonsense ends the connection instead of being collected."""
+def test_invalid_requests_are_rejected(text: bytes) -> None:
+    """Invalid data raises an error instead of being buffered."""
     with pytest.raises(NotHttp):
         RequestReader().feed(text)

@@ -1,4 +1,4 @@
-"""Each fault is what it claims to be, as seen by a Redis client and by bare sockets."""
+"""Each fault of the proxy as seen by a Redis client and by plain sockets."""
 
 import asyncio
 import errno
@@ -37,13 +37,13 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 def name_of(fault: Fault) -> str:
-    """The fault's own name, for the test's."""
+    """Return the name of the fault, for test ids."""
     return type(fault).__name__
 
 
 @asynccontextmanager
 async def connected(proxy: FaultProxy) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A bare connection to the proxy, not for ever."""
+    """A plain connection to the proxy, with a timeout."""
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     try:
         async with asyncio.timeout(20):
@@ -56,7 +56,7 @@ async def connected(proxy: FaultProxy) -> AsyncIterator[tuple[asyncio.StreamRead
 
 @asynccontextmanager
 async def in_front_of(handler: Handler) -> AsyncIterator[FaultProxy]:
-    """A proxy before a server that does what `handler` does with each connection."""
+    """A proxy in front of a server that calls `handler` with each connection."""
     ended = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,14 +73,14 @@ async def in_front_of(handler: Handler) -> AsyncIterator[FaultProxy]:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, not for ever."""
+    """Wait until a condition holds, with a timeout."""
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
 
 
-async def test_without_a_fault_everything_passes(redis_proxy: FaultProxy) -> None:
-    """A client does not notice the proxy, also with megabytes in both directions."""
+async def test_without_a_fault_data_is_forwarded(redis_proxy: FaultProxy) -> None:
+    """Data is forwarded unchanged, also megabytes in both directions."""
     value = bytes(range(256)) * 20_000
     async with redis_client(redis_proxy) as client:
         await client.set("large", value)
@@ -91,7 +91,7 @@ async def test_without_a_fault_everything_passes(redis_proxy: FaultProxy) -> Non
 
 
 async def test_refused(redis_proxy: FaultProxy) -> None:
-    """Nobody listens, and nobody else can: ECONNREFUSED, at the port that serves before and after."""
+    """The port is closed and stays reserved: ECONNREFUSED during the fault, service before and after."""
     port = redis_proxy.port
     async with redis_client(redis_proxy) as client:
         assert await client.ping()
@@ -108,7 +108,7 @@ async def test_refused(redis_proxy: FaultProxy) -> None:
 
 
 async def test_reset_of_a_new_connection(redis_proxy: FaultProxy) -> None:
-    """The connection is made, and gone with ECONNRESET when something is asked."""
+    """A new connection is accepted, and reset when the client sends data."""
     redis_proxy.set(Reset())
     async with connected(redis_proxy) as (reader, writer):
         writer.write(PING)
@@ -117,7 +117,7 @@ async def test_reset_of_a_new_connection(redis_proxy: FaultProxy) -> None:
 
 
 async def test_reset_of_an_open_connection(redis_proxy: FaultProxy) -> None:
-    """A connection that waits for nothing in particular is reset at once."""
+    """An idle open connection is reset at once."""
     async with connected(redis_proxy) as (reader, writer):
         writer.write(PING)
         assert await reader.readline() == PONG
@@ -127,7 +127,7 @@ async def test_reset_of_an_open_connection(redis_proxy: FaultProxy) -> None:
 
 
 async def test_silence_on_a_new_connection(redis_proxy: FaultProxy) -> None:
-    """The connection is made, everything is read, nothing is answered and the server not asked."""
+    """A new connection is accepted and read; no data is returned, and the server receives none."""
     redis_proxy.set(Silent())
     async with redis_client(redis_proxy, timeout_s=0.1) as client:
         with pytest.raises(redis.exceptions.TimeoutError):
@@ -137,7 +137,7 @@ async def test_silence_on_a_new_connection(redis_proxy: FaultProxy) -> None:
 
 
 async def test_silence_on_an_open_connection(redis_proxy: FaultProxy) -> None:
-    """A connection that has served goes silent in its place."""
+    """An open connection goes silent."""
     async with redis_client(redis_proxy, timeout_s=0.1) as client:
         assert await client.ping()
         before = redis_proxy.traffic.connections
@@ -147,8 +147,8 @@ async def test_silence_on_an_open_connection(redis_proxy: FaultProxy) -> None:
         assert redis_proxy.traffic.connections == before
 
 
-async def test_silence_lets_go_of_clients_that_give_up(redis_proxy: FaultProxy) -> None:
-    """A black hole does not collect the sockets of those who have left."""
+async def test_silence_closes_connections_of_clients_that_give_up(redis_proxy: FaultProxy) -> None:
+    """Connections of clients that have disconnected are closed."""
     redis_proxy.set(Silent())
     for _ in range(20):
         async with connected(redis_proxy) as (_, writer):
@@ -157,7 +157,7 @@ async def test_silence_lets_go_of_clients_that_give_up(redis_proxy: FaultProxy) 
 
 
 async def test_slow_adds_latency_each_way(redis_proxy: FaultProxy) -> None:
-    """A round trip takes what both directions add."""
+    """A round trip takes the latency of both directions."""
     async with redis_client(redis_proxy) as client:
         await client.ping()
         redis_proxy.set(Slow(request_s=0.1, answer_s=0.15))
@@ -166,8 +166,8 @@ async def test_slow_adds_latency_each_way(redis_proxy: FaultProxy) -> None:
         assert 0.25 <= time.monotonic() - started_s < 1.0
 
 
-async def test_slow_is_a_long_line_and_not_a_thin_one(redis_proxy: FaultProxy) -> None:
-    """Megabytes are late by the latency once, not once for each packet."""
+async def test_slow_does_not_limit_the_throughput(redis_proxy: FaultProxy) -> None:
+    """Megabytes are delayed once, not once for each packet."""
     async with redis_client(redis_proxy) as client:
         await client.set("large", bytes(4_000_000))
         redis_proxy.set(Slow(answer_s=0.2))
@@ -178,7 +178,7 @@ async def test_slow_is_a_long_line_and_not_a_thin_one(redis_proxy: FaultProxy) -
 
 
 async def test_trickle(redis_proxy: FaultProxy) -> None:
-    """An answer comes in drops, so that no single read is late while the whole is."""
+    """A response arrives in chunks: no single read is late, the whole is."""
     redis_proxy.set(Trickle(chunk_bytes=2, interval_s=0.05))
     drops: list[bytes] = []
     async with connected(redis_proxy) as (reader, writer):
@@ -191,7 +191,7 @@ async def test_trickle(redis_proxy: FaultProxy) -> None:
 
 
 async def test_garbage_is_a_protocol_error(redis_proxy: FaultProxy) -> None:
-    """The client notices that this is no Redis, at once and not by a timeout; the server was asked all the same."""
+    """The client fails on the invalid response at once, without a timeout; the server has received the request."""
     async with redis_client(redis_proxy) as client:
         await client.set("key", "before")
         async with redis_proxy.fault(Garbage()):
@@ -202,7 +202,7 @@ async def test_garbage_is_a_protocol_error(redis_proxy: FaultProxy) -> None:
 
 
 async def test_garbage_is_the_same_for_the_same_seed(redis_proxy: FaultProxy) -> None:
-    """A test that fails on garbage fails again on the same garbage."""
+    """The same seed yields the same random bytes."""
 
     async def answer(seed: int) -> bytes:
         redis_proxy.set(Garbage(seed=seed))
@@ -216,7 +216,7 @@ async def test_garbage_is_the_same_for_the_same_seed(redis_proxy: FaultProxy) ->
 
 
 async def test_cut_off(redis_proxy: FaultProxy) -> None:
-    """The answer ends in the middle, and is counted anew on each connection."""
+    """The response is cut; each connection has its own byte count."""
     redis_proxy.set(CutOff(after_bytes=3))
     for _ in range(2):
         async with connected(redis_proxy) as (reader, writer):
@@ -227,8 +227,8 @@ async def test_cut_off(redis_proxy: FaultProxy) -> None:
             await client.ping()
 
 
-async def test_cut_off_counts_from_the_fault_on(redis_proxy: FaultProxy) -> None:
-    """What an open connection was answered before is not counted."""
+async def test_cut_off_counts_from_the_beginning_of_the_fault(redis_proxy: FaultProxy) -> None:
+    """Bytes that an open connection received before the fault are not counted."""
     async with connected(redis_proxy) as (reader, writer):
         writer.write(PING)
         assert await reader.readline() == PONG
@@ -237,8 +237,8 @@ async def test_cut_off_counts_from_the_fault_on(redis_proxy: FaultProxy) -> None
         assert await reader.read() == PONG[:5]
 
 
-async def test_http_on_something_else_is_a_reset(redis_proxy: FaultProxy) -> None:
-    """A client that does not speak HTTP is not left waiting."""
+async def test_an_http_fault_resets_other_protocols(redis_proxy: FaultProxy) -> None:
+    """A connection whose data is not HTTP is reset."""
     redis_proxy.set(HttpAnswer.unavailable())
     async with connected(redis_proxy) as (reader, writer):
         writer.write(PING)
@@ -248,7 +248,7 @@ async def test_http_on_something_else_is_a_reset(redis_proxy: FaultProxy) -> Non
 
 @pytest.mark.parametrize("fault", [*HARD_FAULTS, Slow(answer_s=30), Trickle(interval_s=30)], ids=name_of)
 async def test_a_client_recovers_without_a_restart(redis_proxy: FaultProxy, fault: Fault) -> None:
-    """The client that had the trouble is served again, at the same port, as soon as the fault is over."""
+    """The same client is served again at the same port when the fault ends."""
     async with redis_client(redis_proxy, timeout_s=0.2) as client:
         assert await client.ping()
         async with redis_proxy.fault(fault):
@@ -262,8 +262,8 @@ async def test_a_client_recovers_without_a_restart(redis_proxy: FaultProxy, faul
 
 
 @pytest.mark.parametrize("slow", [Slow(request_s=60), Slow(answer_s=60), Trickle(interval_s=60)], ids=repr)
-async def test_what_is_held_back_comes_when_the_fault_ends(redis_proxy: FaultProxy, slow: Fault) -> None:
-    """An open connection goes on where it was, without waiting for the delay to end."""
+async def test_delayed_data_is_forwarded_when_the_fault_ends(redis_proxy: FaultProxy, slow: Fault) -> None:
+    """Delayed data of an open connection is forwarded at once when the fault ends."""
     async with connected(redis_proxy) as (reader, writer):
         redis_proxy.set(slow)
         writer.write(PING)
@@ -272,8 +272,8 @@ async def test_what_is_held_back_comes_when_the_fault_ends(redis_proxy: FaultPro
         assert await asyncio.wait_for(reader.readline(), 5) == PONG
 
 
-async def test_a_connection_with_a_hole_is_reset_at_the_end(redis_proxy: FaultProxy) -> None:
-    """Where a request was swallowed the client is told, instead of waiting for ever."""
+async def test_a_corrupted_connection_is_reset_when_the_fault_ends(redis_proxy: FaultProxy) -> None:
+    """A connection whose request was discarded is reset, so that the client does not wait."""
     redis_proxy.set(Silent())
     async with connected(redis_proxy) as (reader, writer):
         writer.write(PING)
@@ -284,8 +284,8 @@ async def test_a_connection_with_a_hole_is_reset_at_the_end(redis_proxy: FaultPr
 
 
 @pytest.mark.parametrize("fault", [Silent(), Garbage(), Trickle(), CutOff()], ids=name_of)
-async def test_a_connection_that_was_idle_lives_on(redis_proxy: FaultProxy, fault: Fault) -> None:
-    """Where nothing was spoilt nothing is reset, on connections from before the fault and from within."""
+async def test_an_intact_connection_stays_open(redis_proxy: FaultProxy, fault: Fault) -> None:
+    """A connection without discarded data stays open, whether it began before or during the fault."""
     async with connected(redis_proxy) as before:
         await eventually(lambda: redis_proxy.open_connections == 1)
         redis_proxy.set(fault)
@@ -297,8 +297,8 @@ async def test_a_connection_that_was_idle_lives_on(redis_proxy: FaultProxy, faul
                 assert await reader.readline() == PONG
 
 
-async def test_a_server_that_is_away_is_a_reset() -> None:
-    """Without a fault a client cannot wait for ever either, when there is nobody behind the proxy."""
+async def test_an_unreachable_server_is_a_reset() -> None:
+    """If the server's port is closed, the client is reset, also without a fault."""
     async with FaultProxy("127.0.0.1", 6379) as gone:
         port = gone.port
     async with FaultProxy("127.0.0.1", port) as proxy, connected(proxy) as (reader, writer):
@@ -307,8 +307,8 @@ async def test_a_server_that_is_away_is_a_reset() -> None:
             await reader.read()
 
 
-async def test_a_half_closed_connection_is_still_answered() -> None:
-    """A client may say that it is done before it is answered."""
+async def test_a_half_closed_connection_gets_its_response() -> None:
+    """A client may end its data before the response."""
 
     async def length(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"%d" % len(await reader.read()))
@@ -319,8 +319,8 @@ async def test_a_half_closed_connection_is_still_answered() -> None:
         assert await reader.read() == b"1000"
 
 
-async def test_a_server_that_speaks_first_is_heard() -> None:
-    """The server is connected to before the client has sent anything."""
+async def test_a_server_may_send_data_first() -> None:
+    """The proxy connects to the server before the client sends data."""
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello")
@@ -329,8 +329,8 @@ async def test_a_server_that_speaks_first_is_heard() -> None:
         assert await reader.read() == b"hello"
 
 
-async def test_a_slow_reader_slows_the_server_and_fills_no_memory() -> None:
-    """The proxy takes no more from the server than it can pass on, and loses nothing."""
+async def test_a_slow_reader_pauses_the_server() -> None:
+    """The proxy reads no more from the server than it can buffer, and loses no data."""
     size_bytes = 64 * 2**20
     sent = 0
 
@@ -354,8 +354,8 @@ async def test_a_slow_reader_slows_the_server_and_fills_no_memory() -> None:
         assert len(await reader.read()) == size_bytes
 
 
-async def test_five_hundred_clients_at_once(redis_proxy: FaultProxy, many_files: None) -> None:
-    """All are served, all go silent together and all are served again; nothing is left behind."""
+async def test_five_hundred_clients_are_served_at_once(redis_proxy: FaultProxy, many_files: None) -> None:
+    """All connections are served, go silent and are served again, and no socket is leaked."""
 
     async def pings(count: int) -> list[Any]:
         return await asyncio.gather(*(client.ping() for client in clients[:count]), return_exceptions=True)
@@ -377,8 +377,8 @@ async def test_five_hundred_clients_at_once(redis_proxy: FaultProxy, many_files:
 
 
 @pytest.mark.parametrize("fault", [PassThrough(), Silent(), Slow(answer_s=60)], ids=name_of)
-async def test_closing_leaves_nothing_behind(redis_url: str, many_files: None, fault: Fault) -> None:
-    """With a thousand connections in the middle of something, the end is quick and complete."""
+async def test_closing_the_proxy_closes_every_connection(redis_url: str, many_files: None, fault: Fault) -> None:
+    """Closing the proxy with a thousand busy connections is quick and closes all of them."""
     host, _, port = redis_url.removeprefix("redis://").removesuffix("/0").partition(":")
     before, tasks = open_files(), asyncio.all_tasks()
     async with FaultProxy(host, int(port)) as proxy:
@@ -396,8 +396,10 @@ async def test_closing_leaves_nothing_behind(redis_url: str, many_files: None, f
     await eventually(lambda: open_files() == before)
 
 
-async def test_switching_while_clients_arrive_leaks_nothing(redis_proxy: FaultProxy, many_files: None) -> None:
-    """A listener that closes and opens again while hundreds connect loses no socket and no port."""
+async def test_switching_faults_while_clients_connect_leaks_no_socket(
+    redis_proxy: FaultProxy, many_files: None
+) -> None:
+    """Closing and reopening the port while hundreds of clients connect leaks no socket."""
 
     async def ping() -> bytes | None:
         with suppress(OSError):
@@ -419,8 +421,10 @@ async def test_switching_while_clients_arrive_leaks_nothing(redis_proxy: FaultPr
     await eventually(lambda: open_files() == before)
 
 
-async def test_out_of_files_it_waits_and_goes_on(redis_proxy: FaultProxy, caplog: pytest.LogCaptureFixture) -> None:
-    """Clients that cannot be accepted for want of file descriptors are accepted when there are some again."""
+async def test_clients_wait_while_file_descriptors_are_exhausted(
+    redis_proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without free file descriptors clients wait, and are accepted when some are free again."""
     loop = asyncio.get_running_loop()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     clients = [socket.socket() for _ in range(10)]
@@ -454,13 +458,13 @@ async def test_out_of_files_it_waits_and_goes_on(redis_proxy: FaultProxy, caplog
     ],
 )
 async def test_url_for_replaces_the_host_and_the_port(url: str, expected: str) -> None:
-    """Credentials, path, query and fragment stay."""
+    """Credentials, path, query and fragment are unchanged."""
     async with FaultProxy("127.0.0.1", 1) as proxy:
         assert proxy.url_for(url) == expected.format(proxy.port)
 
 
-async def test_mistakes_are_told() -> None:
-    """What cannot be meant is refused with a sentence that says what to do."""
+async def test_invalid_arguments_are_rejected() -> None:
+    """Invalid arguments are rejected with a message that names the valid ones."""
     proxy = FaultProxy("127.0.0.1", 1)
     with pytest.raises(NotOpen, match="async with FaultProxy"):
         _ = proxy.port
@@ -480,7 +484,7 @@ async def test_mistakes_are_told() -> None:
 
 
 async def test_a_fault_may_be_set_before_the_proxy_is_open() -> None:
-    """A proxy may begin with a fault, and may be entered again."""
+    """A fault can be set before the proxy is entered, and a closed proxy can be entered again."""
     proxy = FaultProxy("127.0.0.1", 1)
     proxy.set(Refuse())
     for _ in range(2):
