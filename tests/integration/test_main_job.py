@@ -254,20 +254,6 @@ async def _drain(folder: Path) -> None:
         assert await forge.outbox.drain(timeout_s=20)
 
 
-@pytest.mark.slow
-async def test_the_demo_agrees_with_itself(tmp_path: Path) -> None:
-    """`forge-otel demo --once` ends with a table on which caller, database, metrics and archive agree."""
-    command = (sys.executable, "-m", "forge_otel.cli", "demo", "--once")
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    output = (await asyncio.wait_for(process.communicate(), 120))[0].decode()
-    assert process.returncode == 0, output
-    assert "artifact folder agree" in output
-    assert "Offline model:" in output
-    assert "POST /generate" in output
-
-
 @pytest.mark.parametrize("runner", ["code", "uvicorn"])
 async def test_wrong_settings_stop_the_start(tmp_path: Path, runner: str) -> None:
     """Every fault is named, no secret is shown, and the exit code says that it failed."""
