@@ -1,16 +1,16 @@
-"""What does a decorated async call cost, beside the same span, attributes and metrics written by hand?
+"""CPU time of a decorated async call, compared with the same span, attributes and metrics written by hand.
 
-By hand: a span with 6 attributes, sizes of input and output among them, a counter and a histogram through the
-OpenTelemetry API. Ours: ``@agent``, which writes 6 attributes and a histogram whose count is the number of calls, with
-everything on that a Forge switches on (identity, reading of model calls, recent traces, metrics page). Both have the
-same sampler, page and exporter behind them. Each call is a trace of its own, the worst case for the recent traces.
+By hand: a span with 6 attributes, among them the sizes of input and output, a counter and a histogram, through the
+OpenTelemetry API. Decorated: `@agent`, which sets 6 attributes and records a histogram, whose count is the number of
+calls, with every span processor of a Forge (identity, model calls, recent traces) and the metrics page. Both have the
+same sampler, page and exporter. Each call is a separate trace, the worst case for the recent traces.
 
-Our points wait for the next collection, so there is a scrape after each round, and ``ratio_with_scrape`` adds what all
-scrapes took to both sides.
+The decorator's points are recorded at the next collection. Hence there is a scrape after each round, and
+`ratio_with_scrape` includes the time of the scrapes on both sides.
 
-Rounds are interleaved, so that a slow moment hits all contenders; the ratio is the median of the rounds' ratios. Each
-contender must prove that its spans and points arrived. ``least`` is the floor: one span with its attributes at the
-start, plain attach and detach, one histogram point, nothing else. No more than that can be saved with the public API.
+Rounds are interleaved, so that load of the machine affects all contenders; a ratio is the median of the ratios of the
+rounds. The spans and points of each contender are counted to prove its work. `least` is the floor of the public API:
+one span with its attributes at the start, plain attach and detach, and one histogram point.
 """
 
 import argparse
@@ -38,18 +38,18 @@ PAYLOAD = {"component": "button", "tokens": {"color.primary": "#0055ff", "radius
 
 
 class Counting(SpanProcessor):
-    """Stands in for an exporter, at no cost worth measuring."""
+    """An exporter that only counts."""
 
     def __init__(self) -> None:
         self.ended = 0
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Count."""
+        """Count the span."""
         self.ended += 1
 
 
 class Side:
-    """One contender with providers of its own, and a metrics page in front of them."""
+    """One contender with separate providers and a metrics page."""
 
     def __init__(self, sampler: Sampler) -> None:
         self.seen = Counting()
@@ -60,7 +60,7 @@ class Side:
         self.call: Contender = bare
 
     async def points(self) -> int:
-        """Return the count of the histogram, as a scrape sees it."""
+        """Return the count of the histogram on the metrics page."""
         body, _ = await self.page.render()
         families = text_string_to_metric_families(body.decode())
         samples = [sample for family in families for sample in family.samples]
@@ -68,12 +68,12 @@ class Side:
 
 
 async def bare(payload: dict[str, Any]) -> str:
-    """Be the work."""
+    """Do the work without instrumentation."""
     return "export const Button = () => <button/>;"
 
 
 def by_hand(sampler: Sampler) -> Side:
-    """Instrument as the OpenTelemetry documentation shows it."""
+    """Instrument as in the OpenTelemetry documentation."""
     side = Side(sampler)
     side.meters.add_metric_reader(side.page.reader())
     tracer = side.tracers.get_tracer("hand")
@@ -101,7 +101,7 @@ def by_hand(sampler: Sampler) -> Side:
 
 
 def least(sampler: Sampler) -> Side:
-    """Instrument with the fewest and cheapest calls of the public API."""
+    """Instrument with the fewest and fastest calls of the public API."""
     side = Side(sampler)
     side.meters.add_metric_reader(side.page.reader())
     tracer = side.tracers.get_tracer("least")
@@ -131,7 +131,7 @@ def least(sampler: Sampler) -> Side:
 
 
 def decorated(sampler: Sampler) -> Side:
-    """Instrument with one line."""
+    """Instrument with the decorator."""
     side = Side(sampler)
     telemetry = Telemetry(Settings(), tracer_provider=side.tracers, meter_provider=side.meters)
     telemetry.start()
@@ -150,7 +150,7 @@ async def run(call: Contender, calls: int) -> float:
 
 
 async def measure(rounds: int, calls: int) -> dict[str, Any]:
-    """Run all contenders in turn and return their figures."""
+    """Run the contenders in interleaved rounds and return the figures."""
     sides = {
         "by hand": by_hand(ALWAYS_ON),
         "least": least(ALWAYS_ON),
@@ -175,19 +175,19 @@ async def measure(rounds: int, calls: int) -> dict[str, Any]:
         wanted = 0 if "sampled out" in name else expected
         points = await side.points()
         if (side.seen.ended, points) != (wanted, expected):
-            raise SystemExit(f"{name} did not do its work: {side.seen.ended} spans, {points} points")
+            raise SystemExit(f"{name} has not recorded every call: {side.seen.ended} spans, {points} points")
     return figures(taken, scrapes)
 
 
 async def scrape(side: Side, calls: int) -> float:
-    """Return the CPU time of a scrape in microseconds, for each call before it."""
+    """Return the CPU time of a scrape in microseconds per call before it."""
     started = time.process_time()
     await side.page.render()
     return (time.process_time() - started) / calls * 1e6
 
 
 def figures(taken: dict[str, list[float]], scrapes: dict[str, list[float]]) -> dict[str, Any]:
-    """Return medians of the added cost, and medians of the ratios within a round."""
+    """Return the medians of the added times and of the ratios within a round."""
     added = {
         name: [value - bare_us for value, bare_us in zip(values, taken["bare"], strict=True)]
         for name, values in taken.items()
@@ -225,7 +225,7 @@ def main() -> None:
     for name, microseconds in found["added_us"].items():
         print(f"{name:<26}{microseconds:9.2f} µs added")
     print(f"decorated / by hand: {found['ratio']} (bound {found['bound']}, floor {found['ratio_of_least']})")
-    print(f"the same with what the scrapes took: {found['ratio_with_scrape']}")
+    print(f"the same with scrapes: {found['ratio_with_scrape']}")
     print(f"the same sampled out: {found['ratio_sampled_out']}")
 
 
