@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/bench_outage.py [--json] [--rounds 10] [--only silent]
 
 A real Redis is behind a fault proxy. *Cold* calls request a new component each, *known* calls a cached one; in
-*mid-flight* calls the fault begins while the pipeline runs, so that it affects the write. Each round begins with closed
+*in-flight* calls the fault begins while the pipeline runs, so that it affects the write. Each round begins with closed
 breakers. The output is the 99th percentile, in milliseconds, of the latency above the median of the same call with a
 healthy Redis. If a fault does not open the breaker, all calls count as *before*.
 """
@@ -133,7 +133,7 @@ async def call_all(site: Site, numbers: list[int]) -> tuple[list[float], list[fl
     return before, after
 
 
-async def mid_flight(site: Site, fault: Break) -> list[float]:
+async def in_flight(site: Site, fault: Break) -> list[float]:
     """Return the latencies of calls during which the fault began."""
     calls = []
     for _ in range(AT_ONCE):
@@ -161,7 +161,7 @@ async def measure(site: Site, name: str, rounds: int) -> dict[str, Any]:
             found[f"{kind} before"] += [took - healthy for took in before]
             found[f"{kind} after"] += [took - healthy for took in after]
             await site.heal()
-        found["mid-flight"] += [took - cold_ms for took in await mid_flight(site, fault)]
+        found["in-flight"] += [took - cold_ms for took in await in_flight(site, fault)]
         await site.heal()
     return {kind: {"p99": round(p99(values), 2), "calls": len(values)} for kind, values in found.items() if values}
 

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import resource
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from forge_otel.testing.faults.proxy import FaultProxy
 
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 PAGE = "a page of the server's own " * 10
 
 
@@ -90,3 +91,41 @@ def many_files() -> Iterator[None]:
 def open_files() -> int:
     """Return the number of open file descriptors of this process."""
     return len(os.listdir("/dev/fd"))  # noqa: PTH208 - a path would open one more
+
+
+@asynccontextmanager
+async def connected(proxy: FaultProxy) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A plain connection to the proxy, with a timeout."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    try:
+        async with asyncio.timeout(20):
+            yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def in_front_of(handler: Handler) -> AsyncIterator[FaultProxy]:
+    """A proxy in front of a server that calls `handler` with each connection."""
+    ended = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await handler(reader, writer)
+        writer.close()
+        ended.set()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with FaultProxy("127.0.0.1", server.sockets[0].getsockname()[1]) as proxy:
+        yield proxy
+    await asyncio.wait_for(ended.wait(), 5)
+    server.close()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds, with a timeout."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -151,7 +151,7 @@ async def test_an_outage_of_langsmith_delays_no_request(
 
 
 async def test_without_a_key_there_are_no_links_and_no_scores(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One log line says so, there is no background task, and requests succeed."""
+    """There is one log line and no background task, and requests succeed."""
     caplog.set_level(logging.INFO)
     async with client(Forge(settings(tmp_path))) as http:
         response = await http.post("/generate/0")

@@ -118,7 +118,7 @@ def test_a_foreign_file_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_without_a_usable_disk_batches_wait_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A warning says so, and `is_durable` is False."""
+    """A warning is logged, and `is_durable` is False."""
     (tmp_path / "file").write_text("in the way")
     spool, accounting = spool_of(tmp_path / "file", 3)
     spool.put(batches(1))

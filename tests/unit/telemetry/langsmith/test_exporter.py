@@ -27,7 +27,7 @@ def test_decorated_functions_are_exported_if_there_is_a_key(monkeypatch: pytest.
 
 
 def test_without_a_key_nothing_is_exported(caplog: pytest.LogCaptureFixture) -> None:
-    """One log line says so, and there are no export metrics."""
+    """One log line names the missing variable, and there are no export metrics."""
     caplog.set_level("INFO", logger="forge_otel.telemetry.providers")
     recorder = Recorder()
     with recorder.spans.span("writer", kind="agent"):

@@ -1,6 +1,7 @@
 """The open-loop load and its results."""
 
 import asyncio
+import json
 import math
 import time
 
@@ -41,7 +42,7 @@ async def test_each_result_says_how_its_request_ended() -> None:
             raise httpx.ConnectError("the port is closed")
         return responses[number]
 
-    async with Load(send, rate_per_s=100, extract=lambda response: response.json()) as load:
+    async with Load(send, rate_per_s=100, extract=lambda response: json.loads(response.content)) as load:
         while len(load.results) <= len(responses):
             await asyncio.sleep(0.01)
     found = [(one.status, one.code, one.retry_after_s, one.extracted) for one in load.results[:5]]
