@@ -1,7 +1,6 @@
-"""The runtime: what a generation gives, and what is left of it in cache, records, metrics and trace."""
+"""The runtime: results of generations, and their cache entries, records, metrics and traces."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -19,8 +18,8 @@ from forge_otel.telemetry.providers import Telemetry
 from forge_otel.types import CallNext
 
 
-class Kept:
-    """A sink that keeps what it is given."""
+class ListSink:
+    """A sink that keeps its records in a list."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -32,7 +31,7 @@ class Kept:
             self.changed.notify_all()
 
     async def wait_for(self, count: int) -> list[Record]:
-        """Return the records once there are `count`."""
+        """Wait until there are `count` records, and return them."""
         async with asyncio.timeout(10), self.changed:
             await self.changed.wait_for(lambda: len(self.records) >= count)
         return self.records
@@ -44,22 +43,22 @@ def _settings(folder: Path, **changes: Any) -> Settings:
 
 
 def _telemetry(settings: Settings) -> Telemetry:
-    """Providers of this test alone."""
+    """Telemetry with providers of its own."""
     tracers, meters = TracerProvider(shutdown_on_exit=False), MeterProvider(shutdown_on_exit=False)
     return Telemetry(settings, tracer_provider=tracers, meter_provider=meters)
 
 
 @pytest.fixture
-def kept() -> Kept:
-    """Where the records go."""
-    return Kept()
+def sink() -> ListSink:
+    """Receives the records."""
+    return ListSink()
 
 
 @pytest.fixture
-async def forge(tmp_path: Path, kept: Kept) -> AsyncIterator[Forge]:
+async def forge(tmp_path: Path, sink: ListSink) -> AsyncIterator[Forge]:
     """An open forge without archive and database."""
     settings = _settings(tmp_path)
-    async with Forge(settings, sinks=[kept], telemetry=_telemetry(settings)) as opened:
+    async with Forge(settings, sinks=[sink], telemetry=_telemetry(settings)) as opened:
         yield opened
 
 
@@ -70,7 +69,7 @@ def _request(**changes: Any) -> GenerationRequest:
 
 @agent("writer")
 async def write() -> str:
-    """An agent that makes one call to a model for a cent."""
+    """An agent with one model call for $0.01."""
     record_usage(1000, 100, model="m", provider="p", cost_usd=Decimal("0.01"))
     return "code"
 
@@ -82,7 +81,7 @@ async def generate(request: GenerationRequest) -> GenerationResult:
 
 
 async def test_the_second_answer_comes_from_the_cache(forge: Forge) -> None:
-    """The first generation costs, the second saves just that."""
+    """The second one saves the cost of the first."""
     first, second = await generate(_request()), await generate(_request())
     assert (first.source, first.cost_usd, first.saved_usd) == ("L4", Decimal("0.01"), Decimal(0))
     assert (second.source, second.cost_usd, second.saved_usd) == ("L1", Decimal(0), Decimal("0.01"))
@@ -91,10 +90,10 @@ async def test_the_second_answer_comes_from_the_cache(forge: Forge) -> None:
     assert first.component_id == second.component_id
 
 
-async def test_each_generation_is_recorded_once(forge: Forge, kept: Kept) -> None:
-    """The record says who asked for what, who answered, and what it cost."""
+async def test_each_generation_is_recorded_once(forge: Forge, sink: ListSink) -> None:
+    """With identity, source, costs, steps and miss reasons."""
     result = await generate(_request(user_id="ada", session_id="s"))
-    (record,) = await kept.wait_for(1)
+    (record,) = await sink.wait_for(1)
     assert (record.id, record.trace_id, record.outcome) == (result.generation_id, result.trace_id, "ok")
     assert (record.source, record.user_id, record.session_id, record.quality_score) == ("L4", "ada", "s", 90.0)
     assert [(cost.api, cost.agent, cost.amount_usd) for cost in record.costs] == [("p", "writer", Decimal("0.01"))]
@@ -104,11 +103,11 @@ async def test_each_generation_is_recorded_once(forge: Forge, kept: Kept) -> Non
     assert record.artifacts == {"component.tsx": "code"}
 
 
-async def test_the_metrics_agree_with_the_records(forge: Forge, kept: Kept) -> None:
-    """Counters on the page are the sums over the records."""
+async def test_the_metrics_agree_with_the_records(forge: Forge, sink: ListSink) -> None:
+    """The counters are the sums over the records."""
     for number in (1, 2, 1, 1):
         await generate(_request(tokens={"n": number}))
-    records = await kept.wait_for(4)
+    records = await sink.wait_for(4)
     page, _ = await forge.telemetry.prometheus.render("", "")
     samples = {
         sample.name: sample.value
@@ -123,15 +122,15 @@ async def test_the_metrics_agree_with_the_records(forge: Forge, kept: Kept) -> N
 
 
 async def test_one_generation_is_one_tree(forge: Forge) -> None:
-    """The agent's span is below the generation's."""
+    """The span of the agent is a child of the generation's span."""
     result = await generate(_request())
     spans = {row.name: row for row in forge.telemetry.recent_traces.trace(result.trace_id)}
     assert set(spans) == {"invoke_workflow generate", "invoke_agent writer"}
     assert spans["invoke_agent writer"].parent_id == spans["invoke_workflow generate"].span_id
 
 
-async def test_an_error_is_recorded_and_is_the_callers(forge: Forge, kept: Kept) -> None:
-    """What the pipeline raises reaches the caller untouched, and the record says what it was."""
+async def test_an_error_is_recorded_and_raised_unchanged(forge: Forge, sink: ListSink) -> None:
+    """The caller gets the exception of the pipeline itself."""
     fault = ValueError("no such colour")
 
     @forge.generation
@@ -141,13 +140,13 @@ async def test_an_error_is_recorded_and_is_the_callers(forge: Forge, kept: Kept)
     with pytest.raises(ValueError, match="no such colour") as caught:
         await fails(_request())
     assert caught.value is fault
-    (record,) = await kept.wait_for(1)
+    (record,) = await sink.wait_for(1)
     assert (record.outcome, record.error_type, record.error_message) == ("error", "ValueError", "no such colour")
     assert (record.source, record.artifacts) == ("", {})
 
 
-async def test_a_cancelled_generation_is_recorded_and_stays_cancelled(forge: Forge, kept: Kept) -> None:
-    """A caller that goes away costs nothing but a record."""
+async def test_a_cancelled_generation_is_recorded_and_stays_cancelled(forge: Forge, sink: ListSink) -> None:
+    """The task of a caller that leaves is cancelled."""
     begun = asyncio.Event()
 
     @forge.generation
@@ -161,15 +160,15 @@ async def test_a_cancelled_generation_is_recorded_and_stays_cancelled(forge: For
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    (record,) = await kept.wait_for(1)
+    (record,) = await sink.wait_for(1)
     assert (record.outcome, record.error_type) == ("cancelled", "CancelledError")
 
 
-async def test_a_late_pipeline_is_given_up(tmp_path: Path, kept: Kept) -> None:
-    """A pipeline that does not end in time is cancelled, and the record says so."""
+async def test_a_pipeline_that_exceeds_its_time_limit_is_cancelled(tmp_path: Path, sink: ListSink) -> None:
+    """The record has the outcome `timeout`."""
 
     settings = _settings(tmp_path, generation_timeout_s=0.05)
-    async with Forge(settings, sinks=[kept], telemetry=_telemetry(settings)) as forge:
+    async with Forge(settings, sinks=[sink], telemetry=_telemetry(settings)) as forge:
 
         @forge.generation
         async def hangs(request: GenerationRequest) -> GenerationResult:
@@ -178,7 +177,7 @@ async def test_a_late_pipeline_is_given_up(tmp_path: Path, kept: Kept) -> None:
 
         with pytest.raises(GenerationTimeout, match="did not finish within"):
             await hangs(_request())
-        (record,) = await kept.wait_for(1)
+        (record,) = await sink.wait_for(1)
     assert (record.outcome, record.error_type) == ("timeout", "GenerationTimeout")
 
 
@@ -186,24 +185,26 @@ async def test_a_late_pipeline_is_given_up(tmp_path: Path, kept: Kept) -> None:
     ("change", "sentence"),
     [({"tokens": {"a": float("nan")}}, "NaN"), ({"component_type": "rocket"}, "use one of button, card")],
 )
-async def test_a_bad_request_leaves_nothing(tmp_path: Path, kept: Kept, change: dict[str, Any], sentence: str) -> None:
-    """What cannot be understood is neither run nor stored nor recorded."""
+async def test_a_bad_request_leaves_nothing(
+    tmp_path: Path, sink: ListSink, change: dict[str, Any], sentence: str
+) -> None:
+    """It is neither run nor stored nor recorded."""
     settings = _settings(tmp_path, component_types=("button", "card"))
-    async with Forge(settings, sinks=[kept], telemetry=_telemetry(settings)) as forge:
+    async with Forge(settings, sinks=[sink], telemetry=_telemetry(settings)) as forge:
         with pytest.raises(BadRequest, match=sentence):
             await generate(_request(**change))
-        assert forge.outbox.stats().sinks["kept"].produced == 0
-    assert kept.records == []
+        assert forge.outbox.stats().sinks["listsink"].produced == 0
+    assert sink.records == []
 
 
-async def test_without_an_open_forge_everything_simply_runs() -> None:
-    """Decorated functions work in a script that never opened a forge."""
+async def test_without_an_open_forge_decorated_functions_run_alone() -> None:
+    """They work in a script that never opens a forge."""
     result = await generate(_request())
     assert (result.code, result.generation_id, result.source) == ("code", "", "L4")
 
 
-async def test_arguments_beside_the_request_are_handed_through(forge: Forge) -> None:
-    """Further arguments reach the pipeline and are not part of the key."""
+async def test_further_arguments_are_passed_through(forge: Forge) -> None:
+    """They are not part of the cache key."""
 
     @forge.generation(name="named")
     async def adds(request: GenerationRequest, extra: str, *, more: str) -> GenerationResult:
@@ -213,22 +214,22 @@ async def test_arguments_beside_the_request_are_handed_through(forge: Forge) -> 
     assert (await adds(_request(), "x", more="y")).code == "ab"
 
 
-async def test_own_layers_replace_the_inner_ones(tmp_path: Path, kept: Kept) -> None:
-    """A third party's layer needs one method, and is traced and recorded all the same."""
+async def test_custom_layers_replace_the_default_ones(tmp_path: Path, sink: ListSink) -> None:
+    """Tracing, recording and metrics stay around them."""
 
     class Canned:
         async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
             return Reply(result=GenerationResult(code="canned"), source="L2", cost_usd=Decimal("0.42"))
 
     settings = _settings(tmp_path)
-    async with Forge(settings, layers=[Canned()], sinks=[kept], telemetry=_telemetry(settings)):
+    async with Forge(settings, layers=[Canned()], sinks=[sink], telemetry=_telemetry(settings)):
         result = await generate(_request())
-        (record,) = await kept.wait_for(1)
+        (record,) = await sink.wait_for(1)
     assert (result.source, result.saved_usd, record.source) == ("L2", Decimal("0.42"), "L2")
 
 
 async def test_it_opens_once_and_closes_last(tmp_path: Path) -> None:
-    """Entered twice it stays open until both have left, and can be opened again."""
+    """Entered twice, it stays open until the last exit, and can be opened again."""
     settings = _settings(tmp_path)
     forge = Forge(settings, sinks=[], telemetry=_telemetry(settings))
     for _ in range(2):
@@ -239,9 +240,9 @@ async def test_it_opens_once_and_closes_last(tmp_path: Path) -> None:
         assert not forge.is_open
 
 
-async def test_the_inner_forge_runs_what_it_began(tmp_path: Path, forge: Forge) -> None:
-    """With two open forges a generation and its agents belong to one of them."""
-    other = Kept()
+async def test_a_generation_belongs_to_one_of_two_open_forges(tmp_path: Path, forge: Forge) -> None:
+    """Its agents are traced by the same forge."""
+    other = ListSink()
     settings = _settings(tmp_path / "other")
     async with Forge(settings, sinks=[other], telemetry=_telemetry(settings)) as second:
         outer = forge.generation(generate.__wrapped__)  # type: ignore[attr-defined]
@@ -250,18 +251,18 @@ async def test_the_inner_forge_runs_what_it_began(tmp_path: Path, forge: Forge) 
         assert second.telemetry.recent_traces.latest() == []
 
 
-def test_every_url_that_nothing_opens_is_named() -> None:
-    """A forge that cannot be built says everything that is wrong with it."""
+def test_every_unknown_url_is_reported() -> None:
+    """A forge that cannot be built lists every fault."""
     with pytest.raises(ConfigurationError) as caught:
         Forge(Settings(cache_url="memcached://h", archive_url="ftp://h", database_url="oracle://h"))
     assert len(caught.value.faults) == 3
 
 
-async def test_answers_survive_a_crash_of_the_sinks(tmp_path: Path) -> None:
-    """What one process could not deliver, the next one does."""
+async def test_records_survive_an_outage_of_the_sinks(tmp_path: Path) -> None:
+    """The next process delivers the records that are left."""
 
     class Down:
-        name = "kept"
+        name = "listsink"
 
         async def deliver(self, records: Sequence[Record], /) -> None:
             raise ConnectionRefusedError
@@ -269,14 +270,14 @@ async def test_answers_survive_a_crash_of_the_sinks(tmp_path: Path) -> None:
     settings = _settings(tmp_path, shutdown_timeout_s=0.5)
     async with Forge(settings, sinks=[Down()], telemetry=_telemetry(settings)):
         result = await generate(_request())
-    later = Kept()
+    later = ListSink()
     async with Forge(settings, sinks=[later], telemetry=_telemetry(settings)):
         (record,) = await later.wait_for(1)
     assert record.id == result.generation_id
 
 
-async def test_a_changed_working_directory_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative paths are those of the start, wherever the process goes later."""
+async def test_a_changed_working_directory_changes_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths are resolved when the forge is built."""
     (tmp_path / "start").mkdir()
     monkeypatch.chdir(tmp_path / "start")
     settings = Settings()
@@ -289,50 +290,8 @@ async def test_a_changed_working_directory_moves_nothing(tmp_path: Path, monkeyp
     assert {path.name for path in (tmp_path / "start" / ".forge").iterdir()} >= {"artifacts", "forge.db", "outbox"}
 
 
-async def test_the_figures_without_a_database_come_from_this_process(forge: Forge) -> None:
-    """The dashboard has figures also where nothing is stored, and says what they are about."""
-    await generate(_request())
-    await generate(_request())
-    async with asyncio.timeout(10):
-        while (figures := await forge.operations.summary())["generations"] < 2:
-            await asyncio.sleep(0.01)
-    assert (figures["scope"], figures["by_source"], figures["hit_rate"]) == ("process", {"L4": 1, "L1": 1}, 0.5)
-    assert (figures["cost_usd"], figures["saved_usd"], figures["errors"]) == ("0.01", "0.01", 0)
-    json.dumps(figures)
-
-
-async def test_a_critical_service_that_is_left_alone_makes_the_forge_unready(tmp_path: Path) -> None:
-    """While its breaker refuses calls requests are sent elsewhere; an optional service only warns."""
-    async with Forge(_settings(tmp_path, critical_services=("openai",))) as forge:
-        for name in ("figma", "openai"):
-            await forge.guard(name).call(asyncio.sleep, 0)
-        assert forge.operations.ready()
-        forge.operations.set_breaker("figma", "forced_open")
-        assert (forge.operations.ready(), forge.operations.health_report()["status"]) == (True, "warn")
-        forge.operations.set_breaker("openai", "forced_open")
-        assert (forge.operations.ready(), forge.operations.health_report()["status"]) == (False, "fail")
-        forge.operations.set_breaker("openai", "auto")
-        assert (forge.operations.ready(), forge.operations.health_report()["status"]) == (True, "warn")
-        forge.operations.set_breaker("figma", "auto")
-        assert forge.operations.health_report()["status"] == "pass"
-
-
-async def test_a_critical_database_that_is_away_makes_the_forge_unready(tmp_path: Path) -> None:
-    """The name of a part is the name of its probe."""
-    (tmp_path / "occupied").write_text("a file, where a folder is wanted")
-    url = f"sqlite+aiosqlite:///{tmp_path}/occupied/forge.db"
-    async with Forge(_settings(tmp_path, database_url=url, critical_services=("database",))) as forge:
-        async with asyncio.timeout(10):
-            while "output" in (check := forge.operations.health_report()["checks"]["database:responseTime"][0]):
-                if check["output"] != "no ping yet":
-                    break
-                await asyncio.sleep(0.01)
-        assert check["critical"]
-        assert (forge.operations.ready(), forge.operations.health_report()["status"]) == (False, "fail")
-
-
-def test_a_critical_service_that_nobody_knows_is_refused(tmp_path: Path) -> None:
-    """A misspelt name would be optional without a word; so would a part that is switched off."""
+def test_an_unknown_critical_service_is_rejected(tmp_path: Path) -> None:
+    """A typo would silently make the service optional; so would the name of a disabled part."""
     with pytest.raises(ConfigurationError) as caught:
         Forge(_settings(tmp_path, critical_services=("reddis", "archive", "figma")))
     assert ["'reddis'" in caught.value.faults[0], "'archive'" in caught.value.faults[1]] == [True, True]

@@ -1,4 +1,4 @@
-"""Leases in Redis keep the contract on a real server, whatever somebody else has put there."""
+"""Leases on a real Redis server."""
 
 from collections.abc import AsyncIterator
 
@@ -15,25 +15,25 @@ from forge_otel.types import Event, Lease
 
 @pytest.fixture
 async def leases(fresh_redis: str) -> AsyncIterator[RedisLeases]:
-    """On an empty server."""
+    """Leases on an empty server."""
     async with open_url(fresh_redis, max_bytes=0) as store, store.leases() as opened:
         yield opened
 
 
 class TestRedisLeases(LeasesContract):
-    """The contract of all leases."""
+    """The contract of leases."""
 
 
 @pytest.mark.parametrize("entry", ["forge:l1:a", "forge:{l1:a}:x", "a{b", "{x}{y}"])
-def test_all_keys_are_in_the_slot_of_the_entry(entry: str) -> None:
-    """A cluster runs a script only on keys of one slot."""
+def test_all_keys_are_in_the_hash_slot_of_the_entry(entry: str) -> None:
+    """A Cluster runs a script only on keys of one slot."""
     kinds = ("lease", "fence", "failure", "events")
     assert {key_slot(_key(kind, entry).encode()) for kind in kinds} == {key_slot(entry.encode())}
     assert len({_key(kind, entry) for kind in kinds}) == len(kinds)
 
 
-async def test_what_is_committed_is_the_entry_with_its_life(leases: RedisLeases, fresh_redis: str) -> None:
-    """The store reads it without any further step, and everything else has an end."""
+async def test_the_store_reads_a_committed_entry(leases: RedisLeases, fresh_redis: str) -> None:
+    """The entry has its TTL, and so has every key of the lease."""
     lease = await leases.acquire("forge:l1:a", "t", ttl_s=9, waited_s=0)
     assert isinstance(lease, Lease)
     assert await leases.commit(lease, b"\x00\xff", ttl_s=100)
@@ -41,12 +41,12 @@ async def test_what_is_committed_is_the_entry_with_its_life(leases: RedisLeases,
     await leases.release(lease, failure=b"why")
     async with Redis.from_url(fresh_redis) as client:
         assert await client.get("forge:l1:a") == b"\x00\xff"
-        lives = {key: await client.pttl(key) for key in await client.keys()}
-    assert all(0 < life_ms <= 24 * 3600 * 1000 for life_ms in lives.values()), lives
+        ttls_ms = {key: await client.pttl(key) for key in await client.keys()}
+    assert all(0 < ttl_ms <= 24 * 3600 * 1000 for ttl_ms in ttls_ms.values()), ttls_ms
 
 
-async def test_a_fence_that_was_forgotten_overwrites_nothing(leases: RedisLeases, fresh_redis: str) -> None:
-    """Where Redis has lost it, a late write may only fill a gap."""
+async def test_a_late_write_after_an_evicted_fence_overwrites_nothing(leases: RedisLeases, fresh_redis: str) -> None:
+    """Without the fence, a commit may only fill a gap."""
     lease = await leases.acquire("a", "t", ttl_s=9, waited_s=0)
     assert isinstance(lease, Lease)
     async with Redis.from_url(fresh_redis) as client:
@@ -57,14 +57,14 @@ async def test_a_fence_that_was_forgotten_overwrites_nothing(leases: RedisLeases
 
 
 @pytest.mark.parametrize("poison", ["no number", "9" * 30], ids=["text", "huge"])
-async def test_a_poisoned_fence_is_got_over(leases: RedisLeases, fresh_redis: str, poison: str) -> None:
-    """Somebody else's value is an error at worst, never a second holder."""
+async def test_a_foreign_fence_never_grants_two_leases(leases: RedisLeases, fresh_redis: str, poison: str) -> None:
+    """A foreign value under the key is an error at worst."""
     async with Redis.from_url(fresh_redis) as client:
         await client.set(_key("fence", "a"), poison)
-        await client.set(_key("lease", "a"), "holds for ever, because it has no life")
+        await client.set(_key("lease", "a"), "never expires")
         try:
-            claimed = await leases.acquire("a", "t", ttl_s=9, waited_s=0)
+            acquired = await leases.acquire("a", "t", ttl_s=9, waited_s=0)
         except (ResponseError, ValueError):
             return
-        assert isinstance(claimed, Lease)
-        assert await leases.commit(claimed, b"x", ttl_s=None)
+        assert isinstance(acquired, Lease)
+        assert await leases.commit(acquired, b"x", ttl_s=None)

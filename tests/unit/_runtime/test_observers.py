@@ -1,0 +1,93 @@
+"""Metrics, span events and log lines of the runtime."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from forge_otel import Forge
+from forge_otel._runtime.observers import Observers
+from forge_otel.errors import BadRequest
+from forge_otel.names import Attr, Metric
+from forge_otel.resilience.events import GuardEvent
+from forge_otel.telemetry.metrics.instruments import Instruments
+
+
+@pytest.fixture
+def reader() -> InMemoryMetricReader:
+    """Collects the points."""
+    return InMemoryMetricReader()
+
+
+@pytest.fixture
+def observers(new_forge: Callable[..., Forge], reader: InMemoryMetricReader) -> Observers:
+    """Observers of a runtime that is not open."""
+    forge = new_forge()
+    instruments = Instruments()
+    instruments.bind(MeterProvider([reader], shutdown_on_exit=False).get_meter("test"))
+    return Observers(instruments, forge.guards, forge.outbox, forge.components)
+
+
+def _points(reader: InMemoryMetricReader) -> dict[str, list[Any]]:
+    data = reader.get_metrics_data()
+    return {
+        metric.name: list(metric.data.data_points)
+        for resource in (data.resource_metrics if data else [])
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+
+
+def test_a_breaker_transition_is_counted_and_logged(
+    observers: Observers, reader: InMemoryMetricReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Opening is a warning with the cause and the duration; closing is not."""
+    with caplog.at_level(logging.INFO):
+        observers(
+            GuardEvent(
+                kind="state_changed",
+                service="openai",
+                previous="closed",
+                state="open",
+                wait_s=5,
+                error_type="APIConnectionError",
+            )
+        )
+        observers(GuardEvent(kind="state_changed", service="openai", previous="open", state="closed"))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "closed → open after APIConnectionError, rejected for 5.0 s" in caplog.text
+    assert [point.value for point in _points(reader)[Metric.BREAKER_TRANSITIONS.name]] == [1, 1]
+
+
+def test_retries_and_fallbacks_are_counted(observers: Observers, reader: InMemoryMetricReader) -> None:
+    """By service."""
+    observers(GuardEvent(kind="retried", service="openai"))
+    observers(GuardEvent(kind="fallback_used", service="openai", detail="cached"))
+    points = _points(reader)
+    assert [point.value for point in points[Metric.RETRIES.name]] == [1]
+    assert [dict(point.attributes)[Attr.FALLBACK] for point in points[Metric.FALLBACKS.name]] == ["cached"]
+
+
+def test_an_error_spike_is_logged_once(observers: Observers, caplog: pytest.LogCaptureFixture) -> None:
+    """Client errors and cancellations do not count."""
+    for _ in range(100):
+        observers.record_outcome(BadRequest("x"))
+        observers.record_outcome(asyncio.CancelledError())
+    assert not observers.spikes.state().active
+    for _ in range(400):
+        observers.record_outcome(RuntimeError())
+    assert caplog.text.count("error spike began") == 1
+
+
+def test_observable_instruments_are_removed_again(observers: Observers, reader: InMemoryMetricReader) -> None:
+    """While registered they report the build and every sink."""
+    remove = observers.register()
+    points = _points(reader)
+    assert [point.value for point in points[Metric.BUILD_INFO.name]] == [1]
+    assert {dict(point.attributes)[Attr.OUTBOX_SINK] for point in points[Metric.OUTBOX_WAITING.name]} == {"recent"}
+    remove()
+    assert Metric.BUILD_INFO.name not in _points(reader)
