@@ -34,7 +34,7 @@ class TracingLayer:
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
         """Answer `call` inside its span."""
         generation = current_generation.get()
-        with self._telemetry.tracer.start_as_current_span(
+        with self._telemetry.tracer.bound.start_as_current_span(
             f"{Operation.INVOKE_WORKFLOW} {call.pipeline}",
             kind=SpanKind.INTERNAL,
             attributes=_attributes(call, generation),
@@ -57,7 +57,7 @@ class TracingLayer:
             return reply
 
     def _link(self, span: Span, generation: Generation) -> None:
-        if self._feedback is None or not span.is_recording():
+        if self._feedback is None or not self._feedback.is_enabled or not span.is_recording():
             return
         generation.run_url = self._feedback.run_url(span.get_span_context())
         request = current_request.get()

@@ -1,13 +1,15 @@
 """Every generation is measured once, by the layer that answered and by outcome."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 from tests.unit.telemetry.recorder import Recorder, button_call
 
+from forge_otel.context import Generation, current_generation
 from forge_otel.errors import BudgetExceeded
-from forge_otel.layers.metrics import MetricsLayer
+from forge_otel.layers.metrics import MetricsLayer, record_lookup
 from forge_otel.names import Metric
 from forge_otel.types import Call, GenerationResult, Reply
 
@@ -48,3 +50,18 @@ async def test_a_failure_is_measured_and_reported(recorder: Recorder) -> None:
     assert "none" in labels
     assert "ok" not in labels
     assert ended == [error]
+
+
+@pytest.mark.parametrize(
+    ("reason", "result"), [(None, "hit"), ("cold", "miss"), ("epoch", "miss"), ("backend_down", "error")]
+)
+def test_a_lookup_is_counted_by_its_result(recorder: Recorder, reason: str | None, result: str) -> None:
+    """Only an unavailable store counts as an error."""
+    generation = Generation(id="g", started_at=datetime.now(UTC), started_s=0.0)
+    token = current_generation.set(generation)
+    record_lookup(recorder.telemetry.instruments, "L2", 0.001, reason=reason)
+    current_generation.reset(token)
+    recorder.telemetry.instruments.flush()
+    (labels,) = recorder.values(Metric.CACHE_REQUESTS)
+    assert {"L2", result, reason} <= set(labels)
+    assert generation.misses == ({} if reason is None else {"L2": reason})

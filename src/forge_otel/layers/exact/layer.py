@@ -18,7 +18,6 @@ from opentelemetry import trace
 from forge_otel._internal.checks import require
 from forge_otel._internal.frames import DamagedFrame
 from forge_otel.context import record_degraded
-from forge_otel.layers.cache_metrics import record_duration, record_lookup
 from forge_otel.layers.exact import miss_reasons
 from forge_otel.layers.exact.entry import CacheEntry, seal, unseal
 from forge_otel.layers.exact.near_hits import NearHitCache
@@ -26,6 +25,7 @@ from forge_otel.layers.exact.purge import ENTRY_PREFIX, Purger
 from forge_otel.layers.exact.read_coalescing import ReadCoalescer
 from forge_otel.layers.exact.tag_versions import TagVersions, new_tag_version, tag_version_key, tags_of
 from forge_otel.layers.exact.write_behind import WriteBehindQueue
+from forge_otel.layers.metrics import record_duration, record_lookup
 from forge_otel.names import Attr, Metric
 from forge_otel.resilience.event_loop_lag import LoopLagMonitor
 from forge_otel.resilience.guard import unguarded

@@ -22,9 +22,9 @@ from opentelemetry import trace
 from forge_otel._internal.bounded import BoundedMap
 from forge_otel.context import current_generation
 from forge_otel.keys import digest
-from forge_otel.layers.cache_metrics import record_lookup
 from forge_otel.layers.exact.entry import CacheEntry
 from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.layers.metrics import record_lookup
 from forge_otel.names import Attr
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import ZERO_USD, Adapted, Call, CallNext, GenerationRequest, GenerationResult, Reply

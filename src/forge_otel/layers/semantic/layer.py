@@ -22,9 +22,9 @@ from forge_otel._internal.checks import require
 from forge_otel._internal.tasks import BackgroundTask
 from forge_otel.context import record_degraded
 from forge_otel.keys import digest
-from forge_otel.layers.cache_metrics import record_duration, record_lookup
 from forge_otel.layers.exact.entry import CacheEntry
 from forge_otel.layers.exact.layer import ExactCacheLayer
+from forge_otel.layers.metrics import record_duration, record_lookup
 from forge_otel.layers.semantic.lexical_index import LexicalIndex, Wording, wording_of
 from forge_otel.names import Attr
 from forge_otel.resilience.fallback import Fallback

@@ -70,6 +70,8 @@ class LangSmithFeedback:
     """
 
     def __init__(self, guards: Guards, instruments: Instruments) -> None:
+        self.is_enabled = False
+        """Whether LangSmith is configured, known once the forge is open; hot paths read it instead of calling."""
         self._guards = guards
         self._instruments = instruments
         self._options: LangSmithOptions | None = None
@@ -89,6 +91,7 @@ class LangSmithFeedback:
         client = None if options is None else await _create_client(options)
         if client is not None:
             self._options = options
+            self.is_enabled = True
             self._unobserve = [
                 self._instruments.observe(Metric.FEEDBACK_SETTLED, self._outcome_points),
                 self._instruments.observe(Metric.FEEDBACK_WAITING, lambda: [(len(self._queue), {})]),
