@@ -190,7 +190,7 @@ async def _demo(folder: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process,
         assert process.stdout is not None
         async with asyncio.timeout(60):
             line = await process.stdout.readline()
-        assert line.startswith(b"ComponentForge serves on "), line
+        assert line.startswith(b"ComponentForge is running at "), line
         yield process, line.decode().split()[-1]
     finally:
         if process.returncode is None:

@@ -53,6 +53,7 @@ async def _http_error(_request: Request, exc: Exception) -> Response:
     if not isinstance(exc, HTTPException):
         raise exc
     if exc.status_code in {204, 304}:
+        # HTTP allows no body here.
         return Response(status_code=exc.status_code, headers=exc.headers)
     title = HTTPStatus(exc.status_code).phrase
     detail: Any = exc.detail

@@ -41,6 +41,7 @@ class Opener(Generic[ResourceT]):
         Raises:
             Exception: the resource could not be opened; the next call tries again.
         """
+        # Without lifespan, concurrent first requests arrive here together.
         async with self._lock:
             if self.opened is None:
                 resource = self._find()

@@ -105,6 +105,7 @@ class ForgeMiddleware:
             await _send_unavailable(scope, receive, send)
             return
         if self._serving is None:
+            # Not earlier: only a request has the outermost application, whose hidden routes are logged.
             self._serving = _Serving(self._routes, self._options, forge, scope)
         serving = self._serving
         if scope["type"] == "http" and (page := serving.router.find(scope)) is not None:

@@ -54,8 +54,10 @@ def problem_of(exc: ForgeError) -> Response:
     members: dict[str, Any] = {}
     if exc.retry_after_s is not None:
         members["retry_after_s"] = round(exc.retry_after_s, 3)
+        # Whole seconds (RFC 9110); 0 would invite an immediate retry.
         headers["retry-after"] = str(max(1, math.ceil(exc.retry_after_s)))
     if exc.status == 401:
+        # RFC 9110 requires a challenge in a 401.
         headers["www-authenticate"] = 'Bearer realm="forge-otel"'
     return problem(status=exc.status, code=exc.code, title=exc.title, detail=str(exc), headers=headers, members=members)
 

@@ -213,6 +213,7 @@ class AdminAuth:
                 self._signer.issue(),
                 max_age=SESSION_TTL_S,
                 path=folder,
+                # Not always: a cookie for https only would lock out `forge-otel demo` on http://127.0.0.1.
                 secure=request.url.scheme == "https",
                 httponly=True,
                 samesite="strict",

@@ -227,12 +227,14 @@ def _id(request: Request) -> str:
 
 
 def _limit(text: str) -> int:
+    # isascii() because int() accepts other digits as well, and nine digits because long numbers are slow to parse.
     if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MAX_LIMIT:
         return int(text)
     raise BadRequest(f"limit must be an integer from 1 to {_MAX_LIMIT}")
 
 
 async def _small_body(request: Request) -> str:
+    # Own limit, because the login form is public and the limit on request bodies covers only the application.
     body = b""
     async for chunk in request.stream():
         body += chunk

@@ -85,6 +85,7 @@ async def _stream(
     pending = asyncio.create_task(_value(first))
     try:
         while True:
+            # Not wait_for: a heartbeat must not cancel the pending event.
             done, _ = await asyncio.wait([pending], timeout=heartbeat_s)
             if not done:
                 yield b": still running\n\n"
@@ -96,6 +97,7 @@ async def _stream(
             pending = asyncio.create_task(_next(progress))
     finally:
         pending.cancel()
+        # aclose() raises RuntimeError while the generator still runs.
         await asyncio.wait([pending])
         await progress.aclose()
 

@@ -163,6 +163,7 @@ def _server(scope: Scope, host: bytes | None, scheme: str) -> tuple[str | None, 
     return address, port
 
 
+# Callers use few distinct Host headers, and urlsplit is a large part of a request's cost; bounded against forged ones.
 @lru_cache(maxsize=256)
 def _split_host(host: bytes, scheme: str) -> tuple[str | None, int | None]:
     try:

@@ -131,6 +131,7 @@ class HttpExchange:
     )
 
     def __init__(self, state: SharedState, *, scope: Scope, headers: HeaderFacts, receive: Receive, send: Send) -> None:
+        # First, so that reading the headers counts.
         self._started_s = time.perf_counter()
         self._state = state
         self._options = state.options
@@ -393,4 +394,5 @@ def record_background(
     )
     if error is not None:
         mark_failed(span, error, error_type=qualified_name(error), with_text=with_text, with_description=False)
+    # The wall clock may have been set back in between.
     span.end(max(ended_ns, started_ns))
