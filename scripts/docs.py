@@ -105,6 +105,7 @@ MEANINGS: Mapping[str, str] = {
     Attr.BREAKER_TO: "new state of the breaker",
     Attr.DATABASE_TABLE: "database table: `generations`, `costs`, `cache_stats`, `rollups`",
     Attr.DESTINATION: "destination of spans: `langsmith` or `otlp`",
+    Attr.TASK_NAME: "background task, for example `forge-outbox-database`",
     Attr.OUTBOX_SINK: "sink of records: `archive`, `database`, `recent` …",
     Attr.REASON: "reason: of a dropped record `full`, `rejected`, `damaged`, `disk`, `shutdown`, `closed`; "
     "of a changed metric `exponential`, `type_conflict`, `bounds_conflict`",

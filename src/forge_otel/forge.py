@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from forge_otel._internal.ids import new_id
+from forge_otel._internal.tasks import TaskSupervisor
 from forge_otel._runtime import components, default_layers, options
 from forge_otel._runtime.health_monitor import HealthMonitor, check_critical, probes_of
 from forge_otel._runtime.observers import Observers
@@ -94,7 +95,10 @@ class Forge:
         self.guards = Guards(policies=policies)
         self.recent = RecentRecords()
         self.outbox = self._build_outbox(self.components.sinks if sinks is None else sinks)
-        self._observers = Observers(self.telemetry.instruments, self.guards, self.outbox, self.components)
+        self._tasks = TaskSupervisor()
+        self._observers = Observers(
+            self.telemetry.instruments, self.guards, self.outbox, self.components, tasks=self._tasks
+        )
         recorder = RecordingLayer(self.outbox, pipeline_version=self.settings.pipeline_version)
         self._default = default_layers.build(
             self.settings, self.components, self.telemetry, self.guards, recorder, hooks=hooks
@@ -249,6 +253,7 @@ class Forge:
             purger=self.exact.purger,
             observers=self._observers,
             health=self._health,
+            tasks=self._tasks,
             is_open=lambda: self.is_open,
         )
 
@@ -256,18 +261,22 @@ class Forge:
         # In a thread: loading the price table and the exporters takes about half a second.
         await asyncio.to_thread(self.telemetry.start)
         async with AsyncExitStack() as opening:
-            opening.callback(self._observers.register())
-            for resource in self._default.resources:
-                await opening.enter_async_context(resource)
-            if self.components.store_service is not None:
-                sharing = BreakerSharing(self.components.store, self.guards, carrier=self.components.store_service)
-                await opening.enter_async_context(sharing)
-            await opening.enter_async_context(self._feedback)
-            await opening.enter_async_context(self.outbox)
-            await opening.enter_async_context(self._health)
-            await opening.enter_async_context(self._default.single_flight)
+            with self._tasks.watching():
+                await self._enter_resources(opening)
             self._opened = opening.pop_all()
         _open_forges.append(self)
+
+    async def _enter_resources(self, opening: AsyncExitStack) -> None:
+        opening.callback(self._observers.register())
+        for resource in self._default.resources:
+            await opening.enter_async_context(resource)
+        if self.components.store_service is not None:
+            sharing = BreakerSharing(self.components.store, self.guards, carrier=self.components.store_service)
+            await opening.enter_async_context(sharing)
+        await opening.enter_async_context(self._feedback)
+        await opening.enter_async_context(self.outbox)
+        await opening.enter_async_context(self._health)
+        await opening.enter_async_context(self._default.single_flight)
 
     async def _close(self) -> None:
         _open_forges.remove(self)

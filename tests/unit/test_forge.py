@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import forge_otel
 from forge_otel import Call, Forge, GenerationRequest, GenerationResult, Record, Reply, Settings, agent, record_usage
 from forge_otel.errors import BadRequest, ConfigurationError, GenerationTimeout
+from forge_otel.outbox.delivery_worker import DeliveryWorker
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.types import CallNext
 
@@ -296,3 +298,26 @@ def test_an_unknown_critical_service_is_rejected(tmp_path: Path) -> None:
         Forge(_settings(tmp_path, critical_services=("reddis", "archive", "figma")))
     assert ["'reddis'" in caught.value.faults[0], "'archive'" in caught.value.faults[1]] == [True, True]
     assert len(caught.value.faults) == 2
+
+
+async def test_a_task_that_keeps_failing_is_counted_and_shown(tmp_path: Path, sink: ListSink) -> None:
+    """`/health` warns with the type of the error, and the restarts are counted by task."""
+
+    class PanicError(BaseException):
+        """What a Rust extension raises: no Exception."""
+
+    class Panicking(DeliveryWorker):
+        def _is_done(self) -> bool:
+            raise PanicError("x")
+
+    settings = _settings(tmp_path)
+    forge = Forge(settings, sinks=[sink], telemetry=_telemetry(settings))
+    with patch("forge_otel.outbox.outbox.DeliveryWorker", Panicking):
+        async with forge:
+            async with asyncio.timeout(5):
+                while "forge-outbox-listsink:task" not in forge.operations.health_report()["checks"]:
+                    await asyncio.sleep(0.01)
+            report = forge.operations.health_report()
+    [check] = report["checks"]["forge-outbox-listsink:task"]
+    assert (report["status"], check["status"]) == ("warn", "warn")
+    assert "PanicError" in check["output"]

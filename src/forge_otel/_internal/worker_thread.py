@@ -48,7 +48,8 @@ class WorkerThread(Generic[T]):
             batch, is_running = self._take()
             try:
                 self._handle(batch)
-            except Exception:
+            # BaseException: a Rust extension's PanicException is one, and would end the thread in silence.
+            except BaseException:
                 _logger.exception("%s failed on a batch of %d", self._thread.name, len(batch))
 
     def _take(self) -> tuple[list[T], bool]:
@@ -78,7 +79,8 @@ def resolving(work: Callable[[], T], future: "asyncio.Future[T]") -> Callable[[]
     def run() -> None:
         try:
             resolve = partial(_set_result, future, work())
-        except Exception as exc:
+        # BaseException: the caller would wait for ever for a future that nothing resolves.
+        except BaseException as exc:
             resolve = partial(_set_exception, future, exc)
         # The event loop may have been closed meanwhile.
         with suppress(RuntimeError):
@@ -92,6 +94,6 @@ def _set_result(future: "asyncio.Future[T]", value: T) -> None:
         future.set_result(value)
 
 
-def _set_exception(future: "asyncio.Future[T]", exc: Exception) -> None:
+def _set_exception(future: "asyncio.Future[T]", exc: BaseException) -> None:
     if not future.done():
         future.set_exception(exc)

@@ -24,6 +24,7 @@ def add_checks(
     critical: Collection[str] = (),
     damaged_files: Sequence[Path] = (),
     exports: Mapping[str, ExportStats] = MappingProxyType({}),
+    tasks: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return `report` with further checks; its status is the worst status of all checks.
 
@@ -35,6 +36,7 @@ def add_checks(
         critical: services whose open breaker means `fail`; every other problem means `warn`.
         damaged_files: renamed files of the database. They are reported but no warning: the database was replaced.
         exports: counts of spans by destination.
+        tasks: name of a background task that keeps failing to the type of its last error.
     """
     checks = dict(report["checks"])
     for guard in guards:
@@ -61,6 +63,10 @@ def add_checks(
                 "observedUnit": "damaged files",
                 "output": f"renamed to {damaged_files[-1].name} and replaced by a new file",
             }
+        ]
+    for name, error in tasks.items():
+        checks[f"{name}:task"] = [
+            {"componentId": name, "status": "warn", "output": f"the task failed with {error} and is restarted"}
         ]
     checks["generations:errorRate"] = [_spike(spike)]
     statuses = [report["status"], *(check["status"] for found in checks.values() for check in found)]

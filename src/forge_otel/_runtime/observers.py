@@ -8,6 +8,7 @@ from typing import get_args
 
 from opentelemetry import trace
 
+from forge_otel._internal.tasks import TaskSupervisor
 from forge_otel._runtime.components import Components
 from forge_otel.context import current_generation
 from forge_otel.errors import ForgeError
@@ -35,13 +36,23 @@ class Observers:
         guards: their events are observed from now on, their states at each scrape.
         outbox: observed at each scrape.
         components: their archive and database are observed at each scrape.
+        tasks: restarts of background tasks are observed at each scrape.
     """
 
-    def __init__(self, instruments: Instruments, guards: Guards, outbox: Outbox, components: Components) -> None:
+    def __init__(
+        self,
+        instruments: Instruments,
+        guards: Guards,
+        outbox: Outbox,
+        components: Components,
+        *,
+        tasks: TaskSupervisor,
+    ) -> None:
         self._instruments = instruments
         self._guards = guards
         self._outbox = outbox
         self._components = components
+        self._tasks = tasks
         self.incidents = IncidentLog()
         self.spikes = ErrorRateMonitor()
         guards.listeners.add(self)
@@ -90,6 +101,7 @@ class Observers:
             observe(Metric.OUTBOX_DROPPED, self._dropped),
             observe(Metric.OUTBOX_AGE, lambda: self._per_sink(lambda sink: sink.oldest_age_s)),
             observe(Metric.OUTBOX_DRAIN, lambda: self._per_sink(lambda sink: sink.drained_in_s)),
+            observe(Metric.TASK_RESTARTS, self._task_restarts),
             observe(Metric.DATABASE_EXPIRED, self._expired_rows),
             observe(Metric.DATABASE_SET_ASIDE, self._damaged_files),
             observe(Metric.ARCHIVE_EXPIRED, self._expired_files),
@@ -156,6 +168,9 @@ class Observers:
             for name, stats in self._outbox.stats().sinks.items()
             for reason, count in stats.dropped.items()
         ]
+
+    def _task_restarts(self) -> Points:
+        return [(count, {Attr.TASK_NAME: name}) for name, count in tuple(self._tasks.restarts.items())]
 
     def _expired_rows(self) -> Points:
         database = self._components.database_retention

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, cast, get_args
 
+from forge_otel._internal.tasks import TaskSupervisor
 from forge_otel._runtime import dashboard_data, health_report
 from forge_otel._runtime.components import Components
 from forge_otel._runtime.health_monitor import HealthMonitor
@@ -36,6 +37,7 @@ class Operations:
         purger: invalidates entries of the exact cache.
         observers: incidents and error spikes.
         health: results of the pings.
+        tasks: background tasks of the runtime.
         is_open: returns whether the runtime is connected.
     """
 
@@ -52,6 +54,7 @@ class Operations:
         purger: Purger,
         observers: Observers,
         health: HealthMonitor,
+        tasks: TaskSupervisor,
         is_open: Callable[[], bool],
     ) -> None:
         self._critical = frozenset(settings.critical_services)
@@ -64,6 +67,7 @@ class Operations:
         self._purger = purger
         self._observers = observers
         self._health = health
+        self._tasks = tasks
         self._is_open = is_open
         self.login_tickets = LoginTickets()
 
@@ -152,6 +156,7 @@ class Operations:
             critical=self._critical,
             damaged_files=() if database is None else database.damaged_files,
             exports=self._telemetry.exports(),
+            tasks=self._tasks.failing(),
         )
 
     def ready(self) -> bool:

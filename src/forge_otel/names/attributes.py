@@ -103,6 +103,7 @@ class Attr:
     OUTBOX_SINK: Final = "forge.sink"
     DATABASE_TABLE: Final = "forge.table"
     DESTINATION: Final = "forge.destination"
+    TASK_NAME: Final = "forge.task.name"
     REASON: Final = "reason"
     VERSION: Final = "version"
 

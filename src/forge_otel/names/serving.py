@@ -34,6 +34,13 @@ class ServingMetrics:
         description="Metrics that the metrics page shows differently than recorded, by reason.",
         attributes=(Attr.REASON,),
     )
+    TASK_RESTARTS: Final = Instrument(
+        name="forge.task.restarts",
+        kind="observable_counter",
+        unit="{restart}",
+        description="Restarts of background tasks after an error, by task; absent if no task has failed.",
+        attributes=(Attr.TASK_NAME,),
+    )
     BUILD_INFO: Final = Instrument(
         name="forge.build_info",
         kind="observable_gauge",

@@ -7,6 +7,7 @@ sink is unavailable, and every record stays in the journal.
 
 import asyncio
 import random
+import time
 from contextlib import AbstractAsyncContextManager, suppress
 from logging import getLogger
 from typing import Final
@@ -29,6 +30,8 @@ _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 30.0
 _FIRST_RETRY_S: Final = 0.1
 _ATTEMPT_TIMEOUT_S: Final = 60.0
+# An attempt that takes longer is reported as an outage while it runs.
+_SLOW_ATTEMPT_S: Final = 5.0
 _RETRIES_PER_RECORD: Final = 3
 _BATCH_RECORDS: Final = 500
 # While the sink is unavailable a batch is read to find one record that it stores; fewer are enough for that.
@@ -47,16 +50,18 @@ class DeliveryWorker:
 
     def __init__(self, name: str, sink: Sink, *, queue: JournalQueue, accounting: DeliveryAccounting) -> None:
         self.name = name
-        self.last_error = ""
         self.throughput = Throughput()
+        self._last_error = ""
         self._sink = sink
         self._batch_records = sink.batch_records if isinstance(sink, SupportsBulkLoad) else _BATCH_RECORDS
         self._queue = queue
         self._accounting = accounting
-        self._bulk_loader = BulkLoader(name, sink, queue=queue, accounting=accounting, on_delivered=self.throughput.add)
+        self._bulk_loader = BulkLoader(name, sink, queue=queue, accounting=accounting, on_delivered=self._count)
         self._task = BackgroundTask(self._run, name=f"forge-outbox-{name}")
         self._backoff = Backoff(first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
         self._is_failing = False
+        # Monotonic time of the last progress of the work that is going on; None while the task waits for records.
+        self._busy_since_s: float | None = None
         self._is_open = False
         self._wake = asyncio.Event()
         self._finishing = asyncio.Event()
@@ -66,8 +71,19 @@ class DeliveryWorker:
 
     @property
     def is_up(self) -> bool:
-        """Return whether the last attempt succeeded."""
-        return not self._is_failing
+        """Return whether the last attempt succeeded, and none has run for 5 s without progress."""
+        return not self._is_failing and self._stalled_s < _SLOW_ATTEMPT_S
+
+    @property
+    def last_error(self) -> str:
+        """Describe the failure of the last attempt, or the attempt that hangs; empty while the sink is up."""
+        if self._is_failing or self.is_up:
+            return self._last_error
+        return f"no response for {self._stalled_s:.0f} s"
+
+    @property
+    def _stalled_s(self) -> float:
+        return 0.0 if self._busy_since_s is None else time.monotonic() - self._busy_since_s
 
     def start(self) -> None:
         """Start to deliver."""
@@ -100,12 +116,16 @@ class DeliveryWorker:
     async def _run(self) -> None:
         while not self._is_done():
             self._wake.clear()
+            self._busy_since_s = time.monotonic()
             try:
                 await self._open()
                 if not await self._deliver_next():
+                    self._busy_since_s = None
                     await self._wake.wait()
-            except Exception as exc:
-                # A sink may raise anything; its exceptions end here.
+            except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
+                raise
+            # BaseException: the PanicException of a Rust extension is one. A sink's exceptions end here.
+            except BaseException as exc:
                 self._record_failure(exc)
                 if self._finishing.is_set():
                     break
@@ -133,7 +153,7 @@ class DeliveryWorker:
             _logger.warning("sink %s available again", self.name)
         self._is_failing = False
         self._backoff.reset()
-        self.last_error = ""
+        self._last_error = ""
         return True
 
     async def _deliver(self, batch: QueuedBatch) -> None:
@@ -151,29 +171,32 @@ class DeliveryWorker:
                 error = await self._retry_record(group[0], error, rest=rest)
             if error is None:
                 self._queue.acknowledge(self.name, batch, group[-1].seq, delivered=len(group))
-                self.throughput.add(len(group))
+                self._count(len(group))
             else:
                 self._give_up(batch, group[0], error)
             self._stored_early.difference_update(record.id for record in _records(group))
             entries, size = rest, size * 2
 
-    async def _attempt(self, group: list[QueuedRecord]) -> Exception | None:
+    async def _attempt(self, group: list[QueuedRecord]) -> BaseException | None:
         for entry in group:
             if isinstance(entry.record, DamagedRecord):
                 return entry.record
         return await self._send([record for record in _records(group) if record.id not in self._stored_early])
 
-    async def _send(self, records: list[Record]) -> Exception | None:
+    async def _send(self, records: list[Record]) -> BaseException | None:
+        self._busy_since_s = time.monotonic()
         try:
             if records:
                 await abandon_after(self._sink.deliver(records), timeout_s=_ATTEMPT_TIMEOUT_S)
-        except Exception as exc:
+        except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
+            raise
+        except BaseException as exc:
             return exc
         return None
 
     async def _retry_record(
-        self, entry: QueuedRecord, error: Exception, *, rest: list[QueuedRecord]
-    ) -> Exception | None:
+        self, entry: QueuedRecord, error: BaseException, *, rest: list[QueuedRecord]
+    ) -> BaseException | None:
         """Send one record again until it is stored or proven bad; return its last error. Raise if the sink is down."""
         for retry in range(_RETRIES_PER_RECORD):
             if isinstance(error, Rejected | DamagedRecord):
@@ -203,18 +226,23 @@ class DeliveryWorker:
         self._stored_early.add(chosen.id)
         return True
 
-    def _give_up(self, batch: QueuedBatch, entry: QueuedRecord, error: Exception) -> None:
+    def _count(self, delivered: int) -> None:
+        self._busy_since_s = time.monotonic()
+        self.throughput.add(delivered)
+
+    def _give_up(self, batch: QueuedBatch, entry: QueuedRecord, error: BaseException) -> None:
         reason = "damaged" if isinstance(entry.record, DamagedRecord) else "rejected"
         id_ = entry.record.id if isinstance(entry.record, Record) else "unknown"
         _logger.error("generation %s is now a dead letter of sink %s: %s", id_, self.name, _described(error))
         self._queue.dead_letter(self.name, entry, reason=_described(error))
         self._queue.acknowledge(self.name, batch, entry.seq, delivered=0, dropped={reason: 1})
 
-    def _record_failure(self, exc: Exception) -> None:
-        self.last_error = _described(exc)
+    def _record_failure(self, exc: BaseException) -> None:
+        self._last_error = _described(exc)
+        self._busy_since_s = None
         if not self._is_failing:
             queued = self._accounting.waiting(self.name)
-            _logger.warning("sink %s unavailable, %d records queued: %s", self.name, queued, self.last_error)
+            _logger.warning("sink %s unavailable, %d records queued: %s", self.name, queued, self._last_error)
         self._is_failing = True
 
     async def _pause(self) -> None:

@@ -259,7 +259,8 @@ def _run_all(jobs: list[Job]) -> None:
     for job in jobs:
         try:
             job()
-        except Exception:
+        # BaseException: a Rust extension's PanicException is one, and must not cost the jobs behind it.
+        except BaseException:
             _logger.exception("outbox job failed")
 
 

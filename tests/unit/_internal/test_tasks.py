@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from forge_otel._internal.tasks import BackgroundTask, TaskSet, abandon_after
+from forge_otel._internal import tasks
+from forge_otel._internal.tasks import BackgroundTask, TaskSet, TaskSupervisor, abandon_after
 
 
 class PanicError(BaseException):
@@ -37,6 +38,41 @@ async def test_a_task_whose_work_raises_is_restarted(error: BaseException, caplo
     assert "background task worker failed" in caplog.text
     assert await task.stop()
     assert not task.is_running
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), PanicError("x"), asyncio.CancelledError()])
+async def test_a_supervisor_counts_restarts_and_names_the_failing_tasks(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks that are started by a watched task are watched too; one that stays up is no longer failing."""
+    monkeypatch.setattr(tasks, "_STABLE_S", 0.2)
+    restarted = asyncio.Event()
+    calls = 0
+
+    async def fail_twice() -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise error
+        restarted.set()
+        await asyncio.Event().wait()
+
+    inner = BackgroundTask(fail_twice, name="inner")
+
+    async def start_inner() -> None:
+        inner.start()
+        await asyncio.Event().wait()
+
+    supervisor, outer = TaskSupervisor(), BackgroundTask(start_inner, name="outer")
+    with supervisor.watching():
+        outer.start()
+    await until(restarted)
+    assert supervisor.restarts == {"inner": 2}
+    assert supervisor.failing() == {"inner": type(error).__name__}
+    await asyncio.sleep(0.6)
+    assert supervisor.failing() == {}
+    assert await inner.stop()
+    assert await outer.stop()
 
 
 async def test_work_that_returns_ends_the_task() -> None:

@@ -8,7 +8,12 @@ import pytest
 from forge_otel._internal.worker_thread import WorkerThread, run_in_daemon_thread
 
 
-def test_items_are_handled_in_order_and_a_failing_batch_does_not_end_the_thread() -> None:
+class PanicError(BaseException):
+    """What a Rust extension raises: no Exception."""
+
+
+@pytest.mark.parametrize("error", [ValueError("handled anyway"), PanicError("handled anyway")])
+def test_items_are_handled_in_order_and_a_failing_batch_does_not_end_the_thread(error: BaseException) -> None:
     """Each item is handled once, items queued before `stop` included."""
     handled: list[int] = []
     ended = threading.Event()
@@ -17,7 +22,7 @@ def test_items_are_handled_in_order_and_a_failing_batch_does_not_end_the_thread(
         handled.extend(batch)
         if 99 in handled:
             ended.set()
-        raise ValueError("handled anyway")
+        raise error
 
     thread = WorkerThread("test", handle)
     thread.start()
@@ -53,3 +58,13 @@ async def test_a_cancelled_caller_abandons_the_call() -> None:
         await task
     proceed.set()
     await asyncio.sleep(0.05)
+
+
+async def test_a_blocking_call_that_panics_raises_in_its_caller() -> None:
+    """A caller does not wait for ever for a thread that raised a BaseException."""
+
+    def fail() -> None:
+        raise PanicError("x")
+
+    with pytest.raises(PanicError):
+        await asyncio.wait_for(run_in_daemon_thread(fail, name="test"), 5)

@@ -1,5 +1,6 @@
 """Delivery to sinks that fail, reject records, or cannot be opened."""
 
+import asyncio
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from tests.unit.outbox.builders import DownSink, is_balanced, outbox
 from tests.unit.sinks.builders import ListSink, eventually, record
 
 from forge_otel.errors import Rejected
+from forge_otel.outbox import delivery_worker
 from forge_otel.outbox.codec import decode
 from forge_otel.types import Record
 
@@ -116,3 +118,62 @@ async def test_a_sink_that_cannot_be_opened_is_retried(tmp_path: Path) -> None:
         await eventually(lambda: len(late.ids) == len(other.ids) == 1)
 
     assert (late.opened, late.closed) == (3, 1)
+
+
+class PanicError(BaseException):
+    """What a Rust extension raises: no Exception."""
+
+
+async def test_a_sink_that_panics_is_down_and_recovers(tmp_path: Path) -> None:
+    """A BaseException is a failure like any other: the sink is down, records wait, and are delivered later."""
+
+    class Panicking(DownSink):
+        async def deliver(self, records: Sequence[Record], /) -> None:
+            if self.fault is not None:
+                raise PanicError("called `Option::unwrap()` on a `None` value")
+            await super().deliver(records)
+
+    sink = Panicking()
+    async with outbox(tmp_path, sink) as box:
+        for _ in range(3):
+            await box.offer(record())
+        await eventually(lambda: not box.stats().sinks["list"].is_up)
+        stats = box.stats().sinks["list"]
+        assert (stats.waiting, stats.last_error.partition(":")[0]) == (3, "PanicError")
+        sink.fault = None
+        await eventually(lambda: len(sink.ids) == 3)
+        assert box.stats().sinks["list"].is_up
+
+
+@pytest.mark.parametrize("where", ["deliver", "open"])
+async def test_a_sink_that_hangs_is_down_while_it_hangs(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt without an answer is an outage before its timeout; the answer ends it."""
+    monkeypatch.setattr(delivery_worker, "_SLOW_ATTEMPT_S", 0.3)
+    released = asyncio.Event()
+
+    class Hanging(ListSink):
+        async def __aenter__(self) -> Self:
+            if where == "open":
+                await released.wait()
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def deliver(self, records: Sequence[Record], /) -> None:
+            if where == "deliver":
+                await released.wait()
+            await super().deliver(records)
+
+    sink = Hanging()
+    async with outbox(tmp_path, sink) as box:
+        await box.offer(record())
+        await eventually(lambda: not box.stats().sinks["list"].is_up)
+        assert "no response for" in box.stats().sinks["list"].last_error
+        assert box.degraded() == ["list:outbox"]
+        released.set()
+        await eventually(lambda: len(sink.ids) == 1)
+        assert box.degraded() == []
+        assert box.stats().sinks["list"].last_error == ""

@@ -12,13 +12,13 @@ redis-py has client-side caching for its synchronous client only; its asynchrono
 """
 
 import asyncio
-import contextvars
 import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
 
+from forge_otel._internal.tasks import BackgroundTask
 from forge_otel.errors import needs
 
 with needs("redis"):
@@ -64,7 +64,8 @@ class Tracking:
         self._on_lost = on_lost
         self._interval_s = interval_s
         self._give_up_s = give_up_s
-        self._task: asyncio.Task[None] | None = None
+        self._task = BackgroundTask(self._run, name="near cache")
+        self._is_open = False
         self._connection: Any = None
         # PINGs without a reply: token to the time of sending and the future that waits for the reply.
         self._pings: dict[bytes, tuple[float, asyncio.Future[None] | None]] = {}
@@ -76,22 +77,20 @@ class Tracking:
         """Monotonic time before which every change has been received."""
 
     async def __aenter__(self) -> Self:
-        # Started in an empty context: the messages do not belong to the span in which the store is opened.
-        self._task = asyncio.create_task(self._run(), name="near cache", context=contextvars.Context())
+        self._is_open = True
+        self._task.start()
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_CONNECT_S):
                 await self._first_connected.wait()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        task, self._task = self._task, None
+        self._is_open = False
         for _attempt in range(_CANCELLATIONS):
             # Repeated, because redis-py sends within `asyncio.wait_for`, which on Python 3.11 swallows a cancellation
             # that arrives together with the result (https://github.com/python/cpython/issues/86296).
-            if task is None or task.done():
+            if await self._task.stop(timeout_s=_STOP_TIMEOUT_S / _CANCELLATIONS):
                 break
-            task.cancel()
-            await asyncio.wait([task], timeout=_STOP_TIMEOUT_S / _CANCELLATIONS)
 
     async def synchronize(self) -> bool:
         """Wait until every change before this call has been received; return False if the connection is lost."""
@@ -106,7 +105,7 @@ class Tracking:
         return True
 
     async def _run(self) -> None:
-        while self._task is not None:
+        while self._is_open:
             try:
                 await self._track()
             except ResponseError as exc:

@@ -112,7 +112,7 @@ class ExportProcessor(SingletonProcessor):
             counts,
             spooled=self._spool.spans_on_disk,
             spool_bytes=self._spool.size_bytes,
-            last_error=self._sender.last_error,
+            last_error=self._sender.last_error or self._spool_error or self._spool.stall(),
         )
 
     def sampled_out(self, count: int) -> None:
@@ -173,6 +173,7 @@ class ExportProcessor(SingletonProcessor):
         self._sampled_out: deque[int] = deque()
         self._pending: list[ReadableSpan] = []
         self._pending_lock = threading.Lock()
+        self._spool_error = ""
         self._flushes: deque[threading.Event] = deque()
         self._accounting = SpanAccounting()
         self._shutdown = ShutdownState()
@@ -209,8 +210,12 @@ class ExportProcessor(SingletonProcessor):
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             try:
                 self._spool_ended(is_last=is_last)
-            except Exception:
+            # BaseException: a Rust extension's PanicException is one, and would end the thread in silence.
+            except BaseException as exc:
+                self._spool_error = type(exc).__name__
                 _logger.exception("span export failed unexpectedly, a batch may be lost")
+            else:
+                self._spool_error = ""
             self._sender.flushes.extend(flushes)
         self._shutdown.spooling_ended.set()
 

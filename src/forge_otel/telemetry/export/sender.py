@@ -115,7 +115,9 @@ class SpanSender:
             flushes = [self.flushes.popleft() for _ in range(len(self.flushes))]
             try:
                 is_empty = self._send_next()
-            except Exception:
+            # BaseException: a Rust extension's PanicException is one, and would end the thread in silence.
+            except BaseException as exc:
+                self.last_error = type(exc).__name__
                 _logger.exception("span export failed unexpectedly and is tried again")
                 is_empty = False
                 self._shutdown.requested.wait(_PAUSE_AFTER_BUG_S)

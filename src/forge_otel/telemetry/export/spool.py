@@ -32,6 +32,8 @@ _READ_BYTES: Final = 4 * 2**20
 _MAX_REUSED_BYTES: Final = 16 * 2**20
 _RETRY_DISK_S: Final = 5.0
 _FORK_TIMEOUT_S: Final = 1.0
+# Adopting a large spool may take a second.
+_STALL_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,7 @@ class Spool:
         self._memory = _SpoolSegment(MemorySegment())
         self._disk_retry_s = 0.0
         self._is_closed = False
+        self._busy_since_s: float | None = None
         self.spans_on_disk = 0
 
     @property
@@ -153,6 +156,12 @@ class Spool:
     def is_durable(self) -> bool:
         """Return whether all queued batches survive the process."""
         return self._options.directory is not None and not self._memory.span_count
+
+    def stall(self) -> str:
+        """Describe an access to the disk that has run for 2 s or more, else return ""; takes no lock."""
+        since_s = self._busy_since_s
+        stalled_s = 0.0 if since_s is None else time.monotonic() - since_s
+        return f"the spool has not responded for {stalled_s:.0f} s" if stalled_s >= _STALL_S else ""
 
     def adopt(self) -> None:
         """Take over the files of dead processes."""
@@ -252,9 +261,11 @@ class Spool:
     @contextmanager
     def _updating_counts(self) -> Iterator[None]:
         with self._lock:
+            self._busy_since_s = time.monotonic()
             try:
                 yield
             finally:
+                self._busy_since_s = None
                 self._update_disk_count()
 
     def _update_disk_count(self) -> None:

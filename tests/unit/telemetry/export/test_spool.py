@@ -2,11 +2,15 @@
 
 import os
 import resource
+import sqlite3
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from forge_otel.telemetry.export import spool as spool_module
 from forge_otel.telemetry.export.accounting import SpanAccounting
 from forge_otel.telemetry.export.spool import Batch, Spool, SpoolOptions
 
@@ -139,3 +143,25 @@ def test_on_a_full_disk_new_batches_wait_in_memory(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (spool.is_durable, spool.spans_on_disk) == (False, 3)
     assert drained(spool) == [0, 1]
+
+
+def test_a_disk_that_hangs_is_reported_while_it_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another connection holds the file; the stall is described without the lock and ends with it."""
+    monkeypatch.setattr(spool_module, "_STALL_S", 0.2)
+    spool, _ = spool_of(tmp_path, 6)
+    spool.put(batches(1))
+    [path] = tmp_path.glob("*.journal")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    assert spool.stall() == ""
+    writing = threading.Thread(target=spool.put, args=(batches(1),))
+    writing.start()
+    until_s = time.monotonic() + 4
+    while not spool.stall() and time.monotonic() < until_s:
+        time.sleep(0.02)
+    assert "has not responded" in spool.stall()
+    other.execute("ROLLBACK")
+    other.close()
+    writing.join(5)
+    assert (spool.stall(), spool.spans_on_disk) == ("", 6)
+    spool.close(timeout_s=1)
