@@ -4,12 +4,12 @@ The columns follow from the fields of `Record`, `Cost` and `Usage`: the type of 
 field is added to the record, to the table in `forge_otel.database.models`, and in a migration.
 """
 
-import math
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC
 from decimal import Decimal
 from itertools import compress
+from math import isfinite
 from operator import attrgetter, itemgetter
 from types import UnionType
 from typing import Any, Final, Self, TypeVar
@@ -22,8 +22,10 @@ __all__ = ["COST_COLUMNS", "GENERATION_COLUMNS", "MappedRows", "Row", "picked"]
 
 # Tuples, because instances of the table classes take 20 times as long to make.
 Row = tuple[Any, ...]
+Tokens = tuple[int, ...]
 T = TypeVar("T")
 
+# `round` is half to even.
 _NANO: Final = Decimal(10) ** 9
 # A NUL as JSON spells it. The same bytes may also be an escaped backslash; the second pass then changes nothing.
 _NUL: Final = b"\\u0000"
@@ -40,7 +42,9 @@ def _money_column(field: str) -> str:
 
 
 _OPTIONAL_TEXT: Final = str | None
-_TEXTS: Final = tuple(name for name in _fields_of(Record, str, _OPTIONAL_TEXT) if name != "id")
+# Made by this library from plain characters; all other texts come from outside and may hold any character.
+_IDS: Final = ("key", "origin_id", "trace_id")
+_TEXTS: Final = tuple(name for name in _fields_of(Record, str, _OPTIONAL_TEXT) if name not in {"id", *_IDS})
 _MONEY: Final = _fields_of(Record, Decimal)
 _NUMBERS: Final = _fields_of(Record, float | None)
 _JSONS: Final = _fields_of(Record, Mapping[str, str], tuple[str, ...], tuple[Step, ...])
@@ -50,10 +54,11 @@ _COST_TEXTS: Final = _fields_of(Cost, str)
 
 GENERATION_COLUMNS: Final = (
     *("id", "created_at", "duration_s"),
-    *(*_TEXTS, *map(_money_column, _MONEY), *_TOKENS, *_NUMBERS, *_JSONS),
+    *(*_IDS, *_TEXTS, *map(_money_column, _MONEY), *_TOKENS, *_NUMBERS, *_JSONS),
 )
 COST_COLUMNS: Final = ("generation_id", "seq", *_COST_TEXTS, *_TOKENS, "amount_nano_usd")
 
+_IDS_OF: Final = attrgetter(*_IDS)
 _TEXTS_OF: Final = attrgetter(*_TEXTS)
 _MONEY_OF: Final = attrgetter(*_MONEY)
 _NUMBERS_OF: Final = attrgetter(*_NUMBERS)
@@ -85,7 +90,7 @@ class MappedRows:
         Raises:
             ValueError: `created_at` of a record is naive.
         """
-        made = {record.id: (_generation_row(record), _cost_rows(record)) for record in records}
+        made = {record.id: _mapped(record) for record in records}
         # Two writers of the same records lock them in the same order, and cannot deadlock.
         ordered = [made[id_] for id_ in sorted(made)]
         return cls([row for row, _ in ordered], [costs for _, costs in ordered])
@@ -112,38 +117,42 @@ def _storable(text: T) -> T:
     return cleaned.decode("utf-16", "replace")  # type: ignore[return-value]
 
 
-def _generation_row(record: Record) -> Row:
-    if record.created_at.utcoffset() is None:
-        raise ValueError("created_at has no timezone; use datetime.now(UTC)")
+def _mapped(record: Record) -> tuple[Row, list[Row]]:
+    tokens = [_TOKENS_OF(cost.usage) for cost in record.costs]
+    return _generation_row(record, tokens), _cost_rows(record, tokens)
+
+
+def _generation_row(record: Record, tokens: list[Tokens]) -> Row:
+    created_at = record.created_at
+    if created_at.tzinfo is not UTC:
+        if created_at.utcoffset() is None:
+            raise ValueError("created_at has no timezone; use datetime.now(UTC)")
+        created_at = created_at.astimezone(UTC)
     return (
         record.id,
-        record.created_at.astimezone(UTC),
+        created_at,
         record.duration_s,
+        *_IDS_OF(record),
         *_storable_all(_TEXTS_OF(record)),
-        *map(_nano_usd, _MONEY_OF(record)),
-        *_tokens([cost.usage for cost in record.costs]),
-        *map(_finite, _NUMBERS_OF(record)),
+        *[round(amount * _NANO) if amount else 0 for amount in _MONEY_OF(record)],
+        *_total(tokens),
+        *[None if number is None or not isfinite(number) else number for number in _NUMBERS_OF(record)],
         *map(_json, _JSONS_OF(record)),
     )
 
 
-def _cost_rows(record: Record) -> list[Row]:
+def _cost_rows(record: Record, tokens: list[Tokens]) -> list[Row]:
     """Return the rows of `costs`, numbered in the order of the calls."""
     return [
         (
             record.id,
             seq,
             *_storable_all(_COST_TEXTS_OF(cost)),
-            *_TOKENS_OF(cost.usage),
-            None if cost.amount_usd is None else _nano_usd(cost.amount_usd),
+            *tokens[seq],
+            None if cost.amount_usd is None else round(cost.amount_usd * _NANO),
         )
         for seq, cost in enumerate(record.costs)
     ]
-
-
-def _nano_usd(amount: Decimal) -> int:
-    # Half to even.
-    return round(amount * _NANO) if amount else 0
 
 
 def _storable_all(texts: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -155,10 +164,10 @@ def _storable_all(texts: tuple[Any, ...]) -> tuple[Any, ...]:
     return texts if are_plain else tuple(map(_storable, texts))
 
 
-def _tokens(usages: list[Usage]) -> tuple[int, ...]:
-    if len(usages) == 1:
-        return _TOKENS_OF(usages[0])
-    return tuple(map(sum, zip(*map(_TOKENS_OF, usages), strict=True))) if usages else _NO_TOKENS
+def _total(tokens: list[Tokens]) -> Tokens:
+    if len(tokens) == 1:
+        return tokens[0]
+    return tuple(map(sum, zip(*tokens, strict=True))) if tokens else _NO_TOKENS
 
 
 def _json(value: Any) -> str:
@@ -178,7 +187,3 @@ def _storable_inside(value: Any) -> Any:
     if isinstance(value, Step):
         return _storable_inside({item.name: getattr(value, item.name) for item in fields(value)})
     return _storable(value)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
