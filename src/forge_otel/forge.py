@@ -106,7 +106,7 @@ class Forge:
         self.exact, self.pattern, self.budget = self._default.exact, self._default.pattern, self._default.budget
         probes = probes_of(self.components, critical=self.settings.critical_services)
         check_critical(self.settings.critical_services, probes, {*SERVICE_DEFAULTS, *(policies or ())})
-        self._health = HealthMonitor(probes)
+        self._health = HealthMonitor(probes, guards=self.guards)
         self.operations = self._build_operations()
         self._feedback = LangSmithFeedback(self.guards, self.telemetry.instruments)
         outer: list[Layer] = [

@@ -3,11 +3,15 @@
 The report follows draft-inadarei-api-health-check (`application/health+json`). A ping costs no money, has a time limit
 and runs concurrently with the other pings. Of its exception only the type is reported: messages of drivers contain
 credentials.
+
+Each result also reaches the breakers of the service: a successful ping ends their open time, so that a service that has
+recovered is used again at once. A breaker that opens has its service pinged without waiting for the interval.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +20,8 @@ from typing import Any, Final, Literal, Self
 from forge_otel._internal.tasks import BackgroundTask, abandon_after
 from forge_otel._runtime.components import Components
 from forge_otel.errors import ConfigurationError
+from forge_otel.resilience.events import GuardEvent
+from forge_otel.resilience.guard import Guards
 
 __all__ = ["HealthMonitor", "Probe", "ProbeResult", "check_critical", "probes_of"]
 
@@ -67,16 +73,30 @@ class HealthMonitor:
         probes: the services.
         interval_s: seconds between two pings of one service.
         timeout_s: time limit of a ping in seconds.
+        guards: whose breakers receive the results; a guard belongs to the probe of its name before the colon.
     """
 
-    def __init__(self, probes: Sequence[Probe], *, interval_s: float = 5.0, timeout_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        probes: Sequence[Probe],
+        *,
+        interval_s: float = 5.0,
+        timeout_s: float = 1.0,
+        guards: Guards | None = None,
+    ) -> None:
         self._probes = {probe.name: probe for probe in probes}
+        self._guards = guards
+        self._due: dict[str, asyncio.Event] = {}
+        if guards is not None:
+            guards.listeners.add(self._on_guard_event)
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._results: dict[str, ProbeResult] = {}
         self._tasks = [BackgroundTask(partial(self._watch, probe), name=f"health of {probe.name}") for probe in probes]
 
     async def __aenter__(self) -> Self:
+        # Created here, because a Forge can be opened again on another event loop.
+        self._due = {name: asyncio.Event() for name in self._probes}
         for task in self._tasks:
             task.start()
         return self
@@ -129,10 +149,34 @@ class HealthMonitor:
         return check
 
     async def _watch(self, probe: Probe) -> None:
+        due = self._due[probe.name]
         while True:
+            due.clear()
             result = self._results[probe.name] = await self._ping(probe)
             is_up = result.error is None
-            await asyncio.sleep(self._interval_s if is_up else min(_DOWN_INTERVAL_S, self._interval_s))
+            is_rejecting = self._update_breakers(probe.name, result)
+            pause_s = self._interval_s if is_up and not is_rejecting else min(_DOWN_INTERVAL_S, self._interval_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await due.wait()
+
+    def _update_breakers(self, name: str, result: ProbeResult) -> bool:
+        """Pass a result to the breakers of the service; return whether one of them still rejects calls."""
+        if self._guards is None:
+            return False
+        is_rejecting = False
+        for state in self._guards.states():
+            if _service_of(state.name) == name:
+                admission = self._guards.get(state.name).admission
+                admission.record_health_check(result.error is None, took_s=result.latency_s)
+                is_rejecting = is_rejecting or admission.rejects_for_s() > 0
+        return is_rejecting
+
+    def _on_guard_event(self, event: GuardEvent) -> None:
+        due = self._due.get(_service_of(event.service))
+        # After a failed probe call the usual interval applies, or a service whose pings succeed would be pinged often.
+        if due is not None and event.kind == "state_changed" and (event.previous, event.state) == ("closed", "open"):
+            due.set()
 
     async def _ping(self, probe: Probe) -> ProbeResult:
         before = self._results.get(probe.name)
@@ -154,6 +198,10 @@ class HealthMonitor:
             observed_at=datetime.now(UTC),
             last_success_s=ended_s if error is None else last_success_s,
         )
+
+
+def _service_of(guard_name: str) -> str:
+    return guard_name.partition(":")[0]
 
 
 def probes_of(components: Components, *, critical: Collection[str]) -> tuple[Probe, ...]:

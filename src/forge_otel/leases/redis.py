@@ -79,7 +79,10 @@ return 1
 _APPEND: Final = """
 for i = 5, #ARGV, 2 do
   local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], ARGV[i], 'e', ARGV[i + 1])
-  if type(added) == 'table' and added.err then return 0 end
+  if type(added) == 'table' and added.err then
+    if string.find(added.err, 'READONLY', 1, true) then return added end
+    return 0
+  end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PUBLISH', ARGV[3], ARGV[4])
@@ -177,7 +180,8 @@ class RedisLeases:
             await pubsub.subscribe(_CHANNEL)
             # Notifications before the subscription are lost.
             self._wakeups.notify_all()
-            while True:
+            # The store replaces its connections when their server is demoted.
+            while not pubsub.connection.should_reconnect():
                 message = await pubsub.get_message(timeout=_HEARTBEAT_S)
                 if message is None:
                     await pubsub.ping()

@@ -126,6 +126,15 @@ class AdmissionControl:
         """Let the first failure within `for_s` seconds open the breaker; 0 ends that."""
         self._breaker.sensitized_until_s = self.now_s() + for_s
 
+    def record_health_check(self, is_up: bool, *, took_s: float) -> None:
+        """Record a health check of the service that has just ended; a successful one ends the open time.
+
+        Args:
+            is_up: whether the service responded.
+            took_s: duration of the check in seconds.
+        """
+        self._breaker.record_health_check(is_up, started_s=self.now_s() - took_s)
+
     def rejects_for_s(self) -> float:
         """Return the seconds for which calls are rejected; 0 if a call would be admitted."""
         return self._breaker.rejects_for_s(self.now_s())

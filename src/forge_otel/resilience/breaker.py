@@ -12,6 +12,7 @@ Deliberate differences from purgatory 3.0.1:
 * a failure rate beside the consecutive count, which never opens for a service that fails four times of five;
 * a sensitized breaker opens at the first failure, because another worker's breaker for the service is open;
 * monotonic time, and an open time with jitter that doubles while probes fail;
+* a successful health check ends the open time, as Envoy's active health checks end an ejection;
 * a breaker can be forced open, forced closed, or only observe (`shadow`).
 """
 
@@ -172,6 +173,9 @@ class CircuitBreaker:
         # False while a success cannot change purgatory's context, which then need not be called.
         self._success_matters = False
         self._failed_probes = 0
+        self._opened_s = _NEVER
+        # False after a health check ended the open time, until one fails or the breaker closes.
+        self._may_end_early = True
         # While not closed: when the next call may become the probe. Open: the end of the open time; half-open: the end
         # of the lease.
         self._blocked_until_s = _NEVER
@@ -239,6 +243,20 @@ class CircuitBreaker:
             # The probe has no result: the next call becomes the probe.
             self._blocked_until_s = _NEVER
 
+    def record_health_check(self, is_up: bool, *, started_s: float) -> None:
+        """Record a health check of the service; a successful one lets the next call probe an open breaker.
+
+        Args:
+            is_up: whether the service responded.
+            started_s: monotonic time at which the check began; one from before the opening says nothing.
+        """
+        if not is_up:
+            self._may_end_early = True
+        elif self.state == "open" and self._may_end_early and started_s >= self._opened_s:
+            # Once only: a service whose health check succeeds while its calls fail keeps its back-off.
+            self._may_end_early = False
+            self._blocked_until_s = _NEVER
+
     def set_mode(self, mode: Mode) -> None:
         """Force the breaker open or closed, let it only observe (`shadow`), or return it to `auto`."""
         self.mode = mode
@@ -295,7 +313,9 @@ class CircuitBreaker:
         self._start_generation()
         if self.state == "closed":
             self.is_opened_by_peer = False
+            self._may_end_early = True
         if self.state == "open":
+            self._opened_s = now_s
             self._failed_probes = self._failed_probes + 1 if before == "half_open" else 0
             self._blocked_until_s = now_s + self._open_time_s()
 

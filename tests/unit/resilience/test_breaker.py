@@ -254,3 +254,28 @@ def test_invalid_options_are_rejected_with_every_fault() -> None:
     with pytest.raises(ConfigurationError) as caught:
         BreakerOptions(threshold=0, open_s=0, failure_rate=2, mode="half")  # type: ignore[arg-type]
     assert len(caught.value.faults) == 4
+
+
+def test_a_successful_health_check_ends_the_open_time() -> None:
+    """The next call is the probe; a check that began before the opening says nothing."""
+    subject = breaker()
+    fail(subject, 5, now_s=10.0)
+    subject.record_health_check(True, started_s=9.0)
+    assert subject.rejects_for_s(11.0) > 0
+    subject.record_health_check(True, started_s=11.0)
+    assert subject.rejects_for_s(11.5) == 0
+    subject.succeed(subject.admit(11.5), 11.5, 0.0)
+    assert subject.state == "closed"
+
+
+def test_a_health_check_that_contradicts_the_calls_ends_one_open_time_only() -> None:
+    """The next one is ended after a failed check, which shows that the checks tell the truth again."""
+    subject = breaker()
+    fail(subject, 5)
+    subject.record_health_check(True, started_s=1.0)
+    fail(subject, 1, now_s=2.0)
+    subject.record_health_check(True, started_s=3.0)
+    assert subject.rejects_for_s(3.0) > 100
+    subject.record_health_check(False, started_s=4.0)
+    subject.record_health_check(True, started_s=5.0)
+    assert subject.rejects_for_s(5.0) == 0

@@ -18,5 +18,11 @@ def test_an_attempt_fits_into_the_deadline_of_every_service() -> None:
         policies = defaults_for(name)
         assert policies.timeout.attempt_s is not None
         assert policies.timeout.attempt_s <= policies.deadline.total_s
-        assert (policies.breaker.threshold, policies.breaker.open_s) == (5, 60.0)
+        assert policies.breaker.threshold == 5
     assert defaults_for("openai:chat") is SERVICE_DEFAULTS["openai"]
+
+
+@pytest.mark.parametrize(("name", "open_s"), [("redis", 2), ("redis:flights", 2), ("qdrant", 2), ("openai", 60)])
+def test_the_breaker_of_a_cache_is_open_for_seconds(name: str, open_s: float) -> None:
+    """A probe of it costs milliseconds, and a call without it a generation."""
+    assert defaults_for(name).breaker.open_s == open_s

@@ -72,6 +72,7 @@ class Tracking:
         self._last_token = 0
         self._is_reported = False
         self._first_connected = asyncio.Event()
+        self._is_dropped = False
         self.is_connected = False
         self.current_until_s = -float("inf")
         """Monotonic time before which every change has been received."""
@@ -104,6 +105,11 @@ class Tracking:
             return False
         return True
 
+    def reconnect(self) -> None:
+        """Drop the connection, because its server may be a replica that no longer learns of changes."""
+        self._set_lost()
+        self._is_dropped = True
+
     async def _run(self) -> None:
         while self._is_open:
             try:
@@ -115,7 +121,7 @@ class Tracking:
             await asyncio.sleep(_RECONNECT_PAUSE_S)
 
     async def _track(self) -> None:
-        connection = self._connect()
+        connection, self._is_dropped = self._connect(), False
         started_s = time.monotonic()
         try:
             await connection.connect()
@@ -125,7 +131,7 @@ class Tracking:
             await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", *prefixes)
             await connection.read_response()
             self._set_connected(connection, started_s)
-            while True:
+            while not self._is_dropped:
                 await self._receive(connection)
         finally:
             self._set_lost()

@@ -67,6 +67,8 @@ class NearStore:
             interval_s=max_stale_s / _PINGS_PER_STALENESS,
             give_up_s=max_stale_s,
         )
+        # The copy is only as good as the server that reports the changes.
+        store.connections.add_listener(self._tracking.reconnect)
         # Counts changes; a read compares it to find out which keys changed after it was sent.
         self._change = 0
         self._flushed_at = 0

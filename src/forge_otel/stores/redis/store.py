@@ -8,6 +8,9 @@ Deliberate divergences from redis-py's defaults: `Redis(host=…)` retries ten t
 server, so one call takes up to a minute. Here each call is attempted once with short socket timeouts, because the guard
 around the store is responsible for retries and deadlines. Maintenance notifications are off: they relax the timeouts to
 10 s.
+
+A master that is demoted to a replica keeps its connections open, so all connections are replaced after a `READONLY`
+error, also one inside a script, and after a failed health check.
 """
 
 import asyncio
@@ -16,13 +19,14 @@ from typing import Any, Final, Self, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from forge_otel.errors import ConfigurationError, needs
-from forge_otel.stores.redis.connections import PinnedConnections
+from forge_otel.stores.redis.connections import PinnedConnections, ReconnectingPools, check_role
 
 with needs("redis"):
     from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.asyncio.sentinel import Sentinel
     from redis.backoff import NoBackoff
+    from redis.exceptions import NoPermissionError, ResponseError
     from redis.maint_notifications import MaintNotificationsConfig
 
     from forge_otel.leases.redis import RedisLeases
@@ -48,6 +52,9 @@ class RedisStore(RedisCommands):
         client: returns bytes; closed with the store.
         sentinels: clients of the Sentinels; closed with the store.
         pinned: connections for reads; closed with the store. None reads through the client.
+
+    Attributes:
+        connections: replaces all connections that were made so far.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class RedisStore(RedisCommands):
         super().__init__(client)
         self._pinned = pinned
         self._sentinels = sentinels
+        self.connections = ReconnectingPools(client.connection_pool, *([] if pinned is None else [pinned.pool]))
 
     async def __aenter__(self) -> Self:
         await self._warm_up()
@@ -132,8 +140,20 @@ class RedisStore(RedisCommands):
         return RedisLeases(self._client, on_commit=on_commit)
 
     async def ping(self) -> None:
-        """Raise unless the server responds."""
-        await self._client.ping()
+        """Raise unless the server responds and accepts writes, which a replica does not."""
+        try:
+            try:
+                check_role(await self._client.execute_command("HELLO"))
+            except (ResponseError, NoPermissionError):
+                # A proxy without HELLO, or a user who may not call it.
+                await self._client.ping()
+            else:
+                if self._pinned is not None:
+                    await self._pinned.check_roles()
+        except BaseException:
+            # The other connections may lead to the same dead or demoted server.
+            self.connections.replace()
+            raise
 
 
 def open_url(url: str, *, max_bytes: int) -> RedisStore | ClusterStore:
