@@ -20,7 +20,7 @@ from forge_otel.text_matching import facts
 __all__ = ["HashingEmbedder", "open_url"]
 
 # Increase it whenever a text gets another vector, so that stored vectors are no longer compared.
-_VERSION: Final = 1
+_VERSION: Final = 2
 _DIMENSIONS: Final = 512
 _WORD, _PAIR, _LETTERS = 1.0, 0.4, 0.25
 _STOP_WORDS: Final = frozenset(

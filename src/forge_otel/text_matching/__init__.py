@@ -1,9 +1,8 @@
-"""Compares free text by the facts it states: paraphrases are equal, other numbers, names or negations are not.
+"""Decides whether two texts ask for the same thing, by a canonical form of each.
 
-Excludes embeddings and the search for near texts, which are in `forge_otel.embedders` and `forge_otel.layers.semantic`.
+It knows words and their positions, not requests or caches: the semantic cache compares the forms.
 """
 
 from forge_otel.text_matching.facts import facts
-from forge_otel.text_matching.tokens import Token, tokenize
 
-__all__ = ["Token", "facts", "tokenize"]
+__all__ = ["facts"]

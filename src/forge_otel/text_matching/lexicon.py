@@ -1,7 +1,8 @@
-"""The published word lists: synonyms, inflections, fillers, units and words around names.
+"""Closed lists of words that may be rewritten, and of words around which nothing may be rewritten.
 
-The lists are short on purpose. Two words are synonyms only if exchanging them changes no component. `large` and `big`
-are not, because both may name a size; nor are `click` and `tap`, or `select` and `choose`.
+Every entry is safe at the position where `forge_otel.text_matching.facts` applies it. A word that may also be a name, a
+state or another part of speech (`present`, `click`, `large`) is on no list: a missing entry costs a cache hit, a wrong
+one answers with another component.
 """
 
 from collections.abc import Mapping
@@ -9,213 +10,236 @@ from types import MappingProxyType
 from typing import Final
 
 __all__ = [
-    "ANAPHORA",
-    "ARTICLES",
-    "AUXILIARIES",
-    "FILLERS",
-    "LABEL_WORDS",
-    "LINKS",
-    "NAMING",
-    "NEGATIONS",
-    "NO_NAMES",
+    "ABBREVIATIONS",
+    "ABOUT_READERS",
+    "AMERICAN",
+    "BEFORE_COUNTS",
+    "CONDITIONS",
+    "CONTRACTIONS",
+    "DETERMINERS",
+    "FINITE",
+    "IMPERATIVES",
+    "LITERAL_AFTER",
+    "NOT_MOVABLE",
     "NUMBER_WORDS",
-    "OPENINGS",
-    "SUBORDINATORS",
-    "SYNONYMS",
+    "PERFECT",
+    "POLITE",
+    "POLITE_QUESTIONS",
+    "QUESTION_VERBS",
+    "READERS",
     "UNITS",
-    "VERBS",
-    "canonical_word",
+    "VERB_OF",
 ]
 
-SYNONYMS: Final = (
-    ("show", "display", "render", "present"),
-    ("use", "apply", "employ", "utilise", "utilize"),
-    ("with", "has", "have", "having"),
-    ("when", "whenever", "if"),
-    ("while", "whilst"),
-    ("must", "should", "shall"),
-    ("allow", "let", "permit"),
-    ("create", "build", "generate"),
+_VERBS: Final = (
+    ("show", "display"),
+    ("use", "apply"),
+    ("create", "build"),
     ("hide", "conceal"),
-    ("notify", "inform"),
     ("keep", "retain", "preserve"),
-    ("place", "put"),
     ("provide", "supply"),
-    ("change", "alter", "modify"),
-    ("indicate", "signal"),
-    ("entire", "whole"),
-    ("color", "colour"),
-    ("gray", "grey"),
-    ("center", "centre"),
-    ("customize", "customise"),
-    ("animate",),
-    ("add",),
-    ("include",),
-    ("open",),
-    ("close",),
-    ("load",),
-    ("report",),
-    ("support",),
-    ("disable",),
-    ("enable",),
-    ("focus",),
-    ("submit",),
-    ("announce",),
-    ("fail",),
-    ("appear",),
-    ("contain",),
-    ("follow",),
-    ("wrap",),
-    ("trigger",),
-    ("send",),
-    ("fill",),
-    ("expand",),
-    ("collapse",),
-    ("remain",),
-    ("become",),
-    ("turn",),
-    ("start",),
-    ("stop",),
-    ("stay",),
-    ("fire",),
-    ("emit",),
-    ("accept",),
-    ("return",),
-    ("move",),
-    ("need",),
-    ("require",),
+    ("alter", "modify"),
+    ("notify", "inform"),
 )
-"""Groups of synonyms, each normalised to its first word; a group of one is a verb with inflections."""
+ABOUT_READERS: Final = frozenset({"notify", "inform"})
+"""Verbs whose object may be a person and that still say the same."""
+VERB_OF: Final[Mapping[str, str]] = MappingProxyType({verb: group[0] for group in _VERBS for verb in group})
+"""Verbs that say the same as the first word of an imperative sentence, before a determiner, and nowhere else."""
 
-_VERB_GROUPS: Final = frozenset(group[0] for group in SYNONYMS) - {
-    *("with", "when", "while", "must", "entire", "color", "gray", "center"),
-}
-# Verbs that double their last consonant or are irregular.
-_IRREGULAR: Final = {"let": ("lets", "letting"), "put": ("puts", "putting"), "submit": ("submits", "submitting")}
-# Also names of states, slots and components, so their inflections are not normalised.
-_NEVER_INFLECTED: Final = frozenset({"display", "present", "place", "signal", "focus", "report"})
+IMPERATIVES: Final = frozenset(VERB_OF) | frozenset(
+    {
+        *("add", "align", "allow", "animate", "avoid", "center", "close", "collapse", "disable", "do", "don't"),
+        *("enable", "expand", "fill", "focus", "give", "highlight", "include", "increase", "let", "limit", "load"),
+        *("lock", "make", "mark", "move", "never", "only", "open", "order", "pin", "reduce", "remove", "render"),
+        *(
+            "call",
+            "change",
+            "label",
+            "name",
+            "place",
+            "position",
+            "put",
+            "replace",
+            "reset",
+            "round",
+            "scroll",
+            "select",
+            "set",
+            "shrink",
+            "sort",
+            "start",
+            "stop",
+            "submit",
+        ),
+        *("support", "swap", "toggle", "trigger", "truncate", "turn", "update", "wrap"),
+    }
+)
+"""Words with which an order begins."""
 
-ARTICLES: Final = frozenset({"a", "an", "the"})
-FILLERS: Final = frozenset({"please", "kindly", "also", "additionally", "does", "do"})
-"""Words without meaning, dropped at any position like articles."""
+DETERMINERS: Final = frozenset(
+    {"a", "an", "the", "this", "these", "each", "every", "all", "no", "any", "its", "their", "your", "our"}
+)
+"""Words after which a noun follows, so that the word before them is a verb."""
 
-OPENINGS: Final = (
+POLITE: Final[tuple[tuple[str, ...], ...]] = (
+    ("please",),
+    ("kindly",),
     ("make", "sure", "that", "you"),
     ("make", "sure", "you"),
+    ("make", "sure", "to"),
     ("make", "sure", "that"),
-    ("make", "sure"),
-    ("ensure", "that", "you"),
     ("ensure", "that"),
     ("be", "sure", "to"),
-    ("it", "is", "important", "that"),
+    ("remember", "to"),
     ("we", "would", "like", "you", "to"),
     ("i", "would", "like", "you", "to"),
     ("we", "want", "you", "to"),
     ("i", "want", "you", "to"),
     ("we", "need", "you", "to"),
+    ("i", "need", "you", "to"),
+)
+"""Openings of an order that add nothing to it."""
+
+POLITE_QUESTIONS: Final[tuple[tuple[str, ...], ...]] = (
     ("could", "you"),
     ("can", "you"),
-    ("remember", "to"),
+    ("would", "you"),
+    ("will", "you"),
 )
-"""Openings of a sentence without meaning."""
+"""Openings that make a question of an order; the question mark goes with them."""
 
-NEGATIONS: Final = frozenset(
-    {"not", "no", "never", "none", "nothing", "nobody", "neither", "nor", "without", "cannot", "except", "unless"}
-)
-SUBORDINATORS: Final = frozenset({"when", "while", "until", "unless", "after", "before", "because", "once"})
-
-ANAPHORA: Final = frozenset(
+CONTRACTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        *("it", "its", "itself", "this", "that", "these", "those", "they", "them", "their", "he", "she", "his", "her"),
-        *("which", "who", "whose", "ones", "former", "latter", "same", "other", "others", "another", "both", "each"),
-        *(
-            "either",
-            "such",
-            "here",
-            "there",
-            "then",
-            "next",
-            "first",
-            "second",
-            "third",
-            "last",
-            "finally",
-            "otherwise",
-        ),
-        *("previous", "previously", "above", "below", "following", "else", "however", "instead"),
-        *("again", "therefore", "likewise", "similarly", "but", "too", "only", "rest", "afterwards", "later"),
+        **{
+            f"{verb}n't": (verb, "not")
+            for verb in (
+                *("are", "could", "did", "do", "does", "had", "has", "have", "is", "must", "need", "should", "was"),
+                *("were", "would"),
+            )
+        },
+        "can't": ("can", "not"),
+        "cannot": ("can", "not"),
+        "won't": ("will", "not"),
+        "they're": ("they", "are"),
+        "you're": ("you", "are"),
+        "we're": ("we", "are"),
+        "you'll": ("you", "will"),
+        "they'll": ("they", "will"),
+        "it'll": ("it", "will"),
+        "it's": ("it", "is"),
+        "that's": ("that", "is"),
+        "there's": ("there", "is"),
     }
 )
-"""Words that refer to another sentence, which makes the order of the sentences significant."""
+"""Contractions and their words; before `PERFECT`, 's means `has`, and stays as it is."""
+PERFECT: Final = frozenset({"been", "got", "had", "become"})
 
-NAMING: Final = frozenset(
+_SPELLINGS: Final = (
+    "behaviour:behavior cancelled:canceled cancelling:canceling catalogue:catalog centre:center centred:centered "
+    "centres:centers colour:color coloured:colored colours:colors favourite:favorite favourites:favorites grey:gray "
+    "greyed:grayed neighbour:neighbor neighbouring:neighboring neighbours:neighbors metre:meter metres:meters"
+)
+_IZE: Final = (
+    "capitalize categorize customize emphasize finalize initialize localize maximize minimize normalize optimize "
+    "organize personalize prioritize realize recognize summarize synchronize utilize visualize"
+)
+AMERICAN: Final[Mapping[str, str]] = MappingProxyType(
     {
-        *("labelled", "labeled", "titled", "named", "called", "says", "saying", "say", "reads", "reading"),
-        *("labels", "titles", "props", "properties", "options", "variants", "states", "events", "values", "names"),
-        *("types", "words", "slots", "tags", "classes"),
+        **dict(pair.split(":") for pair in _SPELLINGS.split()),
+        **{
+            f"{verb[:-2]}s{end}": f"{verb[:-1]}{end}"
+            for verb in _IZE.split()
+            for end in ("e", "ed", "es", "ing", "ation")
+        },
     }
 )
-"""Words followed by names, up to eight of them or the end of the sentence."""
-LABEL_WORDS: Final = NAMING | {
-    *("label", "title", "text", "caption", "placeholder", "heading", "prop", "property", "value", "option"),
-    *("variant", "state", "type", "event", "name", "class", "id", "slot", "tag", "word"),
-}
-"""Words followed by up to three names, which are compared by their spelling."""
-LINKS: Final = frozenset({"is", "are", "of", "to", "as", "should", "must", "it"})
-"""Words that may separate a label word from the name."""
-NO_NAMES: Final = frozenset(
-    {"a", "an", "the", "and", "or", "in", "on", "at", "for", "with", "when", "while", "if", "then"}
-)
-"""Words that do not begin a name, except after a word of `NAMING`."""
+"""British spellings and their American ones."""
 
 UNITS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        **{
-            unit: unit for unit in ("px", "pt", "rem", "em", "vh", "vw", "dp", "ms", "s", "fr", "ch", "deg", "kb", "mb")
-        },
+        **{unit: unit for unit in ("px", "pt", "rem", "em", "vh", "vw", "dp", "ms", "fr", "ch", "deg", "kB", "%")},
+        **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
         **dict.fromkeys(("pixel", "pixels"), "px"),
-        **dict.fromkeys(("percent", "%"), "%"),
-        **dict.fromkeys(("second", "seconds", "sec", "secs"), "s"),
+        **dict.fromkeys(("degree", "degrees"), "deg"),
         **dict.fromkeys(("millisecond", "milliseconds"), "ms"),
-        **dict.fromkeys(("degree", "degrees", "deg"), "deg"),
+        "percent": "%",
     }
 )
+"""Spellings of a unit directly behind a number; their case counts."""
+
 NUMBER_WORDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         word: str(number)
         for number, word in enumerate(
-            ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+            ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"), 1
         )
     }
 )
 
+BEFORE_COUNTS: Final = IMPERATIVES | {
+    *("a", "an", "the", "these", "those", "all", "has", "have", "having", "contains", "shows", "of", "with", "in"),
+    *("are", "is", "only", "exactly", "least", "most", "to", "by", "for", "between", "after", "than", "and", "or"),
+}
+"""Words between which and a plural noun a number word is a count, and no name."""
 
-def _forms(verb: str) -> tuple[str, ...]:
-    if verb in _NEVER_INFLECTED:
-        return (f"{verb}s", f"{verb}ing") if verb in {"display", "present"} else ()
-    if verb in _IRREGULAR:
-        return _IRREGULAR[verb]
-    third = f"{verb}es" if verb.endswith(("s", "x", "ch", "sh")) else f"{verb}s"
-    if verb.endswith("y") and verb[-2] not in "aeiou":
-        third = f"{verb[:-1]}ies"
-    return third, f"{verb.removesuffix('e')}ing"
+CONDITIONS: Final = frozenset({"when", "whenever", "if", "while", "unless"})
+"""Words with which a condition begins that may stand before or behind what depends on it."""
 
+QUESTION_VERBS: Final = frozenset(
+    {
+        *("announce", "ask", "check", "choose", "confirm", "decide", "describe", "detect", "determine", "explain"),
+        *("find", "guess", "indicate", "inform", "know", "log", "mention", "notify", "read", "record", "remember"),
+        *("report", "say", "see", "signal", "specify", "state", "tell", "test", "verify", "warn", "wonder", "write"),
+    }
+)
+"""Verbs behind which `when` and `if` may begin an indirect question: "check if it is valid"."""
 
-def _canonical() -> dict[str, str]:
-    table = {word: group[0] for group in SYNONYMS for word in group}
-    for group in SYNONYMS:
-        for word in group if group[0] in _VERB_GROUPS else ():
-            table.update({form: table[word] for form in _forms(word) if form not in table})
-    return table
+READERS: Final = frozenset(
+    {
+        *("admin", "admins", "author", "buyer", "customer", "customers", "editor", "everyone", "guest", "guests"),
+        *("me", "member", "members", "owner", "owners", "people", "person", "reader", "readers", "them", "us", "user"),
+        *("users", "viewer", "viewers", "visitor", "visitors"),
+    }
+)
+"""Persons to whom something may be shown: "show users when the shop opens" is an indirect question, too."""
 
+NOT_MOVABLE: Final = frozenset(
+    {
+        *("and", "or", "but", "nor", "so", "then", "also", "only", "else", "otherwise", "instead", "too", "even"),
+        *("not", "no", "never", "just", "still", "again", "already", "first", "last", "next", "both", "either"),
+        *("that", "which", "who", "whom", "whose", "where", "how", "what", "why", "because", "until", "before"),
+        *("after", "once", "since", "though", "although", "as", "like", "than", "to", "for", "by", "with", "without"),
+        *("from", "of", "about", "except", "it", "its", "itself", "this", "these", "those", "they", "them", "their"),
+        *("he", "she", "his", "her", "him", "one", "ones", "same", "other", "others", "another", "such", "each"),
+        *("must", "should", "shall", "may", "might", "can", "could", "would", "will", "is", "are", "was", "were"),
+        *("time", "times", "date", "dates", "day", "days", "hour", "hours", "minute", "minutes", "moment", "period"),
+        *("week", "month", "year", "case", "cases", "situation", "point", "reason", "condition", "question", "event"),
+        *("be", "been", "being", "has", "have", "had", "does", "do", "did", "there", "here"),
+    }
+)
+"""Words in a main clause that a condition could attach or point to; such a sentence stays as it is."""
 
-_CANONICAL: Final[Mapping[str, str]] = MappingProxyType(_canonical())
-VERBS: Final = _VERB_GROUPS
-"""Verbs in their base form."""
-AUXILIARIES: Final = frozenset({"is", "are", "with", "must", "can", "may", "will", "be"})
-"""Words that form a sentence with a word before and after them."""
+LITERAL_AFTER: Final = frozenset(
+    {
+        *("label", "labels", "labelled", "labeled", "title", "titles", "titled", "text", "texts", "caption", "heading"),
+        *("headline", "placeholder", "word", "words", "message", "messages", "copy", "wording", "phrase", "string"),
+        *("named", "called", "call", "name", "names", "says", "say", "saying", "reads", "read", "reading", "spelled"),
+        *("prop", "props", "property", "properties", "option", "options", "variant", "variants", "state", "states"),
+        *("value", "values", "type", "types", "event", "events", "class", "classes", "id", "ids", "slot", "slots"),
+        *("tag", "tags", "token", "tokens", "variable", "variables", "theme", "mode", "key", "keys", "keyword"),
+        *("attribute", "attributes", "parameter", "argument", "function", "method", "version"),
+        *("e.g", "i.e", "example", "namely", "eg"),
+    }
+)
+"""Words around which names stand: they, the word before them and the rest of the sentence count as they are spelt."""
 
+FINITE: Final = frozenset(
+    {
+        *("is", "are", "was", "were", "must", "should", "shall", "may", "might", "can", "could", "will", "would"),
+        *("has", "have"),
+    }
+)
+"""Verbs that make a clause a sentence of its own."""
 
-def canonical_word(word: str) -> str:
-    """Return the first synonym of a lower-case word's group, or the word itself."""
-    return _CANONICAL.get(word, word)
+ABBREVIATIONS: Final = frozenset({"e.g", "i.e", "etc", "approx", "vs", "min", "max", "no", "fig", "cf", "incl", "eg"})
+"""Words behind which a full stop ends no sentence."""

@@ -1,147 +1,124 @@
-"""Splits text into tokens: normalised words, names, numbers with units, colours and quotations."""
+"""Text to tokens: words, numbers with their units, quotations and signs, with the spelling that each had.
 
-import itertools
+The reader is linear: every repetition is bounded, or over characters that cannot begin what follows it.
+"""
+
 import re
 import unicodedata
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
-from forge_otel.text_matching.lexicon import LABEL_WORDS, LINKS, NAMING, NO_NAMES, NUMBER_WORDS, UNITS, canonical_word
+from forge_otel.text_matching.lexicon import ABBREVIATIONS, UNITS
 
-__all__ = ["Token", "tokenize"]
+__all__ = ["Sentence", "Token", "sentences_of"]
+
+Kind = Literal["word", "number", "literal", "symbol"]
 
 _UNITS: Final = "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True))
+# Quotations are bounded: without a bound, thousands of opening quotes would each be read to the end of the line.
 _TOKEN: Final = re.compile(
     rf"""
-    (?P<quoted> "[^"\n]*" | `[^`\n]*` | (?<!\w)'[^'\n]+'(?!\w)
-              | \u201c[^\u201d\n]*\u201d | \u2018[^\u2019\n]*\u2019 | \u00ab[^\u00bb\n]*\u00bb )
-  | (?P<color>  \#[0-9A-Za-z_-]+ )
-  | (?P<number> (?:(?<![\w.)\]])[-+\u2212])? \d+(?:[.,]\d+)* (?:\ ?(?P<unit>{_UNITS})(?![\w%]))? (?!\w) )
-  | (?P<word>   \w+(?:['\u2019.\-_]\w+)* )
-  | (?P<end>    [.!?;]+(?=\s|$) | \n+ )
-  | (?P<space>  \s+ )
-  | (?P<symbol> . )
+    (?P<literal> "[^"\n]{{0,200}}" | `[^`\n]{{0,200}}` | (?<!\w)'[^'\n]{{1,200}}'(?!\w)
+               | \u201c[^\u201d\n]{{0,200}}\u201d | \u2018[^\u2019\n]{{0,200}}\u2019 | \u00ab[^\u00bb\n]{{0,200}}\u00bb
+               | \#[0-9A-Za-z_-]{{1,64}} )
+  | (?P<number>  (?:(?<![\w.)\]])[-+\u2212])? \d{{1,32}}(?:\.\d{{1,32}})?
+                 (?:\ ?(?P<unit>{_UNITS})(?![\w%-]))? (?![.,]?\w) )
+  | (?P<figure>  \d{{1,32}}(?:[.,]\d{{1,32}}){{1,8}}(?!\w) )
+  | (?P<word>    \w+(?:['\u2019.\-_]\w+)* )
+  | (?P<newline> \n )
+  | (?P<space>   \s )
+  | (?P<symbol>  . )
     """,
-    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+    re.VERBOSE | re.DOTALL,
 )
-# Number of words that are treated as names after a label word ("label") and after a naming word ("called").
-_NAMES_AFTER_LABEL: Final = 3
-_NAMES_AFTER_NAMING: Final = 8
+_PLAIN_WORD: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One word, number or sign.
+    """One piece of a text.
 
     Args:
-        text: normalised text: the value of a number, the base form of a known verb, a quotation verbatim.
-        kind: `word`, `name` for a word compared by its spelling, `value` for a number, colour or quotation, `symbol`,
-            or `end` of a sentence.
-        spelling: the word as written, in lower case.
+        kind: `word` in lower case, `number` with or without a unit, `symbol`, or `literal`: a quotation, a colour or a
+            name, which counts as it is spelt.
+        text: the piece as it counts.
+        spelt: the piece as it stands in the text.
+        unit: of a number with a unit, in its short spelling.
+        is_spaced: whether white space stands before it.
     """
 
+    kind: Kind
     text: str
-    kind: str
-    spelling: str = ""
+    spelt: str
+    unit: str = ""
+    is_spaced: bool = False
 
 
-def tokenize(text: str) -> list[Token]:
-    """Return the tokens of `text`; only known synonyms and spellings are normalised."""
-    tokens = list(_tokens(unicodedata.normalize("NFC", text)))
-    for position, (token, after) in enumerate(itertools.pairwise(tokens)):
-        # A word before a label word is a name too, as in "the display prop".
-        if token.kind == "word" and after.text in LABEL_WORDS and token.text not in NO_NAMES | LINKS:
-            tokens[position] = Token(token.spelling, "name")
-    return tokens
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """The tokens between two sentence ends.
+
+    Args:
+        tokens: in their order.
+        end: the sign that ended it where that is more than a full stop: `?`, `…`, a line break, or nothing.
+    """
+
+    tokens: tuple[Token, ...]
+    end: str = ""
 
 
-def _tokens(text: str) -> Iterator[Token]:
-    names_left = 0
-    is_first = True
-    for match in _TOKEN.finditer(text):
-        kind, found = match.lastgroup, match[0]
-        if kind == "unit":
-            kind = "number"
-        if kind == "space":
+def sentences_of(text: str) -> list[Sentence]:
+    """Return the sentences of `text`; those without a token are left out."""
+    found: list[Sentence] = []
+    tokens: list[Token] = []
+    has_word = False
+    pieces = list(_pieces(unicodedata.normalize("NFC", text).replace("\r\n", "\n")))
+    for place, (kind, spelt, unit) in enumerate(pieces):
+        if kind == "newline" or (kind == "symbol" and spelt in ".!?\u2026" and _ends(pieces, place, tokens)):
+            if tokens:
+                found.append(Sentence(tuple(tokens), _end_sign(kind, spelt, pieces, place)))
+                tokens, has_word = [], False
             continue
-        if kind == "word":
-            token = _word(found, is_first=is_first, is_name=names_left > 0)
-            names_left = _names_after(found.lower(), names_left)
-            yield from _expanded(token)
-        elif kind == "number":
-            yield Token(_number(found, match["unit"]), "value")
-        elif kind == "end":
-            names_left = 0
-            # A question differs from an instruction.
-            yield from [Token("?", "symbol")] * ("?" in found)
-            yield Token("", "end")
-        else:
-            if found == "," and names_left <= _NAMES_AFTER_LABEL:
-                names_left = 0
-            yield Token(*_sign(str(kind), found))
-        is_first = kind == "end" or (is_first and kind == "symbol")
+        if kind != "space":
+            is_spaced = bool(tokens) and pieces[place - 1][0] == "space"
+            tokens.append(replace(_token(kind, spelt, unit, is_first=not has_word), is_spaced=is_spaced))
+            has_word = has_word or kind == "word"
+    if tokens:
+        found.append(Sentence(tuple(tokens)))
+    return found
 
 
-def _names_after(word: str, names_left: int) -> int:
-    """Return how many words after `word` are names."""
-    if word in NAMING:
-        return _NAMES_AFTER_NAMING
-    if names_left > _NAMES_AFTER_LABEL:
-        return names_left - 1
-    if word in LABEL_WORDS:
-        return _NAMES_AFTER_LABEL
-    if word in NO_NAMES:
-        return 0
-    return names_left if word in LINKS else names_left - 1
+def _pieces(text: str) -> Iterator[tuple[str, str, str]]:
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or "symbol"
+        yield ("number" if kind == "unit" else kind), match[0], match["unit"] or ""
 
 
-def _word(found: str, *, is_first: bool, is_name: bool) -> Token:
-    word = found.replace("\u2019", "'")
-    lower = word.lower()
-    is_verbatim = any(letter.isupper() or letter.isdigit() or letter == "_" for letter in word[1:])
-    # Capitals inside a sentence, digits and underscores mark identifiers and proper names.
-    if is_verbatim or (word[0].isupper() and not is_first and lower != "i"):
-        return Token(word, "name")
-    if is_name and lower not in LABEL_WORDS | LINKS | NO_NAMES:
-        return Token(lower, "name")
-    if lower in NUMBER_WORDS:
-        return Token(NUMBER_WORDS[lower], "value")
-    return Token(canonical_word(lower), "word", lower)
+def _ends(pieces: list[tuple[str, str, str]], place: int, tokens: list[Token]) -> bool:
+    """Return whether the sign at `place` ends a sentence: white space follows, and no abbreviation stands before it."""
+    before = tokens[-1].text if tokens else ""
+    if pieces[place][1] == "." and before in ABBREVIATIONS:
+        return False
+    after = pieces[place + 1][0] if place + 1 < len(pieces) else "space"
+    return after in {"space", "newline"}
 
 
-def _expanded(token: Token) -> Iterator[Token]:
-    """Expand a contraction."""
-    word = token.text
-    if token.kind == "word" and word.endswith("n't"):
-        yield from (Token({"ca": "can", "wo": "will", "sha": "must"}.get(word[:-3], word[:-3]), "word"), _NOT)
-    elif token.kind == "word" and word == "cannot":
-        yield from (Token("can", "word"), _NOT)
-    elif token.kind == "word" and word in {"it's", "that's", "there's"}:
-        yield from (Token(word[:-2], "word"), Token("is", "word"))
-    else:
-        yield token
+def _end_sign(kind: str, spelt: str, pieces: list[tuple[str, str, str]], place: int) -> str:
+    if kind == "newline":
+        return "\n"
+    is_repeated = place > 0 and pieces[place - 1][1] in {".", "!", "?", "\u2026"}
+    return spelt if spelt in "?\u2026" or is_repeated else ""
 
 
-_NOT: Final = Token("not", "word")
-
-
-def _number(found: str, unit: str | None) -> str:
-    digits = found[: len(found) - len(unit)].strip() if unit else found
-    digits = digits.replace("\u2212", "-")
-    # A comma may be a decimal or a thousands separator, so such numbers are compared verbatim.
-    if "," not in digits:
-        with suppress(InvalidOperation):
-            digits = format(Decimal(digits).normalize(), "f")
-    return digits + (UNITS[unit.lower()] if unit else "")
-
-
-def _sign(kind: str, found: str) -> tuple[str, str]:
-    if kind == "color":
-        return found.lower(), "value"
-    if kind == "quoted":
-        # All quotation marks are equivalent, but a backquoted name differs from a quoted text.
-        return ("`" if found[0] == "`" else '"') + found[1:-1], "value"
-    return found, "symbol"
+def _token(kind: str, spelt: str, unit: str, *, is_first: bool) -> Token:
+    if kind == "number":
+        return Token("number", spelt, spelt, UNITS[unit] if unit else "")
+    if kind == "word":
+        word = spelt.replace("\u2019", "'")
+        is_plain = _PLAIN_WORD.fullmatch(word) is not None or "-" in word or "." in word
+        # A capital marks a name, but for that of the first word; "ID" and "iPhone" are names everywhere.
+        if is_plain and word[1:] == word[1:].lower() and (word[0] == word[0].lower() or is_first or word == "I"):
+            return Token("word", word.lower(), spelt)
+        return Token("literal", word, spelt)
+    return Token("symbol" if kind == "symbol" else "literal", spelt, spelt)

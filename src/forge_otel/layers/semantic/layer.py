@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 LAYER: Final = "L2"
 # Old points must not match after a change of the scope, which therefore needs a new version.
-_SCOPE_VERSION: Final = "forge:l2:v1"
+_SCOPE_VERSION: Final = "forge:l2:v2"
 _MAX_NEIGHBOURS: Final = 8
 _MAX_TEXT_CHARS: Final = 8_000
 _SWEEP_INTERVAL_S: Final = 600.0

@@ -129,7 +129,7 @@ async def test_everything_besides_free_text_must_be_equal(vectors: VectorMatrix,
     caches = Caches(vectors)
     await caches.ask("display an icon")
     assert (await caches.ask("show an icon", **change)).source == "L4"
-    assert (await caches.ask("show the icon")).source == "L2"
+    assert (await caches.ask("Please show an icon.")).source == "L2"
 
 
 async def test_another_version_or_model_is_a_miss(vectors: VectorMatrix) -> None:
@@ -149,7 +149,7 @@ async def test_invalidating_the_answer_invalidates_its_paraphrases(
     await caches.exact.invalidate("figma:f")
     assert (await caches.ask("show an icon")).source == "L4"
     assert generation.misses["L2"] == "epoch"
-    assert (await caches.ask("display the icon")).source == "L2"
+    assert (await caches.ask("Please display an icon.")).source == "L2"
     assert len(vectors) == 1
 
 
@@ -249,8 +249,8 @@ async def test_no_mutation_is_a_hit(vectors: VectorMatrix) -> None:
     assert false_hits == []
 
 
-async def test_most_paraphrases_are_hits(vectors: VectorMatrix, record_property: Any) -> None:
-    """500 rewordings by the rules of corpus.py, including those that the offline embedder cannot recognise."""
+async def test_half_of_the_paraphrases_are_hits(vectors: VectorMatrix, record_property: Any) -> None:
+    """500 rewordings by the rules of corpus.py, some of which the value gate cannot tell to be safe."""
     caches, hits, number = Caches(vectors), 0, 500
     for case, (_, one, other) in enumerate(paraphrases(number, seed=5)):
         first = await caches.ask(one, content_hash=str(case))
@@ -260,7 +260,7 @@ async def test_most_paraphrases_are_hits(vectors: VectorMatrix, record_property:
         hits += reply.source == "L2"
     record_property("recall", hits / number)
     print(f"recall of paraphrases: {hits / number:.1%}")
-    assert hits >= 0.6 * number
+    assert hits >= 0.5 * number
 
 
 async def test_a_point_does_not_contain_the_text() -> None:
