@@ -26,7 +26,7 @@ from tests.servers import S3Server, StrictS3Server
 from tests.servers.strict_s3 import is_built
 from tests.unit.sinks.builders import record
 
-from forge_otel.outbox.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox, OutboxOptions
 from forge_otel.sinks.archive import Bundle
 from forge_otel.sinks.s3.sink import S3Archive, open_url
 from forge_otel.testing.faults.http import HttpAnswer
@@ -130,7 +130,7 @@ async def proved(archive: S3Archive, records: list[Record]) -> None:
 async def outage(proxy: Beside, url: str, fault: Any, *, stem: str, waiting: int) -> dict[str, float]:
     """An outage of the archive, with records that are queued in the outbox meanwhile."""
     archive, records = open_url(url), made(waiting, stem)
-    async with Outbox([archive], directory=None, max_bytes=2**28, shutdown_timeout_s=5) as box:
+    async with Outbox([archive], OutboxOptions(directory=None, max_bytes=2**28, shutdown_timeout_s=5)) as box:
         (known,) = made(1, f"{stem}-known")
         await box.offer(known)
         await box.drain(timeout_s=10)

@@ -233,13 +233,9 @@ class Forge:
         return Call(request=request, pipeline=pipeline, key=key, component_id=component_id, run=run)
 
     def _build_outbox(self, sinks: Sequence[Sink]) -> Outbox:
-        return Outbox(
-            [*sinks, self.recent],
-            directory=self.components.outbox_dir,
-            max_bytes=self.settings.outbox_max_bytes,
-            shutdown_timeout_s=self.settings.shutdown_timeout_s * options.OUTBOX_SHARE,
-            is_power_safe=self.settings.outbox_durability == "power-safe",
-        )
+        shutdown_timeout_s = self.settings.shutdown_timeout_s * options.OUTBOX_SHARE
+        outbox = options.outbox(self.settings, self.components.outbox_dir, shutdown_timeout_s=shutdown_timeout_s)
+        return Outbox([*sinks, self.recent], outbox)
 
     def _build_operations(self) -> Operations:
         return Operations(

@@ -16,7 +16,7 @@ from componentforge.llm import LanguageModel, Message
 from componentforge.settings import ServiceSettings
 from forge_otel import Forge, Settings
 from forge_otel.errors import ServiceUnavailable
-from forge_otel.outbox.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox, OutboxOptions
 from forge_otel.resilience.guard import Guard
 from forge_otel.testing.faults.proxy import FaultProxy, HttpAnswer
 
@@ -191,7 +191,7 @@ async def test_a_hung_disk_delays_the_first_callers_only(tmp_path: Path) -> None
     """After one caller has waited for a second, no caller waits until the disk responds; no record is lost."""
     sink = ListSink()
     offered = [record() for _ in range(20)]
-    async with Outbox([sink], directory=tmp_path, max_bytes=2**26, shutdown_timeout_s=5) as box:
+    async with Outbox([sink], OutboxOptions(directory=tmp_path, max_bytes=2**26, shutdown_timeout_s=5)) as box:
         (journal,) = tmp_path.glob("*.journal")
         async with locked(journal):
             await box.offer(offered[0])

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 from tests.unit.sinks.builders import ListSink, eventually, record
 
-from forge_otel.outbox.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox, OutboxOptions
 from forge_otel.types import Record
 
 ROUNDS: Final = int(os.environ.get("DAMAGE_ROUNDS", "8"))
@@ -27,7 +27,7 @@ OFF_BY: Final = 3
 
 def outbox(directory: Path, sink: ListSink) -> Outbox:
     """Return an outbox with the usual limits."""
-    return Outbox([sink], directory=directory, max_bytes=2**26, shutdown_timeout_s=0.5)
+    return Outbox([sink], OutboxOptions(directory=directory, max_bytes=2**26, shutdown_timeout_s=0.5))
 
 
 async def left_behind(directory: Path, records: list[Record], *, is_killed: bool) -> Path:

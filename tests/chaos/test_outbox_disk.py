@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.unit.sinks.builders import ListSink, eventually, record
 
-from forge_otel.outbox.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox, OutboxOptions
 from forge_otel.types import Record
 
 
@@ -29,7 +29,7 @@ async def test_a_full_disk_costs_no_answer(tmp_path: Path) -> None:
     offered = [record(artifacts={"component.tsx": "x" * 20_000}) for _ in range(60)]
     later: list[Record] = []
 
-    async with Outbox([sink], directory=tmp_path, max_bytes=2**26, shutdown_timeout_s=5) as box:
+    async with Outbox([sink], OutboxOptions(directory=tmp_path, max_bytes=2**26, shutdown_timeout_s=5)) as box:
         with files_no_larger_than(400_000):
             for item in offered:
                 await box.offer(item)
@@ -50,7 +50,7 @@ async def test_a_full_disk_and_a_full_memory_are_counted(tmp_path: Path) -> None
     sink = ListSink()
     sink.fault = ConnectionError("down")
 
-    async with Outbox([sink], directory=tmp_path, max_bytes=2**30, shutdown_timeout_s=0.2) as box:
+    async with Outbox([sink], OutboxOptions(directory=tmp_path, max_bytes=2**30, shutdown_timeout_s=0.2)) as box:
         with files_no_larger_than(400_000):
             for _ in range(50):
                 await box.offer(record(artifacts={"screenshot.png": bytes(2_000_000)}))

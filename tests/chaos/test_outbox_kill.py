@@ -16,7 +16,7 @@ from sqlalchemy import text
 from tests.unit.sinks.builders import eventually, record
 
 from forge_otel._internal.ids import new_id
-from forge_otel.outbox.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox, OutboxOptions
 from forge_otel.sinks.files.sink import FileArchive
 from forge_otel.sinks.sql import SqlSink
 from forge_otel.types import Sink
@@ -29,7 +29,7 @@ CALLERS = 16
 def service(directory: Path, url: str) -> Outbox:
     """Return the outbox of the service, for use before and after the kill."""
     sinks: list[Sink] = [SqlSink(url), FileArchive(directory / "archive")]
-    return Outbox(sinks, directory=directory / "outbox", max_bytes=2**30, shutdown_timeout_s=5)
+    return Outbox(sinks, OutboxOptions(directory=directory / "outbox", max_bytes=2**30, shutdown_timeout_s=5))
 
 
 def contents(generation_id: str) -> dict[str, str | bytes]:

@@ -1,4 +1,4 @@
-"""What hostile use once broke: each was a fault, and is a test now."""
+"""Regression tests of faults that hostile use has revealed."""
 
 import asyncio
 import gc
@@ -35,7 +35,7 @@ def _request(**changes: Any) -> GenerationRequest:
 
 
 async def test_a_burst_of_large_answers_is_journalled_whole(tmp_path: Path) -> None:
-    """Twelve answers of eight megabytes at once wait their turn, and none is dropped."""
+    """Of twelve concurrent answers of 8 MB none is dropped."""
     forge = _forge(tmp_path)
 
     @forge.generation
@@ -49,8 +49,8 @@ async def test_a_burst_of_large_answers_is_journalled_whole(tmp_path: Path) -> N
     assert (stats.delivered, stats.dropped) == (12, {})
 
 
-async def test_two_migrations_at_once_keep_to_their_databases(tmp_path: Path) -> None:
-    """Forges that open side by side in one process each have their tables."""
+async def test_concurrent_migrations_use_their_own_databases(tmp_path: Path) -> None:
+    """Two forges that are opened concurrently in one process each have their tables."""
 
     async def open_and_generate(folder: Path) -> bool:
         async with _forge(folder) as forge:
@@ -61,8 +61,8 @@ async def test_two_migrations_at_once_keep_to_their_databases(tmp_path: Path) ->
         assert all(await asyncio.gather(*(open_and_generate(tmp_path / f"{turn}-{side}") for side in "ab")))
 
 
-async def test_an_exception_that_is_none_is_recorded(tmp_path: Path) -> None:
-    """A pipeline that ends by its own kind of BaseException leaves its record, too."""
+async def test_a_base_exception_is_recorded(tmp_path: Path) -> None:
+    """A pipeline may raise a BaseException of its own."""
 
     class Abort(BaseException):
         pass
@@ -80,8 +80,8 @@ async def test_an_exception_that_is_none_is_recorded(tmp_path: Path) -> None:
         assert [record.outcome for record in forge.recent.records()] == ["error"]
 
 
-async def test_a_pipeline_that_returns_something_else_is_told(tmp_path: Path) -> None:
-    """The caller gets a sentence, and the record says what happened."""
+async def test_a_wrong_return_type_is_an_error(tmp_path: Path) -> None:
+    """The caller gets an error message, and the record has the error."""
     forge = _forge(tmp_path)
 
     @forge.generation
@@ -98,14 +98,14 @@ async def test_a_pipeline_that_returns_something_else_is_told(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "wrong", [{"metadata": None}, {"artifacts": {1: "x"}}, {"artifacts": {"a": 1}}, {"code": b"x"}]
 )
-def test_a_result_of_wrong_types_is_refused_where_it_is_made(wrong: dict[str, Any]) -> None:
-    """Not when it is stored, after its money was spent."""
+def test_a_result_with_wrong_types_is_rejected_when_it_is_created(wrong: dict[str, Any]) -> None:
+    """Not later, when it is stored and the generation was paid for."""
     with pytest.raises(TypeError, match="GenerationResult"):
         GenerationResult(**{"code": "x"} | wrong)
 
 
 async def test_a_score_that_no_float_holds_is_left_out(tmp_path: Path) -> None:
-    """An odd score costs the score, not the record."""
+    """The record is kept without the score."""
     forge = _forge(tmp_path)
 
     @forge.generation
@@ -119,7 +119,7 @@ async def test_a_score_that_no_float_holds_is_left_out(tmp_path: Path) -> None:
 
 
 async def test_equal_requests_in_two_unicode_forms_share_their_answer(tmp_path: Path) -> None:
-    """Composed and decomposed letters are one key, and one set of tags."""
+    """Composed and decomposed letters have one key and one set of tags."""
     forge = _forge(tmp_path)
 
     @forge.generation
@@ -132,7 +132,7 @@ async def test_equal_requests_in_two_unicode_forms_share_their_answer(tmp_path: 
 
 
 async def test_a_huge_report_counts_for_the_size_of_an_entry(tmp_path: Path) -> None:
-    """The limit is for all that would be stored."""
+    """The limit applies to everything that is stored."""
     forge = _forge(tmp_path, cache_max_entry_bytes=1000)
 
     @forge.generation
@@ -160,25 +160,25 @@ async def test_a_huge_report_counts_for_the_size_of_an_entry(tmp_path: Path) -> 
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_without_its_secret(name: str, value: str) -> None:
-    """A sentence about the setting, at start, and never the password in it."""
+    """When the runtime is built, with the name of the setting and without the password."""
     with pytest.raises(ConfigurationError) as caught:
         Forge.from_env({name: value})
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_password_with_a_slash_is_masked() -> None:
-    """Everything before the last @ is taken for credentials."""
+    """Everything before the last @ is treated as credentials."""
     assert "hunter2" not in repr(Settings(database_url="postgresql+asyncpg://u:x/hunter2@h/d"))
 
 
 def test_a_component_id_that_is_no_string_is_a_bad_request() -> None:
-    """A number is refused as any other bad id is."""
+    """A number is rejected like any other malformed id."""
     with pytest.raises(BadRequest):
         _request(component_id=5)
 
 
 def test_an_authenticated_entry_of_another_shape_is_damaged() -> None:
-    """Whoever can write to the store can make a miss, not an error."""
+    """A valid MAC around an unknown format is a miss, not an error."""
     body = b"\0" + bytes(8) + b'{"code":"x","artifacts":["x"],"report_html":null,"metadata":{},"origin_id":""'
     body += b',"cost_usd":"1","epochs":{}}'
     with pytest.raises(DamagedFrame):
@@ -202,12 +202,12 @@ async def test_half_a_surrogate_in_an_error_does_not_hide_the_list(tmp_path: Pat
             await generate(_request())
         assert await forge.outbox.drain(timeout_s=10)
         assert (await client.get("/forge/api/generations")).status_code == 200
-        # The middleware opened it too, as no lifespan did, and nobody else will leave it.
+        # The middleware entered it without a lifespan, so only this test can leave it.
         await forge.__aexit__(None, None, None)
 
 
-async def test_leaving_too_often_is_an_error_and_no_end(tmp_path: Path) -> None:
-    """A forge that was left without being entered can still be opened."""
+async def test_leaving_too_often_is_an_error(tmp_path: Path) -> None:
+    """The forge can still be opened afterwards."""
     forge = _forge(tmp_path)
     with pytest.raises(Exception, match="left more often"):
         await forge.__aexit__(None, None, None)
@@ -216,7 +216,7 @@ async def test_leaving_too_often_is_an_error_and_no_end(tmp_path: Path) -> None:
 
 
 async def test_closing_at_once_leaves_no_exception_unseen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A ping that fails while the forge closes is nobody's business any more."""
+    """An error of a ping during closing is not logged as never retrieved."""
     forge = _forge(tmp_path)
     for turn in range(6):
         async with forge:

@@ -1,4 +1,4 @@
-"""The main job over real HTTP: one trace a request, bad input, and what is left when it is stopped."""
+"""The main job over real HTTP: one trace per request, bad input, and stopping under load."""
 
 import asyncio
 import json
@@ -157,7 +157,7 @@ def _body(**changes: Any) -> dict[str, Any]:
 async def test_bad_input_is_refused_in_plain_words(
     tmp_path: Path, sent: dict[str, Any], status: int, sentence: str
 ) -> None:
-    """Problem+json with a sentence and the trace id, nothing stored, and the service goes on."""
+    """The response is problem+json with the trace id; nothing is stored, and the service continues."""
     async with _running(tmp_path, create_app) as site:
         headers = {"content-type": "application/json"}
         if "json" in sent:
@@ -199,7 +199,7 @@ async def _demo(folder: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process,
 
 
 async def _load(base_url: str, answered: list[str], stop: asyncio.Event) -> None:
-    """Ask for new designs, several at once, until told to stop; note what was answered."""
+    """Send concurrent requests for new designs until stopped; record the answers."""
 
     async def ask(number: int) -> None:
         async with httpx.AsyncClient(base_url=base_url, timeout=30) as client:
@@ -220,7 +220,7 @@ async def _load(base_url: str, answered: list[str], stop: asyncio.Event) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["ctrl-c", "term", "kill"])
 async def test_stopping_under_load_loses_no_answer(tmp_path: Path, how: signal.Signals) -> None:
-    """However the service is stopped, what it answered is in the database, once, with all artifacts."""
+    """After any signal, every answer is in the database once, with all artifacts."""
     answered: list[str] = []
     stop = asyncio.Event()
     async with _demo(tmp_path) as (process, base_url):
@@ -244,7 +244,7 @@ async def test_stopping_under_load_loses_no_answer(tmp_path: Path, how: signal.S
 
 
 async def _drain(folder: Path) -> None:
-    """What a killed process left is delivered by the next one."""
+    """The next process delivers the records of a killed one."""
     settings = Settings(
         archive_url=f"file://{folder}/artifacts",
         database_url=f"sqlite+aiosqlite:///{folder}/forge.db",
@@ -256,7 +256,7 @@ async def _drain(folder: Path) -> None:
 
 @pytest.mark.parametrize("runner", ["code", "uvicorn"])
 async def test_wrong_settings_stop_the_start(tmp_path: Path, runner: str) -> None:
-    """Every fault is named, no secret is shown, and the exit code says that it failed."""
+    """Every fault is listed without secrets, and the exit code is not 0."""
     (tmp_path / "service.py").write_text(
         "from fastapi import FastAPI\nfrom forge_otel import Forge, ForgeMiddleware\n"
         + ("Forge.from_env()\n" if runner == "code" else "")

@@ -13,7 +13,7 @@ from tests.unit.sinks.builders import eventually, record
 
 from forge_otel import cli
 from forge_otel.database.migrate import migrate
-from forge_otel.outbox.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox, OutboxOptions
 from forge_otel.sinks.sql import SqlSink
 from forge_otel.types import Record
 
@@ -46,7 +46,7 @@ def execute(folder: Path, statement: str) -> list[tuple[object, ...]]:
 def opened(folder: Path) -> Outbox:
     """Return the outbox of a service."""
     sink = SqlSink(database_url(folder))
-    return Outbox([sink], directory=folder / "outbox", max_bytes=2**26, shutdown_timeout_s=5)
+    return Outbox([sink], OutboxOptions(directory=folder / "outbox", max_bytes=2**26, shutdown_timeout_s=5))
 
 
 async def refused(folder: Path, records: Sequence[Record]) -> None:

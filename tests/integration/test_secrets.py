@@ -1,4 +1,4 @@
-"""Secrets planted wherever a request can carry one: none of them is in any byte that LangSmith gets."""
+"""Secrets planted in every part of a request: none of them is in any byte that LangSmith receives."""
 
 import asyncio
 import json
@@ -26,12 +26,12 @@ INNOCENT = "the button is round"
 
 
 def plant(place: str) -> str:
-    """Return a secret that is only in one place, so that a leak says where it came from."""
+    """Return a secret for one place, which identifies the origin of a leak."""
     return PLANTED.setdefault(place, f"Canary{len(PLANTED):03d}x7f3aQ9zKw2")
 
 
 def marked(place: str, mark: str = "password={}") -> str:
-    """Return a text with a secret that can be told as one."""
+    """Return a text with a recognizable secret."""
     return f"{INNOCENT}; {mark.format(plant(place))}"
 
 
@@ -61,7 +61,7 @@ QUERY = {
 
 
 def body() -> dict[str, Any]:
-    """What the client sends."""
+    """The request body."""
     return {
         "note": INNOCENT,
         "api_key": plant("body"),
@@ -181,7 +181,7 @@ def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[LangSmithStandIn]:
 
 @pytest.mark.parametrize("capture", [True, False], ids=["capture", "no-capture"])
 async def test_no_planted_secret_reaches_langsmith(langsmith: LangSmithStandIn, capture: bool) -> None:
-    """Some sixty secrets go in by every way there is; the runs arrive, with what is harmless in them."""
+    """About sixty secrets are planted; the runs arrive with their harmless contents."""
     provider = TracerProvider(
         resource=Resource({"service.name": "s", "db.password": plant("resource")}), shutdown_on_exit=False
     )

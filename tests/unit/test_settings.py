@@ -1,4 +1,4 @@
-"""Code and environment say the same thing, and a fault is told with all others."""
+"""Settings from code and from the environment, and their validation."""
 
 from dataclasses import fields
 from decimal import Decimal
@@ -11,7 +11,7 @@ from forge_otel.settings import Settings, mask_url
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
-    """Nothing set is the embedded default of every part."""
+    """Every part has an embedded default."""
     assert Settings.from_env({}) == Settings()
 
 
@@ -81,7 +81,7 @@ def test_every_field_can_be_set_by_its_variable() -> None:
 
 
 def test_every_fault_is_listed_at_once_with_secrets_masked() -> None:
-    """Six faults give six lines, and none of them shows a secret."""
+    """Six faults are six lines without secrets."""
     environ = {
         "FORGE_CAHCE_URL": "memory://",
         "FORGE_ADMIN_TOKEN": "hunter2",
@@ -99,24 +99,24 @@ def test_every_fault_is_listed_at_once_with_secrets_masked() -> None:
 
 
 @pytest.mark.parametrize("rate", ["0", "1"])
-def test_nothing_and_everything_are_shares(rate: str) -> None:
-    """A rate is from 0 to 1, both included."""
+def test_the_bounds_of_a_rate_are_included(rate: str) -> None:
+    """0 exports no ordinary trace, 1 exports all."""
     assert Settings.from_env({"FORGE_TRACE_SAMPLE_RATE": rate}).trace_sample_rate == float(rate)
 
 
 @pytest.mark.parametrize("rate", ["-0.1", "1.5", "nan"])
 def test_a_rate_is_a_fraction(rate: str) -> None:
-    """Anything else is refused."""
+    """Other values are rejected."""
     with pytest.raises(ConfigurationError, match="it must be a fraction from 0 to 1"):
         Settings.from_env({"FORGE_TRACE_SAMPLE_RATE": rate})
 
 
-def test_somebody_elses_variable_is_left_alone() -> None:
-    """A variable that only shares our prefix is not a fault."""
+def test_a_foreign_variable_is_ignored() -> None:
+    """A variable with our prefix that resembles no setting belongs to the application."""
     assert Settings.from_env({"FORGE_WORKSPACE": "x"}) == Settings()
 
 
-def test_the_repr_holds_no_secret() -> None:
+def test_the_repr_contains_no_secret() -> None:
     """Tokens, passwords and query strings are never printed."""
     settings = Settings(
         admin_token="t0psecret" * 2, cache_secret="t0psecret" * 2, cache_url="redis://u:t0psecret@h?p=t0psecret"
@@ -136,6 +136,6 @@ def test_the_repr_holds_no_secret() -> None:
         (None, None),
     ],
 )
-def test_urls_are_shown_without_what_is_secret(url: str | None, masked: str | None) -> None:
-    """Credentials and queries are cut, place and name stay."""
+def test_urls_are_shown_without_secrets(url: str | None, masked: str | None) -> None:
+    """Credentials and queries are masked, host and path stay."""
     assert mask_url(url) == masked

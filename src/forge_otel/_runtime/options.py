@@ -1,17 +1,20 @@
 """Settings → options: the one place where the flat settings are turned into the options of the parts.
 
 An option is declared in `Settings`, because its name is that of the environment variable, and in the part that it
-tunes. URLs are opened in `forge_otel._runtime.components`, with the options that go with them.
+tunes. The options of an adapter are passed with its URL in `forge_otel._runtime.components`; `Telemetry` reads the
+settings itself, because applications build it without a Forge.
 """
 
+from pathlib import Path
 from typing import Final
 
 from forge_otel.layers.budget import BudgetOptions
 from forge_otel.layers.exact.layer import ExactCacheOptions
 from forge_otel.layers.semantic.layer import SemanticCacheOptions
+from forge_otel.outbox.outbox import OutboxOptions
 from forge_otel.settings import Settings
 
-__all__ = ["OUTBOX_SHARE", "RUNS_SHARE", "SPANS_SHARE", "budget", "exact_cache", "semantic_cache"]
+__all__ = ["OUTBOX_SHARE", "RUNS_SHARE", "SPANS_SHARE", "budget", "exact_cache", "outbox", "semantic_cache"]
 
 # Fractions of `shutdown_timeout_s`, in the order of closing: running generations, the outbox, spans.
 RUNS_SHARE: Final = 0.2
@@ -66,4 +69,20 @@ def budget(settings: Settings) -> BudgetOptions:
         mode=settings.budget_mode,
         reserve_usd=settings.budget_reserve_usd,
         reserve_tokens=settings.budget_reserve_tokens,
+    )
+
+
+def outbox(settings: Settings, directory: Path | None, *, shutdown_timeout_s: float) -> OutboxOptions:
+    """Return the options of the outbox.
+
+    Args:
+        settings: of the runtime.
+        directory: folder of the journal; None keeps records in memory.
+        shutdown_timeout_s: time limit of closing in seconds.
+    """
+    return OutboxOptions(
+        directory=directory,
+        max_bytes=settings.outbox_max_bytes,
+        shutdown_timeout_s=shutdown_timeout_s,
+        is_power_safe=settings.outbox_durability == "power-safe",
     )

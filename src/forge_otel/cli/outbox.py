@@ -66,14 +66,10 @@ def _retry(arguments: Namespace) -> int:
 
 
 async def _deliver(settings: Settings, sinks: list[Any], directory: Path, *, timeout_s: float) -> int:
+    from forge_otel._runtime import options
     from forge_otel.outbox.outbox import Outbox
 
-    outbox = Outbox(
-        sinks,
-        directory=directory,
-        max_bytes=settings.outbox_max_bytes,
-        shutdown_timeout_s=settings.shutdown_timeout_s,
-    )
+    outbox = Outbox(sinks, options.outbox(settings, directory, shutdown_timeout_s=settings.shutdown_timeout_s))
     async with outbox:
         is_done = await outbox.drain(timeout_s=timeout_s)
         found = outbox.stats().sinks

@@ -20,7 +20,7 @@ from forge_otel.outbox.journal_queue import JournalQueue
 from forge_otel.types import Record, Sink
 from forge_otel.types.capabilities import NamedSink
 
-__all__ = ["Outbox", "OutboxStats", "SinkStats", "name_of"]
+__all__ = ["Outbox", "OutboxOptions", "OutboxStats", "SinkStats", "name_of"]
 
 _logger = getLogger(__name__)
 _OPEN_TIMEOUT_S: Final = 2.0
@@ -71,32 +71,36 @@ class OutboxStats:
     is_durable: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxOptions:
+    """Tunables of the outbox.
+
+    Args:
+        directory: folder of the journal, shared by the processes of one service; None keeps records in memory.
+        max_bytes: size of the waiting records of this process above which new ones are dropped and counted.
+        shutdown_timeout_s: time limit of closing in seconds.
+        is_power_safe: flush each commit to the disk, so that it survives a power cut.
+    """
+
+    directory: Path | None
+    max_bytes: int
+    shutdown_timeout_s: float
+    is_power_safe: bool = False
+
+
 class Outbox:
     """Stores records in a journal and delivers them to every sink.
 
     Args:
         sinks: each with a `name`, or named after its class; asynchronous context managers are entered and left.
-        directory: folder of the journal, shared by the processes of one service; None keeps records in memory.
-        max_bytes: size of the waiting records of this process above which new ones are dropped and counted.
-        shutdown_timeout_s: maximum duration of closing.
-        is_power_safe: flush each commit to the disk, so that it survives a power cut.
+        options: location and limits of the journal.
     """
 
-    def __init__(
-        self,
-        sinks: Sequence[Sink],
-        *,
-        directory: Path | None,
-        max_bytes: int,
-        shutdown_timeout_s: float,
-        is_power_safe: bool = False,
-    ) -> None:
+    def __init__(self, sinks: Sequence[Sink], options: OutboxOptions) -> None:
         self._sinks = _named(sinks)
         # Absolute, because files are created later and the application may change its working directory.
-        self._directory = None if directory is None else directory.absolute()
-        self._max_bytes = max_bytes
-        self._is_power_safe = is_power_safe
-        self._shutdown_timeout_s = shutdown_timeout_s
+        self._directory = None if options.directory is None else options.directory.absolute()
+        self._options = options
         self._is_open = False
         self._accounting = DeliveryAccounting(tuple(self._sinks))
         self._workers: list[DeliveryWorker] = []
@@ -123,10 +127,10 @@ class Outbox:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        deadline_s = time.monotonic() + self._shutdown_timeout_s
+        deadline_s = time.monotonic() + self._options.shutdown_timeout_s
         self._is_open = False
-        await self._queue.flush(timeout_s=self._shutdown_timeout_s * _DELIVERY_SHARE)
-        left_s = max(0.0, deadline_s - time.monotonic() - self._shutdown_timeout_s * (1 - _DELIVERY_SHARE))
+        await self._queue.flush(timeout_s=self._options.shutdown_timeout_s * _DELIVERY_SHARE)
+        left_s = max(0.0, deadline_s - time.monotonic() - self._options.shutdown_timeout_s * (1 - _DELIVERY_SHARE))
         await asyncio.gather(*(worker.finish(timeout_s=left_s) for worker in self._workers))
         # The journal needs the remaining half more than the sinks do.
         left_s = max(0.0, deadline_s - time.monotonic())
@@ -223,8 +227,8 @@ class Outbox:
         return JournalQueue(
             self._accounting,
             directory=self._directory,
-            max_bytes=self._max_bytes,
-            is_power_safe=self._is_power_safe,
+            max_bytes=self._options.max_bytes,
+            is_power_safe=self._options.is_power_safe,
             on_stored=self._on_stored,
             on_acknowledged=self._changed.set,
         )

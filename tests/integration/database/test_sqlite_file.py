@@ -12,7 +12,7 @@ import pytest
 from tests.unit.sinks.builders import eventually, record
 
 from forge_otel import Forge, Settings
-from forge_otel.outbox.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox, OutboxOptions
 from forge_otel.sinks.sql import SqlSink
 
 
@@ -37,7 +37,7 @@ async def test_a_corrupted_file_is_replaced(tmp_path: Path) -> None:
     """The queued records are written to a new file, and the old file is renamed."""
     path = tmp_path / "forge.db"
     sink = SqlSink(f"sqlite+aiosqlite:///{path}")
-    async with Outbox([sink], directory=tmp_path / "box", max_bytes=2**26, shutdown_timeout_s=5) as box:
+    async with Outbox([sink], OutboxOptions(directory=tmp_path / "box", max_bytes=2**26, shutdown_timeout_s=5)) as box:
         for _ in range(50):
             await box.offer(record())
         await eventually(lambda: box.stats().sinks["database"].delivered == 50)

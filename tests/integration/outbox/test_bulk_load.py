@@ -22,7 +22,7 @@ from forge_otel._journal.segments import DiskSegment
 from forge_otel.database.engine import create_engine
 from forge_otel.outbox.codec import encode
 from forge_otel.outbox.inspect import dead_letters
-from forge_otel.outbox.outbox import Outbox, SinkStats
+from forge_otel.outbox.outbox import Outbox, OutboxOptions, SinkStats
 from forge_otel.sinks.sql import SqlSink
 from forge_otel.types import Record
 
@@ -43,7 +43,7 @@ def left_behind(directory: Path, bodies: Sequence[bytes], *, count: int = 1) -> 
 def outbox(directory: Path | None, url: str, *, shutdown_timeout_s: float = 5.0) -> Outbox:
     """Return an outbox whose bulk load starts early."""
     sink = SqlSink(url, bulk_load_above=ABOVE)
-    return Outbox([sink], directory=directory, max_bytes=2**30, shutdown_timeout_s=shutdown_timeout_s)
+    return Outbox([sink], OutboxOptions(directory=directory, max_bytes=2**30, shutdown_timeout_s=shutdown_timeout_s))
 
 
 def database_of(box: Outbox) -> SinkStats:

@@ -10,7 +10,7 @@ from tests.integration.database.tables import GENERATIONS, rows
 from tests.unit.sinks.builders import ListSink, eventually, record
 
 from forge_otel.errors import NotOpen, Rejected
-from forge_otel.outbox.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox, OutboxOptions
 from forge_otel.sinks.sql import SqlSink, open_url
 
 
@@ -45,7 +45,7 @@ async def test_an_invalid_record_becomes_a_dead_letter(url: str, tmp_path: Path)
     good = [record() for _ in range(60)]
     bad = record(cost_usd=Decimal(10) ** 20)
     sink = SqlSink(url)
-    async with Outbox([sink], directory=tmp_path / "box", max_bytes=2**26, shutdown_timeout_s=5) as box:
+    async with Outbox([sink], OutboxOptions(directory=tmp_path / "box", max_bytes=2**26, shutdown_timeout_s=5)) as box:
         for item in [*good[:30], bad, *good[30:]]:
             box.offer_nowait(item)
         await eventually(lambda: not box.stats().sinks["database"].waiting, timeout_s=20)
@@ -60,7 +60,9 @@ async def test_records_are_queued_while_the_database_is_down(tmp_path: Path) -> 
     blocker = tmp_path / "folder"
     blocker.write_text("in the way")
     sink, other = SqlSink(f"sqlite+aiosqlite:///{blocker}/forge.db"), ListSink()
-    async with Outbox([sink, other], directory=tmp_path / "box", max_bytes=2**26, shutdown_timeout_s=5) as box:
+    async with Outbox(
+        [sink, other], OutboxOptions(directory=tmp_path / "box", max_bytes=2**26, shutdown_timeout_s=5)
+    ) as box:
         await box.offer(record())
         await eventually(lambda: other.ids and not box.stats().sinks["database"].is_up)
         with pytest.raises(NotOpen):

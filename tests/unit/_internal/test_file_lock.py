@@ -1,4 +1,4 @@
-"""One process at a time does what one of them should do."""
+"""Inter-process locks."""
 
 import subprocess
 import sys
@@ -9,8 +9,8 @@ import pytest
 from forge_otel._internal.file_lock import try_lock
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
-    """Whoever comes second does not wait; after the end somebody else may."""
+def test_a_lock_has_one_holder(tmp_path: Path) -> None:
+    """A second attempt fails at once; after the release the lock is free."""
     lock = tmp_path / "folder" / "lock"
     with try_lock(lock) as first, try_lock(lock) as second:
         assert (first, second) == (True, False)
@@ -18,8 +18,8 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         assert third
 
 
-def test_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
-    """Its lock goes with it."""
+def test_a_killed_process_releases_its_lock(tmp_path: Path) -> None:
+    """The operating system does."""
     lock = tmp_path / "lock"
     code = (
         "import sys, pathlib, forge_otel._internal.file_lock as a\n"

@@ -9,7 +9,7 @@ from forge_otel._internal.tasks import BackgroundTask, TaskSet, TaskSupervisor, 
 
 
 class PanicError(BaseException):
-    """What a Rust extension raises: no Exception."""
+    """Like the PanicException of a Rust extension, it is no Exception."""
 
 
 async def until(condition: asyncio.Event) -> None:
@@ -120,7 +120,7 @@ async def test_abandon_after_returns_the_result() -> None:
 
 
 async def test_abandon_after_holds_against_work_that_ignores_cancellation() -> None:
-    """`asyncio.timeout` would wait for ever."""
+    """`asyncio.timeout` would never return."""
     release = asyncio.Event()
 
     async def stubborn() -> None:

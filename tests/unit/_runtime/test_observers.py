@@ -10,6 +10,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from forge_otel import Forge
+from forge_otel._internal.tasks import TaskSupervisor
 from forge_otel._runtime.observers import Observers
 from forge_otel.errors import BadRequest
 from forge_otel.names import Attr, Metric
@@ -29,7 +30,7 @@ def observers(new_forge: Callable[..., Forge], reader: InMemoryMetricReader) -> 
     forge = new_forge()
     instruments = Instruments()
     instruments.bind(MeterProvider([reader], shutdown_on_exit=False).get_meter("test"))
-    return Observers(instruments, forge.guards, forge.outbox, forge.components)
+    return Observers(instruments, forge.guards, forge.outbox, forge.components, tasks=TaskSupervisor())
 
 
 def _points(reader: InMemoryMetricReader) -> dict[str, list[Any]]:

@@ -23,7 +23,7 @@ async def _generate(forge: Forge) -> GenerationResult:
 
 
 async def test_without_a_database_the_figures_are_of_this_process(new_forge: Callable[..., Forge]) -> None:
-    """They are JSON, and `scope` says what they cover."""
+    """They are JSON-ready, and `scope` is `process`."""
     async with new_forge() as forge:
         await _generate(forge)
         await _generate(forge)

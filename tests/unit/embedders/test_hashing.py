@@ -1,4 +1,4 @@
-"""The embedder without a model: the same everywhere, and near for what shares words."""
+"""Feature hashing: stable vectors, near for shared words."""
 
 import math
 
@@ -13,8 +13,8 @@ async def similarity(one: str, other: str) -> float:
     return math.fsum(a * b for a, b in zip(first, second, strict=True))
 
 
-async def test_a_vector_is_of_length_one_and_the_same_on_every_machine() -> None:
-    """The places come from BLAKE2, not from the process's own hash; a text without words has only zeros."""
+async def test_a_vector_has_length_one_and_is_the_same_on_every_machine() -> None:
+    """Features are hashed with BLAKE2, not with the process's own hash; a text without words is the zero vector."""
     vector, empty = await HashingEmbedder(dimensions=64).embed(["Show a red badge", ""])
     assert math.isclose(math.hypot(*vector), 1, rel_tol=1e-6)
     assert not any(empty)
@@ -22,14 +22,14 @@ async def test_a_vector_is_of_length_one_and_the_same_on_every_machine() -> None
 
 
 async def test_shared_words_make_texts_near() -> None:
-    """Other words of the list, another order and politeness hardly count; another subject does."""
+    """Synonyms, order and politeness hardly matter; another subject does."""
     text = "Show a spinner when the form is loading"
     assert await similarity(text, "Please display a spinner when the form is loading") > 0.92
     assert await similarity(text, "When the form is loading, show a spinner") > 0.92
     assert await similarity(text, "Use a blue border of 2px") < 0.3
 
 
-def test_the_url_says_how_many_dimensions() -> None:
+def test_the_url_sets_the_dimensions() -> None:
     """Vectors of another size have another name, so that they are never compared."""
     assert open_url("hashing://?dimensions=1024").name != open_url("hashing://").name
     with pytest.raises(ConfigurationError, match="between 16 and 8192"):

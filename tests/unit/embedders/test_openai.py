@@ -1,4 +1,4 @@
-"""The embedder of OpenAI, against a server that speaks its protocol."""
+"""The OpenAI embedder, against a server with its protocol."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from forge_otel.resilience.guard import Guards
 
 @dataclass
 class Model:
-    """Answers with vectors that say the length of the text."""
+    """Responds with vectors made of the length of the text."""
 
     bodies: list[Any] = field(default_factory=list)
     failures: int = 0
@@ -44,7 +44,7 @@ def model() -> Model:
 
 @pytest.fixture
 async def embedder(model: Model, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OpenAIEmbedder]:
-    """The embedder as its URL opens it."""
+    """An embedder that was opened by its URL."""
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     app = Starlette(routes=[Route("/v1/embeddings", model.answer, methods=["POST"])])
     async with (
@@ -54,8 +54,8 @@ async def embedder(model: Model, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         yield embedder
 
 
-async def test_texts_are_asked_for_once_and_in_batches(embedder: OpenAIEmbedder, model: Model) -> None:
-    """300 texts are two requests, known ones none; vectors come in the order of the texts, of length 1."""
+async def test_texts_are_sent_once_and_in_batches(embedder: OpenAIEmbedder, model: Model) -> None:
+    """300 texts are two requests, cached ones none; vectors have length 1 and the order of the texts."""
     texts = ["x" * length for length in range(1, 301)]
     vectors = await embedder.embed([*texts, texts[0]])
     assert [len(body["input"]) for body in model.bodies] == [256, 44]
@@ -66,16 +66,16 @@ async def test_texts_are_asked_for_once_and_in_batches(embedder: OpenAIEmbedder,
     assert model.bodies[0]["dimensions"] == 3
 
 
-async def test_the_guard_tries_again(embedder: OpenAIEmbedder, model: Model) -> None:
-    """The client itself tries once; its guard twice."""
+async def test_only_the_guard_retries(embedder: OpenAIEmbedder, model: Model) -> None:
+    """The client makes one attempt, its guard a second one."""
     model.failures = 1
     guard = Guards().get(embedder.service)
     assert len(await guard.call(embedder.embed, ["text"])) == 1
     assert len(model.bodies) == 2
 
 
-async def test_an_answer_with_too_few_vectors_is_none(embedder: OpenAIEmbedder, model: Model) -> None:
-    """A vector is never taken for that of another text, and nothing of it is remembered."""
+async def test_a_response_with_too_few_vectors_is_an_error(embedder: OpenAIEmbedder, model: Model) -> None:
+    """No vector is assigned to another text, and none is cached."""
     model.drops_one = True
     with pytest.raises(ValueError, match="one vector for each"):
         await embedder.embed(["a", "b"])
@@ -83,15 +83,15 @@ async def test_an_answer_with_too_few_vectors_is_none(embedder: OpenAIEmbedder, 
     assert len(await embedder.embed(["a", "b"])) == 2
 
 
-def test_without_a_key_the_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing key is a fault of the settings; the name says model and size."""
+def test_a_missing_key_is_an_error_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key, the name has the model and the dimensions."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
         open_url("openai://text-embedding-3-small")
 
 
 async def test_by_default_vectors_have_1536_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the model gives them."""
+    """The native size of the model."""
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     async with open_url("openai://text-embedding-3-small") as embedder:
         assert embedder.name == "openai-text-embedding-3-small-1536"

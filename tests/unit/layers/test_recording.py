@@ -12,7 +12,7 @@ from tests.unit.telemetry.recorder import button_call
 
 from forge_otel.context import Generation, current_generation
 from forge_otel.layers.recording import RecordingLayer, quality_score_of
-from forge_otel.outbox.outbox import Outbox
+from forge_otel.outbox.outbox import Outbox, OutboxOptions
 from forge_otel.types import Call, Cost, GenerationResult, Record, Reply
 
 
@@ -38,7 +38,7 @@ async def _record(folder: Path, result: GenerationResult | BaseException) -> Rec
         return Reply(result=result)
 
     sink = Collector()
-    async with Outbox([sink], directory=folder, max_bytes=2**20, shutdown_timeout_s=5) as outbox:
+    async with Outbox([sink], OutboxOptions(directory=folder, max_bytes=2**20, shutdown_timeout_s=5)) as outbox:
         token = current_generation.set(generation)
         (_,) = await asyncio.gather(
             RecordingLayer(outbox, pipeline_version="7")(button_call(), pipeline), return_exceptions=True

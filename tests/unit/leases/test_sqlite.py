@@ -1,4 +1,4 @@
-"""Leases in a file keep the contract, and the file keeps its place."""
+"""Leases in a file, and the size of the file."""
 
 import asyncio
 import sqlite3
@@ -14,23 +14,23 @@ from forge_otel.types import Event, Lease, LeaseHeld
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """In a folder that is not there yet."""
+    """A file in a folder that does not exist yet."""
     return tmp_path / "new" / "flights.db"
 
 
 @pytest.fixture
 async def leases(path: Path) -> AsyncIterator[SQLiteLeases]:
-    """In a file of the test's own."""
+    """Leases in a new file."""
     async with SQLiteLeases(path) as opened:
         yield opened
 
 
 class TestSQLiteLeases(LeasesContract):
-    """The contract of all leases."""
+    """The contract of leases."""
 
 
 class Clock:
-    """Stands still until it is set."""
+    """A clock that is set by the test."""
 
     now_s = 1_800_000_000.0
 
@@ -38,8 +38,8 @@ class Clock:
         return self.now_s
 
 
-async def test_an_answer_is_handed_over_to_those_who_waited(leases: SQLiteLeases) -> None:
-    """Whoever asks later makes a new one: this one may have been invalidated since."""
+async def test_waiters_fetch_the_committed_answer(leases: SQLiteLeases) -> None:
+    """A later caller does not get it, because it may have been invalidated since."""
     lease = await leases.acquire("k", "t", ttl_s=9, waited_s=0)
     assert isinstance(lease, Lease)
     await leases.commit(lease, b"answer", ttl_s=None)
@@ -49,7 +49,7 @@ async def test_an_answer_is_handed_over_to_those_who_waited(leases: SQLiteLeases
 
 
 async def test_the_file_does_not_grow(path: Path) -> None:
-    """Answers, events and leases are forgotten, and a fence is higher all the same."""
+    """Expired answers, events and leases are deleted, and the next fence is still higher."""
     clock = Clock()
     async with SQLiteLeases(path, clock=clock) as leases:
         first = await leases.acquire("k", "t", ttl_s=9, waited_s=0)
@@ -69,7 +69,7 @@ async def test_the_file_does_not_grow(path: Path) -> None:
         assert not await leases.commit(first, b"late", ttl_s=None)
 
 
-async def test_a_clock_that_is_set_back_holds_nobody_up(path: Path) -> None:
+async def test_a_clock_that_is_set_back_blocks_no_caller(path: Path) -> None:
     """A lease that seems to last longer than its TTL is free."""
     clock = Clock()
     async with SQLiteLeases(path, clock=clock) as leases:
@@ -78,16 +78,16 @@ async def test_a_clock_that_is_set_back_holds_nobody_up(path: Path) -> None:
         assert isinstance(await leases.acquire("k", "2", ttl_s=9, waited_s=0), Lease)
 
 
-async def test_two_openings_of_one_file_share_it(path: Path) -> None:
-    """As two workers do; and it is for its owner alone."""
+async def test_two_processes_share_a_file(path: Path) -> None:
+    """It is readable by its owner only."""
     async with SQLiteLeases(path) as a, SQLiteLeases(path) as b:
         assert isinstance(await a.acquire("k", "1", ttl_s=9, waited_s=0), Lease)
         assert isinstance(await b.acquire("k", "2", ttl_s=9, waited_s=0), LeaseHeld)
     assert path.stat().st_mode & 0o077 == 0
 
 
-async def test_a_file_that_is_none_is_an_error(path: Path) -> None:
-    """Whoever asks goes on alone then; nothing is left open."""
+async def test_a_corrupted_file_is_an_error(path: Path) -> None:
+    """The connection is closed; the caller then generates independently."""
     path.parent.mkdir()
     path.write_bytes(b"garbage" * 1000)
     async with SQLiteLeases(path) as leases:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.unit.sinks.builders import ListSink
 
-from forge_otel.outbox.outbox import Outbox, SinkStats
+from forge_otel.outbox.outbox import Outbox, OutboxOptions, SinkStats
 from forge_otel.types import Record, Sink
 
 MAX_BYTES = 64 * 2**20
@@ -13,7 +13,7 @@ MAX_BYTES = 64 * 2**20
 
 def outbox(directory: Path | None, *sinks: Sink, max_bytes: int = MAX_BYTES, shutdown_timeout_s: float = 5.0) -> Outbox:
     """Return an outbox with the usual limits."""
-    return Outbox(sinks, directory=directory, max_bytes=max_bytes, shutdown_timeout_s=shutdown_timeout_s)
+    return Outbox(sinks, OutboxOptions(directory=directory, max_bytes=max_bytes, shutdown_timeout_s=shutdown_timeout_s))
 
 
 def is_balanced(stats: SinkStats) -> bool:

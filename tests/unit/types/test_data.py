@@ -1,4 +1,4 @@
-"""Requests are checked where they are made."""
+"""Requests are validated when they are created."""
 
 import asyncio
 from typing import Any
@@ -23,7 +23,7 @@ from forge_otel.types import GenerationRequest, Usage, outcome_of
     ],
 )
 def test_a_bad_request_says_what_is_wrong(fields: dict[str, Any], sentence: str) -> None:
-    """Each fault is a plain sentence."""
+    """The error names the field."""
     with pytest.raises(BadRequest, match=sentence):
         GenerationRequest(**fields)
 
@@ -44,5 +44,5 @@ def test_usage_is_a_partition() -> None:
     ],
 )
 def test_an_exception_has_one_outcome(exc: BaseException, outcome: str) -> None:
-    """Cancellation and lateness are told apart from errors."""
+    """Cancellations and timeouts are distinguished from errors."""
     assert outcome_of(exc) == outcome

@@ -66,7 +66,7 @@ def faults(exchange: Any) -> list[str]:
 
 
 def wrong(value: Any, schema: Any) -> list[str]:
-    """Check a value against a schema of the contract (OpenAPI 3.0: `nullable` stands beside the type)."""
+    """Check a value against a schema of the contract (OpenAPI 3.0 has `nullable` next to the type)."""
     document = nullable({**schema, "components": CONTRACT["components"]})
     return [
         f"{error.json_path}: {error.message[:200]}" for error in jsonschema.Draft7Validator(document).iter_errors(value)
@@ -74,7 +74,7 @@ def wrong(value: Any, schema: Any) -> list[str]:
 
 
 def nullable(schema: Any) -> Any:
-    """Turn `nullable: true` into what JSON Schema says for it."""
+    """Translate `nullable: true` to JSON Schema."""
     if isinstance(schema, list):
         return [nullable(part) for part in schema]
     if not isinstance(schema, dict):
@@ -88,7 +88,7 @@ def point(number: int, *, scope: str = "s", vector: tuple[float, ...] = (1, 0, 0
 
 
 async def test_the_nearest_of_the_scope_are_found(store: QdrantStore) -> None:
-    """In order, with their cosine, their key and their facts; other scopes and what is over are not there."""
+    """In order, with similarity, key and facts; other scopes and expired points are excluded."""
     await store.put(point(1, vector=(1, 0, 0)))
     await store.put(point(2, vector=(1, 1, 0)))
     await store.put(point(3, scope="other"))
@@ -98,15 +98,15 @@ async def test_the_nearest_of_the_scope_are_found(store: QdrantStore) -> None:
     assert [one.similarity for one in found] == pytest.approx([1, 0.5**0.5])
 
 
-async def test_before_the_first_point_nothing_is_found(store: QdrantStore) -> None:
-    """Without a collection a search finds nothing, and nothing can be removed."""
+async def test_without_a_collection_nothing_is_found(store: QdrantStore) -> None:
+    """Before the first point, removing and sweeping change nothing."""
     assert await store.search("s", (1, 0, 0), limit=5) == []
     await store.remove([point(1).id])
     assert await store.sweep() == 0
 
 
 async def test_points_are_replaced_removed_and_swept(store: QdrantStore) -> None:
-    """One id is one point; what is over goes with the sweep."""
+    """Ids are unique, and a sweep deletes expired points."""
     await store.put(point(1))
     await store.put(point(1, vector=(0, 1, 0)))
     await store.put(point(2, expires_at=time.time() - 1))
@@ -118,7 +118,7 @@ async def test_points_are_replaced_removed_and_swept(store: QdrantStore) -> None
 
 
 async def test_the_collection_has_its_indexes(site: Site) -> None:
-    """It is made with the first point: cosine, and an index over the scope as tenant and over the end of life."""
+    """It is created with the first point: cosine distance, and indexes of scope (as tenant) and expiry."""
     async with open_url(site.url) as store:
         await store.put(point(1))
         await store.put(point(2))
@@ -128,15 +128,15 @@ async def test_the_collection_has_its_indexes(site: Site) -> None:
     assert [exchange.path for exchange in site.server.exchanges].count("/collections/{collection_name}") == 1
 
 
-async def test_two_workers_may_make_it_at_once(site: Site) -> None:
-    """Whoever comes second finds it made."""
+async def test_two_workers_may_create_it_at_once(site: Site) -> None:
+    """The second one uses the collection of the first."""
     async with open_url(site.url) as one, open_url(site.url) as other:
         await asyncio.gather(*(store.put(point(number)) for store in (one, other) for number in range(4)))
     assert len(site.server.collections["semantic_cache"].points) == 4
 
 
-async def test_a_collection_that_is_deleted_is_made_anew(site: Site) -> None:
-    """The next point makes it again."""
+async def test_a_deleted_collection_is_created_again(site: Site) -> None:
+    """By the next point."""
     async with open_url(site.url) as store:
         await store.put(point(1))
         site.server.collections.clear()
@@ -144,8 +144,8 @@ async def test_a_collection_that_is_deleted_is_made_anew(site: Site) -> None:
         assert len(await store.search("s", (1, 0, 0), limit=5)) == 1
 
 
-async def test_a_collection_of_another_model_is_refused(site: Site) -> None:
-    """A vector of another size is an error of that call, and changes nothing."""
+async def test_a_vector_of_another_model_is_rejected(site: Site) -> None:
+    """A vector of another size is an error and changes nothing."""
     async with open_url(site.url) as store:
         await store.put(point(1))
         with pytest.raises(UnexpectedResponse, match="dimension"):
@@ -153,7 +153,7 @@ async def test_a_collection_of_another_model_is_refused(site: Site) -> None:
 
 
 async def test_the_key_is_sent(site: Site) -> None:
-    """The api key of the URL opens the server, and another does not."""
+    """The server accepts the API key of the URL, and rejects another one."""
     site.server.api_key = "k"
     with pytest.warns(UserWarning, match="insecure connection"):
         right, wrong = (open_url(f"{site.url}?api_key={key}") for key in ("k", "wrong"))
@@ -164,23 +164,23 @@ async def test_the_key_is_sent(site: Site) -> None:
             await store.search("s", (1, 0, 0), limit=1)
 
 
-async def test_a_refused_connection_is_one(unused_port: int) -> None:
-    """What the caller's guard sees is the connection's own error, not the client's wrapping of it."""
+async def test_a_refused_connection_is_recognizable(unused_port: int) -> None:
+    """The guard gets the connection's own error, not the client's wrapper."""
     async with open_url(f"qdrant://127.0.0.1:{unused_port}") as store:
         with pytest.raises(Exception, match=r"(?i)connect") as caught:
             await store.ping()
     assert "ConnectError" in type(caught.value).__name__
 
 
-def test_the_contract_says_no_to_what_is_wrong() -> None:
-    """The check itself finds faults in a request and in an answer."""
+def test_the_schema_check_finds_faults() -> None:
+    """The check of requests and responses can fail."""
     schema = CONTRACT["paths"]["/collections/{collection_name}/points/delete"]["post"]["requestBody"]
     assert wrong({"points": "all"}, schema["content"]["application/json"]["schema"])
 
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port that nobody listens on."""
+    """A port without a listener."""
 
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

@@ -1,6 +1,6 @@
-"""Qdrant fails in every way that a proxy knows: the caller is answered, and the record says what served.
+"""Faults of Qdrant, injected by a proxy: callers are answered, and records name the fallback.
 
-A stand-in behind a proxy, the real client, the real guard. Limits of time are held by the fault matrix.
+A stand-in behind a proxy, with the real client and guard. The fault matrix tests time limits.
 """
 
 from collections.abc import AsyncIterator
@@ -33,14 +33,14 @@ FAULTS = {
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[FaultProxy]:
-    """A proxy in front of a stand-in."""
+    """A proxy in front of the stand-in."""
     async with serve(QdrantStandIn().app) as url, FaultProxy("127.0.0.1", int(url.rpartition(":")[2])) as proxy:
         yield proxy
 
 
 @pytest.fixture
 async def forge(proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[Forge]:
-    """A forge that has its vectors behind the proxy; a busy machine gets its time."""
+    """A forge with its vectors behind the proxy, and a deadline that suits a busy machine."""
     settings = Settings(
         vector_url=proxy.url_for("qdrant://127.0.0.1:1"),
         archive_url=None,
@@ -54,7 +54,7 @@ async def forge(proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[Forge]:
 
 
 async def ask(forge: Forge, note: str) -> tuple[GenerationResult, list[str]]:
-    """Ask, and return the answer with what the generation noted under `degraded`."""
+    """Return the answer, and the fallbacks that served the generation."""
     degraded: list[str] = []
 
     async def run() -> GenerationResult:
@@ -67,16 +67,16 @@ async def ask(forge: Forge, note: str) -> tuple[GenerationResult, list[str]]:
     return await forge.generate(request, run, pipeline="p"), degraded
 
 
-async def test_while_it_is_well_other_words_are_found(forge: Forge) -> None:
-    """Without a fault the second wording is a hit."""
+async def test_similar_wording_is_found_without_a_fault(forge: Forge) -> None:
+    """The second wording is a hit."""
     await ask(forge, "Show a spinner when loading")
     answer, _ = await ask(forge, "When loading, display a spinner")
     assert (answer.source, answer.code) == ("L2", "Show a spinner when loading")
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_a_fault_of_qdrant_costs_no_answer(forge: Forge, proxy: FaultProxy, name: str) -> None:
-    """New questions are generated, the last wordings are still known, and afterwards all is as it was."""
+async def test_a_fault_of_qdrant_fails_no_call(forge: Forge, proxy: FaultProxy, name: str) -> None:
+    """New wordings are generated, recent ones are found in memory, and Qdrant is used again afterwards."""
     await ask(forge, "Use a radius of 8px")
     fault: Any = FAULTS[name]
     async with proxy.fault(fault):

@@ -1,4 +1,4 @@
-"""The runtime on real Redis and PostgreSQL: two processes' worth of forges share what they know."""
+"""The runtime on real Redis and PostgreSQL, shared by several forges as by several workers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from forge_otel.telemetry.providers import Telemetry
 
 @asynccontextmanager
 async def _forges(folder: Path, count: int, **changes: Any) -> AsyncIterator[list[Forge]]:
-    """Several forges that share servers and folders, as workers do."""
+    """Yield open forges that share servers and folders."""
     settings = Settings(
         **{"archive_url": f"file://{folder}/artifacts", "outbox_dir": f"{folder}/outbox", "database_url": None}
         | changes
@@ -43,7 +43,7 @@ async def _generate(forge: Forge, **changes: Any) -> GenerationResult:
 
 
 async def test_workers_share_answers_and_rows(tmp_path: Path, fresh_redis: str, postgres_database: str) -> None:
-    """What one worker generated, the other answers from Redis, and PostgreSQL holds both generations once."""
+    """A second worker answers from Redis, and PostgreSQL has each generation once."""
     async with _forges(tmp_path, 2, cache_url=fresh_redis, database_url=postgres_database) as (one, other):
         first, second = await _generate(one), await _generate(other)
         assert (first.source, second.source, second.saved_usd) == ("L4", "L1", Decimal("0.42"))
@@ -58,7 +58,7 @@ async def test_workers_share_answers_and_rows(tmp_path: Path, fresh_redis: str, 
 
 
 async def test_another_secret_shares_nothing(tmp_path: Path, fresh_redis: str) -> None:
-    """An entry that was made with another secret is a miss with its reason, never an answer."""
+    """An entry with another secret is a miss with the reason `corrupt`."""
     async with _forges(tmp_path, 1, cache_url=fresh_redis, cache_secret="a" * 16) as (one,):
         await _generate(one)
     async with _forges(tmp_path, 1, cache_url=fresh_redis, cache_secret="b" * 16) as (other,):
@@ -68,10 +68,8 @@ async def test_another_secret_shares_nothing(tmp_path: Path, fresh_redis: str) -
 
 
 @pytest.mark.parametrize("fault", ["stop", "pause"], ids=["refused", "silent"])
-async def test_a_redis_that_is_away_costs_its_budget_at_most(
-    tmp_path: Path, redis_server: RedisServer, fault: str
-) -> None:
-    """Every caller is answered, the record says what was missing, and Redis is used again when it is back."""
+async def test_an_outage_of_redis_costs_only_the_cache(tmp_path: Path, redis_server: RedisServer, fault: str) -> None:
+    """Every caller is answered, records name the fallback, and Redis is used again after it recovers."""
     async with _forges(tmp_path, 1, cache_url=redis_server.url) as (forge,):
         await _generate(forge)
         assert (await _generate(forge)).source == "L1"
