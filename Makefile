@@ -23,6 +23,7 @@ lint: ## check style, format, spelling and types
 	@$(VENV_BIN)/ruff check
 	@$(VENV_BIN)/ruff format --check
 	@$(VENV_BIN)/codespell
+	@$(VENV_BIN)/python scripts/dialect.py
 	@$(VENV_BIN)/mypy
 
 figures: ## print how readable the source is, each figure beside its target

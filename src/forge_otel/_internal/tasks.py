@@ -117,7 +117,7 @@ class BackgroundTask:
                 raise
             # BaseException: a Rust extension's PanicException is one, and would end the task in silence.
             except BaseException as exc:
-                # A library may raise CancelledError although nobody cancelled this task.
+                # A library may raise CancelledError although this task was not cancelled.
                 if isinstance(exc, asyncio.CancelledError) and _is_cancelled():
                     raise
                 if time.monotonic() - started_s >= _STABLE_S:

@@ -79,7 +79,7 @@ def resolving(work: Callable[[], T], future: "asyncio.Future[T]") -> Callable[[]
     def run() -> None:
         try:
             resolve = partial(_set_result, future, work())
-        # BaseException: the caller would wait for ever for a future that nothing resolves.
+        # BaseException: the caller would never get an answer from a future that is not resolved.
         except BaseException as exc:
             resolve = partial(_set_exception, future, exc)
         # The event loop may have been closed meanwhile.

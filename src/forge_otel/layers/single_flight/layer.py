@@ -18,7 +18,7 @@ import asyncio
 import contextvars
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -29,14 +29,15 @@ from opentelemetry import trace
 from forge_otel._internal.bounded import BoundedMap
 from forge_otel._internal.ids import new_id
 from forge_otel.context import Generation, current_generation
-from forge_otel.errors import ForgeError, GenerationFailed, GenerationTimeout, NotFound, ServiceUnavailable
+from forge_otel.errors import ForgeError, GenerationFailed, GenerationTimeout, ServiceUnavailable
+from forge_otel.layers.single_flight.follower import RunFollower
 from forge_otel.layers.single_flight.lease_election import COLLAPSED, LeaseElection, encode_failure
-from forge_otel.layers.single_flight.progress import EventLog, decode_event, parse_event_id
+from forge_otel.layers.single_flight.progress import EventLog
 from forge_otel.layers.single_flight.run import Run, RunOutcome
 from forge_otel.names import Attr, Metric
 from forge_otel.resilience.deadline import current_deadline, remaining_s
 from forge_otel.telemetry.metrics.instruments import Instruments
-from forge_otel.types import TERMINAL, Call, CallNext, Event, Lease, Progress, Reply, outcome_of
+from forge_otel.types import Call, CallNext, Lease, Progress, Reply, outcome_of
 
 __all__ = ["SingleFlightLayer"]
 
@@ -46,8 +47,6 @@ OnOrphaned = Callable[[Call, Generation, RunOutcome], Awaitable[None]]
 _TIMEOUT_MARGIN_S: Final = 1.0
 # A follower that connects just after the end still gets all events.
 _MAX_FINISHED: Final = 64
-_FOLLOW_POLL_S: Final = 1.0
-_LOCAL_POLL_S: Final = 0.05
 
 _ABORTED: Final = RunOutcome(
     error=ServiceUnavailable("the service is closing; send the request again"), is_aborted=True
@@ -83,6 +82,7 @@ class SingleFlightLayer:
         self._runs: dict[str, Run] = {}
         self._tasks: dict[Run, asyncio.Task[None]] = {}
         self._finished: BoundedMap[str, EventLog] = BoundedMap(_MAX_FINISHED)
+        self._follower = RunFollower(self._runs, self._finished, election=election, timeout_s=timeout_s)
         self._last_fence = 0
 
     async def __aenter__(self) -> Self:
@@ -127,64 +127,9 @@ class SingleFlightLayer:
         """Return the keys with an active run in this process, including runs that wait for another process."""
         return list(self._runs)
 
-    async def follow(self, key: str, *, after: tuple[int, int], wait_s: float) -> AsyncGenerator[Progress, None]:
-        """Yield the progress events of the run of `key`, from the beginning to the end.
-
-        Args:
-            key: of the call.
-            after: run and number of the last event received; zeros for all.
-            wait_s: seconds to wait for a run to start.
-
-        Raises:
-            NotFound: no run is active, and none finished recently.
-            GenerationTimeout: the run published no event for `timeout_s`.
-        """
-        last_event_s, has_started, has_ended = time.monotonic(), False, False
-        while True:
-            async with aclosing(self._new_events(key, after)) as events:
-                async for progress in events:
-                    last_event_s, has_started, after = time.monotonic(), True, parse_event_id(progress.id)
-                    has_ended = progress.kind in TERMINAL
-                    yield progress
-            if has_ended:
-                return
-            # Another process may have taken the run over: its events are found at the next poll.
-            silent_s = time.monotonic() - last_event_s
-            if not has_started and silent_s >= wait_s:
-                raise NotFound("no generation of this request is running; start one, then follow it")
-            if silent_s >= self._timeout_s:
-                raise GenerationTimeout("the generation reported no progress in time; send the request again")
-            left_s = _FOLLOW_POLL_S if has_started else max(0.01, wait_s - silent_s)
-            await self._wait_for_change(key, min(_FOLLOW_POLL_S, left_s))
-
-    async def _new_events(self, key: str, after: tuple[int, int]) -> AsyncGenerator[Progress, None]:
-        run = self._runs.get(key)
-        log = self._finished.get(key) if run is None or not run.is_local else run.event_log
-        if log is not None and (log.fence, len(log.events)) > after:
-            async with aclosing(log.follow(after)) as events:
-                async for progress in events:
-                    yield progress
-            return
-        if self._election is None:
-            return
-        for event in await self._remote_events(self._election, key, after):
-            yield decode_event(event)
-
-    @staticmethod
-    async def _remote_events(election: LeaseElection, key: str, after: tuple[int, int]) -> list[Event]:
-        found: list[Event] = []
-        while page := await election.events(key, (found[-1].fence, found[-1].number) if found else after):
-            found += page
-        # Events of an earlier run matter only to a follower that has already received its first ones.
-        newest = max((event.fence for event in found), default=0)
-        return [event for event in found if event.fence in {newest, after[0]}]
-
-    async def _wait_for_change(self, key: str, timeout_s: float) -> None:
-        run = self._runs.get(key)
-        if self._election is not None and (run is None or not run.is_local):
-            await self._election.wait_for_change(key, timeout_s)
-        else:
-            await asyncio.sleep(min(timeout_s, _LOCAL_POLL_S))
+    def follow(self, key: str, *, after: tuple[int, int], wait_s: float) -> AsyncGenerator[Progress, None]:
+        """Yield the progress events of the run of `key`; see `RunFollower.follow`."""
+        return self._follower.follow(key, after=after, wait_s=wait_s)
 
     def _start(self, call: Call, call_next: CallNext) -> Run:
         generation = current_generation.get()

@@ -71,7 +71,7 @@ class LangSmithFeedback:
 
     def __init__(self, guards: Guards, instruments: Instruments) -> None:
         self.is_enabled = False
-        """Whether LangSmith is configured, known once the forge is open; hot paths read it instead of calling."""
+        """True if LangSmith is configured, set when the forge is opened; hot paths read it instead of calling."""
         self._guards = guards
         self._instruments = instruments
         self._options: LangSmithOptions | None = None
