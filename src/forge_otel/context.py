@@ -74,6 +74,8 @@ class Generation:
     """Link to the run in LangSmith; "" if unknown."""
     on_progress: Callable[[str, Mapping[str, Any]], None] | None = field(default=None, repr=False)
     """Receives the kind and facts of each progress event; called from any thread."""
+    on_degraded: Callable[[str], None] | None = field(default=None, repr=False)
+    """Receives each new label in `degraded`; called from any thread."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def record_cost(self, cost: Cost) -> None:
@@ -103,8 +105,11 @@ class Generation:
     def record_degraded(self, label: str) -> None:
         """Record that a fallback served this generation; each label is kept once."""
         with self._lock:
-            if label not in self.degraded:
-                self.degraded.append(label)
+            if label in self.degraded:
+                return
+            self.degraded.append(label)
+        if self.on_degraded is not None:
+            self.on_degraded(label)
 
     def shared_copy(self) -> "Generation":
         """Return a copy with the same id that shares costs, steps and misses with this one until `detach`."""
@@ -120,6 +125,11 @@ class Generation:
             self.id = new_id
             self.costs, self.steps = [], []
             self.misses, self.degraded = dict(self.misses), list(self.degraded)
+            labels = tuple(self.degraded)
+        # Both generations now report these labels in a record of their own.
+        if self.on_degraded is not None:
+            for label in labels:
+                self.on_degraded(label)
 
     @property
     def spent_usd(self) -> Decimal:

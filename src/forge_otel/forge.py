@@ -173,10 +173,16 @@ class Forge:
             BadRequest: the request is malformed; nothing was run, stored or recorded.
         """
         call = self._new_call(request, run, pipeline)
-        generation = Generation(id=new_id(), started_at=datetime.now(UTC), started_s=time.monotonic())
+        generation = Generation(
+            id=new_id(),
+            started_at=datetime.now(UTC),
+            started_s=time.monotonic(),
+            on_degraded=self._observers.count_fallback,
+        )
         request_info = current_request.get()
         if request_info is not None:
-            generation.degraded.extend(request_info.degraded)
+            for label in request_info.degraded:
+                generation.record_degraded(label)
         tokens = current_generation.set(generation), _current.set(self)
         try:
             reply = await self._call(call)

@@ -68,6 +68,11 @@ class Observers:
         elif event.kind == "fallback_used":
             self._record_fallback(event)
 
+    def count_fallback(self, label: str) -> None:
+        """Count a fallback that served a generation, by its label in `degraded`."""
+        labels = {Attr.BREAKER_NAME: label.partition(":")[0], Attr.FALLBACK: label}
+        self._instruments.add(Metric.FALLBACKS, 1, labels)
+
     def record_outcome(self, failure: BaseException | None) -> None:
         """Record the end of the current generation: its outcome for the error rate, and the fallbacks that served it.
 
@@ -155,7 +160,9 @@ class Observers:
 
     def _record_fallback(self, event: GuardEvent) -> None:
         labels = {Attr.BREAKER_NAME: event.service, Attr.FALLBACK: event.detail}
-        self._instruments.add(Metric.FALLBACKS, 1, labels)
+        # Inside a generation the label in `degraded` is counted.
+        if current_generation.get() is None:
+            self._instruments.add(Metric.FALLBACKS, 1, labels)
         trace.get_current_span().add_event("forge.fallback", {**labels, Attr.ERROR_TYPE: event.error_type})
 
     def _per_sink(self, value_of: Callable[[SinkStats], float | None]) -> Points:

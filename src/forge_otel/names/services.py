@@ -43,7 +43,7 @@ class ServiceMetrics:
         name="forge.fallback.activations",
         kind="counter",
         unit="{activation}",
-        description="Results served by a fallback instead of a service.",
+        description="Fallbacks that served a result, each counted once for a generation.",
         attributes=(Attr.BREAKER_NAME, Attr.FALLBACK),
     )
     ERROR_SPIKE: Final = Instrument(

@@ -91,7 +91,7 @@ class AdmissionControl:
     ) -> None:
         self.name = name
         self._breaker = CircuitBreaker(name, policies.breaker, rng=rng)
-        self._emitted_state = self._breaker.state
+        self._emitted_state = self._breaker.effective_state
         self._rejected = 0
         self._bulkhead = Bulkhead(policies.bulkhead)
         self._timeout = AttemptTimeout(name, policies.timeout, loop_lag=loop_lag, on_abandon=self._on_abandon)
@@ -116,6 +116,7 @@ class AdmissionControl:
     def set_mode(self, mode: Mode) -> None:
         """Force the breaker open or closed, let it only observe (`shadow`), or return it to `auto`."""
         self._breaker.set_mode(mode)
+        self._emit_changes()
 
     def reset(self) -> None:
         """Close the breaker and clear its counts."""
@@ -145,7 +146,7 @@ class AdmissionControl:
         last_s = breaker.last_success_s
         return GuardState(
             name=self.name,
-            state=breaker.state,
+            state=breaker.effective_state,
             mode=breaker.mode,
             rejects_for_s=breaker.rejects_for_s(now_s),
             successes=breaker.successes,
@@ -308,7 +309,7 @@ class AdmissionControl:
     def _emit_changes(self, *, is_slow: bool = False, error_type: str = "") -> None:
         if is_slow:
             self.emit("slow")
-        previous, state = self._emitted_state, self._breaker.state
+        previous, state = self._emitted_state, self._breaker.effective_state
         if state == previous:
             return
         self._emitted_state = state

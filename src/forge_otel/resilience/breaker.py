@@ -180,6 +180,13 @@ class CircuitBreaker:
         # of the lease.
         self._blocked_until_s = _NEVER
 
+    @property
+    def effective_state(self) -> State:
+        """The state that callers meet: `open` and `closed` while it is forced."""
+        if self.mode == "forced_open":
+            return "open"
+        return "closed" if self.mode == "forced_closed" else self.state
+
     def rejects_for_s(self, now_s: float) -> float:
         """Return the seconds for which calls are rejected; 0 if a call would be admitted."""
         if self.mode == "forced_open":

@@ -60,6 +60,7 @@ class GuardState:
     """Snapshot of a guard; its counters are of attempts since the start.
 
     Args:
+        state: the state that callers meet: `open` or `closed` while `mode` forces it.
         rejects_for_s: seconds for which calls are rejected.
         ignored: attempts that were cancelled, or failed by the caller's fault.
         abandoned: timed-out or cancelled calls that have not ended yet.

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,9 +14,11 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from forge_otel import Forge
 from forge_otel._internal.tasks import TaskSupervisor
 from forge_otel._runtime.observers import Observers
-from forge_otel.errors import BadRequest
+from forge_otel.context import Generation, current_generation
+from forge_otel.errors import BadRequest, ServiceUnavailable
 from forge_otel.names import Attr, Metric
 from forge_otel.resilience.events import GuardEvent
+from forge_otel.resilience.fallback import Fallback
 from forge_otel.telemetry.metrics.instruments import Instruments
 
 
@@ -71,6 +75,70 @@ def test_retries_and_fallbacks_are_counted(observers: Observers, reader: InMemor
     points = _points(reader)
     assert [point.value for point in points[Metric.RETRIES.name]] == [1]
     assert [dict(point.attributes)[Attr.FALLBACK] for point in points[Metric.FALLBACKS.name]] == ["cached"]
+
+
+def _fallbacks(reader: InMemoryMetricReader) -> dict[tuple[Any, Any], Any]:
+    points = _points(reader).get(Metric.FALLBACKS.name, [])
+    return {(point.attributes[Attr.BREAKER_NAME], point.attributes[Attr.FALLBACK]): point.value for point in points}
+
+
+def _generation(observers: Observers) -> Generation:
+    return Generation(id="g", started_at=datetime.now(UTC), started_s=0.0, on_degraded=observers.count_fallback)
+
+
+def test_each_degraded_mark_of_a_generation_is_one_activation(
+    observers: Observers, reader: InMemoryMetricReader
+) -> None:
+    """A generation that leaves its run to another has a record, and so marks, of its own."""
+    generation = _generation(observers)
+    for label in ("redis:uncached", "archive:queued", "redis:uncached"):
+        generation.record_degraded(label)
+    copy = generation.shared_copy()
+    copy.record_degraded("redis:uncached")
+    generation.detach("other")
+    copy.record_degraded("sql:queued")
+    marks = Counter([*generation.degraded, *copy.degraded])
+    assert _fallbacks(reader) == {(label.partition(":")[0], label): number for label, number in marks.items()}
+
+
+async def test_a_fallback_of_a_guard_in_a_generation_is_one_activation(
+    new_forge: Callable[..., Forge], observers: Observers, reader: InMemoryMetricReader
+) -> None:
+    """Its event and its mark are one activation; without a generation the event counts."""
+
+    async def fail() -> str:
+        raise ServiceUnavailable("down")
+
+    forge = new_forge()
+    forge.guards.listeners.add(observers)
+    guard = forge.guard("openai").using(fallbacks=[Fallback("openai:canned", lambda _exc: "canned")])
+    token = current_generation.set(_generation(observers))
+    assert await guard.call(fail) == "canned"
+    current_generation.reset(token)
+    assert _fallbacks(reader) == {("openai", "openai:canned"): 1}
+    await guard.call(fail)
+    assert _fallbacks(reader) == {("openai", "openai:canned"): 2}
+
+
+@pytest.mark.parametrize(("mode", "state"), [("forced_open", "open"), ("forced_closed", "closed"), ("auto", "closed")])
+def test_a_forced_state_is_in_the_metric(new_forge: Callable[..., Forge], mode: str, state: str) -> None:
+    """So is its change, and the figures of the dashboard agree."""
+    forge, reader, instruments = new_forge(), InMemoryMetricReader(), Instruments()
+    instruments.bind(MeterProvider([reader], shutdown_on_exit=False).get_meter("test"))
+    Observers(instruments, forge.guards, forge.outbox, forge.components).register()
+    forge.guard("openai")
+    forge.operations.set_breaker("openai", mode)
+    points = _points(reader)
+    states = {
+        point.attributes[Attr.BREAKER_STATE]: point.value
+        for point in points[Metric.BREAKER_STATE.name]
+        if point.attributes[Attr.BREAKER_NAME] == "openai"
+    }
+    assert states == {name: float(name == state) for name in ("closed", "open", "half_open")}
+    assert {found["state"] for found in forge.operations.breakers() if found["name"] == "openai"} == {state}
+    changes = [dict(point.attributes) for point in points.get(Metric.BREAKER_TRANSITIONS.name, [])]
+    expected = {Attr.BREAKER_NAME: "openai", Attr.BREAKER_FROM: "closed", Attr.BREAKER_TO: "open"}
+    assert changes == ([expected] if state == "open" else [])
 
 
 def test_an_error_spike_is_logged_once(observers: Observers, caplog: pytest.LogCaptureFixture) -> None:
