@@ -23,6 +23,7 @@ _DESCRIPTIONS: Final = {
     "value_gate": "similar wording, but a value differs, such as a number",
     "no_pattern": "the request names no pattern",
     "retheme": "the pattern is stored for other design tokens only",
+    "partial": "the pattern covered a part of the answer only",
 }
 
 

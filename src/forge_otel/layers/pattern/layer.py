@@ -14,7 +14,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -27,11 +26,12 @@ from forge_otel.layers.exact.layer import ExactCacheLayer
 from forge_otel.layers.metrics import record_lookup
 from forge_otel.names import Attr
 from forge_otel.telemetry.metrics.instruments import Instruments
-from forge_otel.types import ZERO_USD, Adapted, Call, CallNext, GenerationRequest, GenerationResult, Reply
+from forge_otel.types import Adapted, Call, CallNext, Cost, GenerationRequest, GenerationResult, Reply
 
 __all__ = ["PatternCacheLayer", "PatternHooks", "PatternStats", "pattern_id_of"]
 
 LAYER: Final = "L3"
+_PARTIAL: Final = "partial"
 _MAX_STATS: Final = 500
 # Other pattern ids are hashed: they come from callers, and may be long or contain the separator of keys.
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -131,17 +131,24 @@ class PatternCacheLayer:
             record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason="no_pattern")
             return await call_next(call)
         pattern = await self._find(call, name)
-        reason = pattern.reason if isinstance(pattern, _PatternMiss) else None
-        record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=reason)
-        self._count(name, is_hit=reason is None)
+        took_s = time.perf_counter() - started
+        self._count(name, is_hit=not isinstance(pattern, _PatternMiss))
         trace.get_current_span().set_attribute(Attr.PATTERN_ID, name)
         if isinstance(pattern, _PatternMiss):
+            record_lookup(self._instruments, LAYER, took_s, reason=pattern.reason)
             reply = await call_next(call)
             await self._learn(call, name, reply, pattern)
             return reply
         if pattern.is_complete and pattern.result is not None:
+            record_lookup(self._instruments, LAYER, took_s, reason=None)
             return Reply(result=pattern.result, source=LAYER, cost_usd=pattern.cost_usd, origin_id=pattern.origin_id)
-        reply = await self._assist(call, pattern, call_next)
+        reason: str | None = _PARTIAL
+        try:
+            reply = await self._assist(call, pattern, call_next)
+            reason = None if reply.source == LAYER else _PARTIAL
+        finally:
+            # A hit is an answer of this layer, as in the record: a pattern that only helped to generate one is a miss.
+            record_lookup(self._instruments, LAYER, took_s, reason=reason)
         if pattern.result is None and self._hooks.adapt is not None:
             # The pattern covered only a part: the generated answer can still be re-themed for other tokens.
             found = await self._exact.lookup(self._origin_call(call, name))
@@ -209,9 +216,9 @@ class PatternCacheLayer:
 
     async def _assist(self, call: Call, adapted: Adapted, call_next: CallNext) -> Reply:
         """Run the pipeline with a pattern; if that cost nothing, the pattern itself was the answer."""
-        before_usd = _spent_usd()
+        costs_before = len(_costs())
         reply = await call_next(replace(call, pattern=adapted))
-        if adapted.result is None or reply.is_hit or _spent_usd() != before_usd:
+        if adapted.result is None or reply.is_hit or any(cost.amount_usd != 0 for cost in _costs()[costs_before:]):
             return reply
         return replace(reply, source=LAYER, cost_usd=adapted.cost_usd, origin_id=adapted.origin_id)
 
@@ -298,6 +305,6 @@ def _adapted(entry: CacheEntry, name: str) -> Adapted:
     )
 
 
-def _spent_usd() -> Decimal:
+def _costs() -> list[Cost]:
     generation = current_generation.get()
-    return ZERO_USD if generation is None else generation.spent_usd
+    return [] if generation is None else generation.costs

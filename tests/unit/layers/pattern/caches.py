@@ -18,6 +18,7 @@ from forge_otel.types import Adapted, Call, Cost, GenerationRequest, GenerationR
 __all__ = ["LEARNING", "PRICE", "TEMPLATE", "THEMING", "Caches", "fill"]
 
 PRICE = Decimal("0.42")
+FREE = Decimal(0)
 TEMPLATE = GenerationRequest(component_type="button", figma_key="f", pattern_id="hero")
 
 
@@ -36,12 +37,16 @@ THEMING = PatternHooks(adapt=fill, verify=lambda adapted, _request: "broken" not
 class Caches:
     """L1 and L3 over a pipeline that costs money unless it gets a pattern."""
 
-    def __init__(self, hooks: PatternHooks, *, store: Any = None, **options: Any) -> None:
+    def __init__(
+        self, hooks: PatternHooks, *, store: Any = None, price_with_pattern: Decimal | None = FREE, **options: Any
+    ) -> None:
         self.exact = ExactCacheLayer(store or MemoryStore(), ExactCacheOptions(secret=b"s"), instruments=Instruments())
         self.layer = PatternCacheLayer(
             self.exact, **{"instruments": Instruments(), "pipeline_version": "1", "hooks": hooks} | options
         )
         layers: list[Layer] = [self.exact, self.layer]
+        self._price_with_pattern = price_with_pattern
+        self.fails = False
         self._answer = compose(layers, self._run)
         self.patterns: list[Adapted | None] = []
         self.misses: dict[str, str] = {}
@@ -64,6 +69,10 @@ class Caches:
         self.patterns.append(call.pattern)
         if call.pattern is None:
             generation.record_cost(Cost(api="openai", amount_usd=PRICE))
+        elif self._price_with_pattern != FREE:
+            generation.record_cost(Cost(api="openai", amount_usd=self._price_with_pattern))
+        if self.fails:
+            raise RuntimeError("pipeline")
         result = GenerationResult(code=f"<{call.request.tokens.get('color')}> {dict(call.request.requirements)}")
         return Reply(result=result, cost_usd=generation.spent_usd, origin_id=generation.id)
 

@@ -4,10 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from tests.unit.layers.pattern.caches import LEARNING, PRICE, THEMING, Caches, fill
 
 from forge_otel.keys import digest
 from forge_otel.layers.pattern.layer import PatternHooks
+from forge_otel.names import Attr, Metric
+from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.types import Adapted, GenerationRequest, GenerationResult
 
 
@@ -19,7 +23,7 @@ async def test_a_stored_pattern_is_passed_to_the_pipeline() -> None:
     reply = await caches.ask(requirements={"other": True})
     assert caches.patterns[1] is not None
     assert caches.patterns[1].body == {"code": "<red> {}"}
-    assert (reply.source, "L3" in caches.misses) == ("L4", False)
+    assert (reply.source, caches.misses["L3"]) == ("L4", "partial")
     assert caches.layer.stats()["hero"].hit_rate == 0.5
 
 
@@ -120,6 +124,36 @@ async def test_invalidating_the_tokens_of_the_origin_prevents_retheming() -> Non
     await caches.exact.invalidate(f"tokens:{digest({'color': 'red'})}")
     assert (await caches.ask("blue")).source == "L4"
     assert caches.misses["L3"] == "epoch"
+
+
+async def test_a_pattern_that_only_helps_is_not_counted_as_a_hit() -> None:
+    """The metric of lookups has as many hits as there are answers of the layer, also if the pipeline fails."""
+    reader = InMemoryMetricReader()
+    instruments = Instruments(MeterProvider([reader], shutdown_on_exit=False).get_meter("test"))
+    caches = Caches(LEARNING, instruments=instruments, price_with_pattern=None)
+    await caches.ask()
+    assert (await caches.ask(requirements={"other": True})).source == "L4"
+    caches.fails = True
+    with pytest.raises(RuntimeError):
+        await caches.ask(requirements={"a third": True})
+    data = reader.get_metrics_data()
+    assert data is not None
+    results = {
+        (point.attributes[Attr.CACHE_RESULT], point.attributes[Attr.CACHE_MISS_REASON]): point.value
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        if metric.name == Metric.CACHE_REQUESTS.name
+        for point in metric.data.data_points
+    }
+    assert results == {("miss", "cold"): 1, ("miss", "partial"): 2}
+
+
+async def test_a_call_with_an_unknown_price_is_no_saving() -> None:
+    """The pipeline called a model with the pattern: the answer is not that of the pattern."""
+    hooks = PatternHooks(adapt=lambda *given: (found := fill(*given)) and replace(found, is_complete=False))
+    caches = Caches(hooks, price_with_pattern=None)
+    await caches.ask("red")
+    reply = await caches.ask("blue")
+    assert (reply.source, caches.misses["L3"]) == ("L4", "partial")
 
 
 async def test_a_pipeline_that_spends_nothing_on_a_pattern_is_a_hit() -> None:
