@@ -27,6 +27,7 @@ class Attr:
     COST_USD: Final = "forge.cost.usd"
     SAVED_USD: Final = "forge.saved.usd"
     SPAN_KIND: Final = "forge.span.kind"
+    STEP_NAME: Final = "forge.step.name"
     INPUT_SIZE: Final = "forge.input.size"
     OUTPUT_SIZE: Final = "forge.output.size"
     CHUNKS: Final = "forge.stream.chunks"

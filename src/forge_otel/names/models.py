@@ -68,7 +68,23 @@ class ModelMetrics:
         name="gen_ai.invoke_agent.duration",
         kind="histogram",
         unit="s",
-        description="Duration of agents, tools and steps.",
+        description="Duration of agents.",
         attributes=(Attr.GEN_AI_AGENT_NAME, Attr.SPAN_KIND, Attr.ERROR_TYPE),
+        bounds=AGENT_S,
+    )
+    TOOL_DURATION: Final = Instrument(
+        name="gen_ai.execute_tool.duration",
+        kind="histogram",
+        unit="s",
+        description="Duration of tools.",
+        attributes=(Attr.GEN_AI_TOOL_NAME, Attr.ERROR_TYPE),
+        bounds=AGENT_S,
+    )
+    STEP_DURATION: Final = Instrument(
+        name="forge.step.duration",
+        kind="histogram",
+        unit="s",
+        description="Duration of steps.",
+        attributes=(Attr.STEP_NAME, Attr.ERROR_TYPE),
         bounds=AGENT_S,
     )

@@ -39,6 +39,8 @@ _MAX_LATER: Final = 2000
 _LIMITS: Final[Mapping[str, int]] = {
     Attr.COMPONENT_TYPE: 20,
     Attr.GEN_AI_AGENT_NAME: 200,
+    Attr.GEN_AI_TOOL_NAME: 200,
+    Attr.STEP_NAME: 200,
     Attr.GEN_AI_REQUEST_MODEL: 100,
     Attr.GEN_AI_PROVIDER: 50,
     Attr.FIGMA_FILE: 50,

@@ -18,7 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
 from forge_otel.context import current_generation
-from forge_otel.names import Attr, Metric, Operation
+from forge_otel.names import Attr, Instrument, Metric, Operation
 from forge_otel.telemetry.genai.model_calls import ModelCallReader
 from forge_otel.telemetry.genai.usage import UsageDetails, reported_call
 from forge_otel.telemetry.metrics.instruments import Instruments
@@ -40,8 +40,12 @@ _OPERATIONS: Final[Mapping[str, str]] = {
     "embedding": Operation.EMBEDDINGS,
     "llm": Operation.CHAT,
 }
-# The types that the duration metric and a generation's list of steps show.
-_COUNTED: Final = frozenset({"agent", "tool", "step"})
+# The types with a duration metric, which are also in a generation's list of steps.
+_DURATIONS: Final[Mapping[str, Instrument]] = {
+    "agent": Metric.AGENT_DURATION,
+    "tool": Metric.TOOL_DURATION,
+    "step": Metric.STEP_DURATION,
+}
 # The conventions give calls to other services the span kind CLIENT.
 _REMOTE: Final = frozenset({"retriever", "embedding", "llm"})
 
@@ -98,8 +102,14 @@ class SpanPlan:
             span_name=f"{operation} {name}" if kind in {"agent", "tool"} else name,
             span_kind=SpanKind.CLIENT if kind in _REMOTE else SpanKind.INTERNAL,
             attributes={**fixed, **(attributes or {})},
-            labels={Attr.GEN_AI_AGENT_NAME: name, Attr.SPAN_KIND: kind},
+            labels=_labels(kind, name),
         )
+
+
+def _labels(kind: SpanType, name: str) -> dict[str, Value]:
+    if kind == "tool":
+        return {Attr.GEN_AI_TOOL_NAME: name}
+    return {Attr.STEP_NAME: name} if kind == "step" else {Attr.GEN_AI_AGENT_NAME: name, Attr.SPAN_KIND: kind}
 
 
 class SpanHandle:
@@ -122,7 +132,7 @@ class SpanHandle:
         self._started_s = time.monotonic()
         self._span = recorder.tracer.bound.start_span(plan.span_name, kind=plan.span_kind, attributes=attributes)
         self._context = trace.set_span_in_context(self._span)
-        if self._generation is not None and plan.kind in _COUNTED:
+        if self._generation is not None and plan.kind in _DURATIONS:
             self._generation.record_step_start(plan.name, plan.kind)
 
     @property
@@ -179,14 +189,14 @@ class SpanHandle:
         if error is not None and error_type is not None:
             with_text = self._recorder.captures_content
             mark_failed(self._span, error, error_type=error_type, with_text=with_text)
-        if self._plan.kind in _COUNTED:
+        if self._plan.kind in _DURATIONS:
             self._count(duration_s, error_type, in_finalizer=closed)
         self._span.end()
 
     def _count(self, duration_s: float, error_type: str | None, *, in_finalizer: bool) -> None:
         labels = self._plan.labels if error_type is None else {**self._plan.labels, Attr.ERROR_TYPE: error_type}
         self._recorder.instruments.record_later(
-            Metric.AGENT_DURATION,
+            _DURATIONS[self._plan.kind],
             duration_s,
             labels,
             exemplar=self._span.get_span_context(),

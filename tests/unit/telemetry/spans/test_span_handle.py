@@ -53,11 +53,18 @@ def test_a_duration_has_the_labels_of_the_catalog_only(recorder: Recorder) -> No
     """Attributes and identities of users do not become labels."""
     with bind_identity(Identity(user_id="u")), recorder.spans.span("block", attributes={"item": "17"}):
         pass
-    (metric,) = [item for item in recorder.metrics() if item.name == Metric.AGENT_DURATION.name]
-    assert {key for point in metric.data.data_points for key in point.attributes} == {
-        Attr.GEN_AI_AGENT_NAME,
-        Attr.SPAN_KIND,
-    }
+    (metric,) = [item for item in recorder.metrics() if item.name == Metric.STEP_DURATION.name]
+    assert {key for point in metric.data.data_points for key in point.attributes} == {Attr.STEP_NAME}
+
+
+def test_only_agents_have_the_duration_of_agents(recorder: Recorder) -> None:
+    """Tools and steps have metrics of their own."""
+    recorder.spans.agent("coder")(lambda: None)()
+    recorder.spans.tool("search")(lambda: None)()
+    recorder.spans.step("read")(lambda: None)()
+    assert list(recorder.points(Metric.AGENT_DURATION)) == [("coder", "agent", None)]
+    assert list(recorder.points(Metric.TOOL_DURATION)) == [("search", None)]
+    assert list(recorder.points(Metric.STEP_DURATION)) == [("read", None)]
 
 
 def test_the_exemplar_of_a_duration_is_its_span(recorder: Recorder) -> None:
