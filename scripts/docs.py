@@ -75,6 +75,7 @@ MEANINGS: Mapping[str, str] = {
     Attr.FIGMA_EVENT: "type of a Figma webhook event, as named by Figma",
     Attr.BUDGET_SCOPE: "scope of the decisive limit: `all`, `tenant`, `user`, `session`",
     Attr.SPAN_KIND: "type of the span: `agent`, `tool`, `step` …",
+    Attr.STEP_NAME: "name of the step",
     Attr.INPUT_SIZE: "estimated size of the arguments, bytes",
     Attr.OUTPUT_SIZE: "estimated size of the result or of the yielded chunks, bytes",
     Attr.CHUNKS: "number of chunks that a generator yielded",

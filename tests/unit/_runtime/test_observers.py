@@ -125,7 +125,7 @@ def test_a_forced_state_is_in_the_metric(new_forge: Callable[..., Forge], mode: 
     """So is its change, and the figures of the dashboard agree."""
     forge, reader, instruments = new_forge(), InMemoryMetricReader(), Instruments()
     instruments.bind(MeterProvider([reader], shutdown_on_exit=False).get_meter("test"))
-    Observers(instruments, forge.guards, forge.outbox, forge.components).register()
+    Observers(instruments, forge.guards, forge.outbox, forge.components, tasks=TaskSupervisor()).register()
     forge.guard("openai")
     forge.operations.set_breaker("openai", mode)
     points = _points(reader)
