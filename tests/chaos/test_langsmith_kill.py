@@ -155,7 +155,10 @@ class Service:
     def __init__(self, url: str, folder: Path) -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
-            self._url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+            port = unused.getsockname()[1]
+        # One client: creating a TLS context for each poll would slow the start of the service.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", limits=limits)
         environ = {
             "LANGSMITH_API_KEY": "key",
             "LANGSMITH_ENDPOINT": url,
@@ -164,30 +167,34 @@ class Service:
             "FORGE_OUTBOX_DIR": "",
             "FORGE_TRACE_SPOOL_DIR": str(folder / "spool"),
         }
-        port = self._url.rpartition(":")[2]
         command = [
             sys.executable,
             "-m",
             "uvicorn",
             "tests.chaos.traced_app:app",
             "--port",
-            port,
+            str(port),
             "--log-level",
             "error",
         ]
         self._process = subprocess.Popen(command, env=os.environ | environ)
 
     def __enter__(self) -> Self:
-        eventually(self._is_up, timeout_s=30)
+        try:
+            eventually(self._is_up, timeout_s=30)
+        except AssertionError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+        self._client.close()
 
     def get(self, path: str) -> str:
         """Return the text at `path`."""
-        response = httpx.get(f"{self._url}{path}")
+        response = self._client.get(path)
         response.raise_for_status()
         return response.text
 
@@ -209,7 +216,7 @@ class Service:
 
     def _is_up(self) -> bool:
         try:
-            return httpx.get(f"{self._url}/livez").status_code == 200
+            return self._client.get("/livez").status_code == 200
         except httpx.HTTPError:
             return False
 
