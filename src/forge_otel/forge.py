@@ -198,6 +198,7 @@ class Forge:
             component_id=call.component_id,
             cost_usd=generation.spent_usd,
             saved_usd=reply.saved_usd,
+            degraded=tuple(generation.degraded),
         )
 
     def follow(

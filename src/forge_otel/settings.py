@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self
 
-from forge_otel._internal.env import choices, mask_url, misspelt, parse
+from forge_otel._internal.env import choices, is_optional, mask_url, misspelt, parse
 from forge_otel.errors import ConfigurationError
 from forge_otel.pricing import ModelPrice, parse_prices
 
@@ -55,6 +55,8 @@ class Settings:
         outbox_dir: folder of the crash-safe journal; None keeps queued records in memory only.
         outbox_durability: what a record survives once its caller has the answer: `kill-safe` the death of the process
             at any moment, `power-safe` a power cut as well, at the cost of a disk flush per commit, `memory` nothing.
+        outbox_when_slow: what callers get while the journal takes more than 1 s: `answer` although their record is only
+            in memory, `wait` until it is on disk, `refuse` with 503; by default `power-safe` waits, the others answer.
         outbox_max_bytes: size of the journal above which new records are dropped and counted.
         trace_spool_dir: folder of spans that LangSmith has not accepted yet; None keeps them in memory only.
         trace_spool_max_bytes: size of the spool above which new spans are dropped and counted.
@@ -114,6 +116,7 @@ class Settings:
     database_drain_above: int | None = 2_000
     outbox_dir: str | None = "./.forge/outbox"
     outbox_durability: Literal["kill-safe", "power-safe", "memory"] = "kill-safe"
+    outbox_when_slow: Literal["answer", "wait", "refuse"] | None = None
     outbox_max_bytes: int = 2 * 2**30
     trace_spool_dir: str | None = "./.forge/spool"
     trace_spool_max_bytes: int = 256 * 2**20
@@ -191,7 +194,7 @@ class Settings:
         faults.extend(
             f"{name} is {getattr(self, name)!r}; use one of {', '.join(words)}"
             for name, words in _CHOICES.items()
-            if getattr(self, name) not in words
+            if getattr(self, name) not in words and not (name in _OPTIONAL and getattr(self, name) is None)
         )
         if not 0 <= self.trace_sample_rate <= 1:
             faults.append(f"trace_sample_rate is {self.trace_sample_rate}; it must be a fraction from 0 to 1")
@@ -241,6 +244,7 @@ _NUMERIC: Final = {int, float, int | None, float | None, Decimal, Decimal | None
 _SECRETS: Final = tuple(item.name for item in fields(Settings) if not item.repr)
 _URLS: Final = tuple(item.name for item in fields(Settings) if item.name.endswith("_url"))
 _CHOICES: Final = {item.name: choices(item.type) for item in fields(Settings) if choices(item.type)}
+_OPTIONAL: Final = {item.name for item in fields(Settings) if is_optional(item.type)}
 _NUMBERS: Final = tuple(
     item.name for item in fields(Settings) if item.type in _NUMERIC and not item.name.endswith("_rate")
 )

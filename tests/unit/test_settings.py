@@ -37,6 +37,7 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "FORGE_RETENTION_DAYS": "30",
         "FORGE_OUTBOX_DIR": "",
         "FORGE_OUTBOX_DURABILITY": "power-safe",
+        "FORGE_OUTBOX_WHEN_SLOW": "refuse",
         "FORGE_OUTBOX_MAX_BYTES": "3",
         "FORGE_TRACE_SPOOL_DIR": "",
         "FORGE_TRACE_SPOOL_MAX_BYTES": "5",

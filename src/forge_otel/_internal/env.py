@@ -6,7 +6,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args, get_origin
 
-__all__ = ["choices", "mask_url", "misspelt", "parse"]
+__all__ = ["choices", "is_optional", "mask_url", "misspelt", "parse"]
 
 
 def mask_url(url: str | None) -> str | None:
@@ -30,8 +30,13 @@ def misspelt(name: str, known: Iterable[str]) -> str:
 
 
 def choices(annotation: Any) -> tuple[str, ...]:
-    """Return the words that a setting of a Literal type may have, none for other types."""
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
+    """Return the words that a setting of a Literal type, or of an optional one, may have; none for other types."""
+    return next((get_args(part) for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal), ())
+
+
+def is_optional(annotation: Any) -> bool:
+    """Return whether a setting of that type may be None."""
+    return type(None) in get_args(annotation)
 
 
 def parse(annotation: Any, text: str, parsers: Mapping[Any, Callable[[str], Any]] = MappingProxyType({})) -> Any:
@@ -46,7 +51,7 @@ def parse(annotation: Any, text: str, parsers: Mapping[Any, Callable[[str], Any]
         ValueError, KeyError, TypeError, AttributeError, decimal.InvalidOperation: it cannot be read.
     """
     if choices(annotation):
-        return text
+        return None if is_optional(annotation) and not text else text
     parser = parsers.get(annotation) or _PARSERS[annotation]
     return parser(text)
 

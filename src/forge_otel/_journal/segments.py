@@ -49,6 +49,10 @@ class Segment(Protocol):
         """Store all bodies or none, and return their rows."""
         ...
 
+    def rewrite(self, bodies: Mapping[int, bytes]) -> None:
+        """Replace the entries with these sequence numbers, all or none."""
+        ...
+
     def read(self, after: int, last: int, *, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
         """Return entries after number `after` up to `last`: at most `limit`, about `limit_bytes`, at least one."""
         ...
@@ -78,6 +82,11 @@ class MemorySegment:
             self._last_seq += len(bodies)
             self._bodies.update(enumerate((body for _, body in bodies), first))
         return [Row(seq, at_s, len(body)) for seq, (at_s, body) in enumerate(bodies, first)]
+
+    def rewrite(self, bodies: Mapping[int, bytes]) -> None:
+        """Replace entries; this never fails."""
+        with self._lock:
+            self._bodies.update(bodies)
 
     def read(self, after: int, last: int, *, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
         """Return entries after number `after` up to `last`."""
@@ -176,6 +185,13 @@ class DiskSegment:
             )
         self._last_seq += len(rows)
         return rows
+
+    def rewrite(self, bodies: Mapping[int, bytes]) -> None:
+        """Replace entries, in one transaction."""
+        with _transaction(self._writer):
+            self._writer.executemany(
+                "UPDATE record SET body = ? WHERE seq = ?", [(body, seq) for seq, body in bodies.items()]
+            )
 
     def restore(self, recovered: Recovered, cursors: Mapping[str, int]) -> None:
         """Store recovered entries under their old sequence numbers, and set the cursors."""

@@ -104,6 +104,7 @@ class Observers:
             observe(Metric.OUTBOX_DELIVERED, lambda: self._per_sink(lambda sink: sink.delivered)),
             observe(Metric.OUTBOX_WAITING, lambda: self._per_sink(lambda sink: sink.waiting)),
             observe(Metric.OUTBOX_DROPPED, self._dropped),
+            observe(Metric.OUTBOX_UNJOURNALED, lambda: [(self._outbox.stats().unjournaled, {})]),
             observe(Metric.OUTBOX_AGE, lambda: self._per_sink(lambda sink: sink.oldest_age_s)),
             observe(Metric.OUTBOX_DRAIN, lambda: self._per_sink(lambda sink: sink.drained_in_s)),
             observe(Metric.TASK_RESTARTS, self._task_restarts),

@@ -79,6 +79,7 @@ class Operations:
             "outbox": {
                 "durable": stats.is_durable,
                 "journal_bytes": stats.journal_bytes,
+                "unjournaled": stats.unjournaled,
                 "sinks": {name: asdict(sink) for name, sink in stats.sinks.items()},
             },
             "budget": await self._budget.usage(),

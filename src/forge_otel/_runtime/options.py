@@ -85,4 +85,5 @@ def outbox(settings: Settings, directory: Path | None, *, shutdown_timeout_s: fl
         max_bytes=settings.outbox_max_bytes,
         shutdown_timeout_s=shutdown_timeout_s,
         is_power_safe=settings.outbox_durability == "power-safe",
+        when_slow=settings.outbox_when_slow,
     )

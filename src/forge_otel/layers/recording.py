@@ -5,12 +5,14 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from forge_otel.context import Generation, current_generation
-from forge_otel.errors import BadRequest
+from forge_otel.errors import BadRequest, ServiceUnavailable
 from forge_otel.keys import artifact_key
 from forge_otel.layers.single_flight.run import RunOutcome
+from forge_otel.names.deliveries import MEMORY_LABEL
 from forge_otel.types import Call, CallNext, GenerationResult, Record, Reply, outcome_of
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class RecordingLayer:
         generation = current_generation.get()
         if generation is None:
             return await call_next(call)
+        self._outbox.check_accepting()
         # The record must say which sinks were unavailable when the generation began.
         for label in self._outbox.degraded():
             generation.record_degraded(label)
@@ -50,18 +53,25 @@ class RecordingLayer:
             self._outbox.offer_nowait(self._record(call, generation, exc=exc))
             raise
         except Exception as exc:
-            await self._outbox.offer(self._record(call, generation, exc=exc))
+            # The caller gets the generation's own error, also if the journal would refuse an answer.
+            with suppress(ServiceUnavailable):
+                await self._offer(generation, self._record(call, generation, exc=exc))
             raise
         except BaseException as exc:
             # KeyboardInterrupt and SystemExit must not wait for the disk either.
             self._outbox.offer_nowait(self._record(call, generation, exc=exc))
             raise
-        await self._outbox.offer(self._record(call, generation, reply=reply))
+        await self._offer(generation, self._record(call, generation, reply=reply))
         return reply
 
     async def record_orphaned(self, call: Call, generation: Generation, outcome: RunOutcome) -> None:
         """Record a run whose first caller left before the end, with its costs."""
-        await self._outbox.offer(self._record(call, generation, reply=outcome.reply, exc=outcome.error))
+        with suppress(ServiceUnavailable):
+            await self._outbox.offer(self._record(call, generation, reply=outcome.reply, exc=outcome.error))
+
+    async def _offer(self, generation: Generation, record: Record) -> None:
+        if not await self._outbox.offer(record):
+            generation.record_degraded(MEMORY_LABEL)
 
     def _record(
         self, call: Call, generation: Generation, *, reply: Reply | None = None, exc: BaseException | None = None

@@ -5,7 +5,10 @@ from typing import Final
 from forge_otel.names.attributes import Attr
 from forge_otel.names.instrument import Instrument
 
-__all__ = ["DeliveryMetrics"]
+__all__ = ["MEMORY_LABEL", "DeliveryMetrics"]
+
+MEMORY_LABEL: Final = "outbox:memory"
+"""In `degraded` of a generation whose caller got the answer before the journal had the record."""
 
 
 class DeliveryMetrics:
@@ -32,11 +35,17 @@ class DeliveryMetrics:
         description="Records that will not be delivered to a sink, by reason.",
         attributes=(Attr.OUTBOX_SINK, Attr.REASON),
     )
+    OUTBOX_UNJOURNALED: Final = Instrument(
+        name="forge.outbox.unjournaled",
+        kind="observable_counter",
+        unit="{record}",
+        description="Records whose callers got an answer before the journal on disk had the record.",
+    )
     OUTBOX_WAITING: Final = Instrument(
         name="forge.outbox.waiting",
         kind="observable_gauge",
         unit="{record}",
-        description="Records queued on local disk for a sink.",
+        description="Records queued for a sink, on local disk or, while the disk fails or hangs, in memory.",
         attributes=(Attr.OUTBOX_SINK,),
     )
     OUTBOX_AGE: Final = Instrument(

@@ -6,8 +6,8 @@ Nothing here touches a disk or a clock. All methods are thread-safe and atomic, 
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from forge_otel._journal.index import Row, SegmentIndex
 
@@ -176,16 +176,23 @@ class DeliveryAccounting:
     def counts(self) -> dict[str, SinkCounts]:
         """Return a consistent snapshot of the counters of each sink."""
         with self._lock:
-            return {
-                sink: SinkCounts(
-                    produced=account.produced,
-                    delivered=account.delivered,
-                    waiting=self._waiting(sink),
-                    dropped={reason: count for reason, count in account.dropped.items() if count},
-                    oldest_at_s=next((at for index in self._indexes if (at := index.oldest_at_s(sink))), None),
-                )
-                for sink, account in self._accounts.items()
-            }
+            return self._counts()
+
+    def final_counts(self, volatile: Collection[SegmentIndex]) -> dict[str, SinkCounts]:
+        """Return the counters as they are if the process ends now: waiting records that are not on disk are dropped.
+
+        Args:
+            volatile: segments in memory.
+        """
+        with self._lock:
+            in_memory = [index for index in self._indexes if any(index is other for other in volatile)]
+            counts = self._counts()
+            for sink, count in counts.items():
+                lost = self._unstored + sum(index.waiting(sink) for index in in_memory)
+                dropped = Counter(count.dropped)
+                dropped["shutdown"] += lost
+                counts[sink] = replace(count, waiting=count.waiting - lost, dropped=dict(+dropped))
+            return counts
 
     def waiting(self, sink: str) -> int:
         """Count the records that `sink` still needs, including those that are not in a segment yet."""
@@ -197,6 +204,18 @@ class DeliveryAccounting:
         """Size of the records in all segments."""
         with self._lock:
             return sum(index.size_bytes for index in self._indexes)
+
+    def _counts(self) -> dict[str, SinkCounts]:
+        return {
+            sink: SinkCounts(
+                produced=account.produced,
+                delivered=account.delivered,
+                waiting=self._waiting(sink),
+                dropped={reason: count for reason, count in account.dropped.items() if count},
+                oldest_at_s=next((at for index in self._indexes if (at := index.oldest_at_s(sink))), None),
+            )
+            for sink, account in self._accounts.items()
+        }
 
     def _waiting(self, sink: str) -> int:
         return self._unstored + sum(index.waiting(sink) for index in self._indexes)

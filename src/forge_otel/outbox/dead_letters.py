@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 from logging import getLogger
 from pathlib import Path
@@ -31,26 +32,33 @@ class DeadLetters:
     def __init__(self, directory: Path | None) -> None:
         self._path = None if directory is None else directory / FILE_NAME
         self._connection: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
 
     def add(self, sink: str, body: bytes, *, reason: str) -> None:
         """Store the encoded record `body` that `sink` rejected; an error of the disk is logged, not raised."""
         if self._path is None:
             return
         try:
-            if self._connection is None:
-                self._connection = _connect(self._path)
-            self._connection.execute(
-                "INSERT INTO dead_letter (sink, at, reason, body) VALUES (?, ?, ?, ?)",
-                (sink, time.time(), reason, body),
-            )
+            with self._lock:
+                if self._connection is None:
+                    self._connection = _connect(self._path)
+                self._connection.execute(
+                    "INSERT INTO dead_letter (sink, at, reason, body) VALUES (?, ?, ?, ?)",
+                    (sink, time.time(), reason, body),
+                )
         except (sqlite3.Error, OSError) as exc:
             _logger.error("dead letter of sink %s could not be stored: %s", sink, exc)  # noqa: TRY400 - the disk is why
 
     def close(self) -> None:
-        """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Close the file, unless a write to it hangs."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+        finally:
+            self._lock.release()
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -173,7 +173,7 @@ class DeliveryWorker:
                 self._queue.acknowledge(self.name, batch, group[-1].seq, delivered=len(group))
                 self._count(len(group))
             else:
-                self._give_up(batch, group[0], error)
+                await self._give_up(batch, group[0], error)
             self._stored_early.difference_update(record.id for record in _records(group))
             entries, size = rest, size * 2
 
@@ -230,11 +230,12 @@ class DeliveryWorker:
         self._busy_since_s = time.monotonic()
         self.throughput.add(delivered)
 
-    def _give_up(self, batch: QueuedBatch, entry: QueuedRecord, error: BaseException) -> None:
+    async def _give_up(self, batch: QueuedBatch, entry: QueuedRecord, error: BaseException) -> None:
         reason = "damaged" if isinstance(entry.record, DamagedRecord) else "rejected"
         id_ = entry.record.id if isinstance(entry.record, Record) else "unknown"
         _logger.error("generation %s is now a dead letter of sink %s: %s", id_, self.name, _described(error))
-        self._queue.dead_letter(self.name, entry, reason=_described(error))
+        self._busy_since_s = time.monotonic()
+        await self._queue.dead_letter(self.name, entry, reason=_described(error))
         self._queue.acknowledge(self.name, batch, entry.seq, delivered=0, dropped={reason: 1})
 
     def _record_failure(self, exc: BaseException) -> None:

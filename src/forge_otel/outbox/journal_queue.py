@@ -4,29 +4,33 @@ Records that arrive while the writer is busy share its next commit.
 """
 
 import asyncio
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import Final
 
-from forge_otel._internal.worker_thread import WorkerThread
+from forge_otel._internal.worker_thread import WorkerThread, run_in_daemon_thread
 from forge_otel._journal.index import SegmentIndex
 from forge_otel._journal.segments import DiskSegment, Segment, is_damage
+from forge_otel.names.deliveries import MEMORY_LABEL
 from forge_otel.outbox.accounting import DeliveryAccounting
 from forge_otel.outbox.codec import DamagedRecord, decode, encode
 from forge_otel.outbox.dead_letters import DeadLetters
 from forge_otel.outbox.segment_chain import DISK_ERRORS, EncodedRecord, SegmentChain
 from forge_otel.types import Record
 
-__all__ = ["JournalQueue", "QueuedBatch", "QueuedRecord", "SegmentRange"]
+__all__ = ["JournalQueue", "QueuedBatch", "QueuedRecord", "QueuedWrite", "SegmentRange"]
 
 _logger = getLogger(__name__)
 _BATCH_RECORDS: Final = 500
 _BATCH_BYTES: Final = 8 * 2**20
+_PATIENCE_S: Final = 1.0
 
 Job = Callable[[], None]
 
@@ -59,12 +63,25 @@ class SegmentRange:
     """Argument for `JournalQueue.acknowledge`; it holds no records."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
+@dataclass(slots=True, eq=False)
+class QueuedWrite:
+    """A record on its way to the journal.
+
+    Args:
+        record: the record.
+        size_bytes: the size with which it was counted.
+        stored: resolved when the record is in a segment or was dropped; None if no caller waits.
+        is_durable: whether the record is in a segment that survives the process.
+        is_answered: whether its caller got the answer before.
+    """
+
     record: Record
-    at_s: float
     size_bytes: int
     stored: asyncio.Future[None] | None
+    is_durable: bool = False
+    is_answered: bool = False
+    at_s: float = field(default_factory=time.time)
+    put_s: float = field(default_factory=time.monotonic)
 
 
 class JournalQueue:
@@ -95,13 +112,37 @@ class JournalQueue:
         self._on_stored = on_stored
         self._on_acknowledged = on_acknowledged
         self._unsaved: set[Segment] = set()
-        self._writer: WorkerThread[_Write | Job] = WorkerThread("forge-outbox-writer", self._handle)
+        # Writes that are in no segment yet: appended by the event loop, removed by the writer, in the same order.
+        self._unstored: deque[QueuedWrite] = deque()
+        self._busy_since_s: float | None = None
+        self._settling = threading.Lock()
+        self._writer: WorkerThread[QueuedWrite | Job] = WorkerThread("forge-outbox-writer", self._handle)
         self._reader: WorkerThread[Job] = WorkerThread("forge-outbox-reader", _run_all)
 
     @property
     def is_durable(self) -> bool:
-        """Return whether new records are written to the disk."""
-        return self._chain.is_durable
+        """Return whether new records are written to the disk, and in time."""
+        return self._chain.is_durable and self.patience_left_s > 0
+
+    @property
+    def patience_left_s(self) -> float:
+        """Seconds until the journal counts as hanging, 0 or less if it does.
+
+        Measured from the oldest record that is in no segment yet, and from the start of the access to the disk that is
+        going on: an error may never come.
+        """
+        now_s = time.monotonic()
+        since_s = self._busy_since_s or now_s
+        # The writer may remove the last one at any moment.
+        with suppress(IndexError):
+            since_s = min(since_s, self._unstored[0].put_s)
+        return _PATIENCE_S - (now_s - since_s)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Return whether one access to the disk takes too long, rather than many records waiting for their turn."""
+        busy_since_s = self._busy_since_s
+        return busy_since_s is not None and time.monotonic() - busy_since_s >= _PATIENCE_S
 
     async def open(self, *, timeout_s: float) -> bool:
         """Open the journal, adopt those of dead processes, and return whether both were done within `timeout_s`."""
@@ -110,15 +151,28 @@ class JournalQueue:
         self._reader.start()
         return await self._in_writer(self._open, timeout_s=timeout_s)
 
-    def put(self, record: Record, *, size_bytes: int, stored: asyncio.Future[None] | None) -> None:
-        """Queue a record for the writer.
+    def put(self, write: QueuedWrite) -> None:
+        """Queue a record, already counted by the accounting, for the writer."""
+        self._unstored.append(write)
+        self._writer.put(write)
 
-        Args:
-            record: already counted by the accounting.
-            size_bytes: the size with which it was counted.
-            stored: resolved when the record is in a segment.
-        """
-        self._writer.put(_Write(record, time.time(), size_bytes, stored))
+    def answer_early(self, write: QueuedWrite) -> bool:
+        """Mark a record as answered before it is in the journal; return False if it is in the journal already."""
+        with self._settling:
+            write.is_answered = not write.is_durable
+            return write.is_answered
+
+    def probe(self) -> None:
+        """Let the writer find out whether the disk works again."""
+        self._writer.put(self._open)
+
+    def volatile(self) -> list[SegmentIndex]:
+        """Return the indexes of the segments that die with this process."""
+        return self._chain.volatile()
+
+    def release_callers(self) -> None:
+        """Let every caller go on whose record is in no segment yet."""
+        _resolve([write.stored for write in tuple(self._unstored) if write.stored is not None])
 
     async def read(self, sink: str, *, limit: int = _BATCH_RECORDS) -> QueuedBatch | None:
         """Return the next records for `sink`, or None if none waits.
@@ -170,9 +224,11 @@ class JournalQueue:
             self._writer.put(partial(self._save, segment))
         self._on_acknowledged()
 
-    def dead_letter(self, sink: str, entry: QueuedRecord, *, reason: str) -> None:
-        """Add a record that `sink` rejected to the dead letters."""
-        self._writer.put(partial(self._dead_letters.add, sink, entry.body, reason=reason))
+    async def dead_letter(self, sink: str, entry: QueuedRecord, *, reason: str) -> None:
+        """Add a record that `sink` rejected to the dead letters, before it is acknowledged."""
+        # Not on the writer thread: a dead-letter file that another process locks would hold up every new record.
+        add = partial(self._dead_letters.add, sink, entry.body, reason=reason)
+        await run_in_daemon_thread(add, name="forge-outbox-dead-letters")
 
     async def flush(self, *, timeout_s: float) -> bool:
         """Wait until all records so far are stored; return whether they were within `timeout_s`."""
@@ -207,24 +263,50 @@ class JournalQueue:
         self._chain.writable_segment()
         self._on_loop(self._announce, [])
 
-    def _handle(self, batch: list[_Write | Job]) -> None:
-        writes = [item for item in batch if isinstance(item, _Write)]
+    def _handle(self, batch: list[QueuedWrite | Job]) -> None:
+        writes = [item for item in batch if isinstance(item, QueuedWrite)]
         if writes:
-            self._store(writes)
-        _run_all([item for item in batch if not isinstance(item, _Write)])
+            self._timed(partial(self._store, writes))
+        for item in batch:
+            if not isinstance(item, QueuedWrite):
+                self._timed(item)
 
-    def _store(self, writes: list[_Write]) -> None:
+    def _timed(self, job: Job) -> None:
+        self._busy_since_s = time.monotonic()
+        _run_all([job])
+        self._busy_since_s = None
+
+    def _store(self, writes: list[QueuedWrite]) -> None:
         encoded = [record for write in writes if (record := self._encoded(write)) is not None]
-        self._chain.append(encoded)
+        try:
+            self._chain.append(encoded)
+        # BaseException: records that stay counted as waiting would be in no segment.
+        except BaseException:
+            _logger.exception("%d records cannot be stored and are dropped", len(encoded))
+            for record in encoded:
+                self._accounting.drop_unstored("disk", queued_bytes=record.queued_bytes)
+        for _ in writes:
+            self._unstored.popleft()
         self._on_loop(self._announce, [write.stored for write in writes if write.stored is not None])
 
-    def _encoded(self, write: _Write) -> EncodedRecord | None:
+    def _encoded(self, write: QueuedWrite) -> EncodedRecord | None:
         try:
-            return EncodedRecord(encode(write.record), write.at_s, write.size_bytes)
-        except Exception:
+            body = encode(write.record)
+        # BaseException: a record that makes an extension panic must not cost the others of its batch.
+        except BaseException:
             _logger.exception("record of generation %s cannot be encoded and is dropped", write.record.id)
             self._accounting.drop_unstored("rejected", queued_bytes=write.size_bytes)
             return None
+        return EncodedRecord(body, write.at_s, write.size_bytes, settle=partial(self._settle, write))
+
+    def _settle(self, write: QueuedWrite, is_durable: bool) -> bytes | None:
+        with self._settling:
+            write.is_durable = is_durable
+            is_late = write.is_answered
+        if is_durable and not is_late:
+            return None
+        labels = dict.fromkeys([*write.record.degraded, MEMORY_LABEL])
+        return encode(replace(write.record, degraded=tuple(labels)))
 
     def _save(self, segment: Segment) -> None:
         self._unsaved.discard(segment)

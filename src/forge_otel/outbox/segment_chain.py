@@ -6,7 +6,7 @@ processes come first, so that a sink reads all records in order.
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from logging import getLogger
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from forge_otel._journal.adoption import adopt, recover_segment
-from forge_otel._journal.index import SegmentIndex
+from forge_otel._journal.index import Row, SegmentIndex
 from forge_otel._journal.recovery import LogFiles
 from forge_otel._journal.segments import DiskSegment, MemorySegment, Segment, is_damage
 from forge_otel.outbox.accounting import DeliveryAccounting
@@ -36,11 +36,20 @@ DISK_ERRORS: Final = (sqlite3.Error, OSError)
 
 @dataclass(frozen=True, slots=True)
 class EncodedRecord:
-    """An encoded record, its Unix time of arrival, and the size with which it was offered to the accounting."""
+    """A record on its way into a segment.
+
+    Args:
+        body: the encoded record.
+        at_s: Unix time of its arrival.
+        queued_bytes: size with which it was offered to the accounting.
+        settle: called when the record is in a segment, with whether that survives the process; returns the body that
+            must replace it, or None.
+    """
 
     body: bytes
     at_s: float
     queued_bytes: int
+    settle: Callable[[bool], bytes | None] = lambda _is_durable: None
 
 
 class SegmentChain:
@@ -73,6 +82,10 @@ class SegmentChain:
     def find(self, index: SegmentIndex | None) -> Segment | None:
         """Return the segment with this index; this method is thread-safe."""
         return next((segment for segment in self._segments if segment.index is index), None)
+
+    def volatile(self) -> list[SegmentIndex]:
+        """Return the indexes of the segments that die with this process; this method is thread-safe."""
+        return [segment.index for segment in self._segments if isinstance(segment, MemorySegment)]
 
     def writable_segment(self) -> Segment:
         """Return the segment for new records: the open file, a new file if the disk is due, else memory."""
@@ -174,11 +187,29 @@ class SegmentChain:
             room -= len(record.body)
         if fitting:
             rows = segment.append([(record.at_s, record.body) for record in fitting])
+            rows = self._settle(segment, rows, fitting)
             self._accounting.store(segment.index, rows, queued_bytes=sum(record.queued_bytes for record in fitting))
             self._active_bytes += sum(row.size_bytes for row in rows)
         for record in dropped:
             reason = "disk" if is_memory and self._directory is not None else "full"
             self._accounting.drop_unstored(reason, queued_bytes=record.queued_bytes)
+
+    def _settle(self, segment: Segment, rows: list[Row], records: Sequence[EncodedRecord]) -> list[Row]:
+        """Settle the records, rewrite those that changed while they were stored, and return their rows."""
+        is_durable = self._directory is None or isinstance(segment, DiskSegment)
+        changed = {
+            row.seq: body
+            for row, record in zip(rows, records, strict=True)
+            if (body := record.settle(is_durable)) is not None
+        }
+        if not changed:
+            return rows
+        try:
+            segment.rewrite(changed)
+        except DISK_ERRORS as exc:
+            _logger.debug("%d records could not be marked as stored late: %s", len(changed), exc)
+            return rows
+        return [Row(row.seq, row.at_s, len(changed[row.seq])) if row.seq in changed else row for row in rows]
 
     def _adopt(self, directory: Path) -> None:
         if self._has_adopted:

@@ -115,6 +115,7 @@ class GenerationResult:
         generation_id, trace_id: set by the runtime.
         cost_usd: cost of this call; set by the runtime.
         saved_usd: cost that a cache has avoided; set by the runtime.
+        degraded: fallbacks that served this call, for example `"outbox:memory"`; set by the runtime.
 
     Raises:
         TypeError: a field has the wrong type.
@@ -130,6 +131,7 @@ class GenerationResult:
     component_id: str = ""
     cost_usd: Decimal = ZERO_USD
     saved_usd: Decimal = ZERO_USD
+    degraded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Otherwise a wrong type would only fail when the answer is stored, after the generation was paid for.
