@@ -90,8 +90,8 @@ class AdmissionControl:
         loop_lag: LoopLagMonitor,
     ) -> None:
         self.name = name
-        self._breaker = CircuitBreaker(name, policies.breaker, rng=rng)
-        self._emitted_state = self._breaker.effective_state
+        self.breaker = CircuitBreaker(name, policies.breaker, rng=rng)
+        self._emitted_state = self.breaker.effective_state
         self._rejected = 0
         self._bulkhead = Bulkhead(policies.bulkhead)
         self._timeout = AttemptTimeout(name, policies.timeout, loop_lag=loop_lag, on_abandon=self._on_abandon)
@@ -103,29 +103,19 @@ class AdmissionControl:
         self._clock = clock
         self.now_s = clock.now_s
 
-    @property
-    def is_sensitized(self) -> bool:
-        """Return whether the first failure opens the breaker."""
-        return self.now_s() < self._breaker.sensitized_until_s
-
-    @property
-    def is_opened_by_peer(self) -> bool:
-        """Return whether the breaker opened because another worker's breaker was open."""
-        return self._breaker.is_opened_by_peer
-
     def set_mode(self, mode: Mode) -> None:
         """Force the breaker open or closed, let it only observe (`shadow`), or return it to `auto`."""
-        self._breaker.set_mode(mode)
+        self.breaker.set_mode(mode)
         self._emit_changes()
 
     def reset(self) -> None:
         """Close the breaker and clear its counts."""
-        self._breaker.reset(self.now_s())
+        self.breaker.reset(self.now_s())
         self._emit_changes()
 
     def sensitize(self, for_s: float) -> None:
         """Let the first failure within `for_s` seconds open the breaker; 0 ends that."""
-        self._breaker.sensitized_until_s = self.now_s() + for_s
+        self.breaker.sensitized_until_s = self.now_s() + for_s
 
     def record_health_check(self, is_up: bool, *, took_s: float) -> None:
         """Record a health check of the service that has just ended; a successful one ends the open time.
@@ -134,15 +124,15 @@ class AdmissionControl:
             is_up: whether the service responded.
             took_s: duration of the check in seconds.
         """
-        self._breaker.record_health_check(is_up, started_s=self.now_s() - took_s)
+        self.breaker.record_health_check(is_up, started_s=self.now_s() - took_s)
 
     def rejects_for_s(self) -> float:
         """Return the seconds for which calls are rejected; 0 if a call would be admitted."""
-        return self._breaker.rejects_for_s(self.now_s())
+        return self.breaker.rejects_for_s(self.now_s())
 
     def state(self) -> GuardState:
         """Return a snapshot."""
-        breaker, now_s = self._breaker, self.now_s()
+        breaker, now_s = self.breaker, self.now_s()
         last_s = breaker.last_success_s
         return GuardState(
             name=self.name,
@@ -168,7 +158,7 @@ class AdmissionControl:
         Raises:
             CircuitOpen: the breaker rejects calls.
         """
-        breaker, bulkhead = self._breaker, self._bulkhead
+        breaker, bulkhead = self.breaker, self._bulkhead
         if not breaker.admits_all:
             wait_s = breaker.rejects_for_s(now_s)
             if wait_s > 0:
@@ -195,10 +185,10 @@ class AdmissionControl:
         if now_s >= until_s and held is not None:
             self._bulkhead.release()
         self.check_deadline(now_s, until_s)
-        wait_s = self._breaker.rejects_for_s(now_s)
+        wait_s = self.breaker.rejects_for_s(now_s)
         if wait_s > 0:
             raise self._rejection(wait_s)
-        number = self._breaker.admit(now_s)
+        number = self.breaker.admit(now_s)
         self._emit_changes()
         if self._bulkhead.try_acquire():
             return number, now_s
@@ -236,7 +226,7 @@ class AdmissionControl:
         took_s = now_s - started_s
         if took_s >= self._slow_s:
             took_s -= self._loop_lag.stalled_s(started_s, now_s)
-        breaker = self._breaker
+        breaker = self.breaker
         is_slow = breaker.succeed(number, now_s, took_s)
         if is_slow or number != breaker.generation:
             self._emit_changes(is_slow=is_slow)
@@ -251,13 +241,13 @@ class AdmissionControl:
         number, started_s = ticket
         error_type, is_slow = type(exc).__name__, False
         if verdict.kind == "ignore":
-            self._breaker.ignore(number)
+            self.breaker.ignore(number)
         else:
             now_s = self.now_s()
             took_s = now_s - started_s - self._loop_lag.stalled_s(started_s, now_s)
-            is_slow = self._breaker.fail(number, exc, now_s, took_s)
+            is_slow = self.breaker.fail(number, exc, now_s, took_s)
         if verdict.kind == "fatal":
-            self._breaker.attention = error_type
+            self.breaker.attention = error_type
         if isinstance(exc, Exception):
             self.emit("attempt_failed", error_type=error_type, detail=verdict.kind)
         self._emit_changes(is_slow=is_slow, error_type=error_type)
@@ -291,12 +281,12 @@ class AdmissionControl:
             is_acquired = await self._bulkhead.acquire(until_s - self.now_s())
         finally:
             if not is_acquired:
-                self._breaker.ignore(number)
+                self.breaker.ignore(number)
         if not is_acquired:
             self.emit("rejected", detail="bulkhead")
             raise Overloaded(f"{self._bulkhead.in_flight} calls to {self.name!r} are in flight, which is the limit")
         # The breaker may have opened while this call was queued.
-        if number != self._breaker.generation and (wait_s := self.rejects_for_s()) > 0:
+        if number != self.breaker.generation and (wait_s := self.rejects_for_s()) > 0:
             self._bulkhead.release()
             raise self._rejection(wait_s)
 
@@ -309,7 +299,7 @@ class AdmissionControl:
     def _emit_changes(self, *, is_slow: bool = False, error_type: str = "") -> None:
         if is_slow:
             self.emit("slow")
-        previous, state = self._emitted_state, self._breaker.effective_state
+        previous, state = self._emitted_state, self.breaker.effective_state
         if state == previous:
             return
         self._emitted_state = state

@@ -126,7 +126,7 @@ class BreakerSharing:
 
     def _is_reportable(self, guard: GuardState) -> bool:
         is_rejecting = guard.mode == "auto" and guard.rejects_for_s > 0
-        return is_rejecting and not self._guards.get(guard.name).admission.is_opened_by_peer
+        return is_rejecting and not self._guards.get(guard.name).admission.breaker.is_opened_by_peer
 
     def _is_of_peer(self, value: bytes | None) -> bool:
         return value is not None and value != self._worker_id and _HINT.fullmatch(value) is not None

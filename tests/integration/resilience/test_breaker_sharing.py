@@ -47,7 +47,7 @@ def state(guard: Guard) -> str:
 
 def is_sensitized(guard: Guard) -> bool:
     """Return whether the first failure opens the breaker."""
-    return guard.admission.is_sensitized
+    return guard.admission.now_s() < guard.admission.breaker.sensitized_until_s
 
 
 async def eventually(condition: Callable[[], object]) -> None:

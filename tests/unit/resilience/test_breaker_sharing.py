@@ -44,7 +44,8 @@ class Worker:
     @property
     def is_sensitized(self) -> bool:
         """Return whether the first failure opens the breaker."""
-        return self.guards.get(SERVICE).admission.is_sensitized
+        admission = self.guards.get(SERVICE).admission
+        return admission.now_s() < admission.breaker.sensitized_until_s
 
     async def fail(self, times: int = 1) -> None:
         """Make guarded calls that reach the service and fail."""
