@@ -55,8 +55,8 @@ class Settings:
         outbox_dir: folder of the crash-safe journal; None keeps queued records in memory only.
         outbox_durability: what a record survives once its caller has the answer: `kill-safe` the death of the process
             at any moment, `power-safe` a power cut as well, at the cost of a disk flush per commit, `memory` nothing.
-        outbox_when_slow: what callers get while the journal takes more than 1 s: `answer` although their record is only
-            in memory, `wait` until it is on disk, `refuse` with 503; by default `power-safe` waits, the others answer.
+        outbox_when_slow: policy for callers while the journal takes more than 1 s: `answer` although their record is
+            only in memory, `wait` until it is on disk, `refuse` with 503; unset waits if `power-safe`, else answers.
         outbox_max_bytes: size of the journal above which new records are dropped and counted.
         trace_spool_dir: folder of spans that LangSmith has not accepted yet; None keeps them in memory only.
         trace_spool_max_bytes: size of the spool above which new spans are dropped and counted.

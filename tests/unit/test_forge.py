@@ -304,7 +304,7 @@ async def test_a_task_that_keeps_failing_is_counted_and_shown(tmp_path: Path, si
     """`/health` warns with the type of the error, and the restarts are counted by task."""
 
     class PanicError(BaseException):
-        """What a Rust extension raises: no Exception."""
+        """Stand-in for the PanicException of a Rust extension."""
 
     class Panicking(DeliveryWorker):
         def _is_done(self) -> bool:

@@ -292,7 +292,7 @@ class JournalQueue:
     def _encoded(self, write: QueuedWrite) -> EncodedRecord | None:
         try:
             body = encode(write.record)
-        # BaseException: a record that makes an extension panic must not cost the others of its batch.
+        # BaseException: a record that makes an extension panic must not cost the rest of its batch.
         except BaseException:
             _logger.exception("record of generation %s cannot be encoded and is dropped", write.record.id)
             self._accounting.drop_unstored("rejected", queued_bytes=write.size_bytes)

@@ -34,7 +34,7 @@ _DELIVERY_SHARE: Final = 0.7
 _RETRY_AFTER_S: Final = 1.0
 
 WhenSlow = Literal["answer", "wait", "refuse"]
-"""What a caller gets while its record is not on disk in time: the answer, a wait until it is, or an error."""
+"""Policy for callers whose record is not on disk in time: the answer, a wait until it is, or an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from forge_otel._internal.worker_thread import WorkerThread, run_in_daemon_threa
 
 
 class PanicError(BaseException):
-    """What a Rust extension raises: no Exception."""
+    """Stand-in for the PanicException of a Rust extension."""
 
 
 @pytest.mark.parametrize("error", [ValueError("handled anyway"), PanicError("handled anyway")])
@@ -61,7 +61,7 @@ async def test_a_cancelled_caller_abandons_the_call() -> None:
 
 
 async def test_a_blocking_call_that_panics_raises_in_its_caller() -> None:
-    """A caller does not wait for ever for a thread that raised a BaseException."""
+    """A BaseException of the thread reaches its caller."""
 
     def fail() -> None:
         raise PanicError("x")

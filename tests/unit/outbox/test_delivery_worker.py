@@ -121,7 +121,7 @@ async def test_a_sink_that_cannot_be_opened_is_retried(tmp_path: Path) -> None:
 
 
 class PanicError(BaseException):
-    """What a Rust extension raises: no Exception."""
+    """Stand-in for the PanicException of a Rust extension."""
 
 
 async def test_a_sink_that_panics_is_down_and_recovers(tmp_path: Path) -> None:
