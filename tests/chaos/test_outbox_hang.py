@@ -85,7 +85,7 @@ async def run(directory: Path, when_slow: WhenSlow, ending: signal.Signals) -> t
 async def test_every_answered_record_is_delivered_or_counted(
     tmp_path: Path, when_slow: str, ending: signal.Signals
 ) -> None:
-    """Only records whose callers were told so are lost; the counter and the closing line have their number."""
+    """Only records with the label `outbox:memory` are lost; the counter and the closing line have their number."""
     lines, log = await run(tmp_path, cast("WhenSlow", when_slow), ending)
     answered = [line.split() for line in lines]
     unsafe = {name for name, is_safe, _ in answered if is_safe == "False"}

@@ -77,7 +77,7 @@ async def test_answers_without_a_journal_are_labelled_counted_and_stored_later(
 
 
 async def test_waiting_callers_are_answered_when_their_record_is_stored(tmp_path: Path) -> None:
-    """Nobody is answered during the hang, and nobody without a journal; a power-safe outbox waits by default."""
+    """No caller is answered during the hang or without a journal; a power-safe outbox waits by default."""
     options = OutboxOptions(directory=tmp_path, max_bytes=MAX_BYTES, shutdown_timeout_s=0.5, is_power_safe=True)
     async with Outbox([DownSink()], options) as box:
         assert await box.offer(record())
@@ -132,7 +132,7 @@ async def test_refusal_of_a_missing_disk_ends_when_it_is_back(tmp_path: Path) ->
 
 
 async def test_closing_tells_written_from_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Records that a hanging journal never had are counted and logged as lost, the others as waiting."""
+    """Records that a hanging journal never had are counted and logged as lost, stored ones as waiting."""
     box = journal_of(tmp_path, DownSink(), when_slow="answer", shutdown_timeout_s=0.5)
     async with box:
         for _ in range(3):
