@@ -16,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import forge_otel
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "forge_otel"
 EXAMPLE = ROOT / "examples" / "componentforge"
@@ -168,3 +170,9 @@ def test_bare_install_has_a_working_command(bare_python: Path) -> None:
     answer = run_bare(bare_python, "-c", code)
     assert answer.returncode == 0, answer.stderr
     assert "usage: forge-otel" in answer.stdout
+
+
+def test_the_package_has_its_version() -> None:
+    """The one of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert forge_otel.__version__ == project["version"]

@@ -4,6 +4,8 @@ The module-level decorators do what those of a `Forge` do, on the open forge of 
 each call, so functions can be decorated at import time; without an open forge a decorated function runs as it is.
 """
 
+from importlib.metadata import version
+
 from forge_otel._runtime.pipeline import Generate, PipelineDecorator
 from forge_otel.context import extract, inject
 from forge_otel.errors import ForgeError
@@ -36,6 +38,8 @@ __all__ = [
     "step",
     "tool",
 ]
+
+__version__ = version("forge-otel")
 
 
 def _span_recorder() -> SpanRecorder | None:
