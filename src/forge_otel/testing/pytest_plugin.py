@@ -63,6 +63,7 @@ class RecordedForge(Forge):
         self._provider = TracerProvider(
             id_generator=SequentialIds(), resource=Resource.get_empty(), shutdown_on_exit=False
         )
+        # Synchronous, so that a span is recorded as soon as it has ended.
         self._provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         super().__init__(chosen, telemetry=Telemetry(chosen, tracer_provider=self._provider))
 

@@ -149,6 +149,7 @@ class QdrantStandIn:
             raise _Refused(
                 400, f"Wrong input: Vector dimension error: expected dim: {collection.size}, got {len(vector)}"
             )
+        # Qdrant normalizes the vectors of a cosine collection when it stores them.
         length = math.hypot(*vector) or 1.0
         return [value / length for value in vector]
 

@@ -73,12 +73,14 @@ class HttpTransport:
     def _post(self, body: bytes, timeout_s: float) -> HttpResponse:
         if self._connection is None:
             self._connection = _connection(self._url, timeout_s, self._tls)
+        # `timeout` applies when http.client reconnects, the socket's own to the open connection.
         self._connection.timeout = timeout_s
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout_s)
         target = f"{self._url.path}?{self._url.query}" if self._url.query else self._url.path
         self._connection.request("POST", target, body, self._headers)
         response = self._connection.getresponse()
+        # Read although it is ignored: the connection can be reused only after the end of the body.
         response.read(_MAX_RESPONSE_BYTES)
         if not response.isclosed():
             # The rest of an oversized body would be read as the next response.

@@ -149,6 +149,7 @@ class SpanSender:
         pending = self._spool.head()
         if pending is None:
             return True
+        # A request must not outlast the shutdown.
         timeout_s = min(self._retry.attempt_timeout_s, self._shutdown.remaining_s)
         if timeout_s > 0:
             is_shutting_down = self._shutdown.requested.is_set()
@@ -167,6 +168,7 @@ class SpanSender:
             self._spool.remove(pending, account=self._accounting.mark_exported)
         elif status == _TOO_LARGE and count > 1:
             first, second = self._splitter(pending.batch.body)
+            # Parts keep the age of the batch, so that splitting does not extend the age limit.
             created_s = pending.batch.created_s
             parts = [
                 Batch(body=first, span_count=count // 2, created_s=created_s),

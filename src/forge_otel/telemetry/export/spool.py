@@ -25,6 +25,7 @@ __all__ = ["Batch", "PendingBatch", "Spool", "SpoolOptions"]
 _logger = logging.getLogger(__name__)
 
 _READER: Final = "export"
+# Magic and span count, in front of each body.
 _FRAME: Final = struct.Struct(">4sI")
 _MAGIC: Final = b"FGS1"
 _READ_BYTES: Final = 4 * 2**20
@@ -93,8 +94,10 @@ class _SpoolSegment:
         created_s = index.oldest_at_s(_READER)
         if created_s is None:
             return None
+        # At least one record is returned, also above `limit_bytes`.
         rows = self.journal.read(index.cursor(_READER), index.last_seq, limit=1, limit_bytes=1)
         if not rows:
+            # The plain class counts as damage, see `is_damage`.
             raise sqlite3.DatabaseError("a stored batch is missing from the file")
         seq, body = rows[0]
         batch = Batch(body=body[_FRAME.size :], span_count=_span_count(body), created_s=created_s)
@@ -103,6 +106,7 @@ class _SpoolSegment:
     def remove(self, pending: "PendingBatch") -> None:
         """Delete the batch at the head."""
         index = self.journal.index
+        # The index first: if the file cannot be written, the batch is not sent again by this process.
         index.cursors[_READER] = pending.seq
         index.drop_until(pending.seq)
         self.span_count -= pending.batch.span_count

@@ -47,6 +47,7 @@ class LangSmithProcessor(ExportProcessor):
         price: Price = lambda _call: None,
         run_filter: RunFilter = default_run_filter,
         export: ExportOptions | None = None,
+        # Half of OTLP's: runs carry contents, and LangSmith accepts about 20 MB in one request.
         max_batch_size: int = 200,
         max_age_s: float = 900.0,
     ) -> None:
@@ -64,6 +65,7 @@ class LangSmithProcessor(ExportProcessor):
         now_s = time.monotonic()
         resolved: list[ResolvedSpan] = []
         for span in spans:
+            # Before the tree: LangSmith's rate applies to whole traces, so no kept span has a discarded parent.
             if not self._is_sampled(span):
                 self.accounting.mark_sampled_out(1)
                 continue

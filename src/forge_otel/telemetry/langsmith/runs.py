@@ -164,6 +164,7 @@ def _attributes(resolved: ResolvedSpan, hide: HideOptions, price: Price) -> dict
     return {name: _plain(value) for name, value in run.items() if value is not None}
 
 
+# Cached: attribute names are few, and matching three patterns takes longer than the lookup.
 @lru_cache(maxsize=1024)
 def _may_be_sent(name: str) -> bool:
     return not (_NEVER_SENT.match(name) or _INPUT_PATTERN.match(name) or _OUTPUT_PATTERN.match(name))

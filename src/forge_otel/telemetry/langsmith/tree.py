@@ -131,6 +131,7 @@ class RunTreeBuilder:
         """
         resolved = []
         while self._waiting:
+            # In the order in which they began to wait, so the first one is the oldest.
             key, waiting = next(iter(self._waiting.items()))
             if not is_last and now_s - waiting.since_s < self._max_age_s:
                 break

@@ -122,6 +122,7 @@ class Load:
         while True:
             due_s = started_s + number / self._rate_per_s
             await asyncio.sleep(due_s - time.monotonic())
+            # `drain` reads the due time from the name.
             task = asyncio.create_task(self._request(number, due_s), name=repr(due_s))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)

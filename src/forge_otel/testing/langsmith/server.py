@@ -119,6 +119,7 @@ class LangSmithStandIn:
         self._recovered = threading.Event()
         self._lock = threading.Lock()
         self._server = _Server(self, port)
+        # The poll interval in seconds; the default of 0.5 delays each shutdown.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> Self:
@@ -257,6 +258,7 @@ def _outcome(fault: LangSmithFault | None) -> str:
 
 
 class _Server(ThreadingHTTPServer):
+    # Requests that hang must not delay the end of a test.
     daemon_threads = True
     block_on_close = False
 
