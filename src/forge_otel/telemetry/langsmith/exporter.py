@@ -47,7 +47,7 @@ class LangSmithProcessor(ExportProcessor):
         price: Price = lambda _call: None,
         run_filter: RunFilter = default_run_filter,
         export: ExportOptions | None = None,
-        # Half of OTLP's: runs carry contents, and LangSmith accepts about 20 MB in one request.
+        # Fewer than for OTLP: runs carry contents, and LangSmith accepts about 20 MB in one request.
         max_batch_size: int = 200,
         max_age_s: float = 900.0,
     ) -> None:
