@@ -20,6 +20,7 @@ from forge_otel.resilience.time_budget import budgeted
 from forge_otel.settings import Settings
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.types import Layer
+from forge_otel.types.capabilities import TracesCalls
 
 __all__ = ["DefaultLayers", "build"]
 
@@ -147,6 +148,8 @@ class _Parts:
         vectors, embedder = self.components.vectors, self.components.embedder
         if vectors is None or embedder is None:
             return ()
+        if isinstance(embedder, TracesCalls):
+            embedder.tracer = self.telemetry.tracer
         service, embedder_service = self.components.vector_service, self.components.embedder_service
         layer = SemanticCacheLayer(
             vectors,

@@ -11,8 +11,12 @@ from collections.abc import Sequence
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, StatusCode
+
 from forge_otel._internal.bounded import BoundedMap
 from forge_otel.errors import ConfigurationError, needs
+from forge_otel.names import SCOPE, Attr, Operation
 
 with needs("openai"):
     from openai import AsyncOpenAI, OpenAIError
@@ -47,6 +51,8 @@ class OpenAIEmbedder:
     ) -> None:
         self._client = client
         self._model = model
+        self.tracer = trace.get_tracer(SCOPE)
+        """Starts a span for each request, from which its usage is priced."""
         self._cache: BoundedMap[bytes, Sequence[float]] = BoundedMap(max_cached)
         self.dimensions = dimensions
         self.name = f"openai-{model}-{dimensions}"
@@ -83,9 +89,27 @@ class OpenAIEmbedder:
         return [vectors[digest] for digest in digests]
 
     async def _request(self, texts: list[str]) -> list[Sequence[float]]:
-        response = await self._client.embeddings.create(
-            model=self._model, input=texts, dimensions=self.dimensions, encoding_format="float"
+        attributes = {
+            Attr.GEN_AI_OPERATION: Operation.EMBEDDINGS,
+            Attr.GEN_AI_PROVIDER: "openai",
+            Attr.GEN_AI_REQUEST_MODEL: self._model,
+        }
+        span = self.tracer.start_span(
+            f"{Operation.EMBEDDINGS} {self._model}", kind=SpanKind.CLIENT, attributes=attributes
         )
+        # Without the exception's text, which may quote the request.
+        with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+            try:
+                response = await self._client.embeddings.create(
+                    model=self._model, input=texts, dimensions=self.dimensions, encoding_format="float"
+                )
+            except BaseException as exc:
+                span.set_attribute(Attr.ERROR_TYPE, type(exc).__name__)
+                span.set_status(StatusCode.ERROR)
+                raise
+            # Services that speak the protocol may leave the usage out.
+            if response.usage is not None:
+                span.set_attribute(Attr.GEN_AI_INPUT_TOKENS, response.usage.prompt_tokens)
         found = sorted(response.data, key=lambda item: item.index)
         if [item.index for item in found] != list(range(len(texts))):
             raise ValueError(f"the response does not hold one vector for each of {len(texts)} texts")

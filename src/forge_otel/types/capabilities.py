@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from forge_otel.types.protocols import Leases
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "SupportsNearReads",
     "SupportsPing",
     "SupportsScan",
+    "TracesCalls",
 ]
 
 
@@ -183,3 +185,11 @@ class CountsExpired(Protocol):
     def expired(self) -> Mapping[str, int]:
         """Kind (table name, or `files`) to the number of rows or files that this process has deleted."""
         ...
+
+
+@runtime_checkable
+class TracesCalls(Protocol):
+    """Part with a span for each call that it pays for; the runtime replaces its tracer."""
+
+    tracer: "Tracer"
+    """Starts the spans."""

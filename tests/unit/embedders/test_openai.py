@@ -1,18 +1,24 @@
 """The OpenAI embedder, against a server with its protocol."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from openai import InternalServerError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from tests.unit.telemetry.recorder import Recorder
 
 from componentforge.serving import serve
+from forge_otel.context import Generation, current_generation
 from forge_otel.embedders.openai import OpenAIEmbedder, open_url
 from forge_otel.errors import ConfigurationError
+from forge_otel.names import Attr
 from forge_otel.resilience.guard import Guards
 
 
@@ -35,6 +41,23 @@ class Model:
         usage = {"prompt_tokens": 1, "total_tokens": 1}
         # In any order, as the protocol allows.
         return JSONResponse({"object": "list", "model": body["model"], "data": data[::-1], "usage": usage})
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """A recorder with default settings."""
+    made = Recorder()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def generation() -> Iterator[Generation]:
+    """A running generation."""
+    running = Generation(id="g", started_at=datetime.now(UTC), started_s=0.0)
+    token = current_generation.set(running)
+    yield running
+    current_generation.reset(token)
 
 
 @pytest.fixture
@@ -64,6 +87,31 @@ async def test_texts_are_sent_once_and_in_batches(embedder: OpenAIEmbedder, mode
     await embedder.embed(texts)
     assert len(model.bodies) == 2
     assert model.bodies[0]["dimensions"] == 3
+
+
+async def test_each_request_is_a_priced_model_call(
+    embedder: OpenAIEmbedder, model: Model, recorder: Recorder, generation: Generation
+) -> None:
+    """Cached texts cost nothing."""
+    embedder.tracer = recorder.telemetry.tracer
+    await embedder.embed(["a", "b"])
+    await embedder.embed(["a"])
+    (cost,) = generation.costs
+    assert (cost.api, cost.model, cost.usage.input_tokens) == ("openai", "text-embedding-3-small", 1)
+    assert cost.amount_usd == Decimal("0.00000002")
+
+
+async def test_a_failed_request_costs_nothing_and_shows_no_text(
+    embedder: OpenAIEmbedder, model: Model, recorder: Recorder, generation: Generation
+) -> None:
+    """Its span names the type of the error."""
+    embedder.tracer = recorder.telemetry.tracer
+    model.failures = 1
+    with pytest.raises(InternalServerError):
+        await embedder.embed(["secret"])
+    span = recorder.span("embeddings text-embedding-3-small")
+    assert (span.attributes or {})[Attr.ERROR_TYPE] == "InternalServerError"
+    assert (generation.costs, span.events, "busy" in str(span.to_json())) == ([], (), False)
 
 
 async def test_only_the_guard_retries(embedder: OpenAIEmbedder, model: Model) -> None:
