@@ -92,6 +92,7 @@ class Telemetry:
         self.tracer: Final = ProxyTracer()
         self.instruments: Final = Instruments(component_types=settings.component_types)
         self.model_calls: Final = ModelCallReader(self.instruments, prices=settings.prices)
+        self.unrecorded: Final = self.model_calls.unrecorded
         self.span_recorder: Final = SpanRecorder(
             tracer=self.tracer,
             instruments=self.instruments,

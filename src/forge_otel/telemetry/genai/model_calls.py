@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from decimal import Decimal
 from itertools import islice
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -27,6 +27,7 @@ from forge_otel.telemetry.genai.deduplication import SeenCalls
 from forge_otel.telemetry.genai.usage import USAGE_ATTRIBUTES, ModelCall, read_call
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.telemetry.processor_hub import SingletonProcessor, attributes_of
+from forge_otel.telemetry.unrecorded import UnrecordedActivity
 from forge_otel.types import Cost, Usage
 
 __all__ = ["ModelCallReader"]
@@ -95,16 +96,21 @@ class ModelCallReader(SingletonProcessor):
         prices: prices by model name, which take precedence over the built-in price table.
     """
 
+    # By span id, shared by all readers of the process: with two Forges, the call that one reports may have been counted
+    # by the other, and a span may have its parent at another tracer provider. A plain dict, because a BoundedMap would
+    # cost every span of the process about 1 µs.
+    _open: ClassVar[dict[int, _OpenSpan]] = {}
+    # Reentrant, because the garbage collector may end a span inside the lock.
+    _lock: ClassVar = threading.RLock()
+
     def __init__(self, instruments: Instruments, *, prices: Mapping[str, ModelPrice] | None = None) -> None:
         self._instruments = instruments
         self._overrides = prices or {}
         self._prices = PriceBook(prices)
         self.on_cost: Callable[[int, Decimal], None] | None = None
         """Called with the trace id and the cost of each priced call."""
-        # By span id. A plain dict, because a BoundedMap would cost every span of the process about 1 µs.
-        self._open: dict[int, _OpenSpan] = {}
-        # Reentrant, because the garbage collector may end a span inside the lock.
-        self._lock = threading.RLock()
+        self.unrecorded = UnrecordedActivity()
+        """Receives the calls outside of generations."""
 
     def warm(self) -> None:
         """Load the price table, which takes about 0.5 s the first time; call it off the event loop."""
@@ -175,6 +181,8 @@ class ModelCallReader(SingletonProcessor):
             generation.record_cost(
                 Cost(api=provider, model=call.model, agent=entry.agent, usage=call.usage, amount_usd=amount)
             )
+        else:
+            self.unrecorded.add_call(amount)
         for part in _TOKEN_TYPES:
             if tokens := getattr(call.usage, part.name):
                 labels = {Attr.GEN_AI_REQUEST_MODEL: model, Attr.TOKEN_TYPE: part.name}

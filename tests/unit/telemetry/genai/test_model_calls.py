@@ -15,6 +15,7 @@ from forge_otel.context import Generation, current_call
 from forge_otel.names import Attr, Metric
 from forge_otel.pricing import ModelPrice
 from forge_otel.settings import Settings
+from forge_otel.telemetry.spans.decorators import Spans
 from forge_otel.types import Usage
 
 CHAT = {
@@ -142,6 +143,22 @@ def test_a_report_after_a_reported_call_of_an_agent_is_counted(recorder: Recorde
             recorder.spans.record_usage(1000, 200, model="gpt-4o", provider="openai")
         pipeline.record_usage(1000, 200, model="gpt-4o", provider="openai")
     assert [(cost.agent, cost.usage.input_tokens) for cost in generation.costs] == [("coder", 1000), ("", 1000)]
+
+
+def test_two_forges_count_a_call_once(recorder: Recorder, generation: Generation) -> None:
+    """The report of one repeats the call that the other has read from a span, also of another provider."""
+    other = recorder.another()
+    other.start()
+    second = Recorder()
+    for reporting, tracing in ((other, recorder), (second.telemetry, recorder), (recorder.telemetry, second)):
+        generation.costs.clear()
+        with recorder.spans.span("coder", kind="agent"):
+            chat(tracing)
+            spans = Spans(lambda reporting=reporting: reporting.span_recorder)
+            spans.record_usage(1000, 200, model="gpt-4o", provider="openai", cache_read_tokens=400)
+        assert len(generation.costs) == 1
+    second.close()
+    other.shutdown()
 
 
 def test_a_report_with_other_counts_is_counted(recorder: Recorder, generation: Generation) -> None:
