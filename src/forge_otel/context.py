@@ -159,6 +159,7 @@ class RequestInfo:
         etags_and_ages: weak ETag ("" if unknown) and age in seconds of each generation's answer.
         run_url: link to the last generation's run in LangSmith; "" if unknown.
         degraded: fallbacks that served before a generation began; copied to the request's generations.
+        has_failed_generation: whether a generation has failed, so that a record has the failure.
     """
 
     span: Span
@@ -166,6 +167,7 @@ class RequestInfo:
     etags_and_ages: list[tuple[str, int]] = field(default_factory=list)
     run_url: str = ""
     degraded: list[str] = field(default_factory=list)
+    has_failed_generation: bool = False
 
 
 current_generation: ContextVar[Generation | None] = ContextVar("forge_generation", default=None)

@@ -186,6 +186,10 @@ class Forge:
         tokens = current_generation.set(generation), _current.set(self)
         try:
             reply = await self._call(call)
+        except BaseException:
+            if request_info is not None:
+                request_info.has_failed_generation = True
+            raise
         finally:
             current_generation.reset(tokens[0])
             _current.reset(tokens[1])

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from forge_otel.errors import BadRequest, NotFound, NotOpen, ServiceUnavailable, needs
 from forge_otel.outbox.recent import RecentRecords
+from forge_otel.telemetry.unrecorded import UnrecordedActivity
 from forge_otel.types import ZERO_USD, Record
 from forge_otel.types.capabilities import SqlDatabase
 
@@ -24,12 +25,15 @@ _FULL: Final = "L4"
 _CACHED: Final = ("L1", "L2", "L3")
 
 
-async def summary(database: SqlDatabase | None, recent: RecentRecords) -> dict[str, Any]:
+async def summary(
+    database: SqlDatabase | None, recent: RecentRecords, unrecorded: UnrecordedActivity | None = None
+) -> dict[str, Any]:
     """Return generations, hits, latencies and costs, JSON-ready; `scope` is `database` or `process`.
 
     Args:
         database: queried if there is one.
         recent: the last records of this process, used without a database.
+        unrecorded: costs and failures without a record, which are added to the totals.
     """
     if database is not None:
         with needs("sql"):
@@ -37,10 +41,11 @@ async def summary(database: SqlDatabase | None, recent: RecentRecords) -> dict[s
 
             from forge_otel.database.analytics import queries as analytics
         try:
-            return _json_ready(asdict(await analytics.summary(database.analytics_engine())), scope="database")
+            found = asdict(await analytics.summary(database.analytics_engine()))
+            return _json_ready(found, unrecorded, scope="database")
         except (NotOpen, OSError, SQLAlchemyError) as exc:
             _logger.info("dashboard figures limited to this process: %s", type(exc).__name__)
-    return _json_ready(_figures(recent.records(_ALL)), scope="process")
+    return _json_ready(_figures(recent.records(_ALL)), unrecorded, scope="process")
 
 
 async def report(database: SqlDatabase | None, requested: Mapping[str, str]) -> tuple[str, str]:
@@ -77,13 +82,16 @@ async def report(database: SqlDatabase | None, requested: Mapping[str, str]) -> 
     return render(found, kind), _MEDIA_TYPES[kind]
 
 
-def _json_ready(figures: dict[str, Any], *, scope: str) -> dict[str, Any]:
+def _json_ready(figures: dict[str, Any], unrecorded: UnrecordedActivity | None, *, scope: str) -> dict[str, Any]:
+    unrecorded = unrecorded or UnrecordedActivity()
     succeeded = sum(figures["by_source"].values())
     hits = succeeded - figures["by_source"].get(_FULL, 0)
     return figures | {
         "scope": scope,
         "hit_rate": hits / succeeded if succeeded else None,
-        "cost_usd": str(figures["cost_usd"]),
+        "errors": figures["errors"] + unrecorded.failed_requests,
+        "cost_usd": str(figures["cost_usd"] + unrecorded.cost_usd),
+        "unrecorded": unrecorded.figures(),
         "saved_usd": str(figures["saved_usd"]),
     }
 

@@ -72,8 +72,11 @@ class Operations:
         self.login_tickets = LoginTickets()
 
     async def summary(self) -> dict[str, Any]:
-        """Return the dashboard's figures, JSON-ready, from the database or else from the last records."""
-        figures = await dashboard_data.summary(self._components.sql, self._recent)
+        """Return the dashboard's figures, JSON-ready, from the database or else from the last records.
+
+        Costs and errors include those of this process without a record, which are also in `unrecorded`.
+        """
+        figures = await dashboard_data.summary(self._components.sql, self._recent, self._telemetry.unrecorded)
         stats = self._outbox.stats()
         return figures | {
             "outbox": {

@@ -11,6 +11,7 @@ from forge_otel._runtime.dashboard_data import report, summary
 from forge_otel.errors import BadRequest, NotFound, ServiceUnavailable
 from forge_otel.outbox.recent import RecentRecords
 from forge_otel.sinks.sql import SqlSink
+from forge_otel.telemetry.unrecorded import UnrecordedActivity
 from forge_otel.types import Record
 
 
@@ -48,6 +49,25 @@ async def test_hit_rate_latencies_and_costs_are_of_successful_generations() -> N
     assert (figures["cost_usd"], figures["saved_usd"]) == ("0.35", "0.10")
     assert (figures["full"]["count"], figures["full"]["p50_s"], figures["full"]["p99_s"]) == (3, 2.0, 3.0)
     assert figures["cached"]["count"] == 1
+
+
+async def test_costs_and_failures_without_a_record_are_in_the_totals(tmp_path: Path) -> None:
+    """In both scopes; the part without a record is also shown by itself."""
+    unrecorded = UnrecordedActivity()
+    unrecorded.add_call(Decimal("0.014"))
+    unrecorded.add_call(None)
+    unrecorded.add_failed_request()
+    recent = await _recent(_record(1, cost_usd=Decimal("0.10")), _record(2, outcome="error", source=""))
+    async with SqlSink(f"sqlite+aiosqlite:///{tmp_path}/forge.db") as sink:
+        await sink.deliver(recent.records())
+        for figures in (await summary(None, recent, unrecorded), await summary(sink, recent, unrecorded)):
+            assert (Decimal(figures["cost_usd"]), figures["errors"], figures["generations"]) == (Decimal("0.114"), 2, 2)
+            assert figures["unrecorded"] == {
+                "model_calls": 2,
+                "unpriced": 1,
+                "cost_usd": "0.014",
+                "failed_requests": 1,
+            }
 
 
 async def test_no_records_have_no_hit_rate() -> None:

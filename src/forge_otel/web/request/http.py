@@ -116,6 +116,7 @@ class HttpExchange:
         "_finished",
         "_headers",
         "_info",
+        "_is_failed",
         "_late_error",
         "_method",
         "_options",
@@ -161,6 +162,7 @@ class HttpExchange:
         self._late_error: BaseException | None = None
         self._disconnected = False
         self._finished = False
+        self._is_failed = False
 
     async def run(self, app: ASGIApp) -> None:
         """Serve the request with `app`."""
@@ -281,6 +283,8 @@ class HttpExchange:
         self._finished = True
         if exc is not None or incomplete or self._server.is_own:
             self._describe(exc, incomplete=incomplete)
+        if self._is_failed and not self._info.has_failed_generation:
+            self._state.telemetry.unrecorded.add_failed_request()
         if self._server.counts_active:
             self._state.telemetry.active_requests.leave((self._method, self._scheme))
         if self._server.counts_duration:
@@ -305,7 +309,7 @@ class HttpExchange:
     def _describe(self, exc: BaseException | None = None, *, incomplete: bool = False) -> None:
         """Set route, sizes, status and error on the span."""
         self._route = self._state.templates.find(self._scope)
-        is_failed = self._resolve_outcome(exc or self._cause, incomplete=incomplete)
+        self._is_failed = self._resolve_outcome(exc or self._cause, incomplete=incomplete)
         span = self._server.span
         if not span.is_recording():
             return
@@ -323,7 +327,7 @@ class HttpExchange:
             attributes[Attr.HTTP_ROUTE] = self._route
             span.update_name(f"{self._method_name()} {self._route}")
         span.set_attributes(attributes)
-        if is_failed:
+        if self._is_failed:
             with_text = self._state.settings.capture_content
             _mark_failed(self._server, exc or self._cause, self._error_type or "", with_text=with_text)
 

@@ -16,20 +16,24 @@ export function showSummary(summary) {
   byId("hits").textContent = total ? `${count(hits)} cache hits, ${count(full)} full generations` : "";
   byId("saved").textContent = money(summary.saved_usd);
   byId("cost").textContent = money(summary.cost_usd);
-  showBudget(summary.budget ?? {});
+  showBudget(summary.budget ?? {}, summary.unrecorded ?? {});
   byId("errors").textContent = count(summary.errors);
   byId("errors").classList.toggle("bad", summary.errors > 0);
-  byId("error-rate").textContent = total ? `${percent((summary.errors ?? 0) / total)} of generations` : "";
+  const failed = summary.unrecorded?.failed_requests ?? 0;
+  const share = total ? `${percent(((summary.errors ?? 0) - failed) / total)} of generations` : "";
+  byId("error-rate").textContent = [share, failed ? `${count(failed)} requests without a generation` : ""].filter(Boolean).join(", ");
   showSources(bySource);
   showLatency(summary.full ?? {}, summary.cached ?? {});
   showOutbox(summary.outbox ?? {});
 }
 
-function showBudget(budget) {
+function showBudget(budget, unrecorded) {
   const limits = [["usd", money, ""], ["tokens", (number) => count(Number(number)), " tokens"]].filter(([unit]) => budget[unit]);
   const texts = limits.map(([unit, shown, name]) => `${shown(budget[unit].used)} of ${shown(budget[unit].limit)}${name}`);
   const isUsedUp = limits.some(([unit]) => Number(budget[unit].used) >= Number(budget[unit].limit));
-  byId("budget").textContent = texts.length ? `today ${texts.join(", ")}` : "on model calls";
+  const outside = unrecorded.model_calls ? [`${money(unrecorded.cost_usd)} outside of generations`] : [];
+  const unknown = unrecorded.unpriced ? [`${count(unrecorded.unpriced)} calls of unknown cost`] : [];
+  byId("budget").textContent = [texts.length ? `today ${texts.join(", ")}` : "on model calls", ...outside, ...unknown].join(", ");
   byId("budget").classList.toggle("bad", isUsedUp);
 }
 

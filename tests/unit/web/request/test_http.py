@@ -17,7 +17,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 from tests.unit.web.support import InMemoryForge, plain, request, scope_of, serving
 
-from forge_otel.names import Attr
+from forge_otel import GenerationRequest, GenerationResult
+from forge_otel.names import Attr, Metric
 from forge_otel.web.middleware import ForgeMiddleware
 from forge_otel.web.request.http import record_background
 
@@ -270,6 +271,28 @@ async def test_a_server_error_of_the_application() -> None:
     await request(serving(page, forge))
     assert forge.server_span.attributes[Attr.ERROR_TYPE] == "503"
     assert forge.server_span.status.status_code is StatusCode.ERROR
+
+
+@pytest.mark.parametrize("fails_in_generation", [True, False])
+async def test_a_failure_without_a_record_is_in_the_summary(fails_in_generation: bool) -> None:
+    """Like the model call before it; a failed generation has a record, which counts once."""
+    forge = InMemoryForge()
+
+    async def fail() -> GenerationResult:
+        raise RuntimeError("x")
+
+    async def page(_request: Request) -> Response:
+        forge.record_usage(1000, 200, model="gpt-4o", provider="openai")
+        if fails_in_generation:
+            await forge.generate(GenerationRequest(component_type="a", figma_key="f"), fail, pipeline="p")
+        return PlainTextResponse("later", status_code=503)
+
+    await request(ForgeMiddleware(serving(page, forge), forge=forge, handle_errors=True))
+    unrecorded = (await forge.operations.summary())["unrecorded"]
+    assert unrecorded["failed_requests"] == int(not fails_in_generation)
+    (spent,) = forge.points(Metric.COST.name)
+    assert float(unrecorded["cost_usd"]) == pytest.approx(spent.value)
+    assert unrecorded["model_calls"] == 1
 
 
 @pytest.mark.parametrize(
