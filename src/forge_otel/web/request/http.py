@@ -161,8 +161,7 @@ class HttpExchange:
         # The exception that the application raised after the response was complete.
         self._late_error: BaseException | None = None
         self._disconnected = False
-        self._finished = False
-        self._is_failed = False
+        self._finished = self._is_failed = False
 
     async def run(self, app: ASGIApp) -> None:
         """Serve the request with `app`."""
