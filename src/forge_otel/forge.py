@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from forge_otel._runtime.operations import Operations
 from forge_otel._runtime.pipeline import PipelineDecorator, compose
 from forge_otel.context import Generation, current_call, current_generation, current_request, record_cache_status
 from forge_otel.errors import BadRequest, NotOpen
-from forge_otel.keys import generation_key
+from forge_otel.keys import generation_key_off_loop
 from forge_otel.layers.hooks import CacheHooks
 from forge_otel.layers.metrics import MetricsLayer
 from forge_otel.layers.recording import RecordingLayer
@@ -41,7 +41,7 @@ from forge_otel.settings import Settings
 from forge_otel.telemetry.langsmith.feedback import LangSmithFeedback
 from forge_otel.telemetry.providers import Telemetry
 from forge_otel.telemetry.spans.decorators import Spans
-from forge_otel.types import Call, GenerationRequest, GenerationResult, Layer, Progress, Reply, Sink, Store
+from forge_otel.types import Call, DigestMemo, GenerationRequest, GenerationResult, Layer, Progress, Reply, Sink, Store
 
 __all__ = ["Forge", "current", "default"]
 
@@ -172,7 +172,7 @@ class Forge:
         Raises:
             BadRequest: the request is malformed; nothing was run, stored or recorded.
         """
-        call = self._new_call(request, run, pipeline)
+        call = await self._new_call(request, run, pipeline)
         generation = Generation(
             id=new_id(),
             started_at=datetime.now(UTC),
@@ -221,8 +221,16 @@ class Forge:
             GenerationTimeout: the generation reports no more progress.
             BadRequest: `after` is not the id of an event.
         """
-        key = generation_key(request, pipeline=pipeline, version=self.settings.pipeline_version)
-        return self.follow_key(key, after=after, wait_s=wait_s)
+        position = parse_event_id(after)
+
+        async def events() -> AsyncGenerator[Progress, None]:
+            version = self.settings.pipeline_version
+            key = await generation_key_off_loop(request, pipeline=pipeline, version=version)
+            async with aclosing(self._default.single_flight.follow(key, after=position, wait_s=wait_s)) as found:
+                async for event in found:
+                    yield event
+
+        return events()
 
     def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:
         """Yield the progress of the generation of a key; see `follow`."""
@@ -232,16 +240,17 @@ class Forge:
         """Return the keys that are being generated or waited for in this process."""
         return self._default.single_flight.running()
 
-    def _new_call(
+    async def _new_call(
         self, request: GenerationRequest, run: Callable[[], Awaitable[GenerationResult]], pipeline: str
     ) -> Call:
         allowed = self.settings.component_types
         if allowed and request.component_type not in allowed:
             known = ", ".join(allowed)
             raise BadRequest(f"the component type {request.component_type[:64]!r} is not known; use one of {known}")
-        key = generation_key(request, pipeline=pipeline, version=self.settings.pipeline_version)
+        digests, version = DigestMemo(), self.settings.pipeline_version
+        key = await generation_key_off_loop(request, pipeline=pipeline, version=version, digests=digests)
         component_id = request.component_id or f"{_UNSAFE.sub('-', request.component_type)[:64]}-{key[:_KEY_DIGITS]}"
-        return Call(request=request, pipeline=pipeline, key=key, component_id=component_id, run=run)
+        return Call(request=request, pipeline=pipeline, key=key, component_id=component_id, run=run, digests=digests)
 
     def _build_outbox(self, sinks: Sequence[Sink]) -> Outbox:
         shutdown_timeout_s = self.settings.shutdown_timeout_s * options.OUTBOX_SHARE

@@ -1,37 +1,48 @@
 """Canonical JSON, digests, cache keys and ids.
 
-The canonical form is RFC 8785 (JCS) with two additions: strings are normalised to Unicode NFC, and design values with
-several spellings get one of them (`#FFF` = `#ffffff` = `rgb(255, 255, 255)`, `1.0REM` = `1rem`). Key order, `1` and
-`1.0`, composed and decomposed letters therefore make no difference. Values without a JSON form (NaN, infinities,
+The canonical form is RFC 8785 (JCS) with strings normalised to Unicode NFC. Key order, `1` and `1.0`, composed and
+decomposed letters therefore make no difference. In design tokens, and nowhere else, values with several spellings get
+one of them (`#FFF` = `#ffffff` = `rgb(255, 255, 255)`, `1.0REM` = `1rem`). Values without a JSON form (NaN, infinities,
 integers that a double cannot hold, keys that are not strings) are rejected.
 
-`docs/keys.md` is the published specification, with test vectors.
+Time and memory are linear in the size of the value, whatever its shape. `docs/keys.md` is the published specification,
+with test vectors.
 """
 
+import asyncio
 import functools
+import gc
 import hashlib
 import marshal
-import math
 import re
 import threading
-import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from itertools import chain
 from typing import Any, Final
 
 import orjson
 
+from forge_otel._internal.canonical_json import CanonicalWriter, quoted_text
 from forge_otel.errors import BadRequest
-from forge_otel.types import GenerationRequest
+from forge_otel.types import Call, DigestMemo, GenerationRequest
 
-__all__ = ["artifact_key", "canonical", "digest", "generation_key"]
+__all__ = [
+    "KEY_VERSION",
+    "artifact_key",
+    "canonical",
+    "digest",
+    "generation_key",
+    "generation_key_off_loop",
+    "is_large",
+    "requirements_digest_of",
+    "tokens_digest",
+    "tokens_digest_of",
+]
 
-KEY_VERSION: Final = "forge:key:v2"
+KEY_VERSION: Final = "forge:key:v3"
 """Part of every key; a change of the canonical form needs a new version."""
 
-# Deeper values would exhaust the stack of the recursive writer.
-_MAX_DEPTH: Final = 64
-_MAX_SAFE_INTEGER: Final = 2**53 - 1
 _HEX_COLOR: Final = re.compile(r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})", re.ASCII)
 _CHANNEL: Final = r"\s*([0-9]{1,3})\s*"
 # Opaque colours only: an alpha of 0.5 is not a multiple of 1/255, so it has no equal hex spelling.
@@ -40,8 +51,6 @@ _RGB_COLOR: Final = re.compile(
 )
 _UNITS: Final = "px|rem|em|vw|vh|vmin|vmax|ch|ex|pt|pc|cm|mm|in|deg|rad|turn|ms|s|fr"
 _DIMENSION: Final = re.compile(rf"([+-]?)([0-9]{{0,32}})(?:\.([0-9]{{1,32}}))?({_UNITS})", re.ASCII | re.IGNORECASE)
-# No design value is longer; longer strings skip the patterns.
-_MAX_DESIGN_CHARS: Final = 80
 _ARTIFACT_NAME: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
 _REPORT: Final = "quality-report.html"
 
@@ -50,6 +59,10 @@ _STRICT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATET
 # Small values are hashed faster than looked up; a very large one would evict all others.
 _MEMO_ABOVE_BYTES, _MEMO_BELOW_BYTES = 1024, 2**20
 _MEMO_BYTES: Final = 8 * 2**20
+# Hashing about this much JSON blocks the event loop for 10 ms.
+_LARGE_BYTES: Final = 100_000
+_MEMBER_BYTES: Final = 16
+_PLAIN_TYPES: Final = frozenset({dict, list, tuple, set, frozenset, str, int, float, bool, type(None)})
 
 
 class _Digests:
@@ -82,27 +95,24 @@ class _Digests:
         return found
 
 
-_digests = _Digests(_MEMO_BYTES)
+_text_digests, _token_digests = _Digests(_MEMO_BYTES), _Digests(_MEMO_BYTES)
 
 
 def canonical(value: Any) -> bytes:
     """Serialise a JSON-like value canonically: equal values give equal bytes.
 
     Args:
-        value: None, bool, int, float, str, mappings with string keys, lists, tuples and sets of these.
+        value: None, bool, int, float, str, UUIDs, mappings with string keys, lists, tuples and sets of these. A member
+            of an enumeration has the form of its value.
 
     Returns:
         UTF-8 JSON after RFC 8785.
 
     Raises:
-        BadRequest: the value has no JSON form, or is nested deeper than 64 levels.
+        BadRequest: the value has no JSON form, is nested deeper than 1024 levels, or has more than a million members
+            or 32 million characters.
     """
-    parts: list[str] = []
-    _write(value, parts, depth=0)
-    try:
-        return "".join(parts).encode()
-    except UnicodeEncodeError as exc:
-        raise BadRequest("a string holds a lone surrogate; send valid Unicode") from exc
+    return CanonicalWriter(quoted_text).bytes_of(value)
 
 
 def digest(value: Any) -> str:
@@ -111,52 +121,115 @@ def digest(value: Any) -> str:
     Raises:
         BadRequest: as `canonical`.
     """
-    image = _image(value)
-    # A value without a fast serialisation has an empty image, which is below the lower limit.
-    if not _MEMO_ABOVE_BYTES < len(image) < _MEMO_BELOW_BYTES:
-        return hashlib.sha256(canonical(value)).hexdigest()
-    return _digests.get(image) or _digests.keep(image, hashlib.sha256(canonical(value)).hexdigest())
+    return _memoised(value, _text_digests, quoted_text)
 
 
-def _image(value: Any) -> bytes:
-    """Return a fast serialisation that no different value has; empty if the value has none."""
-    try:
-        image = orjson.dumps(value, option=_STRICT)
-        # orjson writes NaN as null too; marshal distinguishes them but takes longer.
-        return b"\0" + marshal.dumps(value, 2) if b"null" in image else image
-    except (ValueError, TypeError):
-        # A subclass of dict or str, for example, or a value that `canonical` will reject.
-        return b""
+def tokens_digest(tokens: Mapping[str, Any]) -> str:
+    """Return the digest of a token set, in which equal design values have one spelling.
+
+    Raises:
+        BadRequest: as `canonical`.
+    """
+    return _memoised(tokens, _token_digests, _quoted_design_value)
 
 
-def generation_key(request: GenerationRequest, *, pipeline: str, version: str) -> str:
+def tokens_digest_of(call: Call) -> str:
+    """Return the digest of the design tokens of `call`, which is computed once.
+
+    Raises:
+        BadRequest: as `canonical`.
+    """
+    return _tokens_digest(call.request, call.digests)
+
+
+def requirements_digest_of(call: Call) -> str:
+    """Return the digest of the requirements of `call`, which is computed once.
+
+    Raises:
+        BadRequest: as `canonical`.
+    """
+    return _requirements_digest(call.request, call.digests)
+
+
+def generation_key(
+    request: GenerationRequest, *, pipeline: str, version: str, digests: DigestMemo | None = None
+) -> str:
     """Return the cache key of a request: 64 lower-case hex digits.
 
     Args:
         request: all fields that determine the answer are part of the key, and the tenant; user and session are not.
         pipeline: name of the pipeline.
         version: version of the pipeline; a new version invalidates every earlier answer.
+        digests: receives the digests of tokens and requirements, for the `Call` of the request.
 
     Raises:
-        BadRequest: tokens or requirements have no JSON form.
+        BadRequest: tokens or requirements have no JSON form, or are too large.
     """
-    return digest(
-        [
-            KEY_VERSION,
-            {
-                "component_type": request.component_type,
-                "content_hash": request.content_hash,
-                "figma_key": request.figma_key,
-                "pattern_id": request.pattern_id,
-                "pipeline": pipeline,
-                "pipeline_version": version,
-                "requirements": digest(request.requirements),
-                "screenshot_hash": request.screenshot_hash,
-                "tenant": request.tenant,
-                "tokens": digest(request.tokens),
-            },
-        ]
-    )
+    digests = DigestMemo() if digests is None else digests
+    for part, form, quote in (
+        (request.tokens, "tokens", _quoted_design_value),
+        (request.requirements, "text", quoted_text),
+    ):
+        # The fast serialisation has no limit of its own, and holds the interpreter's lock.
+        if is_large(part, above_bytes=_MEMO_BELOW_BYTES):
+            digests.keep(part, form, _sha256(part, quote))
+    return _generation_key(request, digests, pipeline=pipeline, version=version)
+
+
+async def generation_key_off_loop(
+    request: GenerationRequest, *, pipeline: str, version: str, digests: DigestMemo | None = None
+) -> str:
+    """Return the cache key as `generation_key` does; a large request is hashed in a thread.
+
+    Raises:
+        BadRequest: as `generation_key`.
+    """
+    digests = DigestMemo() if digests is None else digests
+    if is_large(request.tokens, request.requirements):
+        return await asyncio.to_thread(generation_key, request, pipeline=pipeline, version=version, digests=digests)
+    return _generation_key(request, digests, pipeline=pipeline, version=version)
+
+
+def is_large(*values: Any, above_bytes: int = _LARGE_BYTES) -> bool:
+    """Return whether the values have more than about 100 kB of JSON, so that their digest belongs in a thread.
+
+    Args:
+        values: JSON-like values.
+        above_bytes: estimated size of the JSON above which a value is large.
+    """
+    left, level = above_bytes, list(values)
+    while level:
+        if not set(map(type, level)) <= _PLAIN_TYPES:
+            return _is_large(level, left)
+        left -= _MEMBER_BYTES * len(level)
+        # Bounds the work below: shared members are listed once for each place where they are used.
+        if left < 0:
+            return True
+        try:
+            names = "".join(chain.from_iterable([value for value in level if type(value) is dict]))
+        except TypeError:
+            # Some key is not a string, which is reported by the digest.
+            return True
+        left -= len(names) + len("".join([value for value in level if type(value) is str]))
+        # All members of a level at once: a loop in Python would take twice as long.
+        level = gc.get_referents(*level)
+    return left < 0
+
+
+def _is_large(values: list[Any], left: int) -> bool:
+    """Do the same for values of other types."""
+    pending = values
+    while pending and left >= 0:
+        value = pending.pop()
+        left -= _MEMBER_BYTES
+        if isinstance(value, str):
+            left -= len(value)
+        elif isinstance(value, Mapping | list | tuple | AbstractSet):
+            left -= _MEMBER_BYTES * len(value)
+            if left >= 0:
+                pending.extend(value)
+                pending.extend(value.values() if isinstance(value, Mapping) else ())
+    return left < 0
 
 
 def artifact_key(component_id: str, name: str) -> str:
@@ -171,71 +244,68 @@ def artifact_key(component_id: str, name: str) -> str:
     return f"{folder}/{component_id}/{name}"
 
 
-def _write(value: Any, parts: list[str], *, depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise BadRequest(f"the value is nested deeper than {_MAX_DEPTH} levels")
-    if isinstance(value, str):
-        parts.append(_short_string(value) if len(value) <= _MAX_DESIGN_CHARS else _quote(_nfc(value)))
-    elif isinstance(value, dict):
-        _write_mapping(value, parts, depth=depth)
-    elif value is None or value is True or value is False:
-        parts.append("null" if value is None else "true" if value else "false")
-    elif isinstance(value, int | float):
-        parts.append(_number(value))
-    elif isinstance(value, Mapping):
-        _write_mapping(value, parts, depth=depth)
-    elif isinstance(value, list | tuple):
-        _write_sequence(value, parts, depth=depth)
-    elif isinstance(value, AbstractSet):
-        # Members with equal canonical forms, such as 1 and 1.0, are one member.
-        members = sorted({canonical(member).decode() for member in value})
-        parts.append(f"[{','.join(members)}]")
-    else:
-        raise BadRequest(f"a value of type {type(value).__name__} cannot be part of a key; send plain JSON")
+def _generation_key(request: GenerationRequest, digests: DigestMemo, *, pipeline: str, version: str) -> str:
+    return digest(
+        [
+            KEY_VERSION,
+            {
+                "component_type": request.component_type,
+                "content_hash": request.content_hash,
+                "figma_key": request.figma_key,
+                "pattern_id": request.pattern_id,
+                "pipeline": pipeline,
+                "pipeline_version": version,
+                "requirements": _requirements_digest(request, digests),
+                "screenshot_hash": request.screenshot_hash,
+                "tenant": request.tenant,
+                "tokens": _tokens_digest(request, digests),
+            },
+        ]
+    )
 
 
-def _write_mapping(value: Mapping[Any, Any], parts: list[str], *, depth: int) -> None:
-    members: dict[str, Any] = {}
-    is_ascii = True
-    for key, member in value.items():
-        if not isinstance(key, str):
-            raise BadRequest(f"the key {key!r} is not a string; JSON objects have string keys")
-        if not key.isascii():
-            is_ascii, key = False, _nfc(key)  # noqa: PLW2901
-        members[key] = member
-    if len(members) != len(value):
-        raise BadRequest("two keys of one object are equal after Unicode normalisation (NFC); rename one")
-    before = "{"
-    # RFC 8785 §3.2.3 sorts by UTF-16 code units; for characters outside the BMP that differs from code points.
-    for key in sorted(members) if is_ascii else sorted(members, key=_utf16):
-        parts.append(before + _quote(key) + ":")
-        _write(members[key], parts, depth=depth + 1)
-        before = ","
-    parts.append("}" if members else "{}")
+def _tokens_digest(request: GenerationRequest, digests: DigestMemo) -> str:
+    tokens = request.tokens
+    return digests.get(tokens, "tokens") or digests.keep(tokens, "tokens", tokens_digest(tokens))
 
 
-def _write_sequence(value: list[Any] | tuple[Any, ...], parts: list[str], *, depth: int) -> None:
-    parts.append("[")
-    for index, member in enumerate(value):
-        if index:
-            parts.append(",")
-        _write(member, parts, depth=depth + 1)
-    parts.append("]")
+def _requirements_digest(request: GenerationRequest, digests: DigestMemo) -> str:
+    requirements = request.requirements
+    return digests.get(requirements, "text") or digests.keep(requirements, "text", digest(requirements))
 
 
-def _utf16(key: str) -> bytes:
-    return key.encode("utf-16-be", "surrogatepass")
+def _memoised(value: Any, memo: _Digests, quote: Callable[[str], str]) -> str:
+    image = _image(value)
+    # A value without a fast serialisation has an empty image, which is below the lower limit.
+    if not _MEMO_ABOVE_BYTES < len(image) < _MEMO_BELOW_BYTES:
+        return _sha256(value, quote)
+    return memo.get(image) or memo.keep(image, _sha256(value, quote))
+
+
+def _sha256(value: Any, quote: Callable[[str], str]) -> str:
+    return hashlib.sha256(CanonicalWriter(quote).bytes_of(value)).hexdigest()
+
+
+def _image(value: Any) -> bytes:
+    """Return a fast serialisation that no different value has; empty if the value has none."""
+    try:
+        image = orjson.dumps(value, option=_STRICT)
+        # orjson writes NaN as null too; marshal distinguishes them but takes longer.
+        return b"\0" + marshal.dumps(value, 2) if b"null" in image else image
+    except (ValueError, TypeError):
+        # A subclass of dict or str, for example, or a value that `canonical` will reject.
+        return b""
 
 
 @functools.lru_cache(maxsize=4096)
-def _short_string(value: str) -> str:
-    """Quote a short string; a design value gets its canonical spelling."""
+def _quoted_design_value(value: str) -> str:
+    """Quote a short string of a token set; a design value gets its canonical spelling."""
     first = value[:1]
     if first in "#rR":
         value = _color(value) or value
     elif first in "+-.0123456789":
         value = _dimension(value) or value
-    return _quote(_nfc(value))
+    return quoted_text(value)
 
 
 def _color(value: str) -> str | None:
@@ -258,47 +328,3 @@ def _dimension(value: str) -> str | None:
     if not fraction and whole == "0":
         sign = ""
     return f"{sign}{whole}{'.' if fraction else ''}{fraction}{found[4].lower()}"
-
-
-def _nfc(value: str) -> str:
-    return value if value.isascii() else unicodedata.normalize("NFC", value)
-
-
-def _quote(value: str) -> str:
-    if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
-        return f'"{value}"'
-    try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError as exc:
-        raise BadRequest("a string holds a lone surrogate; send valid Unicode") from exc
-
-
-def _number(value: float) -> str:
-    if isinstance(value, int):
-        if abs(value) > _MAX_SAFE_INTEGER:
-            raise BadRequest("an integer is larger than 2^53 - 1; send it as a string")
-        return str(value)
-    if not math.isfinite(value):
-        raise BadRequest("NaN and infinities are not JSON; leave the value out or send null")
-    if value == int(value) and abs(value) <= _MAX_SAFE_INTEGER:
-        return str(int(value))
-    return _ecmascript(value)
-
-
-def _ecmascript(value: float) -> str:
-    """Format a double as ECMAScript does (RFC 8785 §3.2.2.3), from Python's shortest digits."""
-    sign = "-" if value < 0 else ""
-    mantissa, _, exponent_text = f"{abs(value)!r}".partition("e")
-    whole, _, fraction = mantissa.partition(".")
-    digits = (whole + fraction).lstrip("0")
-    # The decimal point follows `point` digits, counted from the first significant one.
-    point = len(whole) + int(exponent_text or 0) - (len(whole + fraction) - len((whole + fraction).lstrip("0")))
-    digits = digits.rstrip("0")
-    if 0 < point <= 21:
-        body = digits.ljust(point, "0") if len(digits) <= point else f"{digits[:point]}.{digits[point:]}"
-    elif -6 < point <= 0:
-        body = f"0.{'0' * -point}{digits}"
-    else:
-        head = digits[0] + (f".{digits[1:]}" if len(digits) > 1 else "")
-        body = f"{head}e{'+' if point > 0 else '-'}{abs(point - 1)}"
-    return sign + body

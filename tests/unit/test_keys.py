@@ -5,8 +5,13 @@ import hashlib
 import json
 import math
 import re
+import threading
+import time
 import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +20,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forge_otel.errors import BadRequest
-from forge_otel.keys import artifact_key, canonical, digest, generation_key
-from forge_otel.types import GenerationRequest
+from forge_otel.figma.nodes import FigmaNode
+from forge_otel.keys import (
+    artifact_key,
+    canonical,
+    digest,
+    generation_key,
+    generation_key_off_loop,
+    is_large,
+    requirements_digest_of,
+    tokens_digest,
+    tokens_digest_of,
+)
+from forge_otel.types import Call, DigestMemo, GenerationRequest, GenerationResult
 
 JSON = st.recursive(
     st.none()
@@ -43,14 +59,14 @@ JSON = st.recursive(
         (1.0, "1"),
         (1e21, "1e+21"),
         ({"\u20ac": 1, "\r": 2, "\U0001f600": 3, "\uffee": 4}, '{"\\r":2,"€":1,"😀":3,"\uffee":4}'),
-        ("#FFF", '"#ffffff"'),
-        ("#AbCdEf80", '"#abcdef80"'),
+        ("#FFF", '"#FFF"'),
+        ("55.0in", '"55.0in"'),
         ({3, 1, 2}, "[1,2,3]"),
         ((1, None, True), "[1,null,true]"),
     ],
 )
 def test_published_vectors(value: Any, expected: str) -> None:
-    """The canonical form is RFC 8785 with two additions."""
+    """The canonical form is RFC 8785; text keeps its spelling."""
     assert canonical(value).decode() == expected
 
 
@@ -64,9 +80,16 @@ def test_the_published_file_of_values(vector: dict[str, Any]) -> None:
     assert digest(vector["value"]) == vector["sha256"]
 
 
+@pytest.mark.parametrize("vector", VECTORS["tokens"], ids=lambda vector: ascii(vector["value"])[:40])
+def test_the_published_file_of_tokens(vector: dict[str, Any]) -> None:
+    """The vectors of docs/keys.md match the code."""
+    assert tokens_digest(vector["value"]) == vector["sha256"]
+    assert hashlib.sha256(vector["canonical"].encode()).hexdigest() == vector["sha256"]
+
+
 @pytest.mark.parametrize("vector", VECTORS["requests"])
 def test_the_published_file_of_keys(vector: dict[str, Any]) -> None:
-    """A key is stable within `forge:key:v2`."""
+    """A key is stable within `forge:key:v3`."""
     request = GenerationRequest(**vector["request"])
     assert generation_key(request, pipeline=vector["pipeline"], version=vector["version"]) == vector["key"]
 
@@ -79,9 +102,110 @@ DESIGN = st.one_of(
 
 
 @given(DESIGN, DESIGN)
-def test_design_values_have_one_spelling(one: str, other: str) -> None:
+def test_design_values_of_tokens_have_one_spelling(one: str, other: str) -> None:
     """Two values share it only if they are equal."""
-    assert (canonical(one) == canonical(other)) == (_design(one) == _design(other))
+    assert (tokens_digest({"a": one}) == tokens_digest({"a": other})) == (_design(one) == _design(other))
+
+
+@given(DESIGN, DESIGN)
+def test_texts_that_look_like_design_values_stay_different(one: str, other: str) -> None:
+    """A label is not a design value, wherever it stands."""
+    assert (digest({"label": one}) == digest({"label": other})) == (one == other)
+
+
+TEXTS = [("55.0in", "55in"), ("30S", "30s"), ("#FFF", "#ffffff"), ("rgb(1, 2, 3)", "rgb(1,2,3)"), (".5px", "0.5px")]
+
+
+@pytest.mark.parametrize(("one", "other"), TEXTS)
+@pytest.mark.parametrize(
+    "place", ["requirements", "content_hash", "figma_key", "tenant", "pattern_id", "component_type", "screenshot_hash"]
+)
+def test_a_request_with_another_text_has_another_key(place: str, one: str, other: str) -> None:
+    """Only values of `tokens` are normalised, never a text."""
+
+    def key(text: str) -> str:
+        value: Any = {"props": [{"label": text}]} if place == "requirements" else text
+        return generation_key(_request(**{place: value}), pipeline="p", version="1")
+
+    assert key(one) != key(other)
+    assert key(one) == key(one)
+
+
+@pytest.mark.parametrize(("one", "other"), TEXTS)
+def test_a_design_with_another_text_has_another_content_hash(one: str, other: str) -> None:
+    """The characters of a text node are part of the design."""
+    first, second = (
+        FigmaNode(file_key="f", node_id="1:2", version="1", document={"id": "1:2", "characters": text})
+        for text in (one, other)
+    )
+    assert first.content_hash != second.content_hash
+
+
+@pytest.mark.parametrize(("one", "other"), TEXTS)
+def test_equal_tokens_have_one_key(one: str, other: str) -> None:
+    """In tokens the two spellings are the same value."""
+    keys = {
+        generation_key(_request(tokens={"deep": [{"a": text}]}), pipeline="p", version="1") for text in (one, other)
+    }
+    assert len(keys) == 1
+
+
+def test_one_mapping_as_tokens_and_requirements_has_two_digests() -> None:
+    """The digest kept for the tokens is not used for the requirements."""
+
+    def key(text: str) -> str:
+        shared = {"label": text}
+        return generation_key(_request(tokens=shared, requirements=shared), pipeline="p", version="1")
+
+    assert key("30S") != key("30s")
+
+
+class Size(int, Enum):
+    """Members are integers."""
+
+    SMALL = 1
+
+
+class Tone(str, Enum):  # noqa: UP042 - the base of StrEnum before Python 3.11, still in use
+    """Members are strings."""
+
+    LOUD = "loud"
+
+
+class Scale(float, Enum):
+    """Members are floats."""
+
+    HALF = 0.5
+
+
+class Plain(Enum):
+    """Members have a value only."""
+
+    LOUD = "loud"
+
+
+class Shouted(str):
+    """A string with another text."""
+
+    def __str__(self) -> str:
+        return self.upper()
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [(Size.SMALL, 1), (Tone.LOUD, "loud"), (Scale.HALF, 0.5), (Plain.LOUD, "loud"), (Shouted("loud"), "loud")],
+)
+@pytest.mark.parametrize("pad", ["", "x" * 2000])
+def test_members_of_enumerations_key_by_value(member: Any, value: Any, pad: str) -> None:
+    """Whether the value is small or large, first seen as a member or not."""
+    assert canonical([member, pad]) == canonical([value, pad])
+    assert digest({"a": member, "pad": pad}) == digest({"a": value, "pad": pad})
+    assert tokens_digest({"a": [value, member], "pad": pad}) == tokens_digest({"a": [member, value], "pad": pad})
+
+
+def test_members_of_enumerations_are_keys_by_value() -> None:
+    """The name of a member is not in the key."""
+    assert canonical({Tone.LOUD: 1}) == b'{"loud":1}'
 
 
 @pytest.mark.parametrize(
@@ -104,11 +228,14 @@ def test_design_values_have_one_spelling(one: str, other: str) -> None:
 def test_doubtful_values_stay_different(one: Any, other: Any) -> None:
     """A wrong equality is worse than a missed one."""
     assert digest(one) != digest(other)
+    assert tokens_digest({"a": one}) != tokens_digest({"a": other})
 
 
 def test_a_set_has_no_order() -> None:
     """Equal members count once."""
-    assert digest({"#FFF", "#ffffff", "1.0px", "1px"}) == digest(["#ffffff", "1px"])
+    colors: Any = {"a": {"#FFF", "#ffffff", "1.0px", "1px"}}
+    assert tokens_digest(colors) == tokens_digest({"a": ["#ffffff", "1px"]})
+    assert digest({1, "b", frozenset({2, 3})}) == digest({frozenset({3, 2}), "b", 1})
 
 
 @given(st.lists(JSON, min_size=1, max_size=3), st.randoms())
@@ -176,7 +303,7 @@ def _meaning(value: Any) -> Any:
     if isinstance(value, list):
         return "array", [_meaning(member) for member in value]
     if isinstance(value, str):
-        return "string", _design(unicodedata.normalize("NFC", value))
+        return "string", unicodedata.normalize("NFC", value)
     return type(value is True or value is False), value is None, value
 
 
@@ -201,17 +328,159 @@ def test_values_without_a_json_form_are_rejected(value: Any) -> None:
         canonical({"tokens": value})
 
 
+def _nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 def test_a_deeply_nested_value_is_rejected() -> None:
     """A million levels do not crash."""
-    value: list[Any] = []
-    for _ in range(1_000_000):
-        value = [value]
+    value = _nested(1_000_000)
     try:
         with pytest.raises(BadRequest, match="nested"):
             canonical(value)
     finally:
         while value:
             value = value.pop()
+
+
+def test_a_value_that_contains_itself_is_rejected() -> None:
+    """It has no end."""
+    value: list[Any] = []
+    value.append(value)
+    with pytest.raises(BadRequest, match="nested"):
+        digest(value)
+
+
+@pytest.mark.parametrize("layers", [31, 100, 500])
+def test_designs_of_many_layers_have_a_content_hash(layers: int) -> None:
+    """A layer is an object in a list, and so two levels."""
+    document: dict[str, Any] = {"id": "0", "type": "TEXT", "characters": "30S"}
+    for number in range(layers - 1):
+        document = {"id": str(number), "children": [document]}
+    node = FigmaNode(file_key="f", node_id="1:2", version="1", document=document)
+    assert re.fullmatch("[0-9a-f]{64}", node.content_hash)
+
+
+def test_the_limit_of_levels_is_exact() -> None:
+    """1024 levels have a key."""
+    assert canonical(_nested(1024)) == b"[" * 1024 + b"]" * 1024
+    with pytest.raises(BadRequest, match="1024 levels"):
+        canonical(_nested(1025))
+
+
+def test_sets_nested_too_deep_are_rejected() -> None:
+    """Each level copies the text of the inner one."""
+    value: frozenset[Any] = frozenset()
+    for _ in range(100_000):
+        value = frozenset({value})
+    with pytest.raises(BadRequest, match="sets are nested"):
+        canonical([value])
+
+
+def test_shared_members_count_each_time() -> None:
+    """A value of 40 lists would be written with 2^40 members."""
+    value: list[Any] = []
+    for _ in range(40):
+        value = [value, value]
+    assert is_large(value)
+    with pytest.raises(BadRequest, match="more than 1000000 members"):
+        generation_key(_request(requirements={"a": value}), pipeline="p", version="1")
+
+
+def test_too_many_characters_are_rejected() -> None:
+    """A long text may be shared by many members."""
+    with pytest.raises(BadRequest, match="characters"):
+        generation_key(_request(tokens={"a": ["x" * 2**20] * 1000}), pipeline="p", version="1")
+
+
+def test_too_many_combining_marks_are_rejected() -> None:
+    """CPython normalises a run of them in quadratic time."""
+    with pytest.raises(BadRequest, match="combining marks"):
+        canonical("a" + "\u0300\u0323" * 50_000)
+    assert canonical("a\u0300" * 50_000).decode() == f'"{"à" * 50_000}"'
+
+
+SHAPES: dict[str, Callable[[int], Any]] = {
+    "keys": lambda size: {f"key-{number}": number for number in range(size)},
+    "keys of other scripts": lambda size: {f"clé-{number}": "e\u0301" for number in range(size)},
+    "list": lambda size: [f"{number}px" for number in range(size)],
+    "set": lambda size: set(range(size)),
+    "objects": lambda size: [{"value": "#FFF", "n": number / 7} for number in range(size // 4)],
+    "levels": lambda size: [_nested(100) for _ in range(size // 100)],
+    "sets in sets": lambda size: [frozenset({frozenset({number})}) for number in range(size // 4)],
+    "text": lambda size: "a\u0301b" * size,
+    "marks": lambda size: ("a" + "\u0300\u0323" * 100) * (size // 100),
+    "quotes": lambda size: '"' * size,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_time_is_linear_in_the_size_of_the_value(shape: str) -> None:
+    """Sixteen times the size takes about sixteen times as long; a quadratic writer would take 256 times."""
+
+    def seconds(size: int) -> float:
+        value, taken = SHAPES[shape](size), []
+        for _ in range(3):
+            started_s = time.process_time()
+            tokens_digest({"value": value})
+            taken.append(time.process_time() - started_s)
+        return min(taken)
+
+    small, large = seconds(2_000), seconds(32_000)
+    assert large < 64 * max(small, 1e-3)
+
+
+async def test_a_large_request_is_hashed_in_a_thread() -> None:
+    """200,000 keys do not hold the event loop."""
+    request = _request(requirements={f"key-{number}": number for number in range(200_000)})
+    threads: list[str] = []
+
+    class Watched(dict[str, Any]):
+        def __iter__(self) -> Iterator[str]:
+            threads.append(threading.current_thread().name)
+            return super().__iter__()
+
+    watched = _request(requirements=Watched(request.requirements))
+    key = await generation_key_off_loop(watched, pipeline="p", version="1")
+    assert key == generation_key(request, pipeline="p", version="1")
+    assert threading.main_thread().name not in threads[:1]
+    assert not is_large(_request(tokens={"a": ["x" * 50_000]}).tokens)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["x" * 100_001],
+        {"k" * 100_001: 1},
+        [1] * 7000,
+        {"a": {str(n): n for n in range(6500)}},
+        {"a": Tone.LOUD, "b": ["x"] * 7000},
+    ],
+)
+def test_large_values_are_told_by_keys_members_and_texts(value: Any) -> None:
+    """Whichever of them makes the value large."""
+    assert is_large(value)
+
+
+def test_the_digests_of_a_call_are_computed_once() -> None:
+    """Tags, miss reasons and patterns use those of the key."""
+    digests = DigestMemo()
+    tokens: dict[str, Any] = {"a": "#FFF"}
+    request = _request(tokens=tokens)
+    key = generation_key(request, pipeline="p", version="1", digests=digests)
+    call = Call(request=request, pipeline="p", key=key, component_id="c", run=_never, digests=digests)
+    before = tokens_digest_of(call), requirements_digest_of(call)
+    tokens["a"] = "changed by the pipeline"
+    assert (tokens_digest_of(call), requirements_digest_of(call)) == before
+    other = replace(call, request=_request(tokens={"a": "#000"}))
+    assert tokens_digest_of(other) == tokens_digest({"a": "#000"}) != before[0]
+
+
+async def _never() -> GenerationResult:
+    raise AssertionError
 
 
 def _request(**changes: Any) -> GenerationRequest:

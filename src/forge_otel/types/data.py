@@ -22,6 +22,7 @@ __all__ = [
     "Call",
     "CallNext",
     "Cost",
+    "DigestMemo",
     "Event",
     "GenerationRequest",
     "GenerationResult",
@@ -167,6 +168,27 @@ class Adapted:
     origin_id: str = ""
 
 
+class DigestMemo:
+    """Digests of the mappings of one call, so that each is computed once."""
+
+    # By identity, because hashing would cost as much as the digest. A memo ends with its call; a change of a mapping
+    # during the call does not change the call's key either.
+
+    def __init__(self) -> None:
+        self._digests: dict[tuple[int, str], tuple[Any, str]] = {}
+
+    def get(self, value: Mapping[str, Any], form: str) -> str | None:
+        """Return the digest of this very object in a canonical form; None if it is not known."""
+        found = self._digests.get((id(value), form))
+        return None if found is None else found[1]
+
+    def keep(self, value: Mapping[str, Any], form: str, digest: str) -> str:
+        """Keep and return a digest."""
+        # The reference keeps the id from being reused.
+        self._digests[id(value), form] = (value, digest)
+        return digest
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """A generation on its way through the layers; a layer that changes it passes on a copy.
@@ -179,6 +201,7 @@ class Call:
         run: the pipeline, awaited innermost.
         pattern: pattern of an L3 hit, for the pipeline.
         cache_slot: the entry of the exact cache for this answer; None if no exact cache encloses the call.
+        digests: digests of the tokens and requirements of the request; see `forge_otel.keys.tokens_digest_of`.
     """
 
     request: GenerationRequest
@@ -188,6 +211,7 @@ class Call:
     run: Callable[[], Awaitable[GenerationResult]]
     pattern: Adapted | None = None
     cache_slot: "CacheSlot | None" = None
+    digests: DigestMemo = field(default_factory=DigestMemo, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

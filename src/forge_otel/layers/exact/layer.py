@@ -191,7 +191,7 @@ class ExactCacheLayer:
 
     async def lookup(self, call: Call) -> CacheEntry | CacheMiss:
         """Look an entry up in this process, then in the store, without recording the lookup."""
-        tags = tags_of(call.request, version=self._options.pipeline_version)
+        tags = tags_of(call, version=self._options.pipeline_version)
         keys = [entry_key(call.key), *map(tag_version_key, tags)]
         near = self._near and self._near.find(keys)
         return near or await self._lookup_in_store(call, keys, tags)

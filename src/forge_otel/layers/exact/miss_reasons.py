@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from forge_otel.keys import digest
+from forge_otel.keys import digest, requirements_digest_of, tokens_digest_of
 from forge_otel.types import Call
 
 __all__ = ["Fingerprint", "explain", "history_key", "pack", "remember", "unpack"]
@@ -76,5 +76,8 @@ def explain(history: Sequence[Fingerprint], call: Call, *, version: str, now_s: 
 
 def _fingerprint(call: Call, *, version: str, now_s: float) -> Fingerprint:
     request = call.request
-    parts = ([call.pipeline, version], request.content_hash, request.tokens, request.requirements, request.pattern_id)
-    return (*(digest(part)[:_DIGITS] for part in parts), call.key[:_DIGITS], str(int(now_s)))
+    parts = (
+        *(digest([call.pipeline, version]), digest(request.content_hash)),
+        *(tokens_digest_of(call), requirements_digest_of(call), digest(request.pattern_id)),
+    )
+    return (*(part[:_DIGITS] for part in parts), call.key[:_DIGITS], str(int(now_s)))

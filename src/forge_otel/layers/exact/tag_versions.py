@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 from forge_otel._internal.tasks import TaskSet
-from forge_otel.keys import digest
+from forge_otel.keys import digest, tokens_digest_of
 from forge_otel.resilience.time_budget import start_detached
-from forge_otel.types import GenerationRequest, Store
+from forge_otel.types import Call, Store
 from forge_otel.types.capabilities import SupportsBatchAdd
 
 __all__ = ["TagVersions", "new_tag_version", "tag_version_key", "tags_of"]
@@ -24,13 +24,14 @@ _MAX_BATCH: Final = 100
 _CONCURRENCY: Final = 4
 
 
-def tags_of(request: GenerationRequest, *, version: str = "") -> list[str]:
-    """Return the tags by which answers to `request` can be invalidated, `all` first.
+def tags_of(call: Call, *, version: str = "") -> list[str]:
+    """Return the tags by which answers to `call` can be invalidated, `all` first.
 
     Args:
         version: version of the pipeline; empty omits its tag.
     """
-    tags = [_ALL, f"type:{request.component_type}", f"tokens:{digest(request.tokens)}"]
+    request = call.request
+    tags = [_ALL, f"type:{request.component_type}", f"tokens:{tokens_digest_of(call)}"]
     if version:
         tags.append(f"version:{version}")
     if request.figma_key is not None:

@@ -20,7 +20,7 @@ from opentelemetry import trace
 
 from forge_otel._internal.bounded import BoundedMap
 from forge_otel.context import current_generation
-from forge_otel.keys import digest
+from forge_otel.keys import KEY_VERSION, digest, requirements_digest_of, tokens_digest_of
 from forge_otel.layers.exact.entry import CacheEntry
 from forge_otel.layers.exact.layer import ExactCacheLayer
 from forge_otel.layers.metrics import record_lookup
@@ -263,8 +263,8 @@ class PatternCacheLayer:
     def _pattern_call(self, call: Call, name: str) -> Call:
         """Return the call under which a pattern is stored; it has no design, because patterns are shared by designs."""
         request = call.request
-        tokens = digest(request.tokens)
-        scope = digest([call.pipeline, self._pipeline_version, request.component_type, request.tenant, name])
+        tokens, version = tokens_digest_of(call), self._pipeline_version
+        scope = digest([KEY_VERSION, call.pipeline, version, request.component_type, request.tenant, name])
         plain = name if _PLAIN_ID.fullmatch(name) else digest(name)[:32]
         # A request needs a design; a constant one makes the pattern independent of designs.
         tagged = GenerationRequest(
@@ -279,10 +279,11 @@ class PatternCacheLayer:
             "component_type": request.component_type,
             "content_hash": request.content_hash,
             "figma_key": request.figma_key,
+            "key_version": KEY_VERSION,
             "pattern": name,
             "pipeline": call.pipeline,
             "pipeline_version": self._pipeline_version,
-            "requirements": request.requirements,
+            "requirements": requirements_digest_of(call),
             "screenshot_hash": request.screenshot_hash,
             "tenant": request.tenant,
         }

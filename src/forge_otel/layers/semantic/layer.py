@@ -21,7 +21,7 @@ from opentelemetry import trace
 from forge_otel._internal.checks import require
 from forge_otel._internal.tasks import BackgroundTask
 from forge_otel.context import record_degraded
-from forge_otel.keys import digest
+from forge_otel.keys import KEY_VERSION, digest, is_large, tokens_digest_of
 from forge_otel.layers.exact.entry import CacheEntry
 from forge_otel.layers.exact.layer import ExactCacheLayer
 from forge_otel.layers.metrics import record_duration, record_lookup
@@ -144,7 +144,11 @@ class SemanticCacheLayer:
     async def __call__(self, call: Call, call_next: CallNext, /) -> Reply:
         """Answer with the stored answer to a paraphrase, or index the answer of the inner layers."""
         started = time.perf_counter()
-        query = self._query(call)
+        # The scope has a digest of all requirements besides the text.
+        if is_large(call.request.requirements):
+            query = await asyncio.to_thread(self._query, call)
+        else:
+            query = self._query(call)
         if isinstance(query, str):
             record_lookup(self._instruments, LAYER, time.perf_counter() - started, reason=query)
             return await call_next(call)
@@ -182,6 +186,7 @@ class SemanticCacheLayer:
         return digest(
             [
                 _SCOPE_VERSION,
+                KEY_VERSION,
                 {
                     "component_type": request.component_type,
                     "content_hash": request.content_hash,
@@ -193,7 +198,7 @@ class SemanticCacheLayer:
                     "rest": wording.rest,
                     "screenshot_hash": request.screenshot_hash,
                     "tenant": request.tenant,
-                    "tokens": request.tokens,
+                    "tokens": tokens_digest_of(call),
                 },
             ]
         )
