@@ -82,21 +82,25 @@ class Generation:
         """Add the cost of one call to a paid service."""
         with self._lock:
             self.costs.append(cost)
-        if self.on_progress is not None:
-            self.on_progress("model_call", _cost_facts(cost))
+        # Read once, here and below: another thread may set it to None when the run ends.
+        on_progress = self.on_progress
+        if on_progress is not None:
+            on_progress("model_call", _cost_facts(cost))
 
     def record_step_start(self, name: str, kind: str) -> None:
         """Report the start of an agent, tool or step."""
-        if self.on_progress is not None:
-            self.on_progress("step_started", {"name": name, "step": kind})
+        on_progress = self.on_progress
+        if on_progress is not None:
+            on_progress("step_started", {"name": name, "step": kind})
 
     def record_step(self, step: Step) -> None:
         """Add a finished agent, tool or step and report it."""
         with self._lock:
             self.steps.append(step)
-        if self.on_progress is not None:
+        on_progress = self.on_progress
+        if on_progress is not None:
             ended = {"name": step.name, "step": step.kind, "duration_s": round(step.duration_s, 6)}
-            self.on_progress("step_ended", ended | ({} if step.error_type is None else {"error_type": step.error_type}))
+            on_progress("step_ended", ended | ({} if step.error_type is None else {"error_type": step.error_type}))
 
     def record_miss(self, layer: str, reason: str) -> None:
         """Record the miss reason of a cache layer."""

@@ -197,7 +197,7 @@ class Shouted(str):
 )
 @pytest.mark.parametrize("pad", ["", "x" * 2000])
 def test_members_of_enumerations_key_by_value(member: Any, value: Any, pad: str) -> None:
-    """Whether the value is small or large, first seen as a member or not."""
+    """Small and large values do, whichever form is seen first."""
     assert canonical([member, pad]) == canonical([value, pad])
     assert digest({"a": member, "pad": pad}) == digest({"a": value, "pad": pad})
     assert tokens_digest({"a": [value, member], "pad": pad}) == tokens_digest({"a": [member, value], "pad": pad})

@@ -26,6 +26,7 @@ from forge_otel.layers.exact.read_coalescing import ReadCoalescer
 from forge_otel.layers.exact.tag_versions import TagVersions, new_tag_version, tag_version_key, tags_of
 from forge_otel.layers.exact.write_behind import WriteBehindQueue
 from forge_otel.layers.metrics import record_duration, record_lookup
+from forge_otel.layers.result_copies import ResultCopies
 from forge_otel.names import Attr, Metric
 from forge_otel.resilience.event_loop_lag import LoopLagMonitor
 from forge_otel.resilience.guard import unguarded
@@ -244,6 +245,7 @@ class ExactCacheLayer:
             tag_versions: versions of the call's tags before the answer was made.
             ttl_s: TTL of the entry in seconds.
         """
+        reply = replace(reply, result=ResultCopies(reply.result).copy())
         return await self.write_behind.write(partial(self.write, call, reply, tag_versions, ttl_s=ttl_s))
 
     async def write(
@@ -281,11 +283,12 @@ class ExactCacheLayer:
             return False
         try:
             # A lease holder writes through its lease, which refuses the entry after a takeover.
-            is_written = None if commit is None else await commit(blob, self._options.ttl_s)
+            ttl_s = self._options.ttl_s if ttl_s is None else ttl_s
+            is_written = None if commit is None else await commit(blob, ttl_s)
             if is_written is not None:
                 return is_written
             set_entry = self._setter(reply, tag_versions)
-            await self._guard(set_entry, entry_key(call.key), blob, ttl_s=ttl_s or self._options.ttl_s)
+            await self._guard(set_entry, entry_key(call.key), blob, ttl_s=ttl_s)
         except Exception:
             record_degraded(self._degraded_label)
             return False
@@ -352,9 +355,10 @@ class _ExactSlot:
         # An L2 hit is already stored, under the key of the earlier request.
         if not self.is_available or reply.source == "L2":
             return False
-        write = partial(self._write, reply, commit)
         if current_time_budget.get() is None:
-            return await write()
+            return await self._write(reply, commit)
+        # The write may be queued until after the caller has the answer, and may change it.
+        write = partial(self._write, replace(reply, result=ResultCopies(reply.result).copy()), commit)
         self._writing = self._exact.write_behind.start(write)
         return await self._exact.write_behind.wait(self._writing)
 

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from sys import getsizeof
 from typing import Any, Final
 
-import orjson
-
 from forge_otel.layers.exact.entry import CacheEntry
+from forge_otel.layers.result_copies import ResultCopies
 from forge_otel.names import Attr, Metric
 from forge_otel.telemetry.metrics.instruments import Instruments
-from forge_otel.types import GenerationResult
 from forge_otel.types.capabilities import SupportsNearReads
 
 __all__ = ["NearHitCache"]
@@ -28,30 +26,24 @@ _OBJECTS_BYTES: Final = 1024
 class _DecodedEntry:
     """A decoded entry; callers get copies, so that none can change the mappings of another."""
 
-    __slots__ = ("entry", "metadata", "stored_bytes", "tag_versions")
+    __slots__ = ("copies", "entry", "stored_bytes", "tag_versions")
 
     def __init__(self, entry: CacheEntry, tag_versions: Sequence[Any], stored_bytes: int) -> None:
         self.entry = entry
         self.tag_versions = tag_versions
         self.stored_bytes = stored_bytes
-        self.metadata = orjson.dumps(entry.result.metadata) if entry.result.metadata else None
+        self.copies = ResultCopies(entry.result)
 
     @property
     def size_bytes(self) -> int:
         result = self.entry.result
-        texts = (result.code, result.report_html or "", self.metadata or b"", *result.artifacts.values())
+        texts = (result.code, result.report_html or "", self.copies.metadata_json or b"", *result.artifacts.values())
         return sum(map(getsizeof, texts)) + _OBJECTS_BYTES
 
     def copy(self) -> CacheEntry:
-        entry, result = self.entry, self.entry.result
-        # Written out, because dataclasses.replace would double the time of a near hit.
+        entry = self.entry
         return CacheEntry(
-            result=GenerationResult(
-                code=result.code,
-                artifacts=dict(result.artifacts),
-                report_html=result.report_html,
-                metadata={} if self.metadata is None else orjson.loads(self.metadata),
-            ),
+            result=self.copies.copy(),
             origin_id=entry.origin_id,
             cost_usd=entry.cost_usd,
             created_ms=entry.created_ms,

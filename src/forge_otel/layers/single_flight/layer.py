@@ -118,7 +118,7 @@ class SingleFlightLayer:
                 run = self._start(call, call_next)
             outcome = await self._wait(run, until_s, is_first=is_first)
             if outcome.reply is not None:
-                return _reply(outcome, outcome.reply, is_first=is_first)
+                return _reply(run, outcome, outcome.reply, is_first=is_first)
             error = outcome.error
             if is_first or not (isinstance(error, ForgeError) and error.is_personal):
                 raise _exception_of(outcome, is_first=is_first)
@@ -238,7 +238,8 @@ class SingleFlightLayer:
         if run.is_orphaned and run.is_local and run.generation is not None:
             self._instruments.add(Metric.FLIGHT_LEFT, 1)
             if self._on_orphaned is not None:
-                await self._on_orphaned(run.call, run.generation, outcome)
+                reply = None if outcome.reply is None else run.own_copy(outcome.reply)
+                await self._on_orphaned(run.call, run.generation, replace(outcome, reply=reply))
 
     async def _release(self, lease: Lease | None, failure: bytes | None) -> None:
         if lease is not None and self._election is not None:
@@ -262,10 +263,11 @@ class SingleFlightLayer:
             trace.get_current_span().add_link(run.origin)
 
 
-def _reply(outcome: RunOutcome, reply: Reply, *, is_first: bool) -> Reply:
+def _reply(run: Run, outcome: RunOutcome, reply: Reply, *, is_first: bool) -> Reply:
+    # The first caller gets what its pipeline returned, everyone else a copy from before it could be changed.
     if is_first and not outcome.is_remote:
         return reply
-    return replace(reply, source=COLLAPSED)
+    return replace(run.own_copy(reply), source=COLLAPSED)
 
 
 def _exception_of(outcome: RunOutcome, *, is_first: bool) -> BaseException:

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 from opentelemetry import trace
 
 from forge_otel.context import Generation
+from forge_otel.layers.result_copies import ResultCopies
 from forge_otel.layers.single_flight.progress import EventLog
 from forge_otel.types import Call, Reply
 
@@ -50,6 +51,7 @@ class Run:
         self.outcome: asyncio.Future[RunOutcome] = asyncio.get_running_loop().create_future()
         self.event_log = EventLog()
         self.waiters = 0
+        self._copies: ResultCopies | None = None
         self.is_orphaned = False
         """True once the first caller has left before the end."""
 
@@ -71,8 +73,15 @@ class Run:
         if self.generation is not None:
             self.generation.on_progress = None
         self.event_log.close(*_terminal_event(outcome))
+        if outcome.reply is not None:
+            # Before any caller has the answer and may change it.
+            self._copies = ResultCopies(outcome.reply.result)
         if not self.outcome.done():
             self.outcome.set_result(outcome)
+
+    def own_copy(self, reply: Reply) -> Reply:
+        """Return the answer of this run with a result that no other caller shares."""
+        return reply if self._copies is None else replace(reply, result=self._copies.copy())
 
 
 def _terminal_event(outcome: RunOutcome) -> tuple[str, dict[str, Any]]:

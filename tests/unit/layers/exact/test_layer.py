@@ -1,6 +1,7 @@
 """The exact cache returns stored answers, never wrong ones, and survives every fault of its store."""
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from forge_otel.context import Generation, current_generation
+from forge_otel.layers.exact.entry import CacheEntry
 from forge_otel.layers.exact.layer import ExactCacheLayer, ExactCacheOptions
 from forge_otel.stores.memory import MemoryStore
 from forge_otel.telemetry.metrics.instruments import Instruments
@@ -227,3 +229,38 @@ async def test_cancellation_passes_through() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await exact(_call(), pipeline)).source == "L4"
+
+
+async def test_a_caller_that_changes_its_answer_does_not_change_the_queued_write() -> None:
+    """The write is sealed after the caller has the answer."""
+    exact, metadata = _exact(MemoryStore(), time_budget_s=0.01), {"deep": {"n": 1}}
+    await exact(_call(tokens={"warm": 1}), Pipeline())
+    hold = [asyncio.Event() for _ in range(8)]
+
+    async def slow(event: asyncio.Event) -> bool:
+        return await event.wait()
+
+    held = [exact.write_behind.start(functools.partial(slow, event)) for event in hold]
+    await exact(_call(), _answers(GenerationResult(code="x", metadata=metadata)))
+    metadata["deep"]["n"] = 2
+    for event in hold:
+        event.set()
+    await asyncio.wait([task for task in (*held, *exact.write_behind._pending) if task is not None])
+    found = await exact.lookup(_call())
+    assert isinstance(found, CacheEntry)
+    assert found.result.metadata == {"deep": {"n": 1}}
+
+
+async def test_an_entry_with_a_ttl_of_its_own_is_committed_with_it() -> None:
+    """The lease writes the entry in place of the cache."""
+    committed: list[float | None] = []
+
+    async def commit(_blob: bytes, ttl_s: float | None) -> bool:
+        committed.append(ttl_s)
+        return True
+
+    exact = _exact(MemoryStore(), ttl_s=60.0)
+    reply = Reply(result=GenerationResult(code="x"))
+    assert await exact.write(_call(), reply, {"all": "1"}, commit=commit, ttl_s=5.0)
+    assert await exact.write(_call(), reply, {"all": "1"}, commit=commit)
+    assert committed == [5.0, 60.0]

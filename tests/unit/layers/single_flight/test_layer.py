@@ -114,6 +114,31 @@ async def test_concurrent_callers_share_one_run(layer: SingleFlightLayer) -> Non
     }
 
 
+@pytest.mark.parametrize("tail", [[1], ({1, 2},)])
+async def test_no_caller_shares_a_result_with_another(layer: SingleFlightLayer, tail: Any) -> None:
+    """A caller that changes its answer changes no one else's, with metadata of JSON types or of others."""
+    started, go = asyncio.Event(), asyncio.Event()
+
+    async def pipeline(_call: Call) -> Reply:
+        started.set()
+        await go.wait()
+        result = GenerationResult(code="x", artifacts={"a.tsx": "x"}, metadata={"deep": {"list": list(tail)}})
+        return Reply(result=result)
+
+    tasks = [asyncio.create_task(_ask(layer, pipeline)) for _ in range(5)]
+    await started.wait()
+    go.set()
+    replies = []
+    for task in tasks:
+        reply: Any = await task
+        assert reply.result.artifacts == {"a.tsx": "x"}
+        assert reply.result.metadata == {"deep": {"list": list(tail)}}
+        reply.result.artifacts["b.tsx"] = "y"
+        reply.result.metadata["deep"]["list"].append("changed")
+        replies.append(reply)
+    assert len({id(reply.result.metadata["deep"]) for reply in replies}) == 5
+
+
 async def test_other_keys_and_later_calls_run_again(layer: SingleFlightLayer) -> None:
     """A run is shared only while it is active."""
     pipeline = Pipeline()
