@@ -264,7 +264,7 @@ class SingleFlightLayer:
 
 
 def _reply(run: Run, outcome: RunOutcome, reply: Reply, *, is_first: bool) -> Reply:
-    # The first caller gets what its pipeline returned, everyone else a copy from before it could be changed.
+    # The first caller gets what its pipeline returned, each later caller a copy from before it could be changed.
     if is_first and not outcome.is_remote:
         return reply
     return replace(run.own_copy(reply), source=COLLAPSED)

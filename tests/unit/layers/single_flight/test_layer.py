@@ -116,7 +116,7 @@ async def test_concurrent_callers_share_one_run(layer: SingleFlightLayer) -> Non
 
 @pytest.mark.parametrize("tail", [[1], ({1, 2},)])
 async def test_no_caller_shares_a_result_with_another(layer: SingleFlightLayer, tail: Any) -> None:
-    """A caller that changes its answer changes no one else's, with metadata of JSON types or of others."""
+    """Changing one answer leaves the rest unchanged, with metadata of JSON types and without."""
     started, go = asyncio.Event(), asyncio.Event()
 
     async def pipeline(_call: Call) -> Reply:
