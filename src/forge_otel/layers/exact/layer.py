@@ -6,6 +6,7 @@ is damaged, foreign or sealed with another secret are misses with a reason, neve
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from opentelemetry import trace
 
+from forge_otel._internal.bounded import BoundedMap
 from forge_otel._internal.checks import require
 from forge_otel._internal.frames import DamagedFrame
 from forge_otel.context import record_degraded
@@ -37,6 +39,8 @@ from forge_otel.types.capabilities import CostAware, SupportsBatchAdd, SupportsN
 
 __all__ = ["CacheMiss", "ExactCacheLayer", "ExactCacheOptions", "entry_key"]
 
+_logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Guarded = Callable[..., Awaitable[Any]]
 Commit = Callable[[bytes, float | None], Awaitable[bool | None]]
@@ -44,6 +48,11 @@ Commit = Callable[[bytes, float | None], Awaitable[bool | None]]
 # Hashing and inflating more than this blocks the event loop for more than a few milliseconds.
 _THREAD_ABOVE_BYTES: Final = 512 * 1024
 LAYER: Final = "L1"
+_SKIPPED: Final = {
+    "too_large": "they are larger than FORGE_CACHE_MAX_ENTRY_BYTES (too_large)",
+    "not_serialisable": "their metadata or texts have no JSON form (not_serialisable)",
+}
+_MAX_REPORTED: Final = 256
 _SAVED: Final = {Attr.CACHE_LAYER: LAYER}
 COLLAPSED: Final = "collapsed"
 
@@ -120,6 +129,7 @@ class ExactCacheLayer:
         self._loop_lag = loop_lag or LoopLagMonitor()
         self.purger = Purger(store, invalidate=self.invalidate, guard=guard, secret=options.secret)
         self.write_behind = WriteBehindQueue()
+        self._reported: BoundedMap[tuple[str, str], None] = BoundedMap(_MAX_REPORTED)
         near = store if isinstance(store, SupportsNearReads) else None
         self._near = None if near is None else NearHitCache(near, instruments=instruments)
         get = partial(guard, store.get if near is None else near.fetch)
@@ -268,7 +278,7 @@ class ExactCacheLayer:
         result, max_bytes = reply.result, self._options.max_entry_bytes
         size_bytes = sum(map(len, result.artifacts.values())) + len(result.code) + len(result.report_html or "")
         if size_bytes > max_bytes:
-            _record_skip("too_large")
+            self._report_skip(call, "too_large")
             return False
         sealing = partial(seal, reply, key=call.key, tag_versions=tag_versions, secret=self._options.secret)
         created_ms = time.time_ns() // 1_000_000
@@ -276,10 +286,10 @@ class ExactCacheLayer:
         try:
             blob = await self._off_loop(size_bytes, sealing, created_ms=created_ms)
         except (TypeError, ValueError):
-            _record_skip("not_serialisable")
+            self._report_skip(call, "not_serialisable")
             return False
         if len(blob) > max_bytes:
-            _record_skip("too_large")
+            self._report_skip(call, "too_large")
             return False
         try:
             # A lease holder writes through its lease, which refuses the entry after a takeover.
@@ -295,6 +305,20 @@ class ExactCacheLayer:
         finally:
             record_duration(self._instruments, LAYER, "set", time.perf_counter() - started)
         return True
+
+    def _report_skip(self, call: Call, reason: str) -> None:
+        """Report why the answer is not stored, on the generation's span and once for each pipeline in the log."""
+        span = trace.get_current_span()
+        # A background write may outlive the span.
+        if span.is_recording():
+            span.set_attribute(Attr.CACHE_STORE_SKIPPED, reason)
+        if (call.pipeline, reason) not in self._reported:
+            self._reported[call.pipeline, reason] = None
+            _logger.warning(
+                "answers of the pipeline %r are not cached, each request generates again: %s",
+                call.pipeline,
+                _SKIPPED[reason],
+            )
 
     def _setter(self, reply: Reply, tag_versions: Iterable[str]) -> Callable[..., Awaitable[None]]:
         # An unknown cost is 0 here, which does not mean that the answer was cheap.
@@ -381,14 +405,6 @@ def _reply(entry: CacheEntry) -> Reply:
         origin_id=entry.origin_id,
         age_s=max(0.0, time.time() - entry.created_ms / 1000),
     )
-
-
-def _record_skip(reason: str) -> None:
-    """Record on the generation's span why its answer is not stored."""
-    span = trace.get_current_span()
-    # A background write may outlive the span.
-    if span.is_recording():
-        span.set_attribute(Attr.CACHE_STORE_SKIPPED, reason)
 
 
 def entry_key(key: str) -> str:

@@ -264,3 +264,14 @@ async def test_an_entry_with_a_ttl_of_its_own_is_committed_with_it() -> None:
     assert await exact.write(_call(), reply, {"all": "1"}, commit=commit, ttl_s=5.0)
     assert await exact.write(_call(), reply, {"all": "1"}, commit=commit)
     assert committed == [5.0, 60.0]
+
+
+async def test_answers_that_cannot_be_stored_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Once for each reason; otherwise every request would generate again unnoticed."""
+    exact = _exact(MemoryStore(), max_entry_bytes=500)
+    for _ in range(3):
+        await exact(_call(), _answers(GenerationResult(code="x", metadata={"o": object()})))
+        await exact(_call(), _answers(GenerationResult(code="x" * 1000)))
+    lines = [record.getMessage() for record in caplog.records]
+    assert ["not_serialisable" in line for line in lines] == [True, False]
+    assert ["too_large" in line for line in lines] == [False, True]
