@@ -1,6 +1,7 @@
 """The runtime: results of generations, and their cache entries, records, metrics and traces."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -321,3 +322,22 @@ async def test_a_task_that_keeps_failing_is_counted_and_shown(tmp_path: Path, si
     [check] = report["checks"]["forge-outbox-listsink:task"]
     assert (report["status"], check["status"]) == ("warn", "warn")
     assert "PanicError" in check["output"]
+
+
+async def test_an_answer_without_the_journal_says_so_everywhere(forge: Forge, tmp_path: Path, sink: ListSink) -> None:
+    """Answer, record, dashboard and health of a generation whose journal hangs agree."""
+    await generate(_request())
+    [path] = (tmp_path / "outbox").glob("*.journal")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    result = await generate(_request(component_type="card"))
+    report, summary = forge.operations.health_report(), await forge.operations.summary()
+    other.execute("ROLLBACK")
+    other.close()
+
+    assert result.degraded == ("outbox:memory",)
+    assert report["status"] == "warn"
+    assert report["checks"]["outbox:journal"][0]["status"] == "warn"
+    assert (summary["outbox"]["durable"], summary["outbox"]["unjournaled"]) == (False, 1)
+    first, second = await sink.wait_for(2)
+    assert (first.degraded, second.degraded) == ((), ("outbox:memory",))
