@@ -16,6 +16,8 @@ from forge_otel.types import Usage
 __all__ = ["ModelPrice", "PriceBook", "parse_prices"]
 
 _MILLION: Final = Decimal(1_000_000)
+# Providers that make the models they serve: behind another prefix the same name may have another price.
+_VENDORS: Final = frozenset({"anthropic", "google", "mistral", "openai"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,4 +96,8 @@ def _listed(usage: Usage, model: str, provider: str | None) -> Decimal | None:
         return calc_price(tokens, model_ref=model, provider_id=provider).total_price
     except LookupError:
         # The table may list the model but not the gateway that serves it.
-        return _listed(usage, model, None) if provider is not None else None
+        if provider is not None:
+            return _listed(usage, model, None)
+        # Gateways and frameworks put the provider before the name, as in `openai/gpt-4o`.
+        vendor, _, name = model.partition("/")
+        return _listed(usage, name, vendor) if name and vendor in _VENDORS else None

@@ -39,3 +39,13 @@ def test_a_price_must_be_finite_and_not_negative(usd: str) -> None:
     """The error names the value."""
     with pytest.raises(ValueError, match=usd):
         parse_prices(f'{{"m": {{"input_usd": "{usd}", "output_usd": "1"}}}}')
+
+
+@pytest.mark.parametrize("provider", [None, "openai", "litellm"])
+def test_a_model_with_its_provider_before_the_name_has_its_price(provider: str | None) -> None:
+    """The price of an unknown model, or of one behind an unknown prefix, stays unknown."""
+    book, usage = PriceBook(), Usage(input_uncached=1000)
+    assert book.price(usage, model="openai/gpt-4o", provider=provider) == book.price(usage, model="gpt-4o")
+    assert book.price(usage, model="gpt-4o") is not None
+    for model in ("openai/none-such", "none-such/gpt-4o", "openai/", "/gpt-4o", "/" * 1000):
+        assert book.price(usage, model=model, provider=provider) is None

@@ -27,7 +27,7 @@ from forge_otel.keys import digest
 from forge_otel.names import Attr, Metric
 from forge_otel.resilience.time_budget import start_detached
 from forge_otel.telemetry.metrics.instruments import Instruments
-from forge_otel.types import Call, CallNext, Reply
+from forge_otel.types import Call, CallNext, Reply, Usage
 from forge_otel.types.capabilities import SupportsIncrement
 
 __all__ = ["BudgetLayer", "BudgetOptions", "LocalCounters"]
@@ -236,12 +236,13 @@ def _settlement(limits: list[_Limit], generation: Generation, costs_before: int)
         "usd": _count("usd", known_usd),
         "tokens": sum(cost.usage.input_tokens + cost.usage.output_tokens for cost in costs),
     }
-    is_unpriced = any(cost.amount_usd is None for cost in costs)
+    unpriced = [cost for cost in costs if cost.amount_usd is None]
+    is_unknown = {"usd": bool(unpriced), "tokens": any(cost.usage == Usage() for cost in unpriced)}
     amounts = {}
     for limit in limits:
         charged = spent[limit.unit]
-        # A call with an unknown price must not be cheaper than its reservation.
-        if limit.unit == "usd" and is_unpriced:
+        # A call with an unknown price or usage must not be cheaper than its reservation.
+        if is_unknown[limit.unit]:
             charged = max(charged, limit.reserved)
         amounts[limit.key] = charged - limit.reserved
     return amounts

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from forge_otel import Forge, GenerationRequest, GenerationResult, Settings
+from forge_otel.context import current_generation
 from forge_otel.errors import BudgetExceeded, ConfigurationError
 from forge_otel.pricing import ModelPrice
+from forge_otel.types import Cost
 
 QUIET: dict[str, Any] = {"archive_url": None, "database_url": None, "outbox_dir": None, "budget_reserve_tokens": 1}
 
@@ -76,6 +78,24 @@ async def test_tokens_have_limits_too() -> None:
         await ask(0, "0.001")
         with pytest.raises(BudgetExceeded, match="1000 tokens"):
             await ask(1)
+
+
+async def test_a_call_of_unknown_usage_is_charged_the_reserve() -> None:
+    """In both units: nothing says that it was free."""
+    limits = {"budget_usd": Decimal(1), "budget_tokens": 1000, "budget_reserve_tokens": 300}
+    async with Forge(_settings(**limits)) as forge:
+
+        @forge.generation(name="p")
+        async def generate(_request: GenerationRequest) -> GenerationResult:
+            running = current_generation.get()
+            assert running is not None
+            running.record_cost(Cost(api="openai", model="gpt-4o"))
+            return GenerationResult(code="x")
+
+        await generate(GenerationRequest(component_type="button", figma_key="k"))
+        await forge.budget.flush()
+        usage = await forge.budget.usage()
+    assert (usage["usd"]["used"], usage["tokens"]["used"]) == ("0.10", "300")
 
 
 async def test_concurrent_callers_do_not_overspend() -> None:

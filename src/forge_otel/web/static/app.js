@@ -2,7 +2,7 @@
 
 import { clearAddress, show } from "./detail.js";
 import { showIncidents, showServices, showSummary } from "./figures.js";
-import { LoggedOut, SOURCES, byId, clock, duration, element, fetchApi, money, nameOf } from "./format.js";
+import { LoggedOut, SOURCES, byId, clock, costOf, duration, element, fetchApi, money, nameOf } from "./format.js";
 
 const POLL_MS = 3000;
 const MAX_POLL_MS = 30000;
@@ -70,7 +70,7 @@ function row(record) {
     element("td", {}, element("span", { class: "dot", "data-source": record.source ?? "", text: SOURCES[record.source ?? ""] ?? record.source })),
     element("td", {}, element("span", { class: "dot", "data-outcome": record.outcome, text: record.outcome })),
     element("td", { class: "number", text: duration(record.duration_s) }),
-    element("td", { class: "number", text: money(record.cost_usd) }),
+    element("td", { class: "number", text: costOf(record) }),
     element("td", { class: "number", text: Number(record.saved_usd) ? money(record.saved_usd) : "–" }),
     element("td", {}, record.trace_id ? element("a", { class: "mono", href: `#${record.id}`, title: record.trace_id, text: record.trace_id.slice(0, 8) }) : "–", ...runLink(record)));
   if (state.seen && !state.seen.has(record.id)) line.classList.add("fresh");

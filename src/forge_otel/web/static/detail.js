@@ -1,6 +1,6 @@
 // Details of one generation: its record, model calls and trace.
 
-import { LoggedOut, SOURCES, byId, count, duration, element, fetchApi, money, nameOf } from "./format.js";
+import { LoggedOut, SOURCES, byId, costOf, count, duration, element, fetchApi, money, nameOf } from "./format.js";
 
 let shown = "";
 
@@ -36,7 +36,7 @@ function facts(record) {
     ["Error", record.error_message],
     ["Started", new Date(record.created_at).toLocaleString()],
     ["Duration", duration(record.duration_s)],
-    ["Cost", money(record.cost_usd)],
+    ["Cost", costOf(record)],
     ["Saved", Number(record.saved_usd) ? money(record.saved_usd) : null],
     ["Cache misses", misses],
     ["Fallbacks", (record.degraded ?? []).join(", ")],

@@ -25,6 +25,12 @@ export function money(text) {
   return `$${value.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: digits })}`;
 }
 
+export function costOf(record) {
+  const isKnown = (record.costs ?? []).every((cost) => cost.amount_usd != null);
+  if (isKnown) return money(record.cost_usd);
+  return Number(record.cost_usd) ? `≥ ${money(record.cost_usd)}` : "unknown";
+}
+
 export function duration(seconds) {
   if (seconds == null) return "–";
   if (seconds === 0) return "0";
