@@ -25,6 +25,7 @@ CODES = {
     "CircuitOpen": "circuit_open",
     "ConfigurationError": "configuration",
     "DamagedRecord": "damaged_record",
+    "FetchInProgress": "fetch_in_progress",
     "ForgeError": "internal",
     "GenerationFailed": "generation_failed",
     "GenerationTimeout": "generation_timeout",

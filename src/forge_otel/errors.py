@@ -187,6 +187,14 @@ class CircuitOpen(ServiceUnavailable):
         )
 
 
+class FetchInProgress(ServiceUnavailable):
+    """A fetch takes longer than its caller may wait; it continues, and its response is cached."""
+
+    code = "fetch_in_progress"
+    title = "Fetch in progress"
+    remedy = "Send the same request again after `retry_after_s`; it is answered from the fetch that is running."
+
+
 class Overloaded(ServiceUnavailable):
     """The maximum number of calls to a service is already in flight."""
 

@@ -49,6 +49,11 @@ class FigmaCacheStorage:
         self._guard = guard
         self._local = MemoryStore(max_bytes=local_bytes) if local_bytes else None
 
+    @property
+    def is_shared(self) -> bool:
+        """Return whether other processes may use the store."""
+        return self._local is not None
+
     async def read_facts(self, keys: Sequence[str]) -> list[Mapping[str, Any] | None]:
         """Return the facts under `keys`, in their order and in one round trip."""
         found = await self._get(keys)

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Protocol, Self
 from opentelemetry.trace import Tracer
 
 from forge_otel._internal.bounded import BoundedMap
-from forge_otel.errors import BadRequest, NotFound
+from forge_otel.errors import BadRequest, FetchInProgress, NotFound
 from forge_otel.figma.cache_storage import FigmaCacheStorage
 from forge_otel.figma.http import FigmaHttp
 from forge_otel.figma.nodes import FigmaNode, find_node
@@ -134,6 +134,7 @@ class FigmaClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._cache.close()
         await self._http.close()
 
     async def node(self, file_key: str, node_id: str) -> FigmaNode:
@@ -142,6 +143,7 @@ class FigmaClient:
         Raises:
             NotFound: the file or the node does not exist.
             BadRequest: the key or the id is malformed.
+            FetchInProgress: Figma takes longer than `wait_s`; ask again after `retry_after_s`.
             ServiceUnavailable: Figma is unavailable, and there is no cached copy.
         """
         file_key, node_id = parse_file_key(file_key), parse_node_ids([node_id])
@@ -263,6 +265,9 @@ class FigmaClient:
                 response = await self._cache.get(request)
                 result, reason = response.source, response.reason
                 span.set_attribute(Attr.CACHE_AGE_S, response.age_s)
+            except FetchInProgress:
+                result = "pending"
+                raise
             finally:
                 span.set_attribute(Attr.CACHE_RESULT, result)
                 if reason:
@@ -273,7 +278,7 @@ class FigmaClient:
         return response
 
     def _count(self, file_key: str, result: str, reason: str, duration_s: float) -> None:
-        layer_result = "hit" if result in {"hit", "revalidated", "stale"} else result
+        layer_result = "hit" if result in {"hit", "revalidated", "stale"} else "miss" if result == "pending" else result
         layer = {Attr.CACHE_LAYER: LAYER, Attr.CACHE_RESULT: layer_result}
         self.instruments.add(Metric.CACHE_REQUESTS, 1, layer | ({Attr.CACHE_MISS_REASON: reason} if reason else {}))
         self.instruments.record(

@@ -19,8 +19,9 @@ with needs("figma"):
 
 __all__ = ["FigmaHttp"]
 
-# Above the guard's own limit, which decides; the socket timeout is only a safety net.
 _TIMEOUT_S: Final = 5.0
+# Above the guard's own limit, which decides. Figma computes a large file for a minute before it sends the first byte.
+_READ_TIMEOUT_S: Final = 120.0
 _RETRY_AFTER_S: Final = 60.0
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
@@ -52,7 +53,8 @@ class FigmaHttp:
         )
         headers = {"Authorization": f"Bearer {token}"} if is_oauth else {"X-Figma-Token": token}
         # httpx follows no redirects by default, which would send the token to another host.
-        self._open = partial(httpx.AsyncClient, base_url=base_url, headers=headers, timeout=_TIMEOUT_S)
+        timeout = httpx.Timeout(_TIMEOUT_S, read=_READ_TIMEOUT_S)
+        self._open = partial(httpx.AsyncClient, base_url=base_url, headers=headers, timeout=timeout)
         self._http = self._open()
 
     async def close(self) -> None:

@@ -24,13 +24,15 @@ class OutageDetector:
         """End the outage."""
         self._is_out = False
 
-    async def wait(self, task: asyncio.Task[Any]) -> None:
-        """Wait until `task` has ended or there is an outage."""
+    async def wait(self, task: asyncio.Task[Any], *, timeout_s: float) -> None:
+        """Wait until `task` has ended or there is an outage, which begins if it takes `timeout_s`."""
         if self._is_out:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
-            await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([task, waiter], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiters.discard(waiter)
+        if not done:
+            self.on_timeout()

@@ -43,6 +43,8 @@ class FigmaOptions:
         fresh_s: seconds for which a file's version is trusted before it is checked again.
         keep_s: TTL of an entry in seconds; also the largest age of a response during an outage.
         negative_s: seconds for which a missing file is not requested again.
+        wait_s: seconds that a caller waits for Figma; after that it gets a stale copy or `FetchInProgress`, while the
+            fetch continues within the deadline of the guard `figma`.
         local_bytes: size of the in-process copy beside a shared store.
         max_response_bytes: larger responses are rejected.
     """
@@ -50,6 +52,8 @@ class FigmaOptions:
     fresh_s: float = 300.0
     keep_s: float = 7 * 24 * 3600.0
     negative_s: float = 10.0
+    # Callers accept 2 s. All callers of a shared fetch resume at once, which takes the last of them the rest.
+    wait_s: float = 1.9
     local_bytes: int = 64 * 2**20
     max_response_bytes: int = 64 * 2**20
 

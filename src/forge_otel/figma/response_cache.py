@@ -2,8 +2,11 @@
 
 A response is served as it is for `fresh_s` after the last check of its file's version. After that the version is
 requested, which is a cheap call, and the response is fetched again only if the file has changed. If Figma is
-unavailable, rate-limits the token or exceeds the deadline, the cached response is served with its age. After one
-timeout, requests with a cached copy are served stale at once until Figma responds again.
+unavailable, rate-limits the token or exceeds the deadline, the cached response is served with its age.
+
+The wait of a caller and the fetch are two times, because large files take Figma up to a minute. After `wait_s` the
+caller gets a stale copy, or `FetchInProgress` with the time after which to ask again; the fetch continues and its
+response is kept. After one such wait, requests with a cached copy are served stale at once until Figma responds again.
 
 Two epochs of a file invalidate its entries: after `touch` the version is checked before the next response, after `drop`
 everything is fetched again.
@@ -11,21 +14,27 @@ everything is fetched again.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 
+from forge_otel._internal.bounded import BoundedMap
+from forge_otel._internal.tasks import abandon
 from forge_otel.context import record_degraded
-from forge_otel.errors import BadRequest, NotFound, ServiceTimeout, ServiceUnavailable
+from forge_otel.errors import BadRequest, FetchInProgress, ForgeError, NotFound, ServiceTimeout, ServiceUnavailable
 from forge_otel.figma.cache_storage import EPOCH_PREFIX, FigmaCacheStorage
+from forge_otel.figma.fetch_claims import FetchClaims
 from forge_otel.figma.outage import OutageDetector
 from forge_otel.figma.request import FigmaRequest
 from forge_otel.figma.response import MS, CachedState, FigmaOptions, FigmaRejected, FigmaResponse, FigmaThrottled
 from forge_otel.figma.single_flight import SingleFlightGroup
 from forge_otel.keys import digest
+from forge_otel.resilience.deadline import remaining_s
 from forge_otel.resilience.fallback import Fallback, unavailable
 from forge_otel.resilience.guard import Guard
+from forge_otel.resilience.retry import Verdict, classify
 
 __all__ = ["LAYER", "ResponseCache"]
 
@@ -36,7 +45,18 @@ _MAX_PAUSE_S: Final = 7 * 24 * 3600.0
 # Replaces an entry that must not be served again: no epoch is empty.
 _TOMBSTONE: Final = {"dropped": ""}
 
-Fetch = Callable[[FigmaRequest], Awaitable[bytes]]
+# Requests for a version are cheap, so one that is not answered is repeated: Figma may have recovered meanwhile.
+_VERSION_REPEAT_S: Final = 3.0
+_MAX_VERSION_REQUESTS: Final = 7
+_PEER_POLL_S: Final = 0.3
+_MAX_PEER_WAIT_S: Final = 120.0
+_MIN_RETRY_S: Final = 1.0
+_MAX_RETRY_S: Final = 10.0
+# Time in which a caller that asks again gets the failure of its fetch.
+_KEEP_FAILURE_S: Final = 30.0
+_MAX_FAILURES: Final = 1000
+
+Fetch = Callable[[FigmaRequest], Coroutine[Any, Any, bytes]]
 """Requests a response from Figma; raises as `FigmaHttp.fetch`."""
 
 
@@ -47,7 +67,7 @@ class ResponseCache:
         storage: holds the responses.
         fetch: requests a response from Figma.
         guard: guards the requests.
-        options: TTLs.
+        options: TTLs, and the wait of a caller.
         clock_s: the wall clock, because entries are shared by processes.
     """
 
@@ -61,11 +81,16 @@ class ResponseCache:
     ) -> None:
         self._storage = storage
         self._fetch = fetch
-        self._guard = guard.using(fallbacks=[Fallback(_STALE_LABEL, self._serve_stale), unavailable("figma")])
+        fallbacks = [Fallback(_STALE_LABEL, self._serve_stale), unavailable("figma")]
+        self._guard = guard.using(fallbacks=fallbacks, classify=_without_waiting)
         self._options = options
         self._clock_s = clock_s
         self._flights = SingleFlightGroup()
+        self._claims = FetchClaims(storage)
         self._outage = OutageDetector()
+        # Running fetches that a caller has left, and the time and error of those that failed.
+        self._left: set[str] = set()
+        self._failures: BoundedMap[str, tuple[float, ForgeError]] = BoundedMap(_MAX_FAILURES)
 
     async def get(self, request: FigmaRequest) -> FigmaResponse:
         """Return the response to `request`; concurrent equal requests share one call.
@@ -73,6 +98,7 @@ class ResponseCache:
         Raises:
             NotFound: the file does not exist, or the token has no access to it.
             BadRequest: Figma does not accept the request.
+            FetchInProgress: the fetch takes longer than `wait_s`, and there is no cached copy.
             ServiceUnavailable: Figma is unavailable, and there is no cached copy.
         """
         state = await self._read_state(request)
@@ -83,6 +109,10 @@ class ResponseCache:
             record_degraded(_STALE_LABEL)
         return response
 
+    async def close(self) -> None:
+        """Cancel the fetches that continue without a caller."""
+        await self._flights.close()
+
     async def touch(self, file_key: str) -> None:
         """Check the file's version before the next response, in all workers."""
         await self._storage.renew_epoch(_epoch_key("touched", file_key))
@@ -92,25 +122,58 @@ class ResponseCache:
         await self._storage.renew_epoch(_epoch_key("dropped", file_key))
 
     async def _refreshed(self, request: FigmaRequest, state: CachedState) -> FigmaResponse:
-        """Refresh the entry; in an outage the stale copy is served, and the refresh continues in the background."""
-        refreshing = self._flights.start(state.flight_key(request.key), lambda: self._refresh(request))
+        """Refresh the entry; after `wait_s` and in an outage the stale copy is served while the refresh continues."""
+        flight_key = state.flight_key(request.key)
+        _raise_kept(self._failures, flight_key)
+        refreshing = self._flights.start(flight_key, lambda: self._refresh(request, flight_key))
         try:
-            if state.entry is not None and not refreshing.done():
-                await self._outage.wait(refreshing)
-            if not refreshing.done() and (response := await self._read_entry(state, "stale")) is not None:
-                return response
-            return await asyncio.shield(refreshing)
+            wait_s = max(0.0, min(self._options.wait_s, remaining_s()))
+            if state.entry is not None:
+                await self._outage.wait(refreshing, timeout_s=wait_s)
+                if not refreshing.done() and (response := await self._read_entry(state, "stale")) is not None:
+                    return response
+            await asyncio.wait([refreshing], timeout=wait_s)
+            if refreshing.done():
+                return refreshing.result()
+            self._left.add(flight_key)
+            retry_after_s = min(max(_MIN_RETRY_S, self._flights.age_s(flight_key) / 2), _MAX_RETRY_S)
+            raise FetchInProgress(
+                f"Figma has not answered yet for the file {request.file_key!r}, and the fetch continues; "
+                f"ask again in {retry_after_s:.0f} s",
+                retry_after_s=retry_after_s,
+            )
         finally:
             # The traceback of the task's exception holds this frame; without `del` they form a reference cycle.
             del refreshing
 
-    async def _refresh(self, request: FigmaRequest) -> FigmaResponse:
-        # Read again: another worker may have fetched it since the first read.
-        state = await self._read_state(request)
-        if state.is_fresh(request, self._options) and (response := await self._read_entry(state, "hit")) is not None:
-            return response
-        if state.not_found is not None:
-            raise NotFound(state.not_found)
+    async def _refresh(self, request: FigmaRequest, flight_key: str) -> FigmaResponse:
+        try:
+            return await self._refresh_in_one_worker(request, flight_key)
+        except Exception as exc:
+            if flight_key in self._left:
+                self._failures[flight_key] = time.monotonic(), _without_traceback(exc)
+            raise
+        finally:
+            self._left.discard(flight_key)
+
+    async def _refresh_in_one_worker(self, request: FigmaRequest, flight_key: str) -> FigmaResponse:
+        until_s = time.monotonic() + _MAX_PEER_WAIT_S
+        while True:
+            # Read again: another worker may have fetched it since the first read.
+            state = await self._read_state(request)
+            if state.is_fresh(request, self._options):
+                response = await self._read_entry(state, "hit")
+                if response is not None:
+                    return response
+            if state.not_found is not None:
+                raise NotFound(state.not_found)
+            if time.monotonic() >= until_s or not await self._claims.is_held_by_peer(flight_key):
+                break
+            await asyncio.sleep(_PEER_POLL_S)
+        async with self._claims.hold(flight_key):
+            return await self._call_figma(request, state)
+
+    async def _call_figma(self, request: FigmaRequest, state: CachedState) -> FigmaResponse:
         try:
             return await self._guard.call(self._revalidate_or_fetch, request, state)
         except NotFound as exc:
@@ -122,7 +185,7 @@ class ResponseCache:
 
     async def _revalidate_or_fetch(self, request: FigmaRequest, state: CachedState) -> FigmaResponse:
         version = state.checked_version(self._options)
-        if version is None and self._needs_version(request, state):
+        if version is None and _needs_version(request, state):
             version = await self._current_version(request, state)
             if state.entry is not None and version is not None and state.entry["version"] == version:
                 cached = await self._read_entry(state, "revalidated", age_s=0.0)
@@ -137,13 +200,6 @@ class ResponseCache:
             version = body["version"]
         await self._write_entry(request, state, raw, version=version)
         return FigmaResponse(body=body, source="miss", reason=state.reason, size_bytes=len(raw))
-
-    @staticmethod
-    def _needs_version(request: FigmaRequest, state: CachedState) -> bool:
-        if request.is_pinned or request.endpoint == "meta":
-            return False
-        is_checkable = state.entry is not None and state.entry["version"] is not None
-        return is_checkable or not request.has_version
 
     async def _serve_stale(self, exc: Exception, _request: FigmaRequest, state: CachedState) -> FigmaResponse:
         if isinstance(exc, ServiceTimeout):
@@ -168,7 +224,7 @@ class ResponseCache:
 
     async def _request_version(self, meta: FigmaRequest) -> str | None:
         try:
-            body = orjson.loads(await self._request(meta))
+            body = orjson.loads(await _until_answered(lambda: self._request(meta)))
         except (NotFound, BadRequest, FigmaRejected):
             # A token may have access to a file but not to its metadata.
             return None
@@ -249,6 +305,57 @@ class ResponseCache:
 
     def _now_ms(self) -> int:
         return round(self._clock_s() * MS)
+
+
+def _needs_version(request: FigmaRequest, state: CachedState) -> bool:
+    if request.is_pinned or request.endpoint == "meta":
+        return False
+    is_checkable = state.entry is not None and state.entry["version"] is not None
+    return is_checkable or not request.has_version
+
+
+async def _until_answered(send: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
+    """Send a cheap request, and again while none is answered; return the first response."""
+    running: set[asyncio.Task[bytes]] = set()
+    try:
+        for _ in range(_MAX_VERSION_REQUESTS):
+            running.add(asyncio.create_task(send()))
+            done, _ = await asyncio.wait(running, timeout=_VERSION_REPEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return done.pop().result()
+        limit_s = _MAX_VERSION_REQUESTS * _VERSION_REPEAT_S
+        raise ServiceTimeout(f"Figma has not answered a request for the version of a file for {limit_s:.0f} s")
+    finally:
+        for task in running:
+            abandon(task)
+
+
+def _raise_kept(failures: "BoundedMap[str, tuple[float, ForgeError]]", flight_key: str) -> None:
+    """Raise the error of a fetch that its callers have left, instead of starting another fetch."""
+    failed_s, exc = failures.get(flight_key, (0.0, None))
+    if exc is None:
+        return
+    is_expired = time.monotonic() - failed_s > _KEEP_FAILURE_S
+    # An outage is reported once, because it may be over; a response above the size limit stays one.
+    if is_expired or not isinstance(exc, BadRequest):
+        del failures[flight_key]
+    if not is_expired:
+        raise _without_traceback(exc)
+
+
+def _without_waiting(exc: Exception) -> Verdict:
+    """Return the default verdict, but no retry after a requested pause: it is shared, and the stale copy is served."""
+    verdict = classify(exc)
+    return verdict if verdict.retry_after_s is None else replace(verdict, is_transient=False)
+
+
+def _without_traceback(exc: Exception) -> ForgeError:
+    """Return a new exception that says the same; the frames of the original hold the response."""
+    if isinstance(exc, BadRequest):
+        return NotFound(str(exc)) if isinstance(exc, NotFound) else BadRequest(str(exc))
+    if isinstance(exc, ForgeError):
+        return ServiceUnavailable(str(exc), retry_after_s=exc.retry_after_s)
+    return ServiceUnavailable(f"the fetch of this Figma file failed ({type(exc).__name__})")
 
 
 def _check_pause(request: FigmaRequest, state: CachedState) -> None:

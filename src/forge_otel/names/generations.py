@@ -98,7 +98,7 @@ class GenerationMetrics:
         name="forge.figma.requests",
         kind="counter",
         unit="{request}",
-        description="Requests for Figma files: hit, revalidated, stale, miss or error.",
+        description="Requests for Figma files: hit, revalidated, stale, miss, pending or error.",
         attributes=(Attr.FIGMA_FILE, Attr.CACHE_RESULT),
     )
     FIGMA_SAVED: Final = Instrument(

@@ -1,7 +1,7 @@
 """Default policies by service.
 
 The limits follow from the wait that a caller accepts: 50 ms for a cache that is read before every answer, 0.5 s for a
-vector store, 2 s for a design server. Background work (archive, database, spans) may take longer, and a model gets a
+vector store. Background work (archive, database, spans, files of a design server) may take longer, and a model gets a
 minute.
 """
 
@@ -74,9 +74,9 @@ SERVICE_DEFAULTS: Final[Mapping[str, Policies]] = MappingProxyType(
         "openai:embeddings": _policies(
             total_s=2, attempt_s=1, attempts=2, base_s=0.1, open_s=10, max_open_s=60, max_wait_s=0.2
         ),
-        # Callers wait 2 s at most. All callers of a shared call resume at once, which takes the last of them the rest.
+        # A large file takes Figma up to a minute; callers wait 2 s at most (`FigmaOptions.wait_s`).
         "figma": _policies(
-            total_s=1.9, attempt_s=1.9, attempts=2, base_s=0.2, open_s=5, max_open_s=60, slots=20, max_wait_s=1
+            total_s=90, attempt_s=90, attempts=2, base_s=0.2, open_s=5, max_open_s=60, slots=20, max_wait_s=30
         ),
         "qdrant": _policies(
             total_s=0.5,

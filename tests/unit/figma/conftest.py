@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,17 +18,14 @@ from componentforge.serving import serve
 from forge_otel import Forge, Settings
 from forge_otel.figma.client import FigmaClient
 from forge_otel.figma.response import FigmaOptions
-from forge_otel.resilience.attempt_timeout import TimeoutOptions
-from forge_otel.resilience.deadline import DeadlineOptions
-from forge_otel.resilience.policies import defaults_for
 from forge_otel.testing.faults.proxy import FaultProxy
 
 CONTRACT = json.loads(
     (Path(__file__).parents[2] / "examples" / "data" / "figma_contract.json").read_text(encoding="utf-8")
 )
 TOKEN = "secret"
-PATIENT = replace(defaults_for("figma"), deadline=DeadlineOptions(total_s=30), timeout=TimeoutOptions(attempt_s=30))
-"""Limits for a busy machine, which may take longer than Figma."""
+PATIENT_S = 30.0
+"""Wait of a caller on a busy machine, which may take longer than Figma."""
 SILENT = {"archive_url": None, "database_url": None, "outbox_dir": None}
 
 
@@ -111,10 +107,9 @@ class FigmaSite:
 
     async def client(self, forge: Forge | None = None, *, token: str = TOKEN, **options: Any) -> FigmaClient:
         """Return a client, by default with its own store."""
-        forge = forge or Forge(Settings(**SILENT), policies={"figma": PATIENT})
-        made = FigmaClient.of(
-            forge, token=token, base_url=self.base_url, options=FigmaOptions(**options), clock_s=self.clock
-        )
+        forge = forge or Forge(Settings(**SILENT))
+        limits = FigmaOptions(**{"wait_s": PATIENT_S} | options)
+        made = FigmaClient.of(forge, token=token, base_url=self.base_url, options=limits, clock_s=self.clock)
         return await self._clients.enter_async_context(made)
 
     async def until_requested(self, times: int) -> None:

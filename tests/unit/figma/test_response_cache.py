@@ -1,6 +1,7 @@
 """L0 serves cached responses, revalidates them by version, and serves stale copies in outages."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -101,22 +102,19 @@ async def test_a_failing_figma_is_replaced_by_stale_copies(site: FigmaSite, faul
 
 async def test_one_call_detects_an_outage(site: FigmaSite) -> None:
     """After its timeout later calls are served stale at once."""
-    forge = Forge(Settings(**SILENT))
-    client = await site.client(forge)
+    client = await site.client(wait_s=1.9)
     files = ATLAS, HARBOR
     for file_key in files:
         await client.file(file_key)
     site.clock.now_s += 400
-
-    def timeouts() -> int:
-        return next(guard["failures"] for guard in forge.operations.breakers() if guard["name"] == "figma")
-
     async with site.proxy.fault(Silent()):
         first = asyncio.create_task(client.file(ATLAS))
         # Most of the two seconds of the first call, so that the later ones are far from their own timeout.
         await asyncio.sleep(1.5)
-        responses = [await first, await client.file(HARBOR), await client.file(ATLAS), await client.file(HARBOR)]
-        assert ([response.source for response in responses], timeouts()) == (["stale"] * 4, 1)
+        responses, started_s = [await first], time.monotonic()
+        responses += [await client.file(HARBOR), await client.file(ATLAS), await client.file(HARBOR)]
+        assert [response.source for response in responses] == ["stale"] * 4
+        assert time.monotonic() - started_s < 1
     # The refresh continues in the background, so the recovery is noticed.
     async with asyncio.timeout(60):
         while (await client.file(ATLAS)).source == "stale":
@@ -125,8 +123,7 @@ async def test_one_call_detects_an_outage(site: FigmaSite) -> None:
 
 async def test_running_calls_end_when_an_outage_is_detected(site: FigmaSite) -> None:
     """They do not wait for their own two seconds."""
-    forge = Forge(Settings(**SILENT))
-    client = await site.client(forge)
+    client = await site.client(wait_s=1.9)
     for file_key in (ATLAS, HARBOR):
         await client.file(file_key)
     site.clock.now_s += 400
@@ -136,7 +133,6 @@ async def test_running_calls_end_when_an_outage_is_detected(site: FigmaSite) -> 
         second = asyncio.create_task(client.file(HARBOR))
         assert (await first).source == "stale"
         assert (await second).source == "stale"
-        assert [guard["failures"] for guard in forge.operations.breakers() if guard["name"] == "figma"] == [1]
 
 
 async def test_no_request_is_sent_in_a_requested_pause(site: FigmaSite) -> None:
