@@ -96,9 +96,7 @@ class Forge:
         self.recent = RecentRecords()
         self.outbox = self._build_outbox(self.components.sinks if sinks is None else sinks)
         self._tasks = TaskSupervisor()
-        self._observers = Observers(
-            self.telemetry.instruments, self.guards, self.outbox, self.components, tasks=self._tasks
-        )
+        self._observers = Observers(self.telemetry.instruments, self.guards, self.outbox, self.components, self._tasks)
         recorder = RecordingLayer(self.outbox, pipeline_version=self.settings.pipeline_version)
         self._default = default_layers.build(
             self.settings, self.components, self.telemetry, self.guards, recorder, hooks=hooks
@@ -278,21 +276,18 @@ class Forge:
         await asyncio.to_thread(self.telemetry.start)
         async with AsyncExitStack() as opening:
             with self._tasks.watching():
-                await self._enter_resources(opening)
+                opening.callback(self._observers.register())
+                for resource in self._default.resources:
+                    await opening.enter_async_context(resource)
+                if self.components.store_service is not None:
+                    sharing = BreakerSharing(self.components.store, self.guards, carrier=self.components.store_service)
+                    await opening.enter_async_context(sharing)
+                await opening.enter_async_context(self._feedback)
+                await opening.enter_async_context(self.outbox)
+                await opening.enter_async_context(self._health)
+                await opening.enter_async_context(self._default.single_flight)
             self._opened = opening.pop_all()
         _open_forges.append(self)
-
-    async def _enter_resources(self, opening: AsyncExitStack) -> None:
-        opening.callback(self._observers.register())
-        for resource in self._default.resources:
-            await opening.enter_async_context(resource)
-        if self.components.store_service is not None:
-            sharing = BreakerSharing(self.components.store, self.guards, carrier=self.components.store_service)
-            await opening.enter_async_context(sharing)
-        await opening.enter_async_context(self._feedback)
-        await opening.enter_async_context(self.outbox)
-        await opening.enter_async_context(self._health)
-        await opening.enter_async_context(self._default.single_flight)
 
     async def _close(self) -> None:
         _open_forges.remove(self)

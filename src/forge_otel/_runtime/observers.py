@@ -45,7 +45,6 @@ class Observers:
         guards: Guards,
         outbox: Outbox,
         components: Components,
-        *,
         tasks: TaskSupervisor,
     ) -> None:
         self._instruments = instruments
