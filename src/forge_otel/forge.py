@@ -220,15 +220,10 @@ class Forge:
             BadRequest: `after` is not the id of an event.
         """
         position = parse_event_id(after)
-
-        async def events() -> AsyncGenerator[Progress, None]:
-            version = self.settings.pipeline_version
-            key = await generation_key_off_loop(request, pipeline=pipeline, version=version)
-            async with aclosing(self._default.single_flight.follow(key, after=position, wait_s=wait_s)) as found:
-                async for event in found:
-                    yield event
-
-        return events()
+        key_of = functools.partial(
+            generation_key_off_loop, request, pipeline=pipeline, version=self.settings.pipeline_version
+        )
+        return _events_of(key_of, lambda key: self._default.single_flight.follow(key, after=position, wait_s=wait_s))
 
     def follow_key(self, key: str, *, after: str = "", wait_s: float = 5.0) -> AsyncGenerator[Progress, None]:
         """Yield the progress of the generation of a key; see `follow`."""
@@ -298,6 +293,14 @@ class Forge:
             # Spans are flushed last, with the time that the outbox has left over.
             least_s = self.settings.shutdown_timeout_s * options.SPANS_SHARE
             await asyncio.to_thread(self.telemetry.shutdown, max(until_s - time.monotonic(), least_s))
+
+
+async def _events_of(
+    key_of: Callable[[], Awaitable[str]], follow: Callable[[str], AsyncGenerator[Progress, None]]
+) -> AsyncGenerator[Progress, None]:
+    async with aclosing(follow(await key_of())) as found:
+        async for event in found:
+            yield event
 
 
 async def _run_pipeline(call: Call) -> Reply:

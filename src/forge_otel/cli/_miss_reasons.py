@@ -14,6 +14,8 @@ _DESCRIPTIONS: Final = {
     "epoch": "the entry was invalidated",
     "expired": "the TTL of the entry had passed",
     "evicted": "the entry is no longer in the store",
+    "not_serialisable": "the earlier result was not cached: its metadata or texts have no JSON form",
+    "too_large": "the earlier result was not cached: it is larger than FORGE_CACHE_MAX_ENTRY_BYTES",
     "corrupt": "the entry was damaged, foreign, or sealed with another secret",
     "backend_down": "the store was unavailable",
     "no_text": "the request has no text to compare",

@@ -192,9 +192,10 @@ class ExactCacheLayer:
         )
         return replace(found, reason=reason), history
 
-    async def remember(self, call: Call, history: list[miss_reasons.Fingerprint]) -> None:
-        """Add a stored call to its history, for the reasons of later misses."""
-        history = miss_reasons.remember(history, call, version=self._options.pipeline_version, now_s=time.time())
+    async def remember(self, call: Call, history: list[miss_reasons.Fingerprint], *, not_stored: str = "") -> None:
+        """Add a call to its history, for the reasons of later misses."""
+        version = self._options.pipeline_version
+        history = miss_reasons.remember(history, call, version=version, now_s=time.time(), not_stored=not_stored)
         # Outlives the entries, so that it can tell an expired entry from one that never existed.
         ttl_s = None if self._options.ttl_s is None else 2 * self._options.ttl_s
         with suppress(Exception):
@@ -266,6 +267,7 @@ class ExactCacheLayer:
         *,
         commit: Commit | None = None,
         ttl_s: float | None = None,
+        on_skip: Callable[[str], None] | None = None,
     ) -> bool:
         """Seal and write an entry regardless of the caller's time budget; return whether it was written.
 
@@ -273,12 +275,13 @@ class ExactCacheLayer:
             call, reply, tag_versions: as for `store`.
             commit: as for `forge_otel.types.CacheSlot.store`.
             ttl_s: TTL of the entry in seconds; None uses the option's.
+            on_skip: receives the reason why the answer cannot be stored.
         """
         # Checked before sealing, so that a huge answer is not serialised for nothing.
         result, max_bytes = reply.result, self._options.max_entry_bytes
         size_bytes = sum(map(len, result.artifacts.values())) + len(result.code) + len(result.report_html or "")
         if size_bytes > max_bytes:
-            self._report_skip(call, "too_large")
+            self._report_skip(call, "too_large", on_skip)
             return False
         sealing = partial(seal, reply, key=call.key, tag_versions=tag_versions, secret=self._options.secret)
         created_ms = time.time_ns() // 1_000_000
@@ -286,10 +289,10 @@ class ExactCacheLayer:
         try:
             blob = await self._off_loop(size_bytes, sealing, created_ms=created_ms)
         except (TypeError, ValueError):
-            self._report_skip(call, "not_serialisable")
+            self._report_skip(call, "not_serialisable", on_skip)
             return False
         if len(blob) > max_bytes:
-            self._report_skip(call, "too_large")
+            self._report_skip(call, "too_large", on_skip)
             return False
         try:
             # A lease holder writes through its lease, which refuses the entry after a takeover.
@@ -306,12 +309,14 @@ class ExactCacheLayer:
             record_duration(self._instruments, LAYER, "set", time.perf_counter() - started)
         return True
 
-    def _report_skip(self, call: Call, reason: str) -> None:
+    def _report_skip(self, call: Call, reason: str, on_skip: Callable[[str], None] | None) -> None:
         """Report why the answer is not stored, on the generation's span and once for each pipeline in the log."""
         span = trace.get_current_span()
         # A background write may outlive the span.
         if span.is_recording():
             span.set_attribute(Attr.CACHE_STORE_SKIPPED, reason)
+        if on_skip is not None:
+            on_skip(reason)
         if (call.pipeline, reason) not in self._reported:
             self._reported[call.pipeline, reason] = None
             _logger.warning(
@@ -391,9 +396,11 @@ class _ExactSlot:
             await asyncio.wait([self._writing])
 
     async def _write(self, reply: Reply, commit: Commit | None) -> bool:
-        is_written = await self._exact.write(self._call, reply, self._tag_versions, commit=commit)
-        if is_written:
-            await self._exact.remember(self._call, self._history)
+        skipped: list[str] = []
+        write = partial(self._exact.write, commit=commit, on_skip=skipped.append)
+        is_written = await write(self._call, reply, self._tag_versions)
+        if is_written or skipped:
+            await self._exact.remember(self._call, self._history, not_stored="".join(skipped))
         return is_written
 
 

@@ -20,10 +20,13 @@ _MAX_BYTES: Final = 4096
 _DIGITS: Final = 16
 # The first part that differs names the reason: changes by operators before changes by designers.
 _PARTS: Final = ("version", "content", "tokens", "requirements", "pattern")
-_FIELDS: Final = len(_PARTS) + 2
+_FIELDS: Final = len(_PARTS) + 3
+# A forged history must not bring new values into metrics.
+_NOT_STORED: Final = frozenset({"not_serialisable", "too_large"})
 
 Fingerprint = tuple[str, ...]
-"""A digest for each part, then the start of the key, then the storage time in seconds since 1970."""
+"""A digest for each part, the start of the key, why the answer was not stored ("" if it was), and the time in seconds
+since 1970."""
 
 
 def history_key(call: Call) -> str:
@@ -50,23 +53,31 @@ def unpack(blob: bytes | None) -> list[Fingerprint]:
     return [fields for fields in found if len(fields) == _FIELDS and all(isinstance(field, str) for field in fields)]
 
 
-def remember(history: Sequence[Fingerprint], call: Call, *, version: str, now_s: float) -> list[Fingerprint]:
-    """Return the history with `call` in front, limited to 8 fingerprints."""
-    new = _fingerprint(call, version=version, now_s=now_s)
-    # A repeated request only renews its time.
-    return [new, *(old for old in history if old[:-1] != new[:-1])][:_MAX_FINGERPRINTS]
+def remember(
+    history: Sequence[Fingerprint], call: Call, *, version: str, now_s: float, not_stored: str = ""
+) -> list[Fingerprint]:
+    """Return the history with `call` in front, limited to 8 fingerprints.
+
+    Args:
+        not_stored: why the answer was not stored; "" if it was.
+    """
+    new = _fingerprint(call, version=version, now_s=now_s, not_stored=not_stored)
+    # A repeated request only renews its state and time.
+    return [new, *(old for old in history if old[:-2] != new[:-2])][:_MAX_FINGERPRINTS]
 
 
 def explain(history: Sequence[Fingerprint], call: Call, *, version: str, now_s: float, ttl_s: float | None) -> str:
     """Return the reason of a miss.
 
     Returns:
-        `expired` or `evicted` if the answer was stored before; `cold` if the history is empty; otherwise the first part
-        that differs from the most similar earlier request.
+        `expired` or `evicted` if the answer was stored before, or why it could not be stored; `cold` if the history is
+        empty; otherwise the first part that differs from the most similar earlier request.
     """
     new = _fingerprint(call, version=version, now_s=now_s)
     for old in history:
         if old[len(_PARTS)] == new[len(_PARTS)]:
+            if old[-2] in _NOT_STORED:
+                return old[-2]
             is_expired = ttl_s is not None and old[-1].isdecimal() and now_s - int(old[-1]) >= ttl_s
             return "expired" if is_expired else "evicted"
     differing = [[part for part, one, other in zip(_PARTS, new, old, strict=False) if one != other] for old in history]
@@ -74,10 +85,10 @@ def explain(history: Sequence[Fingerprint], call: Call, *, version: str, now_s: 
     return nearest[0] if nearest else "cold"
 
 
-def _fingerprint(call: Call, *, version: str, now_s: float) -> Fingerprint:
+def _fingerprint(call: Call, *, version: str, now_s: float, not_stored: str = "") -> Fingerprint:
     request = call.request
     parts = (
         *(digest([call.pipeline, version]), digest(request.content_hash)),
         *(tokens_digest_of(call), requirements_digest_of(call), digest(request.pattern_id)),
     )
-    return (*(part[:_DIGITS] for part in parts), call.key[:_DIGITS], str(int(now_s)))
+    return (*(part[:_DIGITS] for part in parts), call.key[:_DIGITS], not_stored, str(int(now_s)))

@@ -275,3 +275,20 @@ async def test_answers_that_cannot_be_stored_are_logged_once(caplog: pytest.LogC
     lines = [record.getMessage() for record in caplog.records]
     assert ["not_serialisable" in line for line in lines] == [True, False]
     assert ["too_large" in line for line in lines] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (GenerationResult(code="x", metadata={"o": object()}), "not_serialisable"),
+        (GenerationResult(code="x" * 1000), "too_large"),
+    ],
+)
+async def test_the_next_miss_states_why_the_answer_was_not_stored(
+    generation: Generation, result: GenerationResult, reason: str
+) -> None:
+    """It is the miss reason of the next equal request."""
+    exact = _exact(MemoryStore(), max_entry_bytes=500)
+    await exact(_call(), _answers(result))
+    await exact(_call(), _answers(result))
+    assert generation.misses == {"L1": reason}
