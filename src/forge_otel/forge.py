@@ -171,12 +171,7 @@ class Forge:
             BadRequest: the request is malformed; nothing was run, stored or recorded.
         """
         call = await self._new_call(request, run, pipeline)
-        generation = Generation(
-            id=new_id(),
-            started_at=datetime.now(UTC),
-            started_s=time.monotonic(),
-            on_degraded=self._observers.count_fallback,
-        )
+        generation = _new_generation(self._observers)
         request_info = current_request.get()
         if request_info is not None:
             for label in request_info.degraded:
@@ -301,6 +296,15 @@ async def _events_of(
     async with aclosing(follow(await key_of())) as found:
         async for event in found:
             yield event
+
+
+def _new_generation(observers: Observers) -> Generation:
+    return Generation(
+        id=new_id(),
+        started_at=datetime.now(UTC),
+        started_s=time.monotonic(),
+        on_degraded=observers.count_fallback,
+    )
 
 
 async def _run_pipeline(call: Call) -> Reply:
