@@ -86,6 +86,8 @@ def _sqlite(url: URL, *, pool_size: int) -> AsyncEngine:
         # Disables the driver's implicit BEGIN, which is sent too late and not before DDL; `begin` sends it instead.
         connection.isolation_level = None
         cursor = connection.cursor()
+        # WAL: readers do not wait for the writer. NORMAL: a power cut can lose the last commits but cannot corrupt the
+        # file (sqlite.org/pragma.html#pragma_synchronous).
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
@@ -100,6 +102,7 @@ def _sqlite(url: URL, *, pool_size: int) -> AsyncEngine:
 def _options(pool_size: int) -> dict[str, Any]:
     return {
         "pool_size": pool_size,
+        # SQLAlchemy repeats the parameters in its error messages, and these are contents of users.
         "hide_parameters": True,
         "json_serializer": lambda value: orjson.dumps(value).decode(),
         "json_deserializer": orjson.loads,

@@ -14,6 +14,8 @@ _PRIMARY_CODE: Final = 0xFF
 
 def is_data_error(exc: Exception) -> bool:
     """Return whether `exc` concerns the record being written; the database would accept a different one."""
+    # Raised before the statement is sent: asyncpg's DataError is a ValueError, and sqlite3 raises OverflowError for an
+    # integer of more than 64 bits.
     if isinstance(exc, ValueError | OverflowError | sqlite3.IntegrityError | sqlite3.DataError):
         return True
     return str(getattr(exc, "sqlstate", None) or "").startswith(_DATA_CLASSES)

@@ -57,8 +57,9 @@ async def current(url: str) -> str | None:
 
 
 async def _in_thread(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` on an event loop of its own, because Alembic is synchronous and would block ours."""
-    # Another process may hold the migration lock; a daemon thread that waits for it does not hold up the exit.
+    """Run `work` on an event loop of its own, in a daemon thread."""
+    # Alembic is synchronous and would block our loop. Another process may hold the migration lock; a daemon thread that
+    # waits for it does not hold up the exit.
     return await run_in_daemon_thread(lambda: asyncio.run(work), name="forge-migrate")
 
 
@@ -66,6 +67,7 @@ async def _run(url: str, work: Callable[[Connection], T]) -> T:
     engine = create_engine(url, pool_size=1, command_timeout_s=_TIMEOUT_S)
     try:
         async with engine.connect() as connection:
+            # SQLite has no advisory locks: there, the transaction itself makes concurrent migrations wait.
             await connection.execution_options(sqlite_begin="EXCLUSIVE")
             async with connection.begin():
                 return await connection.run_sync(work)
@@ -74,6 +76,7 @@ async def _run(url: str, work: Callable[[Connection], T]) -> T:
 
 
 def _config(connection: Connection) -> Config:
+    # Alembic would print to the standard output, which belongs to the application.
     config = Config(stdout=StringIO(), output_buffer=StringIO())
     config.set_main_option("script_location", str(resources.files("forge_otel.database") / "migrations"))
     config.attributes["connection"] = connection

@@ -1,4 +1,4 @@
-"""The tables as SQLModel classes, with a registry and MetaData of their own, apart from those of a host application.
+"""The tables as SQLModel classes.
 
 Money is stored as whole nano-dollars, hence the column names, and is a `Decimal` in Python; no float is involved. Times
 are aware and in UTC.
@@ -39,7 +39,6 @@ class NanoUsd(TypeDecorator[Decimal]):
     """US dollars with nine decimal places, stored as a BIGINT."""
 
     # SQLite would store a NUMERIC as a float.
-
     impl = BigInteger
     cache_ok = True
 
@@ -52,6 +51,8 @@ class NanoUsd(TypeDecorator[Decimal]):
         return None if value is None else Decimal(value) / _NANO
 
 
+# A registry of its own: SQLModel's MetaData is shared by all models of the process, and the migrations of a host
+# application would create our tables.
 class Base(SQLModel, registry=registry(metadata=MetaData())):
     """Base class of all tables."""
 

@@ -1,7 +1,4 @@
-"""Retention: deletes old rows in the background, in small transactions, in one worker at a time.
-
-Whole days are deleted, so that the rollups of a day always match its generations.
-"""
+"""Retention: deletes the rows of old days in the background, in small transactions, in one worker at a time."""
 
 import asyncio
 from collections import Counter
@@ -59,6 +56,7 @@ async def expire(engine: AsyncEngine, before: datetime, deleted: Counter[str] | 
     Returns:
         Table to the number of deleted rows.
     """
+    # Whole days, so that the rollups of a day always match its generations.
     cutoff = before.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     counts: Counter[str] = Counter() if deleted is None else deleted
     async with _try_lock(engine) as is_acquired:
@@ -77,6 +75,7 @@ async def _delete_generations(engine: AsyncEngine, cutoff: datetime, counts: Cou
     """Delete the oldest generations and their costs in one transaction; return the number of generations."""
     oldest = select(_GENERATIONS.c.id).where(_GENERATIONS.c.created_at < cutoff)
     async with engine.connect() as connection:
+        # A deferred transaction that began with a read fails when it is upgraded while another one writes.
         await connection.execution_options(sqlite_begin="IMMEDIATE")
         async with connection.begin():
             query = oldest.order_by(_GENERATIONS.c.created_at).limit(_CHUNK)
@@ -111,9 +110,10 @@ async def _execute(engine: AsyncEngine, statement: Any) -> int:
 
 @asynccontextmanager
 async def _try_lock(engine: AsyncEngine) -> AsyncIterator[bool]:
-    """Try to take the lock of all workers and yield whether it was acquired; it is released when the process dies."""
+    """Try to take the lock of all workers and yield whether it was acquired."""
     if engine.dialect.name == "postgresql":
         async with engine.connect() as connection:
+            # A lock of the transaction, which the server releases when the process dies.
             query = text("SELECT pg_try_advisory_xact_lock(:id)")
             yield bool((await connection.execute(query, {"id": _LOCK_ID})).scalar_one())
         return

@@ -13,8 +13,7 @@ facet      name                 bucket                           count, hits, co
 `layers`   cache layer          0                                lookups, hits, -, saved
 ========== ==================== ================================ ==================================
 
-Latency is a histogram with exponential buckets, after DDSketch (Masson, Rim, Lee; VLDB 2019): histograms can be added
-up, and percentiles are within 5 %. Bucket 0 holds every duration up to a tenth of a millisecond.
+Latency is a histogram with exponential buckets; percentiles are within 5 %.
 """
 
 import math
@@ -43,10 +42,12 @@ DAY: Final = 24
 ALL_TYPES: Final = ""
 # A generation without a component type; the empty type would be counted twice in the sum over all types.
 UNKNOWN_TYPE: Final = "unknown"
+# The length of the column, beyond which PostgreSQL refuses the row.
 MAX_NAME_CHARS: Final = 256
 
 _CACHED: Final = frozenset({"L1", "L2", "L3", "collapsed"})
 
+# After DDSketch (Masson, Rim, Lee; VLDB 2019): histograms of hours add up to those of days.
 RELATIVE_ERROR: Final = 0.05
 """Maximum relative error of a percentile above a tenth of a millisecond."""
 

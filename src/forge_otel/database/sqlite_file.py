@@ -66,10 +66,12 @@ class SqliteFile:
         """
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
+            # The folder is locked, because a lock on the file itself would move with it to its new name.
             fcntl.flock(folder, fcntl.LOCK_EX)
             if not self.is_current() and self._inode is not None:
                 return None
             suffix = f".corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+            # Together: SQLite would apply a write-ahead log that stayed behind to the new file.
             for side in ("", *_SIDES):
                 with suppress(FileNotFoundError):
                     file = self.path.with_name(self.path.name + side)

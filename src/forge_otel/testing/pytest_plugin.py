@@ -31,6 +31,7 @@ with needs("testing"):
 __all__ = ["RecordedForge", "SequentialIds", "langsmith_stand_in", "recorded_forge"]
 
 
+# From 1, because an id of zeros is invalid (W3C Trace Context, 3.2.2.3).
 class SequentialIds(IdGenerator):
     """Trace and span ids that count from 1, so that they are the same in every run of a test."""
 
@@ -60,6 +61,8 @@ class RecordedForge(Forge):
             archive_url=None, database_url=None, outbox_dir=None, trace_spool_dir=None, capture_content=True
         )
         self._exporter = InMemorySpanExporter()
+        # The SDK's default resource contains its version, which would be part of every recorded span; its exit handler
+        # would keep the provider of each test until the process ends.
         self._provider = TracerProvider(
             id_generator=SequentialIds(), resource=Resource.get_empty(), shutdown_on_exit=False
         )
@@ -96,6 +99,7 @@ def recorded_forge(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 def langsmith_stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LangSmithStandIn]:
     """A LangSmith stand-in that the `LANGSMITH_*` variables point to."""
     _unset_langsmith(monkeypatch)
+    # A spool outlives its process: spans of an earlier run would be sent to this stand-in.
     monkeypatch.setenv("FORGE_TRACE_SPOOL_DIR", str(tmp_path / "spool"))
     with LangSmithStandIn(api_key="stand-in") as server:
         monkeypatch.setenv("LANGSMITH_API_KEY", "stand-in")

@@ -116,6 +116,7 @@ class QdrantStandIn:
     def _upsert(self, name: str, body: Any) -> dict[str, Any]:
         collection = self._collection(name)
         for point in body["points"]:
+            # Qdrant normalizes the vectors of a collection with cosine distance when they are stored.
             collection.points[point["id"]] = {**point, "vector": self._normalized(collection, point["vector"])}
         return _DONE
 
@@ -129,6 +130,7 @@ class QdrantStandIn:
     def _query(self, name: str, body: Any) -> dict[str, Any]:
         collection = self._collection(name)
         query = body["query"]
+        # The API accepts a bare vector as well as `{"nearest": vector}`.
         vector = self._normalized(collection, query["nearest"] if isinstance(query, dict) else query)
         found = [
             (math.fsum(a * b for a, b in zip(vector, point["vector"], strict=True)), point)

@@ -51,6 +51,7 @@ def query(facet: str, where: Where) -> Select[Any]:
 def _queries() -> Mapping[str, tuple[Select[Any], Sequence[Any]]]:
     """Return for each facet the query and the columns to group by."""
     kind, is_ok = _ROW.component_type, _ROW.outcome == "ok"
+    # As integers, because the type of the columns would convert every sum to a Decimal.
     cost, saved, amount = (
         type_coerce(column, BigInteger) for column in (_ROW.cost_nano_usd, _ROW.saved_nano_usd, _COST.amount_nano_usd)
     )
@@ -84,6 +85,7 @@ def _duration_rows(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
 
 def _layer_rows(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     for kind, source, misses, saved in rows:
+        # Counted here and not in SQL: the layers are the names in a JSON column.
         for layer, is_hit in layer_requests(misses, source).items():
             yield kind, layer[:MAX_NAME_CHARS], 0, 1, int(is_hit), 0, saved if is_hit else 0
 

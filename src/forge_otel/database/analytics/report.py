@@ -239,6 +239,7 @@ def _html(found: Report) -> str:
 
 def _escaped_formula(text: str) -> str:
     """Escape a name that a spreadsheet would interpret as a formula."""
+    # OWASP, "CSV Injection": a spreadsheet can send data away by a formula.
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
@@ -256,6 +257,7 @@ def _percent(value: float | None) -> str:
 
 def _printable(value: Any) -> str:
     text = f"{value:f}" if isinstance(value, Decimal) else str(value)
+    # Names come from requests, and a terminal would execute the control characters in them.
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 

@@ -220,10 +220,12 @@ def rollup_query(
     columns = [_ROLLUPS[name] for name in keys]
     # Of a latency only the count is used.
     values = _VALUES[:1] if list(facets) == ["latency"] else _VALUES
+    # As integers, because the type of the money columns would convert every sum to a Decimal.
     sums = [func.sum(type_coerce(_ROLLUPS[name], BigInteger)).label(name) for name in values]
     where = [
         _ROLLUPS.hours == hours,
         _ROLLUPS.facet.in_(facets),
+        # Always given: the type precedes the time in the key of the table, which is read in ranges.
         _ROLLUPS.component_type.in_(types),
         *_within(_ROLLUPS.start, bounds),
     ]

@@ -1,8 +1,4 @@
-"""Export of generations with their steps and costs, for analysis elsewhere.
-
-The source is the database, not the spans: spans are sampled and in LangSmith, while every generation is a row. The
-trace id and the LangSmith URL lead from one to the other.
-"""
+"""Export of generations with their steps and costs, for analysis elsewhere."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -35,6 +31,7 @@ async def export_traces(
         start, end: aware; None leaves the range open.
         component_type: only this type.
     """
+    # From the database and not from spans: spans are sampled, while every generation is a row.
     table = _GENERATIONS.c
     where = [
         *([table.created_at >= start] if start is not None else []),

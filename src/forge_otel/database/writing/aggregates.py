@@ -121,6 +121,7 @@ def rollup_rows(batch: MappedRows, cache_stats: Sequence[Row]) -> list[Row]:
     for minute, layer, kind, requests, hits, saved in cache_stats:
         key = ("layers", kind or UNKNOWN_TYPE, int(minute.timestamp()) // _HOUR_S, layer[:MAX_NAME_CHARS], 0)
         _add(hours, key, requests, hits, 0, saved)
+    # A copy, because the sums of all types are added to the same dictionary.
     for (facet, _, *rest), values in [*hours.items()]:
         _add(hours, (facet, ALL_TYPES, *rest), *values)  # type: ignore[arg-type]
     days: _Sums = {}
@@ -154,6 +155,7 @@ def _add(sums: _Sums, key: _Key, count: int, hits: int, cost: int, saved: int) -
 
 
 def _rollups(hours: int, sums: _Sums) -> Iterator[Row]:
+    # As above: in one order, so that concurrent writers cannot deadlock.
     for key in sorted(sums):
         facet, kind, number, *rest = key
         yield hours, facet, kind, datetime.fromtimestamp(number * hours * _HOUR_S, UTC), *rest, *sums[key]

@@ -1,8 +1,7 @@
-"""Writer of record batches to PostgreSQL by COPY, in one transaction.
+"""Writer of record batches to PostgreSQL by COPY, in one transaction."""
 
-The module imports neither SQLAlchemy nor SQLModel, so that the bulk-load process stays small.
-"""
-
+# Neither SQLAlchemy nor SQLModel is imported here, so that the bulk-load process, which imports this module, stays
+# small.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
@@ -66,6 +65,7 @@ async def _meanwhile(request: Coroutine[Any, Any, object], compute: Callable[[],
     try:
         computed = await asyncio.to_thread(compute)
     except Exception:
+        # asyncpg refuses a rollback while another operation is in progress on the connection.
         await asyncio.wait({running})
         raise
     except BaseException:
@@ -97,6 +97,7 @@ async def _write_aggregates(
 
 
 def _unnested(types: Sequence[str]) -> str:
+    # One array for each column: a parameter for each value would reach the limit of a statement, 65,535.
     arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, 1))
     return f"SELECT * FROM unnest({arrays})"  # noqa: S608 - constants
 

@@ -82,7 +82,7 @@ class MappedRows:
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Self:
-        """Map records to rows. The iterable is consumed one record at a time, so that each can be freed at once.
+        """Map records to rows.
 
         Args:
             records: in any order; of several with the same id the last one is used.
@@ -90,6 +90,7 @@ class MappedRows:
         Raises:
             ValueError: `created_at` of a record is naive.
         """
+        # One record at a time, so that each can be freed at once.
         made = {record.id: _mapped(record) for record in records}
         # Two writers of the same records lock them in the same order, and cannot deadlock.
         ordered = [made[id_] for id_ in sorted(made)]
@@ -111,8 +112,10 @@ def _storable(text: T) -> T:
 
     A value that is not a string is returned unchanged.
     """
+    # The usual case: printable text has neither.
     if not isinstance(text, str) or text.isprintable():
         return text
+    # UTF-16 joins two surrogates that form one character, so that only lone ones are replaced.
     cleaned = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-16", "surrogatepass")
     return cleaned.decode("utf-16", "replace")  # type: ignore[return-value]
 

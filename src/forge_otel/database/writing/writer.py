@@ -1,7 +1,7 @@
 """Writer of record batches: one transaction, without the ORM; COPY on PostgreSQL, executemany on SQLite.
 
 Only generations that are not stored yet are inserted and counted in `costs`, `cache_stats` and `rollups`, so delivering
-a batch again changes nothing. Sums are updated in the order of their keys, so that concurrent writers cannot deadlock.
+a batch again changes nothing.
 """
 
 import asyncio
@@ -85,6 +85,7 @@ def _marks(columns: Sequence[str]) -> str:
 
 
 _COLUMNS: Final = ", ".join(GENERATION_COLUMNS)
+# One parameter for all ids: SQLite allows 32,766 in a statement by default.
 _KNOWN: Final = "SELECT id FROM generations WHERE id IN (SELECT value FROM json_each(?))"
 _INSERT_GENERATION: Final = f"INSERT INTO generations ({_COLUMNS}) {_marks(GENERATION_COLUMNS)}"
 _INSERT_COST: Final = f"INSERT INTO costs ({', '.join(COST_COLUMNS)}) {_marks(COST_COLUMNS)}"

@@ -105,6 +105,7 @@ class ArchiveContract:
         assert (len(everything), everything) == (80, sorted(everything))
         assert [found.key for found in some] == [key for key in everything if key.startswith("components/c0")]
         assert some[0].size_bytes == len("export {}")
+        # An object store stamps objects with its own clock.
         assert abs(some[0].modified_at - datetime.now(UTC)) < timedelta(minutes=5)
         assert await _keys(archive, "elsewhere/") == []
 

@@ -24,6 +24,7 @@ class LeasesContract:
 
     async def test_keys_are_independent(self, leases: Leases) -> None:
         """A lease on one key does not affect another key, also with braces and spaces in their names."""
+        # Braces choose the slot of a key in a Redis Cluster, and could place the keys of one lease on two servers.
         for key in ("a", "{a}", "a}b{c", "ü ", "x{tag}y"):
             assert isinstance(await _acquire(leases, "t", key=key), Lease)
 

@@ -49,6 +49,7 @@ class StoreContract:
         """A TTL belongs to the value that it was set with."""
         await store.set("a", b"1", ttl_s=0.05)
         await store.set("a", b"2")
+        # Expires later than the TTL that `a` must have lost: once it is gone, `a` would be gone too.
         await store.set("witness", b"", ttl_s=0.1)
         async with asyncio.timeout(5):
             while await store.get(["witness"]) != [None]:

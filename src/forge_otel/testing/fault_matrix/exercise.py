@@ -1,8 +1,4 @@
-"""Exercise of a fault: a service under load whose dependency fails for a while and recovers.
-
-Latencies under the fault are compared with latencies of the same run without it, so that limits on the difference hold
-on a slow machine as well.
-"""
+"""Exercise of a fault: a service under load whose dependency fails for a while and recovers."""
 
 import asyncio
 import time
@@ -92,6 +88,7 @@ class ExerciseResult:
     def added_s(self, load: str, *, fraction: float = 0.99) -> float:
         """Return the seconds that the fault added to a percentile of the latencies of a load."""
         failing, healthy = (self.latencies_s(load, healthy=side) for side in (False, True))
+        # The difference within one run, because a limit on the latency itself would not hold on a slow machine.
         return percentile(failing, fraction) - percentile(healthy, fraction)
 
     def noise_s(self, load: str) -> float:
@@ -138,6 +135,7 @@ async def exercise(
             await asyncio.sleep(failing_s)
             await _await_warnings(views, warnings, timeout_s)
             failing_until_s = time.monotonic()
+            # Inside the fault, so that the recovered dependency serves no request that was due under it.
             await _drain(loads, failing_until_s)
             during = tuple(views)
     lifted_s = time.monotonic()

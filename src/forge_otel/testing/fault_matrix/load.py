@@ -1,8 +1,4 @@
-"""Open-loop load on a service over HTTP, and the result of each request.
-
-Requests are sent at a fixed rate, however slow the responses are, and a latency counts from the moment at which its
-request was due. A service that stalls therefore cannot hide it (coordinated omission).
-"""
+"""Open-loop load on a service over HTTP, at a fixed rate, and the result of each request."""
 
 import asyncio
 import json
@@ -120,6 +116,7 @@ class Load:
     async def _pace(self) -> None:
         started_s, number = time.monotonic(), 0
         while True:
+            # From the start and not from the request before, so that delays do not add up to a lower rate.
             due_s = started_s + number / self._rate_per_s
             await asyncio.sleep(due_s - time.monotonic())
             # `drain` reads the due time from the name.
@@ -134,6 +131,8 @@ class Load:
             fields = _result_fields(await self._send(number), self._extract)
         except Exception as exc:
             fields = {"status": 0, "code": type(exc).__name__}
+        # From the moment at which the request was due, not sent: a service that stalls cannot hide it (coordinated
+        # omission).
         latency_s = time.monotonic() - due_s
         self.results.append(
             RequestResult(due_s=due_s, latency_s=latency_s, load=self._name, requires=self._requires, **fields)
@@ -150,6 +149,7 @@ def _result_fields(response: Response, extract: Callable[[Response], Any]) -> di
     fields: dict[str, Any] = {"status": response.status_code}
     if response.status_code < 400:
         return fields | {"extracted": extract(response)}
+    # The body of an error may be the HTML of a proxy, or JSON without an object.
     with suppress(ValueError, AttributeError):
         fields["code"] = str(json.loads(response.content).get("code", ""))
     with suppress(KeyError, ValueError):

@@ -1,8 +1,7 @@
 """Canned HTTP/1.1 responses of a `FaultProxy`, and the parser of the requests that they respond to.
 
-A request gets its response after its end, so that no upload is cut: bodies with `Content-Length` and chunked bodies are
-read completely, `Expect: 100-continue` is supported, and connections are kept alive. TLS is not supported: the client
-needs an `http://` URL.
+Bodies with `Content-Length` and chunked bodies are read completely, `Expect: 100-continue` is supported, and
+connections are kept alive. TLS is not supported: the client needs an `http://` URL.
 """
 
 import json
@@ -18,8 +17,10 @@ __all__ = ["CONTINUE", "HttpAnswer", "HttpRequest", "NotHttp", "RequestReader"]
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+# A client that never ends a line would otherwise fill the memory.
 _MAX_LINE_BYTES: Final = 64 * 1024
 _REQUEST_LINE: Final = re.compile(rb"([!-~]+) [!-~]+ HTTP/1\.([01])")
+# These have no content (RFC 9110, 6.4.1): a client would read a body as the next response.
 _BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
@@ -66,6 +67,7 @@ class HttpAnswer:
     def unauthorized(cls) -> "HttpAnswer":
         """Return a 401: the key is rejected."""
         body = _problem("invalid_api_key", "Incorrect API key provided.")
+        # The challenge is required on a 401 (RFC 9110, 15.5.2).
         return cls(status=401, body=body, headers={"WWW-Authenticate": "Bearer"})
 
     @classmethod
@@ -154,6 +156,7 @@ class RequestReader:
             raise NotHttp(f"not a request line: {bytes(line[:80])!r}")
         self._method = match[1].decode("ascii")
         self._fields = {}
+        # HTTP/1.0 closes after each response unless the client asks for keep-alive (RFC 9112, 9.3).
         self._is_last = match[2] == b"0"
         self._head_bytes = 0
         self._read = self._read_field
@@ -176,12 +179,14 @@ class RequestReader:
     def _begin_body(self) -> None:
         connection = self._fields.get("connection", "")
         self._is_last = "close" in connection or (self._is_last and "keep-alive" not in connection)
+        # A chunked body takes precedence over a Content-Length (RFC 9112, 6.3).
         if "chunked" in self._fields.get("transfer-encoding", ""):
             self._read = self._read_chunk_size
         else:
             self._left_bytes = _number(self._fields.get("content-length", "0"), base=10)
             self._read = self._read_body
         has_body = self._read == self._read_chunk_size or self._left_bytes > 0
+        # A client that sends its body without waiting needs no 100 (RFC 9110, 10.1.1).
         self.wants_continue = has_body and not self._bytes and self._fields.get("expect") == "100-continue"
 
     def _read_body(self) -> bool:
@@ -194,6 +199,7 @@ class RequestReader:
         line = self._take_line()
         if line is None:
             return False
+        # Chunk extensions follow a semicolon and are ignored (RFC 9112, 7.1.1).
         size = _number(line.partition(b";")[0].decode("latin-1").strip(), base=16)
         # The line end after the data is skipped with it; trailers and an empty line follow the last chunk.
         self._left_bytes = size + 2
@@ -228,12 +234,14 @@ class RequestReader:
             return None
         if not 0 <= end <= _MAX_LINE_BYTES:
             raise NotHttp("a line is too long")
+        # A single LF ends a line as well (RFC 9112, 2.2).
         line = self._bytes[:end].removesuffix(b"\r")
         del self._bytes[: end + 1]
         return line
 
 
 def _number(text: str, *, base: int) -> int:
+    # `int` also accepts signs, underscores and spaces, which neither a Content-Length nor a chunk size has.
     if not re.fullmatch(r"[0-9a-f]{1,15}" if base == 16 else r"[0-9]{1,18}", text, re.IGNORECASE):
         raise NotHttp(f"not a length: {text[:80]!r}")
     return int(text, base)

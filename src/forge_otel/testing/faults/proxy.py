@@ -8,11 +8,9 @@
             ...  # the client waits, on new and on open connections
         ...  # the server is reachable again at the same port
 
-A fault affects open connections too. A connection whose data it discarded or replaced is reset when the fault ends, so
-that a client never receives a corrupted stream from a proxy without a fault.
+A fault affects open connections too; one whose data it discarded or replaced is reset when the fault ends.
 
-The proxy listens on loopback only, runs in the event loop that entered it (which needs `add_reader`, so not in the
-default loop of Windows), and forwards TLS without terminating it.
+The proxy listens on loopback only, runs in the event loop that entered it, and forwards TLS without terminating it.
 """
 
 import asyncio
@@ -126,6 +124,7 @@ class FaultProxy:
         parts = urlsplit(url)
         if not parts.hostname:
             raise ConfigurationError(["url_for needs a URL with a host, like redis://127.0.0.1:6379/0"])
+        # From the right, because a password may contain an unescaped `@`.
         credentials, at, _ = parts.netloc.rpartition("@")
         return parts._replace(netloc=f"{credentials}{at}{_LOOPBACK}:{self.port}").geturl()
 
@@ -170,6 +169,7 @@ class FaultProxy:
 
     def _watch(self, listener: socket.socket) -> None:
         if listener is self._listener:
+            # The default loop of Windows has no `add_reader`; the proxy needs a selector loop.
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -208,6 +208,8 @@ class _FaultyConnection(ProxiedConnection):
 
     def switch(self, fault: Fault) -> bool:
         """Apply a fault and return whether the connection stays open."""
+        # A client must never receive a corrupted stream from a proxy without a fault: a connection whose data was
+        # discarded or replaced, or whose request was read in part, is not handed back to the server.
         is_cut_short = not self._reader.is_between_requests and not isinstance(fault, HttpAnswer)
         if self._is_corrupted or is_cut_short or isinstance(fault, Refuse | Reset):
             self.reset()
@@ -222,6 +224,7 @@ class _FaultyConnection(ProxiedConnection):
             self._cut_at_bytes = self.answers.sent_bytes + fault.after_bytes
         if isinstance(fault, Garbage):
             self._random.seed(fault.seed)
+        # Under these the server must not even see a connection.
         if not isinstance(fault, Reset | Silent | HttpAnswer):
             self.connect_to_server()
         self.requests.flow()
@@ -301,6 +304,7 @@ class _FaultyConnection(ProxiedConnection):
         except NotHttp:
             self.reset()
             return 0.0
+        # Complete requests only: a response before the end of an upload would cut it.
         for request in requests:
             self.traffic.requests += 1
             self.answers.write(answer.encode(request))

@@ -1,8 +1,4 @@
-"""A proxied connection: two sockets and the data between them, whose flow a subclass controls.
-
-Everything runs in callbacks of the event loop, not in a task for each connection: a new fault applies at once to data
-that is already buffered, and thousands of connections end in one iteration of the loop.
-"""
+"""A proxied connection: two sockets and the data between them, whose flow a subclass controls."""
 
 import asyncio
 import math
@@ -48,6 +44,8 @@ class Traffic:
     downstream: Flow = field(default_factory=Flow)
 
 
+# Callbacks of the event loop, not a task for each connection: a new fault applies at once to data that is already
+# buffered, and thousands of connections end in one iteration of the loop.
 class Pipe:
     """One direction of a connection, with a buffer of data that was not forwarded yet.
 
@@ -151,6 +149,7 @@ class Pipe:
     def _regulate(self) -> None:
         if self.source is None:
             return
+        # Back-pressure: under a fault that delays data, a fast sender would otherwise fill the memory.
         if self._buffered_bytes > _MAX_BUFFERED_BYTES:
             self.source.pause_reading()
         else:
@@ -234,6 +233,7 @@ class ProxiedConnection(ABC):
     def connected(self, transport: asyncio.Transport) -> None:
         """Record that one of the two sockets is connected."""
         self._transports.add(transport)
+        # The connection was closed while this socket was still being connected.
         if self._is_closing:
             transport.abort()
         else:
@@ -243,6 +243,7 @@ class ProxiedConnection(ABC):
         """Record that one of the two sockets is closed, with its error."""
         if exc is not None:
             self.reset()
+        # The client is gone, so the rest of the server's data has no receiver.
         elif transport is self.answers.sink:
             self.abort()
         if transport is not None:
@@ -258,6 +259,7 @@ class ProxiedConnection(ABC):
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
+        # The event loop holds only weak references to its tasks.
         self._tasks.add(task)
         task.add_done_callback(self._finish)
 
@@ -303,6 +305,7 @@ class _SocketProtocol(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._incoming.end()
+        # True keeps the transport open for the other direction (asyncio.Protocol.eof_received).
         return True
 
     def pause_writing(self) -> None:

@@ -1,8 +1,6 @@
 """Conversion of OTLP spans to runs by LangSmith's documented mapping.
 
-It is independent of `forge_otel.telemetry` on purpose: attribute names are those of LangSmith's table ("Trace with
-OpenTelemetry"), so that tests of the exporter compare two readings of it. Behaviour of the server beyond that table is
-not reproduced.
+Behaviour of the server beyond its table ("Trace with OpenTelemetry") is not reproduced.
 """
 
 import json
@@ -25,6 +23,8 @@ _RUN_TYPE_BY_OPERATION: Final = {
     "embeddings": "embedding",
     "embedding": "embedding",
 }
+# Spelt out here and not taken from `forge_otel.telemetry`, so that tests of the exporter compare two readings of
+# LangSmith's table.
 _METADATA: Final = "langsmith.metadata."
 _INPUTS: Final = ("gen_ai.prompt", "gen_ai.input.messages", "input.value", "traceloop.entity.input")
 _OUTPUTS: Final = ("gen_ai.completion", "gen_ai.output.messages", "output.value", "traceloop.entity.output")
@@ -43,7 +43,7 @@ class LangSmithRun:
         thread: id of the conversation; "" without one.
         project: tracing project.
         error: message of the exception event; None without one.
-        order: sort key of runs of the `langsmith` client, which sends no nanoseconds.
+        order: sort key of runs of the `langsmith` client.
     """
 
     id: str
@@ -76,6 +76,7 @@ def reduce_to_runs(spans: Iterable[tuple[Span, str]]) -> list[LangSmithRun]:
 
 def reduce_runs(runs: Iterable[LangSmithRun]) -> list[LangSmithRun]:
     """Return each run once, by start time, without those that have a missing ancestor."""
+    # A request whose response was lost is sent again with the same span ids.
     by_id = {run.id: run for run in runs}
     kept = [run for run in by_id.values() if _has_root(run, by_id)]
     return sorted(kept, key=lambda run: (run.start_ns, run.order))
@@ -110,6 +111,7 @@ def _run(span: Span, project: str) -> LangSmithRun:
         metadata=metadata,
         thread=str(next((metadata[name] for name in _THREAD if name in metadata), "")),
         user=str(metadata.get("user_id", "")),
+        # LangSmith's API calls a project a session.
         project=str(attributes.get("langsmith.trace.session_name") or project),
         error=_error(span),
     )

@@ -63,14 +63,16 @@ class SdkRuns:
 
 
 def decompressed(headers: Mapping[str, str], raw: bytes) -> bytes:
-    """Decompress a zstd body, which the client sends if `/info` allows it."""
+    """Return the body of a request, decompressed if it is in zstd."""
     if headers.get("content-encoding") != "zstd":
         return raw
+    # `decompress` needs the size in the frame, which a streaming compressor does not write.
     return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(raw))
 
 
 def _parts(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield the name and content of each part of a multipart body."""
+    # A multipart body has the syntax of MIME (RFC 7578), whose header is that of the request.
     message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
     for part in message.iter_parts():
         name = part.get_param("name", header="content-disposition")
@@ -87,6 +89,7 @@ def _run(fields: Mapping[str, Any]) -> LangSmithRun:
         trace_id=str(fields.get("trace_id") or fields["id"]),
         name=str(fields["name"]),
         type=str(fields.get("run_type", "chain")),
+        # The client sends no nanoseconds; `order` sorts its runs.
         start_ns=0,
         end_ns=0,
         inputs=fields.get("inputs"),

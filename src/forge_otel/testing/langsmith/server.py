@@ -36,6 +36,7 @@ __all__ = ["LangSmithFault", "LangSmithStandIn", "ReceivedRequest"]
 _TRACES: Final = "/otel/v1/traces"
 _RUNS: Final = "/runs"
 _TENANT: Final = UUID(int=1)
+# The `langsmith` client compresses with zstd and sends multipart requests because this response allows both.
 _INFO: Final = {
     "version": "0.13.0",
     "instance_flags": {"zstd_compression_enabled": True},
@@ -274,6 +275,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    # HTTP/1.0 would close the connection after each response, and leave keep-alive untested.
     protocol_version = "HTTP/1.1"
     server: _Server
 

@@ -14,6 +14,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+# Copies of the definitions at this revision: a migration must not change with the code.
 _SMALLEST_S = 1e-4
 _LOG_FACTOR = math.log(1.05 / 0.95)
 _LAST = 300
@@ -47,7 +48,7 @@ Sums = dict[tuple[Any, ...], list[int]]
 
 
 def upgrade() -> None:
-    """Create the table and fill it, one hour of generations at a time."""
+    """Create the table and fill it."""
     op.create_table(
         "rollups",
         sa.Column("hours", sa.SmallInteger(), autoincrement=False),
@@ -70,6 +71,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the table and restore the foreign key."""
     op.drop_table("rollups")
+    # Costs without their generation would violate the restored key.
     op.execute("DELETE FROM costs WHERE generation_id NOT IN (SELECT id FROM generations)")
     _change_costs(op.get_bind(), sa.ForeignKey("generations.id", ondelete="CASCADE", name=_FOREIGN_KEY))
 
@@ -82,6 +84,7 @@ def _change_costs(connection: sa.Connection, *keys: sa.ForeignKey) -> None:
         else:
             op.drop_constraint(_FOREIGN_KEY, "costs", type_="foreignkey")
         return
+    # SQLite cannot drop or add a constraint of an existing table (sqlite.org/lang_altertable.html).
     op.rename_table("costs", "costs_before")
     op.create_table(
         "costs",
@@ -97,6 +100,7 @@ def _change_costs(connection: sa.Connection, *keys: sa.ForeignKey) -> None:
 
 
 def _fill(connection: sa.Connection) -> None:
+    # An hour at a time, so that memory use does not grow with the table.
     days: Sums = defaultdict(lambda: [0, 0, 0, 0])
     start = _next(connection, None)
     while start is not None:

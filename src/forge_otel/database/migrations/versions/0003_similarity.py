@@ -10,7 +10,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column, which rewrites no row."""
+    """Add the column."""
+    # A nullable column without a default rewrites no row.
     op.add_column("generations", sa.Column("similarity", sa.Float()))
 
 
