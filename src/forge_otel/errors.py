@@ -17,9 +17,7 @@ ForgeError
 ├── GenerationFailed     503  the shared generation that this call waited for has failed
 └── Rejected                  a sink can never store the record
 
-`status`, `code` and `title` are members of a problem+json response (RFC 9457); the `code` of an error never changes.
-`remedy` is the recommended action in general, for the catalog in `docs/errors.md`, which `scripts/docs.py` generates.
-It is not sent: the message, sent as `detail`, recommends the action for the case at hand.
+`status`, `code` and `title` are members of a problem+json response (RFC 9457).
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,8 +48,11 @@ class ForgeError(Exception):
     """Base class of the errors of forge-otel."""
 
     status = 500
+    # Clients branch on the code, so that it never changes once released; the title may.
     code = "internal"
     title = "Internal error"
+    # For the catalog docs/errors.md (scripts/docs.py). It is not sent: the message, sent as `detail`, recommends the
+    # action for the case at hand.
     remedy = "Find the cause by the trace id of the response in the service's logs and traces."
     is_personal = False
     """True for errors that concern one caller only; callers that share the generation then retry on their own."""

@@ -156,6 +156,7 @@ class Settings:
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__slots__ if name not in _SECRETS}
+        # Settings are logged, and URLs contain passwords.
         shown |= {name: mask_url(shown[name]) for name in _URLS}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
@@ -180,6 +181,7 @@ class Settings:
         try:
             settings = cls(**values)
         except ConfigurationError as exc:
+            # Added to the faults of parsing, so that an operator does not find them one start at a time.
             faults.extend(exc.faults)
         if faults:
             raise ConfigurationError(faults)
@@ -204,6 +206,7 @@ class Settings:
                 faults.append(f"{name} is {value}; it must be above 0")
         for name in _SECRETS:
             secret = getattr(self, name)
+            # A token arrives in a header, and `hmac.compare_digest` compares ASCII strings only.
             if secret is not None and not (secret.isascii() and secret.isprintable()):
                 faults.append(f"{name} may hold printable ASCII characters only")
             if secret is not None and len(secret) < _MIN_SECRET_CHARS:

@@ -149,6 +149,7 @@ def _open_store(settings: Settings) -> Store:
     if max_bytes is None or settings.cache_url.startswith("memory:"):
         # A store in this process needs no near cache.
         return store
+    # Imported on use, because the client of Redis is an optional package.
     from forge_otel.stores.near.store import NearStore
     from forge_otel.stores.redis.store import RedisStore
 

@@ -66,6 +66,7 @@ async def report(database: SqlDatabase | None, requested: Mapping[str, str]) -> 
     if kind not in _MEDIA_TYPES:
         raise BadRequest(f"format is one of {', '.join(_MEDIA_TYPES)}, not {kind[:16]!r}")
     errors = requested.get("errors", "10")
+    # `isdigit` alone also accepts superscripts, which `int` refuses.
     if not (errors.isascii() and errors.isdigit() and len(errors) < 4):
         raise BadRequest("errors is the number of error types to show, from 1 to 100")
     if database is None:

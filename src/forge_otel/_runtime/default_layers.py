@@ -31,8 +31,7 @@ class DefaultLayers:
 
     Args:
         exact: L1.
-        single_flight: generates each miss of L1 once. It is opened last and closed first, so that the generations that
-            it ends are still recorded.
+        single_flight: generates each miss of L1 once; opened last and closed first.
         budget: limits spending.
         pattern: L3.
         layers: all of them, first outermost.
@@ -94,6 +93,7 @@ def build(
         single_flight=single_flight,
         pattern=pattern,
         budget=budget,
+        # The caches are outside of the budget, so that hits are served even if it is exhausted.
         layers=(exact, single_flight, *semantic, pattern, budget, TimeoutLayer(settings.generation_timeout_s)),
         resources=tuple(part for part in opened if isinstance(part, AbstractAsyncContextManager)),
     )

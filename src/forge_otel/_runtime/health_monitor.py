@@ -1,11 +1,7 @@
 """Background pings of every service, so that a health response costs nothing and never blocks.
 
 The report follows draft-inadarei-api-health-check (`application/health+json`). A ping costs no money, has a time limit
-and runs concurrently with the other pings. Of its exception only the type is reported: messages of drivers contain
-credentials.
-
-Each result also reaches the breakers of the service: a successful ping ends their open time, so that a service that has
-recovered is used again at once. A breaker that opens has its service pinged without waiting for the interval.
+and runs concurrently with the other pings. Each result also reaches the breakers of the service.
 """
 
 import asyncio
@@ -128,6 +124,7 @@ class HealthMonitor:
         result = self._results.get(probe.name)
         if result is not None and result.error is None:
             return "pass"
+        # Every start would warn before the first ping has ended.
         if result is None and not probe.critical:
             return "pass"
         return "fail" if probe.critical else "warn"
@@ -151,6 +148,7 @@ class HealthMonitor:
     async def _watch(self, probe: Probe) -> None:
         due = self._due[probe.name]
         while True:
+            # Before the ping, so that a breaker that opens while it runs has the service pinged again at once.
             due.clear()
             result = self._results[probe.name] = await self._ping(probe)
             is_up = result.error is None
@@ -168,6 +166,7 @@ class HealthMonitor:
         for state in self._guards.states():
             if _service_of(state.name) == name:
                 admission = self._guards.get(state.name).admission
+                # A successful ping ends the open time, so that a service that has recovered is used at once.
                 admission.record_health_check(result.error is None, took_s=result.latency_s)
                 is_rejecting = is_rejecting or admission.rejects_for_s() > 0
         return is_rejecting
@@ -176,6 +175,7 @@ class HealthMonitor:
         due = self._due.get(_service_of(event.service))
         # After a failed probe call the usual interval applies, or a service whose pings succeed would be pinged often.
         if due is not None and event.kind == "state_changed" and (event.previous, event.state) == ("closed", "open"):
+            # Without waiting for the interval: the open time of the breaker may be longer than the outage.
             due.set()
 
     async def _ping(self, probe: Probe) -> ProbeResult:
@@ -190,6 +190,7 @@ class HealthMonitor:
             raise
         # BaseException: the PanicException of a Rust extension is one, and must not leave the last result in place.
         except BaseException as exc:
+            # Only the type: the messages of drivers contain credentials.
             error = type(exc).__name__
         ended_s = time.monotonic()
         return ProbeResult(

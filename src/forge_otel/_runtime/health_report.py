@@ -34,7 +34,7 @@ def add_checks(
         guards: states of the breakers.
         spike: state of the error rate.
         critical: services whose open breaker means `fail`; every other problem means `warn`.
-        damaged_files: renamed files of the database. They are reported but no warning: the database was replaced.
+        damaged_files: renamed files of the database; they are reported without a warning.
         exports: counts of spans by destination.
         tasks: name of a background task that keeps failing to the type of its last error.
     """
@@ -54,6 +54,7 @@ def add_checks(
             **({} if outbox.is_durable else {"withoutIt": "records are queued in memory, and a crash would lose them"}),
         }
     ]
+    # No warning: the database was replaced by a new file and works.
     if damaged_files:
         checks["database:file"] = [
             {

@@ -177,6 +177,7 @@ class Observers:
         ]
 
     def _task_restarts(self) -> Points:
+        # A copy: a scrape runs in a thread, and the event loop may add a task meanwhile.
         return [(count, {Attr.TASK_NAME: name}) for name, count in tuple(self._tasks.restarts.items())]
 
     def _expired_rows(self) -> Points:

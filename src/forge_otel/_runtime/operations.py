@@ -119,6 +119,7 @@ class Operations:
             NotFound: no guard has that name.
             BadRequest: the mode does not exist.
         """
+        # `Guards.get` would create a guard for a misspelt name.
         if name not in {guard.name for guard in self._guards.states()}:
             raise NotFound(f"no service called {name[:64]!r} is guarded; `forge-otel breakers` lists the guarded ones")
         if mode not in get_args(Mode):

@@ -40,6 +40,8 @@ def load(package: str, url: str) -> Callable[..., Any]:
     """
     scheme = urlsplit(url).scheme.partition("+")[0]
     name = f"forge_otel.{package}.{_MODULES.get(package, {}).get(scheme, scheme)}"
+    # The scheme becomes part of a module's name: a dot or an underscore would reach modules that are no adapters.
+    # Looked up before the import, so that an ImportError inside of an adapter is not taken for a missing adapter.
     if scheme.isidentifier() and not scheme.startswith("_") and find_spec(name) is not None:
         opener = getattr(import_module(name), "open_url", None)
         if opener is not None:

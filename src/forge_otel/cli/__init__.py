@@ -1,7 +1,7 @@
 """The command `forge-otel`: each module in this folder is a command of the same name.
 
 A command's module has `add(commands)`, which adds its parser and sets the default `command`: a function from the parsed
-arguments to an exit code. Imports that a command needs are in its functions, so that `--help` stays fast.
+arguments to an exit code.
 """
 
 import argparse
@@ -40,5 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
+            # Every command is imported to parse any of them: what a command itself needs is imported in its functions,
+            # so that `--help` stays fast.
             import_module(f"{__name__}.{module.name}").add(commands)
     return parser

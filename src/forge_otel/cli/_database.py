@@ -59,6 +59,7 @@ async def read(url: str, query: Callable[["AsyncEngine"], Awaitable[T]]) -> T:
     engine = create_engine(url, pool_size=1)
     try:
         return await query(engine)
+    # An OSError of the output, not of the database: the reader of the pipe has gone.
     except BrokenPipeError:
         raise
     except (TimeoutError, OSError, SQLAlchemyError) as exc:

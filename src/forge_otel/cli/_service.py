@@ -42,6 +42,7 @@ def request_json(url: str, path: str, *, body: bytes | None = None) -> Any:
         with urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
             return json.load(response)
     except HTTPError as exc:
+        # A proxy in front of the service may respond with HTML.
         problem = json.loads(exc.read() or b"{}") if "json" in exc.headers.get("content-type", "") else {}
         raise ServiceUnavailable(problem.get("detail", f"the service responded with {exc.code}")) from exc
     except (URLError, TimeoutError) as exc:

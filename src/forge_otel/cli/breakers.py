@@ -25,6 +25,7 @@ def _breakers(arguments: Namespace) -> int:
         raise ConfigurationError(["give a breaker and its --mode together, or neither to show all breakers"])
     path, body = "/forge/api/breakers", None
     if arguments.name is not None:
+        # The name of a guard may contain a colon or a slash, as in `redis:flights`.
         path += f"/{quote(arguments.name, safe='')}"
         body = json.dumps({"mode": arguments.mode}).encode()
     found = request_json(arguments.url, path, body=body)

@@ -23,6 +23,7 @@ def add(commands: Any) -> None:
 
 
 def _demo(arguments: Namespace) -> int:
+    # In front, so that no installed package of the same name is run.
     sys.path[:0] = [str(folder) for folder in _EXAMPLES if (folder / "componentforge").is_dir()][:1]
     with needs("demo"):
         demo = import_module("componentforge.demo")

@@ -37,5 +37,6 @@ def _purge(arguments: Namespace) -> int:
 def _operator() -> str:
     try:
         return f"cli:{getpass.getuser()}"
+    # The user id of a container often has no name; Python before 3.13 raises KeyError for it.
     except (OSError, KeyError):
         return "cli"

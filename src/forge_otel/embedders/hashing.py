@@ -52,6 +52,8 @@ class HashingEmbedder:
         sums = [0.0] * self.dimensions
         for feature, weight in _features(text):
             value = _hash(feature)
+            # Signed by one bit of the hash, so that collisions cancel out on average (Weinberger et al., "Feature
+            # Hashing for Large Scale Multitask Learning", ICML 2009).
             sums[(value >> 1) % self.dimensions] += weight if value & 1 else -weight
         length = math.sqrt(math.fsum(value * value for value in sums)) or 1.0
         return array("f", [value / length for value in sums])
@@ -83,6 +85,7 @@ def _stem(word: str) -> str:
 
 @lru_cache(maxsize=_CACHED_FEATURES)
 def _hash(feature: str) -> int:
+    # Not `hash`, whose values differ from process to process. A lone surrogate cannot be encoded.
     return int.from_bytes(hashlib.blake2b(feature.encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 

@@ -1,7 +1,6 @@
 """Embeddings by OpenAI or a service that speaks its protocol: `openai://text-embedding-3-small`.
 
-The client never retries, because the guard around the embedder is responsible for retries and deadlines. Vectors are
-cached in memory, so each text is sent once. The client reads the key from `OPENAI_API_KEY`.
+Vectors are cached in memory, so each text is sent once. The client reads the key from `OPENAI_API_KEY`.
 """
 
 import hashlib
@@ -131,6 +130,7 @@ def open_url(url: str, **_: Any) -> OpenAIEmbedder:
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     try:
+        # Without retries: the guard around the embedder retries, and its deadline covers all attempts.
         client = AsyncOpenAI(base_url=query.get("base_url"), timeout=_TIMEOUT_S, max_retries=0)
     except OpenAIError as exc:
         raise ConfigurationError(["embedder_url is openai://, but OPENAI_API_KEY is not set"]) from exc

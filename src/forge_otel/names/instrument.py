@@ -27,6 +27,7 @@ LONG_S: Final = (
     300.0,
 )
 HTTP_S: Final = (0.005, 0.01, 0.025, *LONG_S)
+# The bounds that OpenTelemetry's GenAI conventions advise for model calls, and three for long ones.
 LLM_S: Final = (
     0.01,
     0.02,
@@ -49,6 +50,7 @@ LLM_S: Final = (
 AGENT_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6)
 FAST_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 TOKEN_RATES: Final = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 500.0, 1000.0)
+# Powers of four, as OpenTelemetry's GenAI conventions advise.
 TOKEN_COUNTS: Final = tuple(float(4**power) for power in range(14))
 
 Kind = Literal["counter", "histogram", "up_down_counter", "observable_gauge", "observable_counter"]

@@ -128,6 +128,7 @@ class IncidentLog:
             running = self._open.get(key)
             is_new = running is None
             if running is None:
+                # Wall time dates the beginning only: a duration by it would change when the clock is set.
                 running = self._open[key] = _OpenIncident(self._wall(), self._now_s)
             running.add(self._now_s, cost_usd)
             self._open.move_to_end(key)
@@ -144,6 +145,7 @@ class IncidentLog:
 
     def _close_quiet(self) -> None:
         self._now_s = max(self._now_s, self._clock())
+        # An outage with short recoveries stays one incident: it closes after some quiet time, not at the first success.
         while self._open and self._now_s - next(iter(self._open.values())).last_s >= self._quiet_s:
             self._close_oldest()
 

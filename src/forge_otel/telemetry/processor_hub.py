@@ -48,10 +48,7 @@ def attributes_of(span: ReadableSpan) -> Mapping[str, AnyValue]:
 
 
 class SingletonProcessor(SpanProcessor):
-    """A processor that runs once per provider: of several attached instances of a class, the oldest.
-
-    Two `Telemetry` objects on the application's provider would otherwise count each model call twice.
-    """
+    """A processor that runs once per provider: of several attached instances of a class, the oldest."""
 
 
 class ProcessorHub(SpanProcessor):
@@ -98,6 +95,7 @@ class ProcessorHub(SpanProcessor):
             if isinstance(processor, ForwardingProcessor):
                 processor.downstream.select(claimed)
             if isinstance(processor, SingletonProcessor):
+                # Two Telemetry objects on the application's provider would count each model call twice.
                 if type(processor) in claimed:
                     continue
                 claimed.add(type(processor))

@@ -155,7 +155,8 @@ def _with_counts(tokens: Sequence[Token]) -> list[str]:
 
 
 def _number(token: Token) -> str:
-    """Return a number; only one with a unit has a value, because a version 1.10 is not 1.1."""
+    """Return a number as it is spelt, or its value with its unit."""
+    # Without a unit it may be a version, and 1.10 is not 1.1.
     if not token.unit:
         return token.spelt
     digits = token.spelt.rstrip("abcdefghijklmnopqrstuvwxyzBM% ").replace("\u2212", "-")

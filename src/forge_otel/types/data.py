@@ -45,6 +45,7 @@ ZERO_USD: Final = Decimal(0)
 
 # A component id becomes a folder name, an object key and a URL segment.
 _COMPONENT_ID: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}", re.ASCII)
+# The length of the column `component_type` in the database.
 _MAX_NAME_CHARS: Final = 256
 
 

@@ -1,10 +1,9 @@
-"""HTTP transport of the export threads, on the standard library.
-
-Deliberate divergence: no HTTP client package. OpenTelemetry instruments each of them, and a traced export would produce
-a span that is exported, which produces a span.
-"""
+"""HTTP transport of the export threads, on the standard library."""
 
 import base64
+
+# Deliberate divergence: no HTTP client package. OpenTelemetry instruments each of them, and a traced export would
+# produce a span that is exported, which produces a span.
 import http.client
 import ssl
 from collections.abc import Mapping

@@ -1,7 +1,6 @@
 """Sending of spooled batches: which responses are retried, which batches are split and which are dropped.
 
-One request is open at a time. A retryable error is retried until the batch exceeds the spool's age limit; wrong
-credentials or a wrong URL are retryable, because an operator can correct them.
+One request is open at a time. A retryable error is retried until the batch exceeds the spool's age limit.
 """
 
 import logging
@@ -22,7 +21,8 @@ __all__ = ["RetryPolicy", "ShutdownState", "SpanSender", "Splitter"]
 _logger = logging.getLogger(__name__)
 
 _TOO_LARGE: Final = 413
-# Credentials, URL or proxy are wrong (401, 403, 404, 407), or the server asks for time (408, 425, 429).
+# Credentials, URL or proxy are wrong, which an operator can correct without losing spans (401, 403, 404, 407), or the
+# server asks for time (408, 425, 429).
 _RETRYABLE: Final = frozenset({401, 403, 404, 407, 408, 425, 429})
 _LOG_EVERY_S: Final = 60.0
 _POLL_S: Final = 0.1
@@ -188,10 +188,11 @@ class SpanSender:
         self._pause(pause_s)
 
     def _rotate(self, pending: PendingBatch) -> None:
-        """Move a batch that fails for too long to the end of the queue: the server may fail on its contents only."""
+        """Move a batch that fails for too long to the end of the queue."""
         now_s = time.monotonic()
         if self._failing != (pending.segment, pending.seq):
             self._failing, self._failing_since_s = (pending.segment, pending.seq), now_s
+        # The server may fail on the contents of this batch only, which must not hold up those behind it.
         elif now_s - self._failing_since_s > self._retry.rotate_after_s and self._spool.has_more():
             self._spool.remove(pending, requeue=[pending.batch])
 

@@ -1,11 +1,7 @@
 """Tokens, cost and metrics of model calls, read from the ended spans of any instrumentation.
 
-The cost of a span with `gen_ai.usage.*` attributes is added to the generation that was running when the span started,
-because a stream often ends in another task. Usage belongs to the innermost span that has it; repetitions on the spans
-above are ignored (see `deduplication`).
-
-The `forge.genai.*` counters include every call. The `gen_ai.client.*` metrics leave out instrumentations that record
-them themselves, as those of OpenTelemetry do.
+The cost of a span with `gen_ai.usage.*` attributes is added to the generation that was running when the span started.
+Usage belongs to the innermost span that has it; repetitions on the spans above are ignored (see `deduplication`).
 """
 
 import threading
@@ -120,6 +116,7 @@ class ModelCallReader(SingletonProcessor):
         """Keep the generation and the agent that the span belongs to."""
         parent = span.parent
         entry = self._open.get(parent.span_id) if parent is not None else None
+        # Taken at the start, because a stream often ends in another task, outside of its generation.
         self._open[span.get_span_context().span_id] = _OpenSpan(span, entry)
         if len(self._open) > _MAX_OPEN:
             self._evict_oldest()
@@ -196,6 +193,7 @@ class ModelCallReader(SingletonProcessor):
             self._instruments.add(Metric.COST, float(amount), labels)
             if self.on_cost is not None and entry.span is not None:
                 self.on_cost(entry.span.get_span_context().trace_id, amount)
+        # OpenTelemetry's own instrumentations record the `gen_ai.client.*` metrics themselves.
         if not scope.startswith(_RECORD_THEMSELVES):
             self._record_usage(call.usage, operation=operation, provider=provider, model=model)
 

@@ -11,12 +11,10 @@ MethodAndScheme = tuple[str, str]
 
 
 class ActiveRequests:
-    """Counts requests in flight by method and scheme; safe under several event loops.
-
-    A dictionary read at each collection costs a request far less than two points of an up-down counter.
-    """
+    """Counts requests in flight by method and scheme; safe under several event loops."""
 
     def __init__(self) -> None:
+        # A dictionary read at each collection costs a request far less than two points of an up-down counter.
         self._counts: dict[MethodAndScheme, int] = {}
         self._lock = threading.Lock()
 

@@ -36,6 +36,7 @@ _SYNCHRONOUS: Final = frozenset({"counter", "up_down_counter", "histogram"})
 _MAX_LATER: Final = 2000
 
 # Distinct values of an attribute in a process.
+# The SDK keeps every series until the process ends, and values of these come from users.
 _LIMITS: Final[Mapping[str, int]] = {
     Attr.COMPONENT_TYPE: 20,
     Attr.GEN_AI_AGENT_NAME: 200,

@@ -1,8 +1,6 @@
 """The sampler of the tracer providers created here.
 
-Cost is counted independently of sampling: spans of model calls, and of the agents around them, are recorded
-(`RECORD_ONLY`) even if they are not exported, so that their usage can be read. Spans of servers, HTTP clients and
-databases hold no usage, and are dropped as the inner sampler decides.
+Cost is counted independently of sampling: spans that may have usage are recorded even if they are not exported.
 """
 
 from collections.abc import Sequence
@@ -52,10 +50,12 @@ class RecordingSampler(Sampler):
         if result.decision is Decision.DROP:
             if kind in _ENTRANCES or (attributes and not _OTHER_INSTRUMENTATIONS.isdisjoint(attributes)):
                 return result
+            # Spans of model calls and of the agents around them are among these, and their usage is read when they end.
             return SamplingResult(Decision.RECORD_ONLY, attributes, result.trace_state)
         if self._threshold is None or result.decision is not Decision.RECORD_AND_SAMPLE:
             return result
         parent = get_current_span(parent_context).get_span_context()
+        # The local parent has set the threshold, and its children inherit the tracestate.
         if parent.is_valid and not parent.is_remote:
             return result
         return SamplingResult(result.decision, result.attributes, self._state(trace_id, result.trace_state))

@@ -56,6 +56,8 @@ def traced(
         own_name: str = getattr(function, "__name__", type(function).__name__)
         plan = SpanPlan.of(kind, name or own_name, attributes)
         wrapped = TracedFunction(function, plan, capture=capture, find_recorder=find_recorder)
+        # A wrapper of the same type as the function, because frameworks inspect it, as FastAPI inspects dependencies
+        # with `yield`.
         if inspect.isasyncgenfunction(function):
             return cast("F", wrap_async_generator(function, wrapped))
         if inspect.iscoroutinefunction(function):

@@ -1,8 +1,4 @@
-"""Exceptions on spans: type and stack frames always, messages only where contents are captured, without secrets.
-
-OpenTelemetry's own `record_exception` writes the messages of an exception and of its causes unconditionally. Messages
-quote prompts, bodies and URLs with their credentials, hence the functions of this module.
-"""
+"""Exceptions on spans: type and stack frames always, messages only where contents are captured, without secrets."""
 
 import asyncio
 import traceback
@@ -54,6 +50,8 @@ def record_exception(span: Span, error: BaseException, *, with_text: bool) -> No
     """
     if not span.is_recording():
         return
+    # Not the SDK's `record_exception`: it writes the messages of the exception and of its causes unconditionally, and
+    # messages quote prompts, bodies and URLs with their credentials.
     span.add_event(
         "exception",
         {

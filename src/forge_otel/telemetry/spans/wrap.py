@@ -1,8 +1,7 @@
 """Wrappers that record a span around functions, coroutines, generators and async generators.
 
-A wrapper is of the same type as its function, because frameworks inspect it, as FastAPI inspects dependencies with
-`yield`. The span of a generator lasts from the first step to the last but is current only while the body runs: kept
-across a `yield` it would be current in the consumer, and detached in a context that never attached it.
+A wrapper is of the same type as its function. The span of a generator lasts from the first step to the last but is
+current only while the body runs.
 """
 
 import functools
@@ -197,6 +196,8 @@ def wrap_generator(
 
 def _advance(body: Generator[Y, S, R], span: SpanHandle, stream: ChunkTotals) -> Generator[Y, S, R]:
     """Run `body` like `yield from` (PEP 380), with the span current inside each step only."""
+    # Kept across a `yield`, the span would be current in the consumer, and be detached in a context that never attached
+    # it.
     step: Callable[[Any], Y] = body.send
     argument: Any = None
     while True:
