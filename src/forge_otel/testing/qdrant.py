@@ -116,7 +116,6 @@ class QdrantStandIn:
     def _upsert(self, name: str, body: Any) -> dict[str, Any]:
         collection = self._collection(name)
         for point in body["points"]:
-            # Qdrant normalizes the vectors of a collection with cosine distance when they are stored.
             collection.points[point["id"]] = {**point, "vector": self._normalized(collection, point["vector"])}
         return _DONE
 

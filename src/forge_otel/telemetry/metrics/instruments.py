@@ -35,8 +35,8 @@ _SYNCHRONOUS: Final = frozenset({"counter", "up_down_counter", "histogram"})
 # Points queued for the next collection; each further one causes the oldest to be recorded.
 _MAX_LATER: Final = 2000
 
-# Distinct values of an attribute in a process.
-# The SDK keeps every series until the process ends, and values of these come from users.
+# Distinct values of an attribute in a process: the SDK keeps every series until the process ends, and values of these
+# come from users.
 _LIMITS: Final[Mapping[str, int]] = {
     Attr.COMPONENT_TYPE: 20,
     Attr.GEN_AI_AGENT_NAME: 200,
