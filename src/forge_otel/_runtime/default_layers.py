@@ -90,6 +90,7 @@ def build(
     opened = (*stores, *semantic, budget, exact.write_behind)
     return DefaultLayers(
         exact=exact,
+        # The Forge opens it last and closes it first: the generations that it ends are still recorded.
         single_flight=single_flight,
         pattern=pattern,
         budget=budget,
