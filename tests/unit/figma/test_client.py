@@ -55,7 +55,7 @@ async def test_tokens_do_not_share_entries(site: FigmaSite) -> None:
 
 async def test_a_silent_figma_costs_its_deadline_and_no_more(site: FigmaSite) -> None:
     """Two seconds for version check, fetch and all attempts together, then the stale copy."""
-    client = await site.client(Forge(Settings(**SILENT)))
+    client = await site.client(wait_s=1.9)
     await client.node(ATLAS, "1:1")
     site.clock.now_s += 400
     loop = asyncio.get_running_loop()
