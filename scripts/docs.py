@@ -92,7 +92,8 @@ MEANINGS: Mapping[str, str] = {
     Attr.CACHE_OUTCOME: "result of a generation over all layers: `hit`, `miss`, `error`",
     Attr.CACHE_OPERATION: "operation of the store: `get`, `set` …",
     Attr.CACHE_MISS_REASON: "reason of a miss: `cold`, `content`, `tokens`, `requirements`, `pattern`, "
-    "`version`, `epoch` (invalidated), `expired`, `evicted`, `corrupt`, `backend_down` … ; "
+    "`version`, `epoch` (invalidated), `expired`, `evicted`, `not_serialisable` and "
+    "`too_large` (the earlier answer was not stored), `corrupt`, `backend_down` … ; "
     "on spans the name is followed by `.` and the layer",
     Attr.CACHE_STORE_SKIPPED: "reason why a result was not stored in the cache",
     Attr.FLIGHT_SCOPE: "process of the generation that a call waited for: `process` (this one), `other_process`",
