@@ -11,6 +11,7 @@ ForgeError
 ├── BudgetExceeded       429  the daily budget of cost or tokens is exhausted
 ├── ServiceUnavailable   503  a required service is unavailable
 │   ├── CircuitOpen      503  its circuit breaker rejects calls
+│   ├── FetchInProgress  503  a fetch continues behind its caller, who may ask again
 │   ├── Overloaded       503  the maximum number of calls to it is in flight
 │   └── ServiceTimeout   503  it did not respond in time (also a TimeoutError)
 ├── GenerationTimeout    504  the pipeline did not finish in time
