@@ -278,6 +278,6 @@ async def test_wrong_settings_stop_the_start(tmp_path: Path, runner: str) -> Non
     )
     output = (await asyncio.wait_for(process.communicate(), 60))[0].decode()
     assert process.returncode != 0
-    for fault in ("did you mean FORGE_CACHE_URL", "FORGE_MAX_BODY_BYTES", "admin_token is shorter"):
+    for fault in ("did you mean FORGE_CACHE_URL", "FORGE_MAX_BODY_BYTES", "admin_token has fewer"):
         assert fault in output
     assert "hunter2" not in output
