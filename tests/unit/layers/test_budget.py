@@ -178,5 +178,5 @@ async def test_without_the_store_a_worker_counts_on_its_own(redis_server: Any) -
 
 def test_a_limit_below_one_reservation_is_rejected_at_start() -> None:
     """No generation would fit under it."""
-    with pytest.raises(ConfigurationError, match="nothing could be generated"):
+    with pytest.raises(ConfigurationError, match="every generation would be refused"):
         _settings(budget_usd=Decimal("0.01"))
