@@ -23,7 +23,7 @@ def _outbox(*, is_up: bool = True, is_durable: bool = True) -> OutboxStats:
         is_up=is_up,
         last_error="" if is_up else "OSError",
     )
-    return OutboxStats(sinks={"archive": sink}, journal_bytes=10, is_durable=is_durable)
+    return OutboxStats(sinks={"archive": sink}, journal_bytes=10, is_durable=is_durable, unjournaled=0)
 
 
 def _guards(mode: str) -> Guards:

@@ -38,6 +38,7 @@ ABILITIES = {
     "SupportsNearReads": {"near"},
     "SupportsPing": {"memory", "redis", "cluster", "near", "vectors", "file", "sql"},
     "SupportsScan": {"memory", "redis", "cluster", "near"},
+    "TracesCalls": {"openai"},
 }
 
 
