@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import get_args
+from typing import Final, get_args
 
 from opentelemetry import trace
 
@@ -12,14 +12,14 @@ from forge_otel._internal.tasks import TaskSupervisor
 from forge_otel._runtime.components import Components
 from forge_otel.context import current_generation
 from forge_otel.errors import ForgeError
-from forge_otel.names import Attr, Metric
-from forge_otel.outbox.outbox import Outbox, SinkStats
+from forge_otel.names import Attr, Instrument, Metric
+from forge_otel.outbox.outbox import Outbox, OutboxStats, SinkStats
 from forge_otel.resilience.breaker import State
 from forge_otel.resilience.events import GuardEvent
 from forge_otel.resilience.guard import Guards
 from forge_otel.telemetry.error_rate import ErrorRateChange, ErrorRateMonitor
 from forge_otel.telemetry.incidents import IncidentLog
-from forge_otel.telemetry.metrics.instruments import Instruments
+from forge_otel.telemetry.metrics.instruments import Attributes, Instruments, PointsOf
 
 __all__ = ["Observers"]
 
@@ -99,13 +99,7 @@ class Observers:
         """Register the callbacks of the observable instruments; return the function that removes them."""
         observe = self._instruments.observe
         removals = [
-            observe(Metric.OUTBOX_PRODUCED, lambda: self._per_sink(lambda sink: sink.produced)),
-            observe(Metric.OUTBOX_DELIVERED, lambda: self._per_sink(lambda sink: sink.delivered)),
-            observe(Metric.OUTBOX_WAITING, lambda: self._per_sink(lambda sink: sink.waiting)),
-            observe(Metric.OUTBOX_DROPPED, self._dropped),
-            observe(Metric.OUTBOX_UNJOURNALED, lambda: [(self._outbox.stats().unjournaled, {})]),
-            observe(Metric.OUTBOX_AGE, lambda: self._per_sink(lambda sink: sink.oldest_age_s)),
-            observe(Metric.OUTBOX_DRAIN, lambda: self._per_sink(lambda sink: sink.drained_in_s)),
+            self._instruments.observe_together(self._outbox.stats, _OUTBOX_POINTS),
             observe(Metric.TASK_RESTARTS, self._task_restarts),
             observe(Metric.DATABASE_EXPIRED, self._expired_rows),
             observe(Metric.DATABASE_SET_ASIDE, self._damaged_files),
@@ -165,17 +159,6 @@ class Observers:
             self._instruments.add(Metric.FALLBACKS, 1, labels)
         trace.get_current_span().add_event("forge.fallback", {**labels, Attr.ERROR_TYPE: event.error_type})
 
-    def _per_sink(self, value_of: Callable[[SinkStats], float | None]) -> Points:
-        sinks = self._outbox.stats().sinks.items()
-        return [(value, {Attr.OUTBOX_SINK: name}) for name, stats in sinks if (value := value_of(stats)) is not None]
-
-    def _dropped(self) -> Points:
-        return [
-            (count, {Attr.OUTBOX_SINK: name, Attr.REASON: reason})
-            for name, stats in self._outbox.stats().sinks.items()
-            for reason, count in stats.dropped.items()
-        ]
-
     def _task_restarts(self) -> Points:
         # A copy: a scrape runs in a thread, and the event loop may add a task meanwhile.
         return [(count, {Attr.TASK_NAME: name}) for name, count in tuple(self._tasks.restarts.items())]
@@ -211,3 +194,31 @@ class Observers:
                 ("rejected", guard.rejected),
             )
         ]
+
+
+def _per_sink(value_of: Callable[[SinkStats], float | None]) -> PointsOf[OutboxStats]:
+    def points(stats: OutboxStats) -> list[tuple[float, Attributes]]:
+        sinks = stats.sinks.items()
+        return [(value, {Attr.OUTBOX_SINK: name}) for name, sink in sinks if (value := value_of(sink)) is not None]
+
+    return points
+
+
+def _dropped(stats: OutboxStats) -> list[tuple[float, Attributes]]:
+    return [
+        (count, {Attr.OUTBOX_SINK: name, Attr.REASON: reason})
+        for name, sink in stats.sinks.items()
+        for reason, count in sink.dropped.items()
+    ]
+
+
+# In one snapshot, so that produced = delivered + waiting + dropped holds on a page while records are delivered.
+_OUTBOX_POINTS: Final[Mapping[Instrument, PointsOf[OutboxStats]]] = {
+    Metric.OUTBOX_PRODUCED: _per_sink(lambda sink: sink.produced),
+    Metric.OUTBOX_DELIVERED: _per_sink(lambda sink: sink.delivered),
+    Metric.OUTBOX_WAITING: _per_sink(lambda sink: sink.waiting),
+    Metric.OUTBOX_DROPPED: _dropped,
+    Metric.OUTBOX_UNJOURNALED: lambda stats: [(stats.unjournaled, {})],
+    Metric.OUTBOX_AGE: _per_sink(lambda sink: sink.oldest_age_s),
+    Metric.OUTBOX_DRAIN: _per_sink(lambda sink: sink.drained_in_s),
+}

@@ -32,8 +32,7 @@ from opentelemetry.trace import TracerProvider
 from forge_otel.errors import MissingExtra
 from forge_otel.names import SCOPE, Attr, Metric
 from forge_otel.settings import Settings
-from forge_otel.telemetry.export.accounting import ExportStats
-from forge_otel.telemetry.export.metrics import export_instruments
+from forge_otel.telemetry.export.accounting import ExportStats, export_points
 from forge_otel.telemetry.export.processor import ExportOptions, ExportProcessor, shut_down_concurrently
 from forge_otel.telemetry.export.spool import SpoolOptions
 from forge_otel.telemetry.genai.model_calls import ModelCallReader
@@ -176,8 +175,7 @@ class Telemetry:
         self._queues = queues
         attaching.callback(setattr, self, "_queues", {})
         for destination, queue in queues.items():
-            for instrument, observe in export_instruments(destination, queue.stats):
-                attaching.callback(self.instruments.observe(instrument, observe))
+            attaching.callback(self.instruments.observe_together(queue.stats, export_points(destination)))
         exporters = (*self._span_processors, *queues.values())
         self._closing.callback(shut_down_concurrently, exporters)
         # First, because the processors after it read the identity.

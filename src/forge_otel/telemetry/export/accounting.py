@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from forge_otel.names import Attr, Instrument, Metric
+from forge_otel.telemetry.metrics.instruments import Attributes, PointsOf
+
 __all__ = ["ExportStats", "SpanAccounting"]
 
 
@@ -119,3 +122,30 @@ class SpanAccounting:
     def _drop(self, count: int, reason: str) -> None:
         if count:
             self._dropped[reason] += count
+
+
+def export_points(destination: str) -> Mapping[Instrument, PointsOf[ExportStats]]:
+    """Return the instruments of an exporter, each with its values in the exporter's counts.
+
+    Args:
+        destination: value of the attribute that names the exporter.
+    """
+    attributes = {Attr.DESTINATION: destination}
+
+    def settled(stats: ExportStats) -> list[tuple[float, Attributes]]:
+        dropped = [
+            (count, {Attr.OUTCOME: "dropped", Attr.REASON: reason, **attributes})
+            for reason, count in stats.dropped.items()
+        ]
+        return [
+            (stats.exported, {Attr.OUTCOME: "exported", **attributes}),
+            (stats.sampled_out, {Attr.OUTCOME: "sampled_out", **attributes}),
+            *dropped,
+        ]
+
+    return {
+        Metric.EXPORT_PRODUCED: lambda stats: [(stats.produced, attributes)],
+        Metric.EXPORT_SETTLED: settled,
+        Metric.EXPORT_WAITING: lambda stats: [(stats.waiting, attributes)],
+        Metric.EXPORT_SPOOL: lambda stats: [(stats.spool_bytes, attributes)],
+    }

@@ -9,7 +9,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -18,7 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_conte
 from forge_otel._internal.per_object import PerObject
 from forge_otel.names import CATALOG, Attr, Instrument
 
-__all__ = ["OTHER", "Instruments", "Observe"]
+__all__ = ["OTHER", "Attributes", "Instruments", "Observe", "PointsOf"]
 
 _logger = logging.getLogger(__name__)
 
@@ -28,6 +29,9 @@ OTHER: Final = "_other"
 Attributes = Mapping[str, str | bool | int | float]
 Observe = Callable[[], Iterable[tuple[float, Attributes]]]
 """Returns the current values of an observable instrument with their attributes."""
+T = TypeVar("T")
+PointsOf = Callable[[T], Iterable[tuple[float, Attributes]]]
+"""Returns the values of an observable instrument in a snapshot."""
 
 _Recorder = Callable[[float, Attributes | None, Context | None], None]
 _SYNCHRONOUS: Final = frozenset({"counter", "up_down_counter", "histogram"})
@@ -177,6 +181,34 @@ class Instruments:
             with self._lock:
                 kept = tuple(item for item in self._callbacks[instrument.name] if item is not callback)
                 self._callbacks[instrument.name] = kept
+
+        return remove
+
+    def observe_together(self, read: Callable[[], T], points: Mapping[Instrument, PointsOf[T]]) -> Callable[[], None]:
+        """Observe several instruments, whose values come from one snapshot at each collection.
+
+        Args:
+            read: returns the snapshot.
+            points: for each instrument a function that returns its values in a snapshot.
+
+        Returns:
+            A function that removes the callbacks.
+        """
+        # A provider collects for one reader at a time, in the order of the catalog.
+        first = min(points, key=CATALOG.index)
+        snapshot: T
+
+        def observe(instrument: Instrument) -> Iterable[tuple[float, Attributes]]:
+            nonlocal snapshot
+            if instrument is first:
+                snapshot = read()
+            return points[instrument](snapshot)
+
+        removals = [self.observe(instrument, partial(observe, instrument)) for instrument in points]
+
+        def remove() -> None:
+            for removal in removals:
+                removal()
 
         return remove
 

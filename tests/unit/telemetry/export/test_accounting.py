@@ -1,8 +1,11 @@
 """Every span of an exporter is in exactly one count."""
 
+from types import MappingProxyType
+
 from tests.unit.telemetry.bridge import is_balanced
 
-from forge_otel.telemetry.export.accounting import SpanAccounting
+from forge_otel.names import Metric
+from forge_otel.telemetry.export.accounting import ExportStats, SpanAccounting, export_points
 
 
 def test_spans_move_from_waiting_to_one_outcome() -> None:
@@ -28,3 +31,22 @@ def test_closing_drops_the_spans_that_are_not_on_disk() -> None:
     stats = accounting.stats()
     assert (stats.waiting, stats.exported, dict(stats.dropped)) == (4, 0, {"shutdown": 6})
     assert is_balanced(stats)
+
+
+def test_each_count_is_a_point_with_its_destination() -> None:
+    """Outcomes are one metric with `forge.outcome`, drops have their reason too."""
+    stats = ExportStats(
+        produced=10, exported=4, waiting=3, sampled_out=1, dropped=MappingProxyType({"refused": 2}), spool_bytes=99
+    )
+    points = {instrument: points_of(stats) for instrument, points_of in export_points("otlp").items()}
+    where = {"forge.destination": "otlp"}
+    assert points == {
+        Metric.EXPORT_PRODUCED: [(10, where)],
+        Metric.EXPORT_WAITING: [(3, where)],
+        Metric.EXPORT_SPOOL: [(99, where)],
+        Metric.EXPORT_SETTLED: [
+            (4, {"forge.outcome": "exported", **where}),
+            (1, {"forge.outcome": "sampled_out", **where}),
+            (2, {"forge.outcome": "dropped", "reason": "refused", **where}),
+        ],
+    }

@@ -128,3 +128,23 @@ def test_deferred_additions_are_summed() -> None:
     )
     found = {point.attributes[Attr.CACHE_RESULT]: point.value for point in metric.data.data_points}
     assert found == {"hit": 4000, "miss": 8000}
+
+
+def test_instruments_observed_together_agree_while_their_source_changes() -> None:
+    """Each collection reads one snapshot, whatever the order in which the instruments were named."""
+    reads = iter(range(100))
+    reader = InMemoryMetricReader()
+    instruments = Instruments(MeterProvider([reader], shutdown_on_exit=False).get_meter("m"))
+    remove = instruments.observe_together(
+        lambda: next(reads),
+        {
+            Metric.OUTBOX_AGE: lambda number: [(number, {})],
+            Metric.OUTBOX_PRODUCED: lambda number: [(number, {})],
+            Metric.OUTBOX_WAITING: lambda number: [(number, {})],
+        },
+    )
+    for expected in range(3):
+        metrics = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+        assert {point.value for metric in metrics for point in metric.data.data_points} == {expected}
+    remove()
+    assert reader.get_metrics_data() is None

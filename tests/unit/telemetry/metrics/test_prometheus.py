@@ -2,13 +2,17 @@
 
 import asyncio
 import gzip
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from tests.unit.telemetry.metrics.pages import provide, read
+from opentelemetry.sdk.metrics import MeterProvider, MetricsTimeoutError
+from opentelemetry.sdk.metrics._internal import measurement_consumer
+from tests.unit.telemetry.metrics.pages import provide, read, samples
 
 from forge_otel.names import CATALOG, Attr, Metric
+from forge_otel.telemetry.metrics import prometheus
 from forge_otel.telemetry.metrics.instruments import Instruments
 from forge_otel.telemetry.metrics.prometheus import PrometheusPage
 
@@ -114,3 +118,43 @@ async def test_the_metrics_of_a_closed_reader_are_not_shown(page: PrometheusPage
     provider.get_meter("m").create_counter("c").add(1)
     body: Any = (await page.render())[0]
     assert body.count(b"c_total 1.0") == 1
+
+
+async def test_a_jump_of_the_wall_clock_during_a_scrape_is_no_timeout(
+    page: PrometheusPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK limits a collection by the wall clock."""
+    jump_ns = 0
+    monkeypatch.setattr(measurement_consumer, "time_ns", lambda: time.time_ns() + jump_ns)
+    instruments = Instruments(provide(page).get_meter("m"))
+
+    def observe() -> list[tuple[float, dict[str, str]]]:
+        nonlocal jump_ns
+        jump_ns = 3600 * 10**9
+        return [(7, {})]
+
+    instruments.observe(Metric.FEEDBACK_WAITING, observe)
+    families = await read(page)
+    assert samples(families["forge_feedback_waiting"])[("forge_feedback_waiting",)] == 7
+
+
+async def test_a_callback_that_takes_too_long_fails_the_scrape(
+    page: PrometheusPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timeout that the monotonic clock confirms is not tried again."""
+    passed_s = 0.0
+    monkeypatch.setattr(measurement_consumer, "time_ns", lambda: time.time_ns() + int(passed_s * 1e9))
+    monkeypatch.setattr(prometheus, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed_s))
+    instruments = Instruments(provide(page).get_meter("m"))
+    calls = 0
+
+    def observe() -> list[tuple[float, dict[str, str]]]:
+        nonlocal passed_s, calls
+        calls += 1
+        passed_s += 11
+        return [(7, {})]
+
+    instruments.observe(Metric.FEEDBACK_WAITING, observe)
+    with pytest.raises(MetricsTimeoutError):
+        await page.render()
+    assert calls == 1
