@@ -179,6 +179,7 @@ NUMBER_WORDS: Final[Mapping[str, str]] = MappingProxyType(
 BEFORE_COUNTS: Final = IMPERATIVES | {
     *("a", "an", "the", "these", "those", "all", "has", "have", "having", "contains", "shows", "of", "with", "in"),
     *("are", "is", "only", "exactly", "least", "most", "to", "by", "for", "between", "after", "than", "and", "or"),
+    *("over", "within", "every", "into", "across"),
 }
 """Words between which and a plural noun a number word is a count, and no name."""
 
