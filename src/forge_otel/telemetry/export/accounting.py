@@ -9,7 +9,7 @@ from types import MappingProxyType
 from forge_otel.names import Attr, Instrument, Metric
 from forge_otel.telemetry.metrics.instruments import Attributes, PointsOf
 
-__all__ = ["ExportStats", "SpanAccounting"]
+__all__ = ["ExportStats", "SpanAccounting", "export_points"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -196,13 +196,14 @@ class Instruments:
         """
         # A provider collects for one reader at a time, in the order of the catalog.
         first = min(points, key=CATALOG.index)
-        snapshot: T
+        snapshots: list[T] = []
 
         def observe(instrument: Instrument) -> Iterable[tuple[float, Attributes]]:
-            nonlocal snapshot
             if instrument is first:
-                snapshot = read()
-            return points[instrument](snapshot)
+                # Cleared first: after a failed reading, old values would look like those of this collection.
+                snapshots.clear()
+                snapshots.append(read())
+            return [point for snapshot in snapshots for point in points[instrument](snapshot)]
 
         removals = [self.observe(instrument, partial(observe, instrument)) for instrument in points]
 

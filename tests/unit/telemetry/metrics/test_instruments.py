@@ -148,3 +148,27 @@ def test_instruments_observed_together_agree_while_their_source_changes() -> Non
         assert {point.value for metric in metrics for point in metric.data.data_points} == {expected}
     remove()
     assert reader.get_metrics_data() is None
+
+
+def test_a_failed_snapshot_shows_no_old_values(caplog: pytest.LogCaptureFixture) -> None:
+    """The instruments have no point in that collection; the failure is logged once."""
+    is_failing = False
+    reader = InMemoryMetricReader()
+    instruments = Instruments(MeterProvider([reader], shutdown_on_exit=False).get_meter("m"))
+
+    def snapshot() -> int:
+        if is_failing:
+            raise OSError("gone")
+        return 1
+
+    instruments.observe_together(
+        snapshot,
+        {
+            Metric.OUTBOX_WAITING: lambda number: [(number, {})],
+            Metric.OUTBOX_AGE: lambda number: [(number, {})],
+        },
+    )
+    assert len(reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics) == 2
+    is_failing = True
+    assert reader.get_metrics_data() is None
+    assert len(caplog.records) == 1
