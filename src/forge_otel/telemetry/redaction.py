@@ -48,8 +48,10 @@ _FORMAT: Final = re.compile(
     r"|\bgh[pousr]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}"
     r"|\bxox[abeoprs]-[\w-]{10,}|\bfigd_[\w-]{10,}|\blsv2_[\w-]{16,}|\bhf_[A-Za-z0-9]{16,}|\bnpm_[A-Za-z0-9]{16,}"
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\bAIza[\w-]{20,}|\bwhsec_[\w-]{10,}|\bya29\.[\w-]{10,}"
-    r"|\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"
 )
+# The lookahead finds once for each run of characters whether it is a first segment. Without it, each `eyJ-` in a run
+# would be followed to the end of the run, in quadratic time.
+_JWT: Final = re.compile(r"(?<![\w-])(?=[\w-]++\.[\w-]{5,}+\.)(?P<before>[\w-]*?)\beyJ[\w-]{5,}+\.[\w-]{5,}+\.[\w-]*+")
 # A name and a separator: quoted or not, escaped as in JSON inside of JSON, percent-encoded as in a query.
 _NAME: Final = re.compile(r"(?<![\w.-])(?P<name>[A-Za-z][\w.-]*+)\\{0,3}[\"']?\s{0,4}(?:=>|[=:]|%3[AaDd])\s{0,4}")
 # The value: quoted, bracketed, or up to the next blank.
@@ -80,7 +82,8 @@ def scrub(text: str) -> str:
     text = _HEADER.sub(rf"\1\2{REDACTED}", text)
     text = _redact_named(text)
     text = _SCHEME.sub(rf"\1\2{REDACTED}", text)
-    return _FORMAT.sub(REDACTED, text)
+    text = _FORMAT.sub(REDACTED, text)
+    return _JWT.sub(rf"\g<before>{REDACTED}", text) if "eyJ" in text else text
 
 
 def _redact_named(text: str) -> str:
