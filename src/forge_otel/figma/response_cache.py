@@ -124,7 +124,8 @@ class ResponseCache:
     async def _refreshed(self, request: FigmaRequest, state: CachedState) -> FigmaResponse:
         """Refresh the entry; after `wait_s` and in an outage the stale copy is served while the refresh continues."""
         flight_key = state.flight_key(request.key)
-        _raise_kept(self._failures, flight_key)
+        if (failure := _take_failure(self._failures, flight_key)) is not None:
+            raise failure
         refreshing = self._flights.start(flight_key, lambda: self._refresh(request, flight_key))
         try:
             wait_s = max(0.0, min(self._options.wait_s, remaining_s()))
@@ -134,6 +135,8 @@ class ResponseCache:
                     return response
             await asyncio.wait([refreshing], timeout=wait_s)
             if refreshing.done():
+                # This caller gets a failure from the fetch itself, so it must not be reported a second time.
+                _take_failure(self._failures, flight_key)
                 return refreshing.result()
             self._left.add(flight_key)
             retry_after_s = min(max(_MIN_RETRY_S, self._flights.age_s(flight_key) / 2), _MAX_RETRY_S)
@@ -330,17 +333,16 @@ async def _until_answered(send: Callable[[], Coroutine[Any, Any, bytes]]) -> byt
             abandon(task)
 
 
-def _raise_kept(failures: "BoundedMap[str, tuple[float, ForgeError]]", flight_key: str) -> None:
-    """Raise the error of a fetch that its callers have left, instead of starting another fetch."""
+def _take_failure(failures: "BoundedMap[str, tuple[float, ForgeError]]", flight_key: str) -> ForgeError | None:
+    """Return the error of a fetch that its callers have left, to be raised instead of starting another fetch."""
     failed_s, exc = failures.get(flight_key, (0.0, None))
     if exc is None:
-        return
+        return None
     is_expired = time.monotonic() - failed_s > _KEEP_FAILURE_S
     # An outage is reported once, because it may be over; a response above the size limit stays one.
     if is_expired or not isinstance(exc, BadRequest):
         del failures[flight_key]
-    if not is_expired:
-        raise _without_traceback(exc)
+    return None if is_expired else _without_traceback(exc)
 
 
 def _without_waiting(exc: Exception) -> Verdict:

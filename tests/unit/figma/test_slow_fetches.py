@@ -11,6 +11,7 @@ from forge_otel import Forge, Settings
 from forge_otel.errors import BadRequest, FetchInProgress, ServiceUnavailable
 from forge_otel.figma.client import FigmaClient
 from forge_otel.figma.response import FigmaResponse
+from forge_otel.resilience.deadline import deadline
 from forge_otel.testing.faults.proxy import HttpAnswer
 
 
@@ -117,6 +118,29 @@ async def test_an_outage_behind_the_callers_is_reported_once(site: FigmaSite) ->
         with pytest.raises(ServiceUnavailable):
             await ask_until_answered(client, HARBOR)
     await ask_until_answered(client, HARBOR)
+
+
+async def test_an_outage_that_a_waiting_caller_saw_is_not_reported_again(site: FigmaSite) -> None:
+    """Also if another caller had left the same fetch before; the next question starts another one."""
+    client = await site.client(wait_s=10)
+    async with site.proxy.fault(HttpAnswer.unavailable()):
+        with deadline(0), pytest.raises(FetchInProgress):
+            await client.file(HARBOR)
+        waiting = [asyncio.create_task(client.file(HARBOR)) for _ in range(3)]
+        failures = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(failure) for failure in failures] == [ServiceUnavailable] * 3
+    assert (await client.file(HARBOR)).source == "miss"
+
+
+async def test_a_response_that_is_too_large_is_not_fetched_again_after_a_waiting_caller_saw_it(site: FigmaSite) -> None:
+    """It would be as large the next time."""
+    client = await site.client(wait_s=10, max_response_bytes=100)
+    with deadline(0), pytest.raises(FetchInProgress):
+        await client.file(ATLAS)
+    for _ in range(3):
+        with pytest.raises(BadRequest, match="more than 100 bytes"):
+            await client.file(ATLAS)
+    assert site.calls() == 1
 
 
 async def test_a_requested_pause_is_told_to_the_next_caller(site: FigmaSite) -> None:
